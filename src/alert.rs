@@ -1,0 +1,292 @@
+//! An alert: matches of one rule with one dedup key inside one dedup period, and how it changes.
+//!
+//! The store keeps alerts, detection says how they change ([`AlertChange`]), and [`Alert::apply`] is the only place that
+//! carries a change out: in the store, in replay and in tests alike.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::Evidence,
+    name::{AlertId, DedupKey, EventId, RuleId, Sequence, SourceName},
+    time::Timestamp,
+};
+
+/// How much it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Look at it when there is time.
+    Low,
+    /// Look at it today.
+    Medium,
+    /// Look at it now.
+    High,
+    /// Wake somebody.
+    Critical,
+}
+
+impl Severity {
+    /// All, from the least to the most.
+    pub const ALL: [Self; 5] = [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
+
+    /// The name in rules and configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+impl FromStr for Severity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|severity| severity.as_str() == text).ok_or_else(|| {
+            format!("`{text}` is not a severity: write `info`, `low`, `medium`, `high` or `critical`")
+        })
+    }
+}
+
+/// Where an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Nobody has dealt with it.
+    Open,
+    /// What it was about has passed.
+    Resolved,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Open => "open",
+            Self::Resolved => "resolved",
+        })
+    }
+}
+
+/// What raised an alert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A rule matched events.
+    Detection,
+    /// A rule failed on an event.
+    RuleError,
+    /// A check rule found the agent, a source, a rule or a destination unwell.
+    Health,
+}
+
+/// An error in one of a rule's optional functions: the fallback was used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionError {
+    /// Name of the function.
+    pub function: String,
+    /// What went wrong.
+    pub error: String,
+}
+
+/// An alert as it is stored, delivered and shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// Derived from rule, source, dedup key and opening event.
+    pub id: AlertId,
+    /// Counts the changes since it opened, from 1.
+    pub revision: u32,
+    /// What raised it.
+    pub kind: Kind,
+    /// The rule that raised it.
+    pub rule: RuleId,
+    /// One line: who did what to whom.
+    pub title: String,
+    /// The highest severity of its matches.
+    pub severity: Severity,
+    /// Where it stands.
+    pub status: Status,
+    /// The source of its events; absent where the agent itself is meant.
+    pub source: Option<SourceName>,
+    /// Event time of the opening match.
+    pub opened_at: Timestamp,
+    /// Event time of the newest match.
+    pub last_seen: Timestamp,
+    /// When the agent recorded it, by the machine's clock; absent in a replay.
+    pub raised_at: Option<Timestamp>,
+    /// When it was resolved.
+    pub resolved_at: Option<Timestamp>,
+    /// Matches so far.
+    pub count: u64,
+    /// Ids of the first events, at most [`Alert::FIRST_EVENTS`].
+    pub first_events: Vec<EventId>,
+    /// Ids of the newest events after the first ones, at most [`Alert::NEWEST_EVENTS`], the newest last.
+    pub newest_events: Vec<EventId>,
+    /// What the matches have in common.
+    pub dedup_key: DedupKey,
+    /// Who and from where, by the opening event.
+    pub evidence: Evidence,
+    /// Evidence that the rule put there.
+    pub context: serde_json::Map<String, serde_json::Value>,
+    /// What it means.
+    pub description: Option<String>,
+    /// What to do.
+    pub runbook: Option<String>,
+    /// Where to read more.
+    pub reference: Option<String>,
+    /// The rule's tags.
+    pub tags: Vec<String>,
+    /// MITRE ATT&CK ids.
+    pub attack: Vec<String>,
+    /// Destinations that the rule asked for by name; absent: routed as configured.
+    pub destinations: Option<Vec<String>>,
+    /// Optional functions that failed.
+    pub errors: Vec<FunctionError>,
+    /// Hash of the rule's file.
+    pub rule_hash: String,
+    /// Generation of the rule set that raised it.
+    pub generation: u64,
+    /// Its opening event was already old when it arrived.
+    pub late: bool,
+}
+
+/// How an alert changed. Data: whoever keeps alerts applies it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AlertChange {
+    /// A new alert.
+    Opened(Box<Alert>),
+    /// One more match.
+    Joined {
+        /// The alert it belongs to.
+        alert: AlertId,
+        /// The matching event.
+        event: EventId,
+        /// Its number.
+        sequence: Sequence,
+        /// Its time.
+        time: Timestamp,
+        /// The new severity, where this match raised it.
+        raised_to: Option<Severity>,
+    },
+    /// A health alert whose cause is told anew.
+    Restated {
+        /// The alert.
+        alert: AlertId,
+        /// Its title now.
+        title: String,
+        /// Its description now.
+        description: Option<String>,
+        /// Its evidence now.
+        context: serde_json::Map<String, serde_json::Value>,
+        /// When.
+        time: Timestamp,
+        /// The new severity, where it went up.
+        raised_to: Option<Severity>,
+    },
+    /// What a health alert was about has passed.
+    Resolved {
+        /// The alert.
+        alert: AlertId,
+        /// When.
+        time: Timestamp,
+        /// What to say about it.
+        title: String,
+    },
+}
+
+/// Why people are told about an alert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Notice {
+    /// It opened.
+    Opened,
+    /// Its severity went up.
+    Escalated,
+    /// It is over.
+    Resolved,
+}
+
+impl AlertChange {
+    /// The alert that changes.
+    pub fn alert(&self) -> AlertId {
+        match self {
+            Self::Opened(alert) => alert.id,
+            Self::Joined { alert, .. } | Self::Restated { alert, .. } | Self::Resolved { alert, .. } => *alert,
+        }
+    }
+
+    /// Whether people are told, and why.
+    pub fn notice(&self) -> Option<Notice> {
+        match self {
+            Self::Opened(_) => Some(Notice::Opened),
+            Self::Joined { raised_to, .. } | Self::Restated { raised_to, .. } => raised_to.map(|_| Notice::Escalated),
+            Self::Resolved { .. } => Some(Notice::Resolved),
+        }
+    }
+}
+
+impl Alert {
+    /// How many of the first event ids are kept.
+    pub const FIRST_EVENTS: usize = 10;
+    /// How many of the newest event ids are kept.
+    pub const NEWEST_EVENTS: usize = 20;
+
+    /// Carries a change out. [`AlertChange::Opened`] changes nothing: the alert is already that.
+    pub fn apply(&mut self, change: &AlertChange) {
+        match change {
+            AlertChange::Opened(_) => return,
+            AlertChange::Joined { event, time, raised_to, .. } => {
+                self.count = self.count.saturating_add(1);
+                self.last_seen = self.last_seen.max(*time);
+                self.severity = raised_to.unwrap_or(self.severity);
+                if self.first_events.len() < Self::FIRST_EVENTS {
+                    self.first_events.push(event.clone());
+                } else {
+                    if self.newest_events.len() >= Self::NEWEST_EVENTS {
+                        self.newest_events.remove(0);
+                    }
+                    self.newest_events.push(event.clone());
+                }
+            }
+            AlertChange::Restated { title, description, context, time, raised_to, .. } => {
+                self.title.clone_from(title);
+                self.description.clone_from(description);
+                self.context.clone_from(context);
+                self.last_seen = self.last_seen.max(*time);
+                self.severity = raised_to.unwrap_or(self.severity);
+            }
+            AlertChange::Resolved { time, title, .. } => {
+                self.status = Status::Resolved;
+                self.resolved_at = Some(*time);
+                self.title.clone_from(title);
+            }
+        }
+        self.revision = self.revision.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn severities_are_ordered_and_named() {
+        assert!(Severity::Info < Severity::Critical);
+        for severity in Severity::ALL {
+            assert_eq!(severity.as_str().parse(), Ok(severity));
+        }
+        assert!("HIGH".parse::<Severity>().is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! Running check rules: records of how things stand in, health alerts opened, restated and resolved out.
+//!
+//! Unlike detection this watches the clock: it is told the time. A finding that lasts is one alert, from the check that first
+//! made it to the one that no longer does.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::state::{decode, encode};
+use crate::{
+    alert::{Alert, AlertChange, Kind, Severity, Status},
+    event::Evidence,
+    name::{AlertId, DedupKey, RuleId, SourceName},
+    outcome::{Outcome, StateChanges},
+    rule::{CompiledRule, Finding, Limits, RuleHost, RuleKind, RuleSet, frozen},
+    time::Timestamp,
+};
+
+/// Something that check rules judge.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The source, or none for the agent.
+    pub source: Option<SourceName>,
+    /// What check rules read of it.
+    pub record: serde_json::Value,
+}
+
+/// An open health alert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct OpenFinding {
+    alert: AlertId,
+    rule: RuleId,
+    source: Option<SourceName>,
+    title: String,
+    description: Option<String>,
+    severity: Severity,
+    resolved: Option<String>,
+}
+
+/// Runs check rules and remembers what they found.
+#[derive(Debug)]
+pub struct HealthDetector {
+    host: RuleHost,
+    open: BTreeMap<String, OpenFinding>,
+}
+
+impl HealthDetector {
+    /// Goes on from stored state, as [`HealthDetector::check`] handed it out.
+    pub fn restore(limits: &Limits, entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        let open = entries
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("health/"))
+            .filter_map(|(name, bytes)| Some((name, decode(&bytes)?)))
+            .collect();
+        Self { host: RuleHost::new(limits), open }
+    }
+
+    /// Judges all subjects as they are at `now`.
+    pub fn check(&mut self, rules: &RuleSet, subjects: &[Subject], now: Timestamp) -> (Outcome, StateChanges) {
+        let mut outcome = Outcome::default();
+        let mut seen: BTreeMap<String, ()> = BTreeMap::new();
+        let mut changes = StateChanges::new();
+        for rule in &rules.checks {
+            for subject in subjects {
+                let findings = match self.judge(rule, subject) {
+                    None => continue,
+                    Some(Ok(findings)) => findings,
+                    Some(Err(message)) => {
+                        outcome.failures.push((rule.id().clone(), message.clone()));
+                        vec![Finding {
+                            key: "error".to_owned(),
+                            title: Some(format!("check rule `{}` fails", rule.id())),
+                            severity: Some(Severity::High),
+                            description: Some(message),
+                            context: serde_json::Map::new(),
+                        }]
+                    }
+                };
+                for finding in findings {
+                    let source = subject.source.as_ref().map_or("", SourceName::as_str);
+                    let hash = AlertId::derive(rule.id(), source, &finding.key, "");
+                    let name = format!("health/{}/{hash}", rule.id());
+                    seen.insert(name.clone(), ());
+                    self.found(rule, rules.generation, subject, finding, &name, now, &mut outcome, &mut changes);
+                }
+            }
+        }
+        let over: Vec<String> = self.open.keys().filter(|name| !seen.contains_key(*name)).cloned().collect();
+        for name in over {
+            if let Some(open) = self.open.remove(&name) {
+                let title = open.resolved.unwrap_or_else(|| format!("Resolved: {}", open.title));
+                outcome.alerts.push(AlertChange::Resolved { alert: open.alert, time: now, title });
+                changes.push((name, None));
+            }
+        }
+        (outcome, changes)
+    }
+
+    fn judge(&self, rule: &Arc<CompiledRule>, subject: &Subject) -> Option<Result<Vec<Finding>, String>> {
+        let function = match (rule.kind, &subject.source) {
+            (RuleKind::CheckSource, Some(_)) => "check",
+            (RuleKind::CheckAgent, None) => "check_agent",
+            _ => return None,
+        };
+        Some(self.host.check(rule, function, frozen(&subject.record)).map_err(|failure| failure.message))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call site; the parts belong to different owners")]
+    fn found(
+        &mut self,
+        rule: &CompiledRule,
+        generation: u64,
+        subject: &Subject,
+        finding: Finding,
+        name: &str,
+        now: Timestamp,
+        outcome: &mut Outcome,
+        changes: &mut StateChanges,
+    ) {
+        let metadata = &rule.metadata;
+        let title = finding.title.unwrap_or_else(|| metadata.title.clone());
+        let severity = finding.severity.unwrap_or(metadata.severity);
+        let description = finding.description.or_else(|| metadata.description.clone());
+        let resolved = metadata.resolved.as_ref().map(|text| match &subject.source {
+            Some(source) => format!("{text}: {source}"),
+            None => text.clone(),
+        });
+        if let Some(open) = self.open.get_mut(name) {
+            let raised_to = (severity > open.severity).then_some(severity);
+            if raised_to.is_none() && open.title == title {
+                return;
+            }
+            open.severity = open.severity.max(severity);
+            open.title.clone_from(&title);
+            open.description.clone_from(&description);
+            changes.push((name.to_owned(), encode(open)));
+            outcome.alerts.push(AlertChange::Restated {
+                alert: open.alert,
+                title,
+                description,
+                context: finding.context,
+                time: now,
+                raised_to,
+            });
+            return;
+        }
+        let source = subject.source.as_ref().map_or("", SourceName::as_str);
+        let alert = Alert {
+            id: AlertId::derive(rule.id(), source, &finding.key, &now.to_string()),
+            revision: 1,
+            kind: Kind::Health,
+            rule: rule.id().clone(),
+            title: title.clone(),
+            severity,
+            status: Status::Open,
+            source: subject.source.clone(),
+            opened_at: now,
+            last_seen: now,
+            raised_at: None,
+            resolved_at: None,
+            count: 1,
+            first_events: Vec::new(),
+            newest_events: Vec::new(),
+            dedup_key: DedupKey::clipped(&finding.key),
+            evidence: Evidence::default(),
+            context: finding.context,
+            description: description.clone(),
+            runbook: metadata.runbook.clone(),
+            reference: metadata.reference.clone(),
+            tags: metadata.tags.clone(),
+            attack: metadata.attack.clone(),
+            destinations: metadata.destinations.clone(),
+            errors: Vec::new(),
+            rule_hash: rule.hash.clone(),
+            generation,
+            late: false,
+        };
+        let open = OpenFinding {
+            alert: alert.id,
+            rule: rule.id().clone(),
+            source: subject.source.clone(),
+            title,
+            description,
+            severity,
+            resolved,
+        };
+        changes.push((name.to_owned(), encode(&open)));
+        self.open.insert(name.to_owned(), open);
+        outcome.alerts.push(AlertChange::Opened(Box::new(alert)));
+    }
+}

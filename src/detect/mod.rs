@@ -1,0 +1,370 @@
+//! Detection: events in, outcomes out. No I/O, no clock, no randomness; the same rules and the same events in the same order
+//! give the same outcomes, live and in a replay.
+//!
+//! [`Detector::evaluate`] is the one door. State is kept by key, and what changed since the last time is handed out by
+//! [`Detector::take_changes`], to be stored together with the outcomes and the mark.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    alert::{Alert, AlertChange, FunctionError, Kind, Severity, Status},
+    event::Event,
+    name::{AlertId, DedupKey, EventId, RuleId},
+    outcome::{Match, Outcome, StateChanges},
+    rule::{CompiledRule, Limits, RuleFailure, RuleHost, RuleInput, RuleSet},
+    time,
+};
+
+mod health;
+mod state;
+mod window;
+
+pub use health::{HealthDetector, Subject};
+pub use state::RuleRecord;
+use state::{OpenAlert, State};
+use window::Counted;
+
+/// A rule that exceeds its limits so many times in a row is suspended until its file changes.
+const SUSPEND_AFTER: u32 = 3;
+/// Errors of one kind of one rule are one alert for so long.
+const ERROR_PERIOD: Duration = Duration::from_secs(86_400);
+
+/// What detection is told by the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// What a call may use.
+    pub limits: Limits,
+    /// An event that is older than this when it arrives raises late alerts.
+    pub max_age: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { limits: Limits::default(), max_age: Duration::from_secs(86_400) }
+    }
+}
+
+/// Evaluates events against a rule set.
+#[derive(Debug)]
+pub struct Detector {
+    rules: Arc<RuleSet>,
+    host: RuleHost,
+    settings: Settings,
+    state: State,
+    /// Which rules want an action, by action: asked once for each id.
+    wanting: HashMap<Arc<str>, Arc<[usize]>>,
+}
+
+/// What one matching event has to say, as far as it is needed to find its alert.
+struct Found<'a> {
+    rule: &'a CompiledRule,
+    event: &'a Event,
+    input: &'a RuleInput<'a>,
+    title: String,
+    severity: Severity,
+    key: DedupKey,
+    errors: Vec<FunctionError>,
+}
+
+impl Detector {
+    /// A detector with no state.
+    pub fn new(rules: Arc<RuleSet>, settings: Settings) -> Self {
+        Self {
+            rules,
+            host: RuleHost::new(&settings.limits),
+            settings,
+            state: State::default(),
+            wanting: HashMap::new(),
+        }
+    }
+
+    /// A detector that goes on from stored state, as [`Detector::take_changes`] handed it out.
+    pub fn restore(rules: Arc<RuleSet>, settings: Settings, entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        let mut detector = Self::new(rules, settings);
+        detector.state = State::restore(entries);
+        detector
+    }
+
+    /// Takes up another rule set, between two events.
+    pub fn set_rules(&mut self, rules: Arc<RuleSet>) {
+        self.rules = rules;
+        self.wanting.clear();
+    }
+
+    /// The rules that run.
+    pub fn rules(&self) -> &Arc<RuleSet> {
+        &self.rules
+    }
+
+    /// What is on record of each rule.
+    pub fn records(&self) -> impl Iterator<Item = (&RuleId, &RuleRecord)> {
+        self.state.rules()
+    }
+
+    /// State that changed since the last call.
+    pub fn take_changes(&mut self) -> StateChanges {
+        self.state.take_changes()
+    }
+
+    /// Runs every rule that wants it on an event. Rules run in the order of their ids; none sees what another does.
+    pub fn evaluate(&mut self, event: &Event) -> Outcome {
+        let mut outcome = Outcome::default();
+        // A clock that is wrong in an event must not end what is open: no event counts as later than its arrival.
+        self.state.advance(event.time.min(event.arrived));
+        let wanting = match self.wanting.get(&event.action) {
+            Some(wanting) => Arc::clone(wanting),
+            None => {
+                let wanting: Arc<[usize]> = self.rules.wanting(&event.action).into();
+                self.wanting.insert(Arc::clone(&event.action), Arc::clone(&wanting));
+                wanting
+            }
+        };
+        if wanting.is_empty() {
+            return outcome;
+        }
+        let rules = Arc::clone(&self.rules);
+        let input = RuleInput::new(event);
+        for rule in wanting.iter().filter_map(|index| rules.detections.get(*index)) {
+            if self.state.is_suspended(rule) {
+                continue;
+            }
+            outcome.rules_run += 1;
+            match self.host.matches(rule, &input) {
+                Ok(matched) => {
+                    self.state.succeeded(rule.id());
+                    if matched {
+                        self.matched(rule, event, &input, &mut outcome);
+                    }
+                }
+                Err(failure) => self.failed(rule, event, &failure, &mut outcome),
+            }
+        }
+        outcome
+    }
+
+    fn matched(&mut self, rule: &CompiledRule, event: &Event, input: &RuleInput<'_>, outcome: &mut Outcome) {
+        let found = self.find(rule, event, input);
+        let unique = match self.host.unique(rule, input) {
+            None => Ok(None),
+            Some(Ok(Some(value))) => Ok(Some(value)),
+            Some(Ok(None)) => Err(None),
+            Some(Err(failure)) => Err(Some(failure)),
+        };
+        for error in &found.errors {
+            outcome.failures.push((rule.id().clone(), format!("fn {}: {}", error.function, error.error)));
+        }
+        let state_key = state::key_of(rule.id(), event.source.as_str(), found.key.as_str());
+        let mut keyed = self.state.key(&state_key);
+        let period = rule.metadata.dedup_period;
+        let mut alert = None;
+        if let Some(open) = keyed.open_at(event.time, period) {
+            let change = joined(open, event, found.severity);
+            alert = Some(open.id);
+            outcome.alerts.push(change);
+        } else {
+            let counted = match unique {
+                Ok(unique) => Counted { time: event.time.as_millisecond(), event: event.id.clone(), unique },
+                Err(failure) => {
+                    if let Some(failure) = failure {
+                        outcome.failures.push((rule.id().clone(), format!("fn unique: {failure}")));
+                    }
+                    // No value, nothing to count; a threshold of one is reached all the same.
+                    Counted { time: event.time.as_millisecond(), event: event.id.clone(), unique: None }
+                }
+            };
+            let reached = window::count(
+                &mut keyed.pending,
+                counted,
+                rule.metadata.threshold,
+                rule.metadata.window,
+                rule.has("unique"),
+            );
+            if let Some(events) = reached {
+                let opened = self.open(found, events);
+                keyed.open(OpenAlert { id: opened.id, opened: opened.opened_at.as_millisecond(), severity: opened.severity });
+                alert = Some(opened.id);
+                outcome.alerts.push(AlertChange::Opened(Box::new(opened)));
+            }
+        }
+        self.state.put(&state_key, keyed, period.max(rule.metadata.window) + self.settings.max_age);
+        self.state.matched(rule.id(), event.time);
+        outcome.matches.push(Match {
+            rule: rule.id().clone(),
+            event: event.id.clone(),
+            sequence: event.sequence,
+            alert,
+        });
+    }
+
+    /// Title, severity and dedup key of a match, each with its fallback.
+    fn find<'a>(&self, rule: &'a CompiledRule, event: &'a Event, input: &'a RuleInput<'a>) -> Found<'a> {
+        let mut errors = Vec::new();
+        let title = fallible("title", self.host.text(rule, "title", input), &mut errors);
+        let title = title.filter(|title| !title.trim().is_empty()).unwrap_or_else(|| rule.metadata.title.clone());
+        let severity = fallible("severity", self.host.severity(rule, input), &mut errors);
+        let dedup = fallible("dedup", self.host.text(rule, "dedup", input), &mut errors);
+        let key = dedup.filter(|key| !key.is_empty()).unwrap_or_else(|| title.clone());
+        Found {
+            rule,
+            event,
+            input,
+            severity: severity.unwrap_or(rule.metadata.severity),
+            key: DedupKey::clipped(&key),
+            title: clipped(&title, 500),
+            errors,
+        }
+    }
+
+    fn open(&self, found: Found<'_>, events: Vec<EventId>) -> Alert {
+        let Found { rule, event, input, title, severity, key, mut errors } = found;
+        let metadata = &rule.metadata;
+        let mut text = |name: &str, fallback: &Option<String>| {
+            let own = fallible(name, self.host.text(rule, name, input), &mut errors);
+            own.or_else(|| fallback.clone()).map(|text| clipped(&text, 20_000))
+        };
+        let description = text("description", &metadata.description);
+        let runbook = text("runbook", &metadata.runbook);
+        let reference = text("reference", &metadata.reference);
+        let destinations = fallible("destinations", self.host.destinations(rule, input), &mut errors);
+        let context = fallible("context", self.host.context(rule, input), &mut errors);
+        Alert {
+            id: AlertId::derive(rule.id(), event.source.as_str(), key.as_str(), event.id.as_str()),
+            revision: 1,
+            kind: Kind::Detection,
+            rule: rule.id().clone(),
+            title,
+            severity,
+            status: Status::Open,
+            source: Some(event.source.clone()),
+            opened_at: event.time,
+            last_seen: event.time,
+            raised_at: None,
+            resolved_at: None,
+            count: events.len() as u64,
+            first_events: events.iter().take(Alert::FIRST_EVENTS).cloned().collect(),
+            newest_events: newest(&events),
+            dedup_key: key,
+            evidence: event.evidence(),
+            context: context.unwrap_or_default(),
+            description,
+            runbook,
+            reference,
+            tags: metadata.tags.clone(),
+            attack: metadata.attack.clone(),
+            destinations: destinations.or_else(|| metadata.destinations.clone()),
+            errors,
+            rule_hash: rule.hash.clone(),
+            generation: self.rules.generation,
+            late: time::since(event.arrived, event.time) > self.settings.max_age,
+        }
+    }
+
+    fn failed(&mut self, rule: &CompiledRule, event: &Event, failure: &RuleFailure, outcome: &mut Outcome) {
+        outcome.failures.push((rule.id().clone(), failure.message.clone()));
+        let suspended = self.state.failed(rule, event.time, failure, SUSPEND_AFTER);
+        let kind = failure.kind.name();
+        self.raise_error(rule, event, &format!("error/{kind}"), &error_title(rule, failure), &failure.message, outcome);
+        if suspended {
+            let title = format!("rule `{}` is suspended: it exceeded its limits {SUSPEND_AFTER} times in a row", rule.id());
+            let what = format!("The rule does not run until its file changes. Last error: {}", failure.message);
+            self.raise_error(rule, event, "suspended", &title, &what, outcome);
+        }
+    }
+
+    fn raise_error(&mut self, rule: &CompiledRule, event: &Event, key: &str, title: &str, what: &str, outcome: &mut Outcome) {
+        let state_key = state::key_of(rule.id(), event.source.as_str(), key);
+        let mut keyed = self.state.key(&state_key);
+        if let Some(open) = keyed.open_at(event.time, ERROR_PERIOD) {
+            let change = joined(open, event, Severity::High);
+            outcome.alerts.push(change);
+        } else {
+            let alert = Alert {
+                id: AlertId::derive(rule.id(), event.source.as_str(), key, event.id.as_str()),
+                revision: 1,
+                kind: Kind::RuleError,
+                rule: rule.id().clone(),
+                title: title.to_owned(),
+                severity: Severity::High,
+                status: Status::Open,
+                source: Some(event.source.clone()),
+                opened_at: event.time,
+                last_seen: event.time,
+                raised_at: None,
+                resolved_at: None,
+                count: 1,
+                first_events: vec![event.id.clone()],
+                newest_events: Vec::new(),
+                dedup_key: DedupKey::clipped(key),
+                evidence: event.evidence(),
+                context: serde_json::Map::new(),
+                description: Some(what.to_owned()),
+                runbook: Some(format!(
+                    "While this lasts the rule detects nothing it fails on. Correct {}; the agent takes the file up when it is saved. `watchbell events show {}` shows an event it failed on.",
+                    rule.file.display(),
+                    event.id
+                )),
+                reference: None,
+                tags: vec!["rule-error".to_owned()],
+                attack: Vec::new(),
+                destinations: None,
+                errors: Vec::new(),
+                rule_hash: rule.hash.clone(),
+                generation: self.rules.generation,
+                late: time::since(event.arrived, event.time) > self.settings.max_age,
+            };
+            keyed.open(OpenAlert { id: alert.id, opened: event.time.as_millisecond(), severity: Severity::High });
+            outcome.alerts.push(AlertChange::Opened(Box::new(alert)));
+        }
+        self.state.put(&state_key, keyed, ERROR_PERIOD + self.settings.max_age);
+    }
+}
+
+fn joined(open: &mut OpenAlert, event: &Event, severity: Severity) -> AlertChange {
+    let raised_to = (severity > open.severity).then_some(severity);
+    open.severity = open.severity.max(severity);
+    AlertChange::Joined { alert: open.id, event: event.id.clone(), sequence: event.sequence, time: event.time, raised_to }
+}
+
+fn error_title(rule: &CompiledRule, failure: &RuleFailure) -> String {
+    use crate::rule::FailureKind as Failure;
+    let what = match failure.kind {
+        Failure::Threw => "throws",
+        Failure::WrongType => "does not return true or false",
+        Failure::Budget => "runs out of its budget",
+        Failure::Deadline => "runs out of time",
+        Failure::Size => "builds or recurses beyond its limits",
+        Failure::Panicked => "made the host fail",
+    };
+    format!("rule `{}` {what}", rule.id())
+}
+
+/// The value of an optional function; its error is kept and the fallback used.
+fn fallible<T>(
+    function: &str,
+    answer: Option<Result<T, RuleFailure>>,
+    errors: &mut Vec<FunctionError>,
+) -> Option<T> {
+    match answer? {
+        Ok(value) => Some(value),
+        Err(failure) => {
+            errors.push(FunctionError { function: function.to_owned(), error: failure.message });
+            None
+        }
+    }
+}
+
+fn newest(events: &[EventId]) -> Vec<EventId> {
+    let rest = events.get(Alert::FIRST_EVENTS..).unwrap_or(&[]);
+    rest.get(rest.len().saturating_sub(Alert::NEWEST_EVENTS)..).unwrap_or(&[]).to_vec()
+}
+
+fn clipped(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or(text)),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,230 @@
+//! What detection remembers, by key: open alerts and counted matches of each dedup key, and a record of each rule.
+//!
+//! Everything is forgotten by event time, never by a clock, and what changed is handed out as bytes, so that it can be stored
+//! with the outcome that changed it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::window::Counted;
+use crate::{
+    alert::Severity,
+    name::{AlertId, RuleId},
+    outcome::StateChanges,
+    rule::{CompiledRule, RuleFailure},
+    time::{self, Timestamp},
+};
+
+/// Open alerts of one key at a time: only events that arrive far out of order can make more than one.
+const MAX_OPEN: usize = 8;
+/// Version of the bytes. Others are forgotten when read: counting begins anew, which costs at most one doubled alert.
+const VERSION: u8 = 1;
+const CLOCK: &str = "clock";
+
+/// An alert that takes in further matches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OpenAlert {
+    pub(super) id: AlertId,
+    /// Event time of the opening match, in milliseconds.
+    pub(super) opened: i64,
+    pub(super) severity: Severity,
+}
+
+/// What is known of one dedup key of one rule and source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeyState {
+    open: Vec<OpenAlert>,
+    pub(super) pending: Vec<Counted>,
+    /// Event time, in milliseconds, after which it is forgotten.
+    expires: i64,
+}
+
+impl KeyState {
+    /// The open alert that a match at `time` joins: the one whose opening match is less than `period` away.
+    pub(super) fn open_at(&mut self, time: Timestamp, period: Duration) -> Option<&mut OpenAlert> {
+        let time = time.as_millisecond();
+        let period = millis(period);
+        self.open.iter_mut().rev().find(|open| time.saturating_sub(open.opened).saturating_abs() < period)
+    }
+
+    pub(super) fn open(&mut self, alert: OpenAlert) {
+        if self.open.len() >= MAX_OPEN {
+            self.open.remove(0);
+        }
+        self.open.push(alert);
+    }
+
+    fn newest(&self) -> i64 {
+        let opened = self.open.iter().map(|open| open.opened);
+        opened.chain(self.pending.iter().map(|counted| counted.time)).max().unwrap_or(i64::MIN)
+    }
+}
+
+/// What is on record of a rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleRecord {
+    /// Events it said true for.
+    pub matches: u64,
+    /// Calls that failed.
+    pub errors: u64,
+    /// Event time of the newest match, in milliseconds since 1970.
+    pub last_match: Option<i64>,
+    /// Event time of the newest failure, in milliseconds since 1970.
+    pub last_error_at: Option<i64>,
+    /// Text of the newest failure.
+    pub last_error: Option<String>,
+    /// Limits exceeded in a row.
+    exceeded: u32,
+    /// Hash of the file that was suspended.
+    pub suspended: Option<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// The latest event time seen, in milliseconds.
+    clock: i64,
+    keys: HashMap<String, KeyState>,
+    expiry: BTreeSet<(i64, String)>,
+    rules: BTreeMap<RuleId, RuleRecord>,
+    changed: BTreeSet<String>,
+}
+
+/// The key under which the matches of a rule with this source and dedup key are remembered.
+pub(super) fn key_of(rule: &RuleId, source: &str, key: &str) -> String {
+    // Dedup keys may be long and hold anything: a hash is enough to tell them apart.
+    format!("key/{rule}/{}", AlertId::derive(rule, source, key, ""))
+}
+
+impl State {
+    pub(super) fn restore(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        let mut state = Self::default();
+        for (name, bytes) in entries {
+            if name == CLOCK {
+                state.clock = decode(&bytes).unwrap_or_default();
+            } else if let Some(rule) = name.strip_prefix("rule/") {
+                if let (Ok(rule), Some(record)) = (RuleId::parse(rule), decode(&bytes)) {
+                    state.rules.insert(rule, record);
+                }
+            } else if name.starts_with("key/")
+                && let Some(keyed) = decode::<KeyState>(&bytes)
+            {
+                state.expiry.insert((keyed.expires, name.clone()));
+                state.keys.insert(name, keyed);
+            }
+        }
+        state
+    }
+
+    /// Moves the clock on to `time`, if that is later, and forgets what is past.
+    pub(super) fn advance(&mut self, time: Timestamp) {
+        let time = time.as_millisecond();
+        if time <= self.clock {
+            return;
+        }
+        self.clock = time;
+        while let Some((expires, _)) = self.expiry.first() {
+            if *expires >= time {
+                break;
+            }
+            if let Some((_, name)) = self.expiry.pop_first() {
+                self.keys.remove(&name);
+                self.changed.insert(name);
+            }
+        }
+    }
+
+    pub(super) fn key(&self, name: &str) -> KeyState {
+        self.keys.get(name).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn put(&mut self, name: &str, mut keyed: KeyState, lifetime: Duration) {
+        if let Some(old) = self.keys.get(name) {
+            self.expiry.remove(&(old.expires, name.to_owned()));
+        }
+        // From the clock on, so that a late match is not forgotten at once.
+        keyed.expires = keyed.newest().max(self.clock).saturating_add(millis(lifetime));
+        self.expiry.insert((keyed.expires, name.to_owned()));
+        self.keys.insert(name.to_owned(), keyed);
+        self.changed.insert(name.to_owned());
+    }
+
+    pub(super) fn rules(&self) -> impl Iterator<Item = (&RuleId, &RuleRecord)> {
+        self.rules.iter()
+    }
+
+    pub(super) fn is_suspended(&self, rule: &CompiledRule) -> bool {
+        self.rules.get(rule.id()).is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash))
+    }
+
+    pub(super) fn matched(&mut self, rule: &RuleId, time: Timestamp) {
+        let record = self.record(rule);
+        record.matches = record.matches.saturating_add(1);
+        record.last_match = Some(record.last_match.map_or(time.as_millisecond(), |last| last.max(time.as_millisecond())));
+    }
+
+    pub(super) fn succeeded(&mut self, rule: &RuleId) {
+        if self.rules.get(rule).is_some_and(|record| record.exceeded > 0) {
+            self.record(rule).exceeded = 0;
+        }
+    }
+
+    /// Notes a failure; true if the rule is suspended by it.
+    pub(super) fn failed(&mut self, rule: &CompiledRule, time: Timestamp, failure: &RuleFailure, limit: u32) -> bool {
+        let record = self.record(rule.id());
+        record.errors = record.errors.saturating_add(1);
+        record.last_error_at = Some(time.as_millisecond());
+        record.last_error = Some(failure.message.clone());
+        record.exceeded = if failure.kind.exceeds_limit() { record.exceeded + 1 } else { 0 };
+        if record.exceeded < limit {
+            return false;
+        }
+        record.exceeded = 0;
+        record.suspended = Some(rule.hash.clone());
+        true
+    }
+
+    fn record(&mut self, rule: &RuleId) -> &mut RuleRecord {
+        self.changed.insert(format!("rule/{rule}"));
+        self.rules.entry(rule.clone()).or_default()
+    }
+
+    pub(super) fn take_changes(&mut self) -> StateChanges {
+        let mut changes: StateChanges = std::mem::take(&mut self.changed)
+            .into_iter()
+            .map(|name| {
+                let bytes = match name.strip_prefix("rule/").and_then(|rule| RuleId::parse(rule).ok()) {
+                    Some(rule) => self.rules.get(&rule).and_then(encode),
+                    None => self.keys.get(&name).and_then(encode),
+                };
+                (name, bytes)
+            })
+            .collect();
+        changes.push((CLOCK.to_owned(), encode(&self.clock)));
+        changes
+    }
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Option<Vec<u8>> {
+    postcard::to_extend(value, vec![VERSION]).ok()
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).ok(),
+        _ => None,
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A record's time as a timestamp.
+impl RuleRecord {
+    /// Event time of the newest match.
+    pub fn last_match_at(&self) -> Option<Timestamp> {
+        self.last_match.map(time::from_millis)
+    }
+}

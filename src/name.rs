@@ -1,0 +1,261 @@
+//! Newtypes for the names and numbers that travel between modules.
+//!
+//! Each says what it may contain and is checked where it enters the program, so that the rest can trust it.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not a valid name. The text says what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NameError(pub(crate) String);
+
+macro_rules! text_name {
+    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks the text and makes the name.
+            pub fn parse(text: &str) -> Result<Self, NameError> {
+                let check: fn(&str) -> Result<(), String> = $check;
+                check(text).map_err(NameError)?;
+                Ok(Self(text.into()))
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::parse(&text)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::parse(text)
+            }
+        }
+    };
+}
+
+text_name!(
+    /// The name of a source, as the configuration gives it: 1 to 100 characters, none of them a control character.
+    SourceName,
+    |text| plain_text("a source name", text, 100)
+);
+
+text_name!(
+    /// The name of a destination: 1 to 100 characters, none of them a control character.
+    DestinationName,
+    |text| plain_text("a destination name", text, 100)
+);
+
+text_name!(
+    /// The id of an event, as its source gave it. Opaque; at most 512 bytes.
+    EventId,
+    |text| {
+        if text.is_empty() || text.len() > 512 {
+            return Err(format!("an event id has 1 to 512 bytes, this one has {}", text.len()));
+        }
+        Ok(())
+    }
+);
+
+text_name!(
+    /// The id of a rule: two or more parts joined by dots, each of `a-z 0-9 _ -`, such as
+    /// `atlassian.admin.impersonated_user`; at most 120 characters.
+    RuleId,
+    |text| {
+        let part = |part: &str| {
+            !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+        };
+        if text.len() > 120 {
+            return Err(format!("a rule id has at most 120 characters, this one has {}", text.len()));
+        }
+        if !text.contains('.') || !text.split('.').all(part) {
+            return Err(format!(
+                "`{text}` is not a rule id: write parts of `a-z`, `0-9`, `_`, `-` joined by dots, such as `team.admin.added`"
+            ));
+        }
+        Ok(())
+    }
+);
+
+text_name!(
+    /// What matches of one rule have in common when they belong to one alert. At most 1,000 characters: see
+    /// [`DedupKey::clipped`].
+    DedupKey,
+    |text| {
+        if text.chars().count() > DedupKey::MAX_CHARACTERS {
+            return Err("a dedup key has at most 1,000 characters".to_owned());
+        }
+        Ok(())
+    }
+);
+
+impl DedupKey {
+    const MAX_CHARACTERS: usize = 1_000;
+
+    /// The key of a text of any length: the text, cut after 1,000 characters.
+    pub fn clipped(text: &str) -> Self {
+        let end = text
+            .char_indices()
+            .nth(Self::MAX_CHARACTERS)
+            .map_or(text.len(), |(index, _)| index);
+        Self(text.get(..end).unwrap_or(text).into())
+    }
+}
+
+fn plain_text(what: &str, text: &str, limit: usize) -> Result<(), String> {
+    let length = text.chars().count();
+    if length == 0 || length > limit {
+        return Err(format!("{what} has 1 to {limit} characters, this one has {length}"));
+    }
+    if text.chars().any(char::is_control) || text.trim() != text {
+        return Err(format!(
+            "{what} has no control characters and does not begin or end with a space"
+        ));
+    }
+    Ok(())
+}
+
+/// The arrival number of an event in a store: 1, 2, 3 …
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The number after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// The id of an alert: 128 bits derived from what opened it, so that evaluating again gives the same alert.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AlertId([u8; 16]);
+
+impl AlertId {
+    /// The id of an alert that `opening` opened for `rule`: a hash of all parts.
+    pub fn derive(rule: &RuleId, source: &str, key: &str, opening: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in [rule.as_str(), source, key, opening] {
+            // The length in front keeps ("ab", "c") and ("a", "bc") apart.
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let mut bytes = [0; 16];
+        hasher.finalize_xof().fill(&mut bytes);
+        Self(bytes)
+    }
+
+    /// The id as bytes.
+    pub fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The id made of these bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The first ten hexadecimal digits: enough to name an alert in a table.
+    pub fn short(self) -> String {
+        self.to_string().chars().take(10).collect()
+    }
+}
+
+impl fmt::Display for AlertId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for AlertId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "AlertId({self})")
+    }
+}
+
+impl FromStr for AlertId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let wrong = || NameError(format!("`{text}` is not an alert id: 32 hexadecimal digits"));
+        if text.len() != 32 || !text.is_ascii() {
+            return Err(wrong());
+        }
+        let mut bytes = [0; 16];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let digits = text.get(index * 2..index * 2 + 2).ok_or_else(wrong)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for AlertId {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<AlertId> for String {
+    fn from(id: AlertId) -> Self {
+        id.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_ids_are_dotted_and_plain() {
+        assert!(RuleId::parse("atlassian.admin.impersonated_user").is_ok());
+        for wrong in ["", "nodots", "a..b", ".a", "A.b", "a.b c", "a.ü"] {
+            assert!(RuleId::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn dedup_keys_are_cut_at_characters() {
+        let key = DedupKey::clipped(&"ü".repeat(1_500));
+        assert_eq!(key.as_str().chars().count(), 1_000);
+    }
+
+    #[test]
+    fn alert_ids_survive_their_text() {
+        let id = AlertId::derive(&RuleId::parse("a.b").unwrap(), "s", "k", "e");
+        assert_eq!(id.to_string().parse::<AlertId>().unwrap(), id);
+        assert!("zz".parse::<AlertId>().is_err());
+    }
+}

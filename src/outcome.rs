@@ -1,0 +1,46 @@
+//! What evaluating one event means: the only thing that detection hands on. Plain data, which the store applies and replay
+//! collects without understanding it.
+
+use crate::{
+    alert::AlertChange,
+    name::{AlertId, EventId, RuleId, Sequence},
+};
+
+/// One event for which one rule said true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// The rule.
+    pub rule: RuleId,
+    /// The event.
+    pub event: EventId,
+    /// Its number.
+    pub sequence: Sequence,
+    /// The alert it opened or joined; none while the rule's threshold is not reached.
+    pub alert: Option<AlertId>,
+}
+
+/// What followed from an event.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outcome {
+    /// Rules that said true.
+    pub matches: Vec<Match>,
+    /// Alerts that opened or changed, in order.
+    pub alerts: Vec<AlertChange>,
+    /// Rules that failed, with the error's text.
+    pub failures: Vec<(RuleId, String)>,
+    /// How many rules looked at the event.
+    pub rules_run: u32,
+}
+
+impl Outcome {
+    /// Appends what followed from a later event.
+    pub fn append(&mut self, mut later: Self) {
+        self.matches.append(&mut later.matches);
+        self.alerts.append(&mut later.alerts);
+        self.failures.append(&mut later.failures);
+        self.rules_run += later.rules_run;
+    }
+}
+
+/// Detection state that changed: keys and bytes that mean something to `detect` only. `None` deletes.
+pub type StateChanges = Vec<(String, Option<Vec<u8>>)>;

@@ -1,0 +1,230 @@
+//! Calling a rule's functions: budget, deadline, panic boundary, and the types that each function must return.
+
+use std::{cell::OnceCell, panic::AssertUnwindSafe, sync::Arc};
+
+use rhai::{Array, CallFnOptions, Dynamic, Engine, ImmutableString, Map, Scope};
+
+use super::{
+    compile::CompiledRule,
+    engine::{self, Call, Limits},
+    problem::{FailureKind, RuleFailure, describe},
+    view::EventView,
+};
+use crate::{alert::Severity, event::Event};
+
+/// An event on its way through the rules: its view is built when the first rule wants it, and then shared.
+#[derive(Debug)]
+pub struct RuleInput<'a> {
+    event: &'a Event,
+    shared: OnceCell<EventView>,
+}
+
+impl<'a> RuleInput<'a> {
+    /// Nothing is parsed yet.
+    pub fn new(event: &'a Event) -> Self {
+        Self { event, shared: OnceCell::new() }
+    }
+
+    fn value_for(&self, rule: &CompiledRule) -> Dynamic {
+        if rule.assigns_properties {
+            return EventView::new(self.event).value();
+        }
+        self.shared.get_or_init(|| EventView::new(self.event)).value()
+    }
+}
+
+/// What a check rule says of one subject.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Finding {
+    /// Tells several findings of one check apart; empty where there is but one.
+    pub key: String,
+    /// The alert's title; absent: the rule's.
+    pub title: Option<String>,
+    /// The alert's severity; absent: the rule's.
+    pub severity: Option<Severity>,
+    /// The alert's description; absent: the rule's.
+    pub description: Option<String>,
+    /// Evidence.
+    pub context: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Runs rules. One for each thread.
+pub struct RuleHost {
+    engine: Engine,
+    call: Arc<Call>,
+    limits: Limits,
+}
+
+impl std::fmt::Debug for RuleHost {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "RuleHost({:?})", self.limits)
+    }
+}
+
+impl RuleHost {
+    /// A host whose calls stay within `limits`.
+    pub fn new(limits: &Limits) -> Self {
+        let (engine, call) = engine::sandbox(limits);
+        Self { engine, call, limits: limits.clone() }
+    }
+
+    /// Calls `fn rule(event)`.
+    pub fn matches(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Result<bool, RuleFailure> {
+        let answer = self.call(rule, "rule", input.value_for(rule))?;
+        answer.as_bool().map_err(|_| RuleFailure::wrong_type("rule", "true or false", &answer))
+    }
+
+    /// Calls an optional function that returns a text, if the rule has it. Numbers and truth values are taken as texts.
+    pub fn text(&self, rule: &CompiledRule, function: &str, input: &RuleInput<'_>) -> Option<Result<String, RuleFailure>> {
+        self.optional(rule, function, input, |answer| match answer.type_name() {
+            "string" | "i64" | "f64" | "bool" | "char" => Ok(answer.to_string()),
+            _ => Err("a text"),
+        })
+    }
+
+    /// Calls `fn unique(event)`. `()` means that the match counts for nothing.
+    pub fn unique(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Option<String>, RuleFailure>> {
+        self.optional(rule, "unique", input, |answer| match answer.type_name() {
+            "()" => Ok(None),
+            "string" | "i64" | "f64" | "bool" | "char" => Ok(Some(answer.to_string())),
+            _ => Err("a text, a number, or `()`"),
+        })
+    }
+
+    /// Calls `fn severity(event)`.
+    pub fn severity(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Severity, RuleFailure>> {
+        self.optional(rule, "severity", input, |answer| {
+            let text = answer.read_lock::<ImmutableString>().map(|text| text.to_string());
+            text.and_then(|text| text.parse().ok()).ok_or("`info`, `low`, `medium`, `high` or `critical`")
+        })
+    }
+
+    /// Calls `fn destinations(event)`.
+    pub fn destinations(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Vec<String>, RuleFailure>> {
+        self.optional(rule, "destinations", input, |answer| {
+            answer.read_lock::<Array>().and_then(|items| {
+                items.iter().map(|item| item.read_lock::<ImmutableString>().map(|text| text.to_string())).collect()
+            }).ok_or("a list of destination names")
+        })
+    }
+
+    /// Calls `fn context(event)`.
+    pub fn context(
+        &self,
+        rule: &CompiledRule,
+        input: &RuleInput<'_>,
+    ) -> Option<Result<serde_json::Map<String, serde_json::Value>, RuleFailure>> {
+        self.optional(rule, "context", input, |answer| {
+            if !answer.is_map() {
+                return Err("a map, such as `#{ target: … }`");
+            }
+            to_json_map(answer).ok_or("a map of texts, numbers, lists and maps")
+        })
+    }
+
+    /// Calls the check function of a check rule with a record of what is to be judged.
+    pub fn check(&self, rule: &CompiledRule, function: &str, record: Dynamic) -> Result<Vec<Finding>, RuleFailure> {
+        let answer = self.call(rule, function, record)?;
+        let wrong = || RuleFailure::wrong_type(function, "true, false, a map, or a list of maps", &answer);
+        if let Ok(unwell) = answer.as_bool() {
+            return Ok(if unwell { vec![Finding::default()] } else { Vec::new() });
+        }
+        if answer.is_map() {
+            return finding(&answer).map(|finding| vec![finding]).ok_or_else(wrong);
+        }
+        let findings = answer.read_lock::<Array>().and_then(|items| items.iter().map(finding).collect());
+        findings.ok_or_else(wrong)
+    }
+
+    fn optional<T>(
+        &self,
+        rule: &CompiledRule,
+        function: &str,
+        input: &RuleInput<'_>,
+        convert: impl FnOnce(&Dynamic) -> Result<T, &'static str>,
+    ) -> Option<Result<T, RuleFailure>> {
+        if !rule.has(function) {
+            return None;
+        }
+        let answer = self.call(rule, function, input.value_for(rule));
+        Some(answer.and_then(|answer| {
+            convert(&answer).map_err(|wanted| RuleFailure::wrong_type(function, wanted, &answer))
+        }))
+    }
+
+    fn call(&self, rule: &CompiledRule, function: &str, argument: Dynamic) -> Result<Dynamic, RuleFailure> {
+        self.call.begin(self.limits.time);
+        self.call.set_current(Some((rule.id().clone(), Arc::clone(&rule.library))));
+        let options = CallFnOptions::new().eval_ast(rule.imports);
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let mut scope = Scope::new();
+            if rule.imports {
+                scope.push_constant("params", rule.metadata.params.clone());
+            }
+            self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &rule.ast, function, (argument,))
+        }));
+        match result {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(RuleFailure::of(&error)),
+            Err(_) => Err(RuleFailure {
+                kind: FailureKind::Panicked,
+                message: format!("the host failed while `{function}` ran: please report this rule"),
+            }),
+        }
+    }
+}
+
+fn finding(value: &Dynamic) -> Option<Finding> {
+    let map = value.read_lock::<Map>()?;
+    let text = |name: &str| map.get(name).filter(|value| !value.is_unit()).map(ToString::to_string);
+    Some(Finding {
+        key: text("key").unwrap_or_default(),
+        title: text("title"),
+        severity: match text("severity") {
+            Some(name) => Some(name.parse().ok()?),
+            None => None,
+        },
+        description: text("description"),
+        context: match map.get("context") {
+            Some(context) => to_json_map(context)?,
+            None => serde_json::Map::new(),
+        },
+    })
+}
+
+fn to_json_map(value: &Dynamic) -> Option<serde_json::Map<String, serde_json::Value>> {
+    match to_json(value, 0) {
+        serde_json::Value::Object(map) => Some(map),
+        _ => None,
+    }
+}
+
+/// A Rhai value as JSON. Values that JSON has no form for are described; nesting is bounded.
+fn to_json(value: &Dynamic, depth: usize) -> serde_json::Value {
+    use serde_json::Value;
+    if depth > 32 {
+        return Value::String("…".to_owned());
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        return Value::Object(map.iter().map(|(key, value)| (key.to_string(), to_json(value, depth + 1))).collect());
+    }
+    if let Some(items) = value.read_lock::<Array>() {
+        return items.iter().map(|item| to_json(item, depth + 1)).collect();
+    }
+    if value.is_unit() {
+        return Value::Null;
+    }
+    if let Ok(value) = value.as_bool() {
+        return Value::from(value);
+    }
+    if let Ok(value) = value.as_int() {
+        return Value::from(value);
+    }
+    if let Ok(value) = value.as_float() {
+        return serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number);
+    }
+    match value.read_lock::<ImmutableString>() {
+        Some(text) => Value::from(text.as_str()),
+        None => Value::from(describe(value)),
+    }
+}

@@ -1,0 +1,371 @@
+//! From the text of a rule file to something that can be called: parse, run the top level once, read `RULE`, look at the
+//! functions, and compile again with the constants known.
+
+use std::{path::{Path, PathBuf}, sync::Arc, time::Duration};
+
+use rhai::{AST, ASTNode, Dynamic, Engine, Expr, Map, OptimizationLevel, Scope, Stmt};
+
+use super::{
+    engine::{self, Call, Limits},
+    library::Library,
+    metadata::{self, Metadata, Places},
+    problem,
+};
+use crate::{diagnostic::{Diagnostic, any_error, nearest, suggest}, name::RuleId};
+
+/// The optional functions of a detection rule, each with one parameter.
+pub const OPTIONAL_FUNCTIONS: [&str; 9] =
+    ["title", "severity", "dedup", "description", "runbook", "reference", "destinations", "context", "unique"];
+
+/// What a file's functions make of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleKind {
+    /// `fn rule(event)`: runs on events.
+    Detection,
+    /// `fn check(source)`: runs on a timer, once for each source.
+    CheckSource,
+    /// `fn check_agent(agent)`: runs on a timer.
+    CheckAgent,
+}
+
+/// A rule that can be called.
+#[derive(Debug)]
+pub struct CompiledRule {
+    /// What it says about itself.
+    pub metadata: Metadata,
+    /// What it runs on.
+    pub kind: RuleKind,
+    /// Its file.
+    pub file: PathBuf,
+    /// Hash of everything it was made of: its text, what it imports, its parameters.
+    pub hash: String,
+    pub(super) ast: AST,
+    pub(super) library: Arc<Library>,
+    /// It imports: its top level runs before each call, so that its functions see the modules.
+    pub(super) imports: bool,
+    /// It assigns to a property or an index somewhere: it is given an event of its own (see `view`).
+    pub assigns_properties: bool,
+    functions: Vec<String>,
+}
+
+impl CompiledRule {
+    /// Its id.
+    pub fn id(&self) -> &RuleId {
+        &self.metadata.id
+    }
+
+    /// Whether the file has this optional function.
+    pub fn has(&self, function: &str) -> bool {
+        self.functions.iter().any(|found| found == function)
+    }
+}
+
+/// What became of a file.
+pub(super) enum Compiled {
+    /// A rule.
+    Rule(Box<CompiledRule>),
+    /// A file without `RULE`: there to be imported.
+    LibraryFile,
+    /// Nothing that could be used.
+    Broken,
+}
+
+/// Compiles rule files. One for a load; files do not influence each other.
+pub(super) struct Compiler {
+    engine: Engine,
+    call: Arc<Call>,
+    library: Arc<Library>,
+}
+
+/// A file's top level may take as long as a call may, whatever the configuration says of calls.
+const LOAD_TIME: Duration = Duration::from_secs(1);
+
+impl Compiler {
+    pub(super) fn new(library: Arc<Library>) -> Self {
+        let (engine, call) = engine::sandbox(&Limits::default());
+        Self { engine, call, library }
+    }
+
+    /// Compiles one file. `params` are what the configuration sets for the rule of this id.
+    pub(super) fn compile(
+        &mut self,
+        file: &Path,
+        text: &Arc<str>,
+        params: &dyn Fn(&RuleId) -> Option<Map>,
+    ) -> (Compiled, Vec<Diagnostic>) {
+        if !is_rule_file(text) {
+            // It is still parsed, so that its mistakes are told where they are.
+            return match self.engine.set_strict_variables(false).compile(text) {
+                Ok(_) => (Compiled::LibraryFile, Vec::new()),
+                Err(error) => (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
+            };
+        }
+        match self.rule(file, text, params) {
+            Ok((rule, warnings)) => (Compiled::Rule(Box::new(rule)), warnings),
+            Err(diagnostics) => (Compiled::Broken, diagnostics),
+        }
+    }
+
+    fn rule(
+        &mut self,
+        file: &Path,
+        text: &Arc<str>,
+        params: &dyn Fn(&RuleId) -> Option<Map>,
+    ) -> Result<(CompiledRule, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let one = |diagnostic| vec![diagnostic];
+        // Unoptimised and lenient first: positions of the literal, and `params` is not known yet.
+        self.engine.set_optimization_level(OptimizationLevel::None);
+        self.engine.set_strict_variables(false);
+        let first = self.engine.compile(text).map_err(|error| one(problem::parse_error(&error, file, text)))?;
+        self.engine.set_optimization_level(OptimizationLevel::Simple);
+        let places = places(&first, text);
+
+        self.call.begin(LOAD_TIME);
+        self.call.set_current(Some((placeholder_id(), Arc::clone(&self.library))));
+        let mut run = first.clone();
+        run.set_source(file.to_string_lossy().as_ref());
+        let mut scope = Scope::new();
+        self.engine
+            .run_ast_with_scope(&mut scope, &run)
+            .map_err(|error| one(problem::load_error(&error, file, text)))?;
+        let Some(map) = scope.get_value::<Map>("RULE") else {
+            let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
+            return Err(one(Diagnostic::error("E205", file, "`RULE` is not a map").at(text, places.whole).help(help)));
+        };
+        let (metadata, mut found) = metadata::read(&map, &places, file, text);
+        let (kind, functions) = match functions(&first, file, text, &places) {
+            (Some(kind), functions, mut problems) => {
+                found.append(&mut problems);
+                (kind, functions)
+            }
+            (None, _, mut problems) => {
+                found.append(&mut problems);
+                return Err(found);
+            }
+        };
+        let Some(mut metadata) = metadata else { return Err(found) };
+        if let Some(set) = params(&metadata.id) {
+            apply_params(&mut metadata, &set, file, text, &places, &mut found);
+        }
+
+        // The constants that the functions may use: the file's own, and `params`.
+        let mut constants = Scope::new();
+        constants.push_constant("params", metadata.params.clone());
+        for (name, _, value) in scope.iter() {
+            constants.push_constant(name.to_owned(), value);
+        }
+        self.engine.set_strict_variables(true);
+        let mut ast = self.engine.compile_with_scope(&constants, text).map_err(|error| {
+            let mut all = found.clone();
+            all.push(problem::parse_error(&error, file, text));
+            all
+        })?;
+        ast.set_source(file.to_string_lossy().as_ref());
+        if any_error(&found) {
+            return Err(found);
+        }
+        let (imports, assigns) = self.traits(&first, file);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(text.as_bytes());
+        for imported in &imports {
+            hasher.update(imported.as_bytes());
+        }
+        hasher.update(format!("{:?}", metadata.params).as_bytes());
+        let rule = CompiledRule {
+            metadata,
+            kind,
+            file: file.to_owned(),
+            hash: hasher.finalize().to_hex().chars().take(16).collect(),
+            ast,
+            library: Arc::clone(&self.library),
+            assigns_properties: assigns,
+            imports: !imports.is_empty(),
+            functions,
+        };
+        Ok((rule, found))
+    }
+
+    /// The texts of all files it imports, and whether it or one of those assigns to a property.
+    fn traits(&self, ast: &AST, file: &Path) -> (Vec<Arc<str>>, bool) {
+        let mut texts = Vec::new();
+        let (mut assigns, mut wanted) = scan(ast);
+        let mut source = file.to_owned();
+        let mut seen: Vec<PathBuf> = Vec::new();
+        let mut pending: Vec<(PathBuf, String)> = wanted.drain(..).map(|path| (source.clone(), path)).collect();
+        while let Some((from, path)) = pending.pop() {
+            let Some(found) = self.library.find(Some(&from.to_string_lossy()), &path).cloned() else { continue };
+            if seen.contains(&found) {
+                continue;
+            }
+            seen.push(found.clone());
+            source.clone_from(&found);
+            if let Some(text) = self.library.text(&found)
+                && let Ok(ast) = self.engine.compile(&text)
+            {
+                let (more, imports) = scan(&ast);
+                assigns |= more;
+                pending.extend(imports.into_iter().map(|path| (source.clone(), path)));
+                texts.push(text);
+            }
+        }
+        (texts, assigns)
+    }
+}
+
+/// Whether a file declares `RULE`: all others are libraries.
+fn is_rule_file(text: &str) -> bool {
+    text.lines().any(|line| {
+        let mut words = line.split(|character: char| !(character.is_alphanumeric() || character == '_')).filter(|word| !word.is_empty());
+        !line.trim_start().starts_with("//") && words.next() == Some("const") && words.next() == Some("RULE")
+    })
+}
+
+/// Whether the script assigns to a property or an index, and the paths it imports.
+fn scan(ast: &AST) -> (bool, Vec<String>) {
+    let mut assigns = false;
+    let mut imports = Vec::new();
+    ast.walk(&mut |nodes| {
+        match nodes.last() {
+            Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
+                assigns |= !matches!(assignment.1.lhs, Expr::Variable(..));
+            }
+            Some(ASTNode::Stmt(Stmt::Import(import, _))) => match &import.0 {
+                Expr::StringConstant(path, _) => imports.push(path.to_string()),
+                // A path that is made at run time could be any: the careful answer.
+                _ => assigns = true,
+            },
+            _ => {}
+        }
+        true
+    });
+    (assigns, imports)
+}
+
+/// Where `RULE` and its keys stand.
+fn places(ast: &AST, text: &str) -> Places {
+    let mut places = Places { whole: 0..0, ..Places::default() };
+    for statement in ast.statements() {
+        let Stmt::Var(declaration, _, _) = statement else { continue };
+        if declaration.0.name.as_str() != "RULE" {
+            continue;
+        }
+        places.whole = problem::span(text, declaration.0.pos);
+        if let Expr::Map(entries, _) = &declaration.1 {
+            for (key, value) in &entries.0 {
+                let spans = (problem::span(text, key.pos), problem::span(text, value.start_position()));
+                places.keys.insert(key.name.to_string(), spans);
+            }
+        }
+    }
+    places
+}
+
+/// What kind of rule the functions make, the names of those it has, and what is wrong with them.
+fn functions(
+    ast: &AST,
+    file: &Path,
+    text: &Arc<str>,
+    places: &Places,
+) -> (Option<RuleKind>, Vec<String>, Vec<Diagnostic>) {
+    let mut found = Vec::new();
+    let mut names = Vec::new();
+    let mut kinds = Vec::new();
+    for function in ast.iter_functions() {
+        let at = function_span(text, function.name);
+        let kind = match function.name {
+            "rule" => Some(RuleKind::Detection),
+            "check" => Some(RuleKind::CheckSource),
+            "check_agent" => Some(RuleKind::CheckAgent),
+            _ => None,
+        };
+        let ours = kind.is_some() || OPTIONAL_FUNCTIONS.contains(&function.name);
+        if ours && function.params.len() != 1 {
+            let name = function.name;
+            let message = format!("`fn {name}` must have one parameter, it has {}", function.params.len());
+            found.push(Diagnostic::error("E207", file, message).at(text, at).help(format!("write `fn {name}(event)`")));
+            continue;
+        }
+        if let Some(kind) = kind {
+            kinds.push(kind);
+        } else if ours {
+            names.push(function.name.to_owned());
+        } else if function.params.len() == 1
+            && let Some(near) = nearest(function.name, OPTIONAL_FUNCTIONS.iter().copied().chain(["rule"]))
+            && near.eq_ignore_ascii_case(function.name)
+        {
+            let message = format!("`fn {}` is never called: the function is `fn {near}`", function.name);
+            found.push(Diagnostic::warning("W201", file, message).at(text, at));
+        }
+    }
+    let kind = match kinds.as_slice() {
+        [kind] => Some(*kind),
+        [] => {
+            let all: Vec<&str> = ast.iter_functions().map(|function| function.name).collect();
+            let near = all.iter().find(|name| nearest(name, ["rule", "check", "check_agent"]).is_some());
+            let help = near.map_or_else(
+                || "add `fn rule(event) { … }`, which returns true for the events to alert on".to_owned(),
+                |near| format!("did you mean `fn {}` by `fn {near}`?", nearest(near, ["rule", "check", "check_agent"]).unwrap_or("rule")),
+            );
+            if !any_error(&found) {
+                found.push(Diagnostic::error("E206", file, "the file has `RULE` but no `fn rule(event)`").at(text, places.whole.clone()).help(help));
+            }
+            None
+        }
+        _ => {
+            let message = "a file has one of `fn rule`, `fn check` and `fn check_agent`";
+            found.push(Diagnostic::error("E208", file, message).at(text, places.whole.clone()));
+            None
+        }
+    };
+    (kind, names, found)
+}
+
+fn function_span(text: &str, name: &str) -> std::ops::Range<usize> {
+    let found = text.match_indices("fn ").find_map(|(index, _)| {
+        let rest = text.get(index + 3..)?;
+        let start = index + 3 + (rest.len() - rest.trim_start().len());
+        text.get(start..)?.starts_with(name).then_some(start..start + name.len())
+    });
+    found.unwrap_or(0..0)
+}
+
+fn apply_params(
+    metadata: &mut Metadata,
+    set: &Map,
+    file: &Path,
+    text: &Arc<str>,
+    places: &Places,
+    found: &mut Vec<Diagnostic>,
+) {
+    for (name, value) in set {
+        let problem = match metadata.params.get(name.as_str()) {
+            None => {
+                let known: Vec<&str> = metadata.params.keys().map(|key| key.as_str()).collect();
+                Some((format!("the configuration sets `params.{name}`, which the rule does not have"), suggest(name, known.iter().copied())))
+            }
+            Some(default) if default.type_name() != value.type_name() => {
+                Some((format!("the configuration sets `params.{name}` to {}, the rule has {}", problem::describe(value), problem::describe(default)), String::new()))
+            }
+            Some(_) => None,
+        };
+        match problem {
+            Some((message, help)) => {
+                let span = places.keys.get("params").map_or(places.whole.clone(), |(key, _)| key.clone());
+                let diagnostic = Diagnostic::error("E209", file, message).at(text, span);
+                found.push(if help.is_empty() { diagnostic } else { diagnostic.help(help) });
+            }
+            None => {
+                metadata.params.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Parameters from the configuration as Rhai values.
+pub(super) fn params_from_json(value: &serde_json::Value) -> Map {
+    rhai::serde::to_dynamic(value).ok().and_then(Dynamic::try_cast::<Map>).unwrap_or_default()
+}
+
+fn placeholder_id() -> RuleId {
+    RuleId::parse("rule.loading").unwrap_or_else(|_| unreachable!("a constant dotted name"))
+}

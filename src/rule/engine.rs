@@ -1,0 +1,143 @@
+//! The sandbox: a Rhai engine with limits, without clock, files, `eval` or `sleep`.
+//!
+//! The budget of a call is counted in operations, which is the same on every machine, so that a replay fails where the live
+//! run did. The wall-clock limit behind it is a safety net for what operations do not see. Each thread that runs rules has an
+//! engine of its own; compiled rules are shared.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rhai::{Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationLevel, Position, Shared};
+use rhai::packages::{Package, StandardPackage};
+
+use super::{function, library::Library};
+use crate::name::RuleId;
+
+/// What one call of a rule's function may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Operations: the budget.
+    pub operations: u64,
+    /// Wall-clock time: the safety net.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { operations: 500_000, time: Duration::from_secs(1) }
+    }
+}
+
+/// Size of a text a rule may build, in bytes.
+const MAX_STRING: usize = 256 * 1024;
+/// Items of a list or a map a rule may build, all levels counted.
+const MAX_ITEMS: usize = 20_000;
+/// Variables at a time. With `MAX_STRING` and `MAX_CALL_LEVELS` it bounds the memory of a call to some hundred megabytes,
+/// which the operations and the time allow nobody to reach in earnest.
+const MAX_VARIABLES: usize = 64;
+/// Functions inside functions. Rhai recurses on the machine's stack; rule threads have 16 MiB of it.
+const MAX_CALL_LEVELS: usize = 24;
+/// Nesting of expressions, at top level and inside functions.
+const MAX_EXPRESSION_DEPTH: usize = 48;
+
+/// What the engine's callbacks know of the call that is going on.
+#[derive(Debug)]
+pub(super) struct Call {
+    started: Instant,
+    /// Nanoseconds after `started` at which the call must end; 0: no limit.
+    deadline: AtomicU64,
+    /// Who is running: for `print`, and for `import`.
+    current: Mutex<Option<(RuleId, Arc<Library>)>>,
+}
+
+impl Call {
+    pub(super) fn begin(&self, limit: Duration) {
+        let end = self.started.elapsed().saturating_add(limit);
+        self.deadline.store(u64::try_from(end.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_current(&self, current: Option<(RuleId, Arc<Library>)>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+
+    fn rule(&self) -> String {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map_or_else(String::new, |(rule, _)| rule.to_string())
+    }
+}
+
+/// The engine of a thread, and the handle to what its callbacks read.
+pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
+    let call = Arc::new(Call {
+        started: Instant::now(),
+        deadline: AtomicU64::new(0),
+        current: Mutex::new(None),
+    });
+    let mut engine = Engine::new_raw();
+    engine.register_global_module(StandardPackage::new().as_shared_module());
+    engine.set_optimization_level(OptimizationLevel::Simple);
+    engine.set_strict_variables(true);
+    engine.set_max_operations(limits.operations);
+    engine.set_max_call_levels(MAX_CALL_LEVELS);
+    engine.set_max_variables(MAX_VARIABLES);
+    engine.set_max_string_size(MAX_STRING);
+    engine.set_max_array_size(MAX_ITEMS);
+    engine.set_max_map_size(MAX_ITEMS);
+    engine.set_max_modules(16);
+    engine.set_max_functions(500);
+    engine.set_max_expr_depths(MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_DEPTH);
+    engine.disable_symbol("eval");
+    // `sleep` comes with the standard package and would block the thread where no callback sees it.
+    engine.register_fn("sleep", |_: i64| no_sleep());
+    engine.register_fn("sleep", |_: f64| no_sleep());
+    let watched = Arc::clone(&call);
+    engine.on_progress(move |operations| {
+        // Reading the clock costs more than most operations: every 256th is enough.
+        if operations % 256 != 0 {
+            return None;
+        }
+        let deadline = watched.deadline.load(Ordering::Relaxed);
+        let late = deadline > 0 && watched.started.elapsed().as_nanos() > u128::from(deadline);
+        late.then(|| Dynamic::from(DEADLINE))
+    });
+    let printing = Arc::clone(&call);
+    engine.on_print(move |text| tracing::info!(rule = printing.rule(), "print: {text}"));
+    let debugging = Arc::clone(&call);
+    engine.on_debug(move |text, _, position| {
+        tracing::debug!(rule = debugging.rule(), line = position.line(), "debug: {text}");
+    });
+    engine.set_module_resolver(CurrentLibrary(Arc::clone(&call)));
+    function::register(&mut engine);
+    (engine, call)
+}
+
+/// The token with which a call past its deadline is ended.
+pub(super) const DEADLINE: &str = "deadline";
+
+fn no_sleep() -> Result<(), Box<EvalAltResult>> {
+    Err("`sleep` is switched off: a rule may not wait".into())
+}
+
+/// Resolves `import` to the library of the rule that is being called.
+struct CurrentLibrary(Arc<Call>);
+
+impl ModuleResolver for CurrentLibrary {
+    fn resolve(
+        &self,
+        engine: &Engine,
+        source: Option<&str>,
+        path: &str,
+        position: Position,
+    ) -> Result<Shared<Module>, Box<EvalAltResult>> {
+        let current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match current {
+            Some((_, library)) => library.resolve(engine, source, path, position),
+            None => Err(EvalAltResult::ErrorModuleNotFound(path.to_owned(), position).into()),
+        }
+    }
+}

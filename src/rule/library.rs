@@ -1,0 +1,100 @@
+//! The files that rules may `import`: exactly those of the rules directories, as they were when the rule set was loaded.
+//!
+//! Nothing is read from disk at this point, so an `import` can reach no other file, whatever its path says.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rhai::{Engine, EvalAltResult, Module, Position, Scope, Shared};
+
+/// A snapshot of all rule files, and the modules made of those that were imported.
+#[derive(Debug, Default)]
+pub(super) struct Library {
+    roots: Vec<PathBuf>,
+    texts: BTreeMap<PathBuf, Arc<str>>,
+    modules: Mutex<HashMap<PathBuf, Option<Shared<Module>>>>,
+}
+
+impl Library {
+    /// A library of these files, under these directories.
+    pub(super) fn new(roots: Vec<PathBuf>, texts: BTreeMap<PathBuf, Arc<str>>) -> Self {
+        Self { roots, texts, modules: Mutex::default() }
+    }
+
+    /// The file that `import "path"` in the file `source` means: beside that file, else under a rules directory.
+    pub(super) fn find(&self, source: Option<&str>, path: &str) -> Option<&PathBuf> {
+        let beside = source.and_then(|source| Path::new(source).parent());
+        beside.into_iter().chain(self.roots.iter().map(PathBuf::as_path)).find_map(|directory| {
+            let wanted = normal(&directory.join(format!("{path}.rhai")));
+            self.texts.get_key_value(&wanted).map(|(path, _)| path)
+        })
+    }
+
+    /// The module that `import "path"` means.
+    pub(super) fn resolve(
+        &self,
+        engine: &Engine,
+        source: Option<&str>,
+        path: &str,
+        position: Position,
+    ) -> Result<Shared<Module>, Box<EvalAltResult>> {
+        let file = self
+            .find(source, path)
+            .ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), position))?;
+        // `None` marks a module that is being made: meeting it again is a cycle.
+        match self.lock().get(file) {
+            Some(Some(module)) => return Ok(Shared::clone(module)),
+            Some(None) => {
+                let message = format!("`{path}` imports itself, directly or through others");
+                return Err(EvalAltResult::ErrorRuntime(message.into(), position).into());
+            }
+            None => {}
+        }
+        self.lock().insert(file.clone(), None);
+        let made = self.make(engine, file).map_err(|error| {
+            self.lock().remove(file);
+            Box::new(EvalAltResult::ErrorInModule(path.to_owned(), error, position))
+        })?;
+        self.lock().insert(file.clone(), Some(Shared::clone(&made)));
+        Ok(made)
+    }
+
+    fn make(&self, engine: &Engine, file: &Path) -> Result<Shared<Module>, Box<EvalAltResult>> {
+        let text = self.texts.get(file).map_or("", |text| text);
+        let mut scope = Scope::new();
+        let mut ast = engine.compile_with_scope(&scope, text)?;
+        ast.set_source(file.to_string_lossy().as_ref());
+        // A second time with the file's constants known, so that its functions see them.
+        engine.run_ast_with_scope(&mut scope, &ast)?;
+        let mut ast = engine.compile_with_scope(&scope, text)?;
+        ast.set_source(file.to_string_lossy().as_ref());
+        Module::eval_ast_as_new(Scope::new(), &ast, engine).map(Into::into)
+    }
+
+    /// The text of a file.
+    pub(super) fn text(&self, file: &Path) -> Option<Arc<str>> {
+        self.texts.get(file).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Option<Shared<Module>>>> {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The path without `.` and `..`, by its text alone.
+pub(super) fn normal(path: &Path) -> PathBuf {
+    let mut result = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                result.pop();
+            }
+            other => result.push(other),
+        }
+    }
+    result
+}

@@ -1,0 +1,127 @@
+//! Rules: from files to a [`RuleSet`] of compiled rules that can be called, and the sandbox they are called in.
+//!
+//! Only `load` and `watch` touch the file system. Nothing here reads a clock on behalf of a rule.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+mod call;
+mod compile;
+mod engine;
+mod function;
+mod library;
+mod load;
+mod metadata;
+mod problem;
+mod shipped;
+mod view;
+mod watch;
+
+pub use call::{Finding, RuleHost, RuleInput};
+pub use compile::{CompiledRule, OPTIONAL_FUNCTIONS, RuleKind};
+pub use engine::Limits;
+pub use load::{Loaded, Loader, Overrides, RuleOverride};
+pub use metadata::{KEYS as METADATA_KEYS, Metadata};
+pub use problem::{FailureKind, RuleFailure};
+pub use shipped::{BUILTIN, SHIPPED, ShippedFile};
+pub use view::{EventView, frozen};
+pub use watch::{WatchMode, Watcher};
+
+/// A file that is on disk but not running as it is there.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct BrokenFile {
+    /// The file.
+    pub file: PathBuf,
+    /// The first thing that is wrong with it.
+    pub problem: String,
+    /// Whether an earlier version of it runs.
+    pub last_good_runs: bool,
+}
+
+/// All rules of one load, ready to run.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    /// Counts the loads that changed something, from 1.
+    pub generation: u64,
+    /// Rules that run on events, in the order of their ids.
+    pub detections: Vec<Arc<CompiledRule>>,
+    /// Rules that run on a timer.
+    pub checks: Vec<Arc<CompiledRule>>,
+    /// Rules that are switched off.
+    pub disabled: Vec<Arc<CompiledRule>>,
+    /// Files that are not running as they are.
+    pub broken: Vec<BrokenFile>,
+    dispatch: Dispatch,
+}
+
+/// Which rules want which action: looked up once for each action id.
+#[derive(Debug, Default)]
+struct Dispatch {
+    exact: HashMap<String, Vec<usize>>,
+    globs: GlobSet,
+    glob_rules: Vec<usize>,
+    every: Vec<usize>,
+}
+
+impl RuleSet {
+    pub(crate) fn new(
+        generation: u64,
+        rules: impl IntoIterator<Item = Arc<CompiledRule>>,
+        broken: Vec<BrokenFile>,
+    ) -> Self {
+        let mut set = Self { generation, broken, ..Self::default() };
+        for rule in rules {
+            match rule.kind {
+                _ if !rule.metadata.enabled => set.disabled.push(rule),
+                RuleKind::Detection => set.detections.push(rule),
+                RuleKind::CheckSource | RuleKind::CheckAgent => set.checks.push(rule),
+            }
+        }
+        for list in [&mut set.detections, &mut set.checks, &mut set.disabled] {
+            list.sort_by(|one, other| one.id().cmp(other.id()));
+        }
+        set.dispatch = Dispatch::new(&set.detections);
+        set
+    }
+
+    /// The detection rules that want events with this action, as indexes into `detections`, in order.
+    pub fn wanting(&self, action: &str) -> Vec<usize> {
+        let dispatch = &self.dispatch;
+        let mut rules = dispatch.every.clone();
+        rules.extend(dispatch.exact.get(action).into_iter().flatten());
+        rules.extend(dispatch.globs.matches(action).into_iter().filter_map(|index| dispatch.glob_rules.get(index)));
+        rules.sort_unstable();
+        rules.dedup();
+        rules
+    }
+
+    /// All rules: detections, checks, and those switched off.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
+        self.detections.iter().chain(&self.checks).chain(&self.disabled)
+    }
+}
+
+impl Dispatch {
+    fn new(rules: &[Arc<CompiledRule>]) -> Self {
+        let mut dispatch = Self::default();
+        let mut globs = GlobSetBuilder::new();
+        for (index, rule) in rules.iter().enumerate() {
+            let Some(actions) = &rule.metadata.actions else {
+                dispatch.every.push(index);
+                continue;
+            };
+            for action in actions {
+                if !action.contains('*') {
+                    dispatch.exact.entry(action.clone()).or_default().push(index);
+                } else if let Ok(glob) = GlobBuilder::new(action).literal_separator(false).build() {
+                    globs.add(glob);
+                    dispatch.glob_rules.push(index);
+                }
+            }
+        }
+        // Action patterns hold only letters, digits and `*` (checked when read), which always make a set.
+        dispatch.globs = globs.build().unwrap_or_default();
+        dispatch
+    }
+}

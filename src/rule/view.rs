@@ -1,0 +1,135 @@
+//! `event` as a rule sees it: one nested Rhai map, built once per event and shared by all rules without a copy.
+//!
+//! Every value in it is read-only, before and after it is shared, so that assigning to a field that exists, or calling a
+//! method that changes something, is an error in the rule. Rhai still lets a script add a *new* key to a shared map; a rule
+//! that contains any assignment to a property is therefore given a view of its own (`CompiledRule::assigns_properties`). Both
+//! together: no rule can change what the next one sees.
+//!
+//! Absent data reads as `()`: a missing key does so in Rhai itself, and `function::absent` lets one go on from there.
+
+use std::fmt;
+
+use rhai::{Array, Dynamic, Map};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::event::Event;
+
+/// An event as rules see it.
+#[derive(Debug, Clone)]
+pub struct EventView(Dynamic);
+
+impl EventView {
+    /// The view of a stored event, with the short names beside Atlassian's own: `action`, `actor`, `time` (RFC 3339, UTC),
+    /// `ip`, `source`.
+    pub fn new(event: &Event) -> Self {
+        let mut top = parse_frozen(&event.raw);
+        let attribute = |path: &[&str]| -> Dynamic {
+            let mut value = top.get("attributes").cloned().unwrap_or(Dynamic::UNIT);
+            for key in path {
+                let next = value.read_lock::<Map>().and_then(|map| map.get(*key).cloned());
+                value = next.unwrap_or(Dynamic::UNIT);
+            }
+            value
+        };
+        let actor = attribute(&["actor"]);
+        let ip = attribute(&["location", "ip"]);
+        top.insert("action".into(), text(&event.action));
+        top.insert("actor".into(), freeze(actor));
+        top.insert("ip".into(), freeze(ip));
+        top.insert("time".into(), text(&event.time.to_string()));
+        top.insert("source".into(), text(event.source.as_str()));
+        Self(share(Dynamic::from_map(top)))
+    }
+
+    /// The value to hand to a rule: a pointer, not a copy.
+    pub fn value(&self) -> Dynamic {
+        self.0.clone()
+    }
+}
+
+/// A JSON value as a read-only, shared Rhai value: for what check rules see.
+pub fn frozen(value: &serde_json::Value) -> Dynamic {
+    Seed.deserialize(value).unwrap_or(Dynamic::UNIT)
+}
+
+fn parse_frozen(raw: &str) -> Map {
+    let mut deserializer = serde_json::Deserializer::from_str(raw);
+    match Seed.deserialize(&mut deserializer) {
+        Ok(value) => value.read_lock::<Map>().map(|map| map.clone()).unwrap_or_default(),
+        Err(_) => Map::new(),
+    }
+}
+
+fn share(value: Dynamic) -> Dynamic {
+    value.into_read_only().into_shared().into_read_only()
+}
+
+fn freeze(value: Dynamic) -> Dynamic {
+    value.into_read_only()
+}
+
+fn text(text: &str) -> Dynamic {
+    freeze(Dynamic::from(rhai::ImmutableString::from(text)))
+}
+
+/// Reads JSON straight into frozen Rhai values, without a JSON tree between.
+struct Seed;
+
+impl<'de> DeserializeSeed<'de> for Seed {
+    type Value = Dynamic;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Dynamic, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed {
+    type Value = Dynamic;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Dynamic, E> {
+        Ok(Dynamic::UNIT)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Dynamic, E> {
+        Ok(freeze(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Dynamic, E> {
+        Ok(freeze(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Dynamic, E> {
+        #[expect(clippy::cast_precision_loss, reason = "Rhai has no unsigned numbers; JSON's own are floats")]
+        let or_float = |_| Dynamic::from(value as f64);
+        Ok(freeze(i64::try_from(value).map_or_else(or_float, Dynamic::from)))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Dynamic, E> {
+        Ok(freeze(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Dynamic, E> {
+        Ok(text(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Dynamic, A::Error> {
+        let mut array = Array::new();
+        while let Some(item) = items.next_element_seed(Self)? {
+            array.push(item);
+        }
+        Ok(share(Dynamic::from_array(array)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Dynamic, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<std::borrow::Cow<'de, str>>()? {
+            let value = entries.next_value_seed(Self)?;
+            map.insert(key.as_ref().into(), value);
+        }
+        Ok(share(Dynamic::from_map(map)))
+    }
+}

@@ -1,0 +1,96 @@
+//! Secrets: read from an environment variable or a file, never written anywhere.
+//!
+//! A [`Secret`] has no `Display` and no `Serialize`; its `Debug` says where it came from, not what it is.
+
+use std::{fmt, path::PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+
+/// Where a secret is to be found, as the configuration says it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SecretOrigin {
+    /// The environment variable of this name.
+    Environment(String),
+    /// The first line of this file.
+    File(PathBuf),
+}
+
+impl fmt::Display for SecretOrigin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Environment(name) => write!(formatter, "environment variable `{name}`"),
+            Self::File(path) => write!(formatter, "file `{}`", path.display()),
+        }
+    }
+}
+
+/// Why a secret could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The variable is not set.
+    #[error("environment variable `{0}` is not set: export it before starting, or name a file with `{{ file = \"…\" }}`")]
+    Unset(String),
+    /// The file cannot be read.
+    #[error("file `{}` cannot be read: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// There is nothing in it.
+    #[error("{0} is empty")]
+    Empty(SecretOrigin),
+    /// It cannot be sent in an HTTP header.
+    #[error("{0} holds characters that a key never has (spaces, line breaks or letters outside ASCII): copy the key again")]
+    Garbled(SecretOrigin),
+}
+
+/// A secret text, wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Secret {
+    value: SecretString,
+    origin: SecretOrigin,
+}
+
+impl Secret {
+    /// Reads the secret from where `origin` says. White space around it is dropped.
+    pub fn load(origin: &SecretOrigin) -> Result<Self, SecretError> {
+        let text = match origin {
+            #[expect(clippy::disallowed_methods, reason = "the one place that reads secrets from the environment")]
+            SecretOrigin::Environment(name) => {
+                std::env::var(name).map_err(|_| SecretError::Unset(name.clone()))?
+            }
+            SecretOrigin::File(path) => std::fs::read_to_string(path)
+                .map_err(|error| SecretError::Unreadable { path: path.clone(), error })?,
+        };
+        Self::new(text.trim(), origin.clone())
+    }
+
+    /// A secret of this text, which must be printable ASCII without spaces.
+    pub fn new(text: &str, origin: SecretOrigin) -> Result<Self, SecretError> {
+        if text.is_empty() {
+            return Err(SecretError::Empty(origin));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(SecretError::Garbled(origin));
+        }
+        Ok(Self { value: SecretString::from(text.to_owned()), origin })
+    }
+
+    /// The secret itself: only for the request that needs it.
+    pub fn expose(&self) -> &str {
+        self.value.expose_secret()
+    }
+
+    /// Where it came from.
+    pub fn origin(&self) -> &SecretOrigin {
+        &self.origin
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Secret({})", self.origin)
+    }
+}

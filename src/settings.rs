@@ -1,0 +1,318 @@
+//! Reads tables of `watchbell.toml`: typed, strict, and telling everything that is wrong at once.
+//!
+//! Each module that has settings reads its own table with a [`TableReader`]. A value of the wrong type, or out of range, is
+//! noted as a [`Diagnostic`] and replaced by the default, so that reading goes on; [`TableReader::finish`] then notes every
+//! key that nobody asked for, with the nearest one that somebody did.
+
+use std::{cell::RefCell, ops::Range, path::Path, rc::Rc, sync::Arc, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use crate::{
+    diagnostic::{Diagnostic, suggest},
+    secret::SecretOrigin,
+    time,
+};
+
+/// What all readers of one file share: its text and the problems found so far.
+#[derive(Clone)]
+pub struct Problems {
+    file: Arc<Path>,
+    text: Arc<str>,
+    found: Rc<RefCell<Vec<Diagnostic>>>,
+}
+
+impl Problems {
+    /// Nothing found yet in this file.
+    pub fn new(file: &Path, text: &str) -> Self {
+        Self { file: file.into(), text: text.into(), found: Rc::default() }
+    }
+
+    /// Notes a problem at a place of the file.
+    pub fn push(&self, code: &'static str, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
+        let mut diagnostic = Diagnostic::error(code, &*self.file, message).at(&self.text, span);
+        diagnostic.help = help;
+        self.found.borrow_mut().push(diagnostic);
+    }
+
+    /// All that was found, in the order of the file.
+    pub fn into_sorted(self) -> Vec<Diagnostic> {
+        let mut found = self.found.take();
+        found.sort_by_key(|diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start));
+        found
+    }
+}
+
+/// Reads the keys of one table.
+pub struct TableReader<'a> {
+    table: &'a DeTable<'a>,
+    span: Range<usize>,
+    name: String,
+    known: Vec<&'static str>,
+    problems: Problems,
+}
+
+impl<'a> TableReader<'a> {
+    /// A reader of `table`, which stands at `span` and is called `name` in messages.
+    pub fn new(table: &'a DeTable<'a>, span: Range<usize>, name: &str, problems: &Problems) -> Self {
+        Self { table, span, name: name.to_owned(), known: Vec::new(), problems: problems.clone() }
+    }
+
+    /// Where the table begins: its header, not the whole of it.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// Notes a problem with the value of `key`, or with the table where the key is absent.
+    pub fn problem(&self, key: &str, message: impl Into<String>, help: Option<String>) {
+        let span = self.table.get(key).map_or(self.span(), Spanned::span);
+        self.problems.push("E101", span, message, help);
+    }
+
+    fn value(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.known.push(key);
+        self.table.get(key)
+    }
+
+    /// Whether the key is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.get(key).is_some()
+    }
+
+    fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
+        let message = format!("`{key}` must be {wanted}, found {}", describe(value.get_ref()));
+        self.problems.push("E102", value.span(), message, None);
+    }
+
+    /// A text.
+    pub fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        let value = self.value(key)?;
+        let text = value.get_ref().as_str();
+        if text.is_none() {
+            self.wrong_type(key, value, "a text in quotes");
+        }
+        text
+    }
+
+    /// A text that must be there.
+    pub fn required_text(&mut self, key: &'static str, example: &str) -> Option<&'a str> {
+        if !self.has(key) {
+            self.known.push(key);
+            let message = format!("{} has no `{key}`", self.name);
+            self.problems.push("E103", self.span(), message, Some(format!("add `{key} = {example}`")));
+            return None;
+        }
+        self.text(key)
+    }
+
+    /// A text that `parse` accepts.
+    pub fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(key)?;
+        parse(text)
+            .map_err(|error| self.problem(key, format!("`{key}`: {error}"), None))
+            .ok()
+    }
+
+    /// A truth value.
+    pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.value(key)?;
+        let found = value.get_ref().as_bool();
+        if found.is_none() {
+            self.wrong_type(key, value, "`true` or `false`");
+        }
+        found
+    }
+
+    /// A whole number within a range.
+    pub fn number(&mut self, key: &'static str, allowed: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        let value = self.value(key)?;
+        let number = value
+            .get_ref()
+            .as_integer()
+            .and_then(|integer| u64::from_str_radix(integer.as_str(), integer.radix()).ok());
+        match number {
+            Some(number) if allowed.contains(&number) => Some(number),
+            _ => {
+                let wanted = format!("a whole number from {} to {}", allowed.start(), allowed.end());
+                self.wrong_type(key, value, &wanted);
+                None
+            }
+        }
+    }
+
+    /// A duration within a range, such as `"30s"`.
+    pub fn duration(&mut self, key: &'static str, allowed: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
+        let duration = self.parsed(key, time::parse_duration)?;
+        if !allowed.contains(&duration) {
+            let message = format!(
+                "`{key}` must be between {} and {}, found {}",
+                time::show_duration(*allowed.start()),
+                time::show_duration(*allowed.end()),
+                time::show_duration(duration)
+            );
+            self.problem(key, message, None);
+            return None;
+        }
+        Some(duration)
+    }
+
+    /// A date, such as `2027-03-01`, as text.
+    pub fn date(&mut self, key: &'static str) -> Option<jiff::civil::Date> {
+        let value = self.value(key)?;
+        let text = match value.get_ref() {
+            DeValue::Datetime(datetime) => datetime.to_string(),
+            DeValue::String(text) => text.to_string(),
+            _ => String::new(),
+        };
+        let date = text.get(..10).unwrap_or(&text).parse().ok();
+        if date.is_none() {
+            self.wrong_type(key, value, "a date, such as 2027-03-01");
+        }
+        date
+    }
+
+    /// A list of texts, each accepted by `parse`.
+    pub fn texts<T>(
+        &mut self,
+        key: &'static str,
+        mut parse: impl FnMut(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let value = self.value(key)?;
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, "a list of texts");
+            return None;
+        };
+        let mut texts = Vec::new();
+        for item in items {
+            match item.get_ref().as_str().map(&mut parse) {
+                Some(Ok(text)) => texts.push(text),
+                Some(Err(error)) => self.problems.push("E101", item.span(), error, None),
+                None => self.wrong_type(key, item, "a list of texts"),
+            }
+        }
+        Some(texts)
+    }
+
+    /// Where a secret is: `{ env = "NAME" }` or `{ file = "PATH" }`.
+    pub fn secret(&mut self, key: &'static str, base: &Path) -> Option<SecretOrigin> {
+        let wanted = "`{ env = \"NAME\" }` or `{ file = \"PATH\" }`";
+        let Some(value) = self.value(key) else {
+            let message = format!("{} has no `{key}`", self.name);
+            self.problems.push("E103", self.span(), message, Some(format!("add `{key} = …`, being {wanted}")));
+            return None;
+        };
+        let Some(table) = value.get_ref().as_table() else {
+            let help = "a secret is never written into the configuration itself".to_owned();
+            let message = format!("`{key}` must be {wanted}");
+            self.problems.push("E104", value.span(), message, Some(help));
+            return None;
+        };
+        let mut reader = TableReader::new(table, value.span(), &format!("`{key}`"), &self.problems);
+        let environment = reader.text("env").map(str::to_owned);
+        let file = reader.text("file").map(|file| base.join(file));
+        reader.finish();
+        match (environment, file) {
+            (Some(name), None) => Some(SecretOrigin::Environment(name)),
+            (None, Some(path)) => Some(SecretOrigin::File(path)),
+            _ => {
+                self.problem(key, format!("`{key}` must be {wanted}"), None);
+                None
+            }
+        }
+    }
+
+    /// A table inside this one.
+    pub fn table(&mut self, key: &'static str) -> Option<TableReader<'a>> {
+        let value = self.value(key)?;
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_type(key, value, "a table");
+            return None;
+        };
+        Some(TableReader::new(table, value.span(), &format!("`[{key}]`"), &self.problems))
+    }
+
+    /// The tables of a list such as `[[source]]`.
+    pub fn tables(&mut self, key: &'static str) -> Vec<TableReader<'a>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, &format!("a list of tables: write `[[{key}]]`"));
+            return Vec::new();
+        };
+        let mut readers = Vec::new();
+        for item in items {
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    readers.push(TableReader::new(table, item.span(), &format!("`[[{key}]]`"), &self.problems));
+                }
+                None => self.wrong_type(key, item, "a table"),
+            }
+        }
+        readers
+    }
+
+    /// Every key of the table with its table: for tables whose keys are names, such as `[checks."builtin.log_drop_off"]`.
+    pub fn named_tables(&mut self) -> Vec<(&'a str, TableReader<'a>)> {
+        let mut readers = Vec::new();
+        for (key, value) in self.table {
+            match value.get_ref().as_table() {
+                Some(table) => {
+                    let name = format!("`{}`", key.get_ref());
+                    readers.push((key.get_ref().as_ref(), TableReader::new(table, value.span(), &name, &self.problems)));
+                }
+                None => self.wrong_type(key.get_ref(), value, "a table"),
+            }
+        }
+        readers
+    }
+
+    /// The value of `key` as JSON, for settings whose shape somebody else knows.
+    pub fn json(&mut self, key: &'static str) -> Option<serde_json::Value> {
+        self.value(key).map(|value| to_json(value.get_ref()))
+    }
+
+    /// Notes every key that was not asked for.
+    pub fn finish(self) {
+        for (key, _) in self.table {
+            let name: &str = key.get_ref();
+            if !self.known.contains(&name) {
+                let message = format!("unknown key `{name}` in {}", self.name);
+                let help = suggest(name, self.known.iter().copied());
+                self.problems.push("E105", key.span(), message, Some(help));
+            }
+        }
+    }
+}
+
+fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the text \"{text}\""),
+        DeValue::Integer(number) => format!("the number {}", number.as_str()),
+        DeValue::Float(number) => format!("the number {}", number.as_str()),
+        DeValue::Boolean(value) => format!("`{value}`"),
+        DeValue::Datetime(datetime) => format!("the date {datetime}"),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+fn to_json(value: &DeValue<'_>) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        DeValue::String(text) => Value::from(text.as_ref()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Null, Value::from),
+        DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
+        DeValue::Boolean(value) => Value::from(*value),
+        DeValue::Datetime(datetime) => Value::from(datetime.to_string()),
+        DeValue::Array(items) => items.iter().map(|item| to_json(item.get_ref())).collect(),
+        DeValue::Table(table) => Value::Object(
+            table.iter().map(|(key, value)| (key.get_ref().to_string(), to_json(value.get_ref()))).collect(),
+        ),
+    }
+}
