@@ -15,14 +15,20 @@
 //! The store is the only queue: the poller appends a page and its cursor, the evaluate loop reads what follows its mark and
 //! commits what it means together with the new mark, and each destination's worker reads what it still owes.
 
+pub mod agent;
 pub mod alert;
 pub mod condition;
+pub mod config;
+pub mod deliver;
 pub mod detect;
 pub mod diagnostic;
 pub mod event;
 pub mod name;
 pub mod outcome;
+pub mod replay;
 pub mod rule;
 pub mod secret;
 pub mod settings;
+pub mod source;
+pub mod store;
 pub mod time;

@@ -265,14 +265,9 @@ impl Detector {
 
     fn failed(&mut self, rule: &CompiledRule, event: &Event, failure: &RuleFailure, outcome: &mut Outcome) {
         outcome.failures.push((rule.id().clone(), failure.message.clone()));
-        let suspended = self.state.failed(rule, event.time, failure, SUSPEND_AFTER);
-        let kind = failure.kind.name();
-        self.raise_error(rule, event, &format!("error/{kind}"), &error_title(rule, failure), &failure.message, outcome);
-        if suspended {
-            let title = format!("rule `{}` is suspended: it exceeded its limits {SUSPEND_AFTER} times in a row", rule.id());
-            let what = format!("The rule does not run until its file changes. Last error: {}", failure.message);
-            self.raise_error(rule, event, "suspended", &title, &what, outcome);
-        }
+        self.state.failed(rule, event.time, failure, SUSPEND_AFTER);
+        let key = format!("error/{}", failure.kind.name());
+        self.raise_error(rule, event, &key, &error_title(rule, failure), &failure.message, outcome);
     }
 
     fn raise_error(&mut self, rule: &CompiledRule, event: &Event, key: &str, title: &str, what: &str, outcome: &mut Outcome) {

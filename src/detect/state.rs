@@ -170,19 +170,17 @@ impl State {
         }
     }
 
-    /// Notes a failure; true if the rule is suspended by it.
-    pub(super) fn failed(&mut self, rule: &CompiledRule, time: Timestamp, failure: &RuleFailure, limit: u32) -> bool {
+    /// Notes a failure. The `limit`th exceeded limit in a row suspends the rule as its file stands.
+    pub(super) fn failed(&mut self, rule: &CompiledRule, time: Timestamp, failure: &RuleFailure, limit: u32) {
         let record = self.record(rule.id());
         record.errors = record.errors.saturating_add(1);
         record.last_error_at = Some(time.as_millisecond());
         record.last_error = Some(failure.message.clone());
         record.exceeded = if failure.kind.exceeds_limit() { record.exceeded + 1 } else { 0 };
-        if record.exceeded < limit {
-            return false;
+        if record.exceeded >= limit {
+            record.exceeded = 0;
+            record.suspended = Some(rule.hash.clone());
         }
-        record.exceeded = 0;
-        record.suspended = Some(rule.hash.clone());
-        true
     }
 
     fn record(&mut self, rule: &RuleId) -> &mut RuleRecord {

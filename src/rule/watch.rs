@@ -35,6 +35,8 @@ pub struct Watcher {
     _debouncer: Option<Debouncer<RecommendedWatcher, RecommendedCache>>,
     changed: watch::Receiver<u64>,
     interval: Duration,
+    /// The directories as given, and what they stood for when watching began.
+    directories: Vec<(PathBuf, Option<PathBuf>)>,
 }
 
 impl Watcher {
@@ -48,7 +50,13 @@ impl Watcher {
                 .ok(),
         };
         let interval = if debouncer.is_some() { LOOK_ANYWAY } else { POLL };
-        Self { _debouncer: debouncer, changed, interval }
+        let directories = directories.iter().map(|path| (path.clone(), path.canonicalize().ok())).collect();
+        Self { _debouncer: debouncer, changed, interval, directories }
+    }
+
+    /// Whether a directory now stands for another one, as when a symbolic link was swapped: time for a new watcher.
+    pub fn is_stale(&self) -> bool {
+        self.directories.iter().any(|(path, before)| path.canonicalize().ok() != *before)
     }
 
     /// Waits until it is time to look again.

@@ -6,10 +6,12 @@ use rhai::Engine;
 mod absent;
 mod event;
 mod text;
+mod time;
 
 /// Registers all host functions.
 pub(super) fn register(engine: &mut Engine) {
     absent::register(engine);
     event::register(engine);
     text::register(engine);
+    time::register(engine);
 }

@@ -1,0 +1,171 @@
+//! Records of how sources, rules and destinations stand, as check rules read them. Durations are whole seconds.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Watched;
+use crate::{
+    detect::{Detector, Subject},
+    name::Sequence,
+    source::{Settings, SourceStatus},
+    store::{Reader, StoreError},
+    time::{self, Clock, Timestamp},
+};
+
+/// A machine that stood still for longer was asleep.
+const ASLEEP: Duration = Duration::from_secs(60);
+
+/// The timer of the health checks, which also notices when the machine was asleep.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    interval: Duration,
+    last: Instant,
+    last_clock: Timestamp,
+    first: bool,
+    /// Since when the agent has been awake: what was silent before says nothing about the log.
+    awake_since: Timestamp,
+    /// How long it was away before that.
+    away: Duration,
+}
+
+impl Pulse {
+    pub(super) fn new(watched: &Watched, clock: &Clock) -> Self {
+        let shortest = watched.sources.iter().map(|(settings, _)| settings.drop_off / 8).min();
+        let interval = shortest.unwrap_or(Duration::MAX).clamp(Duration::from_secs(1), Duration::from_secs(30));
+        Self {
+            interval,
+            last: Instant::now(),
+            last_clock: clock.now(),
+            first: true,
+            awake_since: watched.started,
+            away: watched.last_alive.map_or(Duration::ZERO, |alive| time::since(watched.started, alive)),
+        }
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.first || self.last.elapsed() >= self.interval
+    }
+
+    pub(super) fn until_due(&self) -> Duration {
+        self.interval.saturating_sub(self.last.elapsed())
+    }
+
+    /// Begins a round of checks; returns the time.
+    pub(super) fn beat(&mut self, clock: &Clock) -> Timestamp {
+        let now = clock.now();
+        // `Instant` stands still while the machine sleeps, the clock does not.
+        let asleep = time::since(now, self.last_clock).saturating_sub(self.last.elapsed());
+        if !self.first && asleep > ASLEEP {
+            tracing::info!(asleep = time::show_duration(asleep), "the machine was asleep");
+            self.awake_since = now;
+            self.away = asleep;
+        }
+        self.first = false;
+        self.last = Instant::now();
+        self.last_clock = now;
+        now
+    }
+}
+
+pub(super) fn subjects(
+    watched: &Watched,
+    pulse: &Pulse,
+    reader: &Reader,
+    detector: &Detector,
+    mark: Sequence,
+    now: Timestamp,
+) -> Result<Vec<Subject>, StoreError> {
+    let mut subjects = Vec::new();
+    for (settings, status) in &watched.sources {
+        let status = status.borrow().clone();
+        subjects.push(Subject {
+            source: Some(settings.name.clone()),
+            record: source_record(settings, &status, pulse, now),
+        });
+    }
+    let outbox = reader.outbox()?;
+    let destinations: Vec<Value> = watched
+        .destinations
+        .iter()
+        .map(|(name, status)| {
+            let status = status.borrow();
+            let (owed, oldest) = outbox.get(name).map_or((0, None), |(owed, oldest, _)| (*owed, Some(*oldest)));
+            json!({
+                "name": name,
+                "owed": owed,
+                "oldest": age(oldest, now),
+                "delivered": status.delivered,
+                "error": status.error,
+                "failing_for": age(status.failing_since, now),
+            })
+        })
+        .collect();
+    let rules = detector.rules();
+    let suspended: Vec<Value> = detector
+        .records()
+        .filter(|(id, record)| {
+            rules.detections.iter().any(|rule| rule.id() == *id && record.suspended.as_deref() == Some(&*rule.hash))
+        })
+        .map(|(id, record)| json!({ "rule": id, "error": record.last_error }))
+        .collect();
+    subjects.push(Subject {
+        source: None,
+        record: json!({
+            "uptime": seconds(time::since(now, watched.started)),
+            "away": seconds(pulse.away),
+            "generation": rules.generation,
+            "rules": rules.detections.len(),
+            "broken": rules.broken,
+            "suspended": suspended,
+            "destinations": destinations,
+            "backlog": reader.last_sequence()?.0.saturating_sub(mark.0),
+        }),
+    });
+    Ok(subjects)
+}
+
+fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now: Timestamp) -> Value {
+    let record = &status.record;
+    let silent_since = record.newest_arrival.or(record.first_poll);
+    let expires = settings.key_expires().and_then(|date| {
+        let midnight = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+        // Rounded down: on the day itself there are none left.
+        Some(midnight.duration_since(now).as_secs().div_euclid(86_400))
+    });
+    json!({
+        "name": settings.name,
+        "drop_off": seconds(settings.drop_off),
+        "poll_interval": seconds(settings.poll_interval),
+        // Polled with success since the agent started or woke up: before that nothing can be said about the log.
+        "polled": record.last_poll.is_some_and(|poll| poll >= pulse.awake_since),
+        "awake_for": seconds(time::since(now, pulse.awake_since)),
+        "away": seconds(pulse.away),
+        "ever": record.newest_arrival.is_some(),
+        "silent_for": age(silent_since, now),
+        "newest_event": age(record.newest_event, now),
+        "newest_event_time": record.newest_event.map(|time| time.to_string()),
+        "newest_arrival": age(record.newest_arrival, now),
+        "last_poll": age(record.last_poll, now),
+        "caught_up": record.caught_up,
+        "error": record.error.as_ref().map(|error| error.message.clone()),
+        "error_kind": record.error.as_ref().map(|error| error.kind.name()),
+        "error_remedy": record.error.as_ref().map(|error| error.kind.remedy()),
+        "needs_a_person": record.error.as_ref().is_some_and(|error| error.kind.needs_a_person()),
+        "failures": record.failures,
+        "failing_for": age(record.failing_since, now),
+        "cursor_trouble": age(record.cursor_trouble, now),
+        "key_expires_in": expires,
+        "quarantined": record.quarantined,
+        "last_quarantined": age(record.last_quarantined, now),
+        "stored": record.stored,
+    })
+}
+
+fn age(time: Option<Timestamp>, now: Timestamp) -> Option<i64> {
+    time.map(|time| seconds(time::since(now, time)))
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}

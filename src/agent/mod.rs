@@ -1,0 +1,335 @@
+//! The agent: wires the tasks of `run` and owns them. One poller a source, one thread for all rules, one worker a
+//! destination, one task that reloads rules, and housekeeping. Between them there is only the store and "look again" signals.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    deliver::{DestinationStatus, Router, Terminal, Worker},
+    diagnostic::Diagnostic,
+    name::{DestinationName, SourceName},
+    rule::{Loader, RuleSet},
+    source::{self, Pace, Poller, Source, SourceSetupError, SourceStatus, Timing},
+    store::{self, Store, StoreError},
+    time::{self, Clock, Timestamp},
+};
+
+mod evaluate;
+mod health;
+mod reload;
+
+pub use evaluate::Progress;
+
+/// Housekeeping: retention and merging of blocks.
+const HOUSEKEEPING: Duration = Duration::from_secs(10 * 60);
+/// Rules run on a thread of its own: Rhai recurses on the machine's stack.
+const RULE_STACK: usize = 16 * 1024 * 1024;
+
+/// Why the agent did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The store is not to be had.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A source could not be made ready.
+    #[error("source \"{name}\": {error}")]
+    Source {
+        /// Its name.
+        name: SourceName,
+        /// Why.
+        error: SourceSetupError,
+    },
+    /// There is nothing to poll.
+    #[error("the configuration has no `[[source]]`: there is nothing to poll")]
+    NoSource,
+    /// The machine refused something.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A task that should have gone on ended.
+    #[error("a task of the agent ended by itself ({0}): please report this")]
+    TaskEnded(String),
+}
+
+/// What tests and `demo` set.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the time is read.
+    pub clock: Clock,
+    /// How long pollers wait.
+    pub timing: Timing,
+    /// The terminal that alerts are written to.
+    pub terminal: Terminal,
+}
+
+/// An agent that is ready to run: everything that can be refused has been accepted.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    options: Options,
+    store: Store,
+    pollers: Vec<Poller>,
+    workers: Vec<Worker>,
+    loader: Loader,
+    rules: watch::Sender<Arc<RuleSet>>,
+    stored: watch::Sender<u64>,
+    owed: watch::Sender<u64>,
+    progress: watch::Sender<Progress>,
+    pid_file: PidFile,
+    /// Problems of the rule files, as they were found at the start.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// What the health checks look at.
+#[derive(Debug)]
+struct Watched {
+    sources: Vec<(source::Settings, watch::Receiver<SourceStatus>)>,
+    destinations: Vec<(DestinationName, watch::Receiver<DestinationStatus>)>,
+    started: Timestamp,
+    /// When the agent before this one was last alive.
+    last_alive: Option<Timestamp>,
+}
+
+impl Agent {
+    /// Opens the store, reads the secrets, loads the rules. Fails on whatever a person has to put right.
+    pub fn open(config: Config, options: Options) -> Result<Self, AgentError> {
+        if config.sources.is_empty() {
+            return Err(AgentError::NoSource);
+        }
+        let store = Store::open(&config.data_dir)?;
+        let pid_file = PidFile::write(&config)?;
+        let stored = watch::Sender::new(0);
+        let owed = watch::Sender::new(0);
+
+        let mut paces: Vec<(usize, Arc<Mutex<Pace>>)> = Vec::new();
+        let mut sources: Vec<Source> = Vec::new();
+        for settings in &config.sources {
+            let source =
+                Source::new(settings).map_err(|error| AgentError::Source { name: settings.name.clone(), error })?;
+            // The limit is the key's: sources with the same key take turns.
+            let shared = sources.iter().position(|other| other.same_credential(&source));
+            let pace = shared.and_then(|index| paces.get(index)).map_or_else(
+                || Arc::new(Mutex::new(Pace::new(settings.rate_limit))),
+                |(_, pace)| Arc::clone(pace),
+            );
+            paces.push((sources.len(), pace));
+            sources.push(source);
+        }
+        let mut pollers = Vec::new();
+        for ((settings, source), (_, pace)) in config.sources.iter().zip(sources).zip(paces) {
+            let poller = Poller::new(settings.clone(), source, store.clone(), options.clock.clone(), pace, stored.clone())?;
+            pollers.push(poller.with_timing(options.timing.clone()));
+        }
+        let workers = config
+            .destinations
+            .iter()
+            .map(|settings| {
+                let destination = settings.open(&options.terminal);
+                Worker::new(settings.name.clone(), destination, store.clone(), options.clock.clone(), owed.subscribe())
+            })
+            .collect();
+
+        let mut loader = Loader::new(config.rule_paths.clone(), config.overrides.clone());
+        let loaded = loader.load();
+        Ok(Self {
+            rules: watch::Sender::new(loaded.set),
+            diagnostics: loaded.diagnostics,
+            config,
+            options,
+            store,
+            pollers,
+            workers,
+            loader,
+            stored,
+            owed,
+            progress: watch::Sender::default(),
+            pid_file,
+        })
+    }
+
+    /// The store, to read.
+    pub fn reader(&self) -> store::Reader {
+        self.store.reader()
+    }
+
+    /// How far evaluation has come.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// How the sources stand.
+    pub fn sources(&self) -> Vec<(SourceName, watch::Receiver<SourceStatus>)> {
+        self.config.sources.iter().zip(&self.pollers).map(|(settings, poller)| (settings.name.clone(), poller.status())).collect()
+    }
+
+    /// The rules that run.
+    pub fn rules(&self) -> watch::Receiver<Arc<RuleSet>> {
+        self.rules.subscribe()
+    }
+
+    /// Runs until `stop`. Whatever happens to sources, rules and destinations, it goes on; only a failure of its own ends it.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AgentError> {
+        let watched = Watched {
+            sources: self.config.sources.iter().cloned().zip(self.pollers.iter().map(Poller::status)).collect(),
+            destinations: self
+                .config
+                .destinations
+                .iter()
+                .map(|settings| settings.name.clone())
+                .zip(self.workers.iter().map(Worker::status))
+                .collect(),
+            started: self.options.clock.now(),
+            last_alive: self.store.reader().alive()?,
+        };
+        // Workers outlive the others, so that what these leave owed is still delivered.
+        let stop_workers = CancellationToken::new();
+        let mut tasks: JoinSet<&'static str> = JoinSet::new();
+        let mut workers: JoinSet<()> = JoinSet::new();
+        for worker in self.workers {
+            workers.spawn(worker.run(stop_workers.clone()));
+        }
+        for poller in self.pollers {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                poller.run(stop).await;
+                "a poller"
+            });
+        }
+        let reloading = reload::Reloading {
+            loader: self.loader,
+            config_file: self.config.file.clone(),
+            mode: self.config.watch,
+            rules: self.rules.clone(),
+        };
+        let reload_stop = stop.clone();
+        tasks.spawn(async move {
+            reloading.run(reload_stop).await;
+            "the reloader"
+        });
+        tasks.spawn(housekeeping(self.store.clone(), self.config.retention, self.options.clock.clone(), stop.clone()));
+
+        let evaluator = evaluate::Evaluator {
+            store: self.store.clone(),
+            settings: self.config.detection.clone(),
+            router: Router::new(self.config.destinations.clone()),
+            clock: self.options.clock.clone(),
+            rules: self.rules.subscribe(),
+            stored: self.stored.subscribe(),
+            owed: self.owed.clone(),
+            progress: self.progress.clone(),
+            watched,
+        };
+        let evaluate_stop = stop.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let (ended, evaluator_ended) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("rules".to_owned())
+            .stack_size(RULE_STACK)
+            .spawn(move || {
+                evaluator.run(&runtime, &evaluate_stop);
+                // Nobody listens any more if the agent is gone already.
+                ended.send(()).ok();
+            })
+            .map_err(|error| AgentError::System { what: "no thread for the rules", error })?;
+        let mut evaluator_ended = evaluator_ended;
+        let result = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = tasks.join_next() => Err(AgentError::TaskEnded(describe(ended))),
+            _ = &mut evaluator_ended => Err(AgentError::TaskEnded("the rules' thread".to_owned())),
+        };
+        stop.cancel();
+        let result = if stop_was_asked(&result) {
+            // Rules have a time limit, so this ends soon.
+            tokio::time::timeout(Duration::from_secs(2), &mut evaluator_ended).await.ok();
+            Ok(())
+        } else {
+            result
+        };
+        while tasks.join_next().await.is_some() {}
+        stop_workers.cancel();
+        while workers.join_next().await.is_some() {}
+        if let Err(error) = self.store.set_alive(self.options.clock.now()).and_then(|()| self.store.flush()) {
+            tracing::error!(%error, "the store was not flushed");
+        }
+        drop(self.pid_file);
+        result
+    }
+}
+
+fn stop_was_asked(result: &Result<(), AgentError>) -> bool {
+    result.is_ok()
+}
+
+fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> String {
+    match ended {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "all of them".to_owned(),
+    }
+}
+
+/// Removes what is older than `retention`, and merges small blocks.
+async fn housekeeping(store: Store, retention: Duration, clock: Clock, stop: CancellationToken) -> &'static str {
+    // Soon after the start, so that an agent that is restarted often gets to it as well.
+    let mut wait = Duration::from_secs(60);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return "housekeeping",
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = HOUSEKEEPING;
+        let (store, clock) = (store.clone(), clock.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
+            let removed = store.remove_before(time::before(clock.now(), retention))?;
+            let merged = store.merge_blocks()?;
+            Ok::<_, StoreError>((removed, merged, begun.elapsed()))
+        });
+        match done.await {
+            Ok(Ok((removed, merged, took))) => {
+                tracing::debug!(events = removed.events, alerts = removed.alerts, merged, ?took, "housekeeping");
+            }
+            Ok(Err(error)) => tracing::error!(%error, "housekeeping failed: will be tried again"),
+            Err(error) => tracing::error!(%error, "housekeeping failed: will be tried again"),
+        }
+    }
+}
+
+/// Names the process that runs on the data directory, for a second one to tell.
+#[derive(Debug)]
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(config: &Config) -> Result<Self, AgentError> {
+        use std::{io::Write, os::unix::fs::OpenOptionsExt};
+        let path = store::pid_file(&config.data_dir);
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options
+            .open(&path)
+            .and_then(|mut file| writeln!(file, "{}", std::process::id()))
+            .map_err(|error| AgentError::System { what: "the pid file cannot be written", error })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // A file that is left behind names a process that no longer holds the lock: harmless.
+        std::fs::remove_file(&self.0).ok();
+    }
+}

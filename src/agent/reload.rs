@@ -1,0 +1,115 @@
+//! Taking up changed rule files while the agent runs: the whole set is loaded aside and swapped between two batches.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    diagnostic::{Diagnostic, Level, any_error},
+    rule::{Loaded, Loader, RuleSet, WatchMode, Watcher},
+};
+
+pub(super) struct Reloading {
+    pub(super) loader: Loader,
+    pub(super) config_file: PathBuf,
+    pub(super) mode: WatchMode,
+    pub(super) rules: watch::Sender<Arc<RuleSet>>,
+}
+
+impl Reloading {
+    /// Reloads until `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut watcher = Watcher::new(self.loader.roots(), self.mode);
+        let mut hangup = signal(SignalKind::hangup())
+            .inspect_err(|error| tracing::warn!(%error, "SIGHUP cannot be listened to"))
+            .ok();
+        loop {
+            let asked = async {
+                match &mut hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = watcher.changed() => {}
+                _ = asked => {
+                    tracing::info!("SIGHUP: reading configuration and rules again");
+                    self.read_config();
+                    watcher = Watcher::new(self.loader.roots(), self.mode);
+                }
+            }
+            if watcher.is_stale() {
+                watcher = Watcher::new(self.loader.roots(), self.mode);
+            }
+            let mut loader = self.loader;
+            // Compiling is work for a processor, not for the tasks' threads.
+            let task = tokio::task::spawn_blocking(move || {
+                let loaded = loader.load();
+                (loader, loaded)
+            });
+            match task.await {
+                Ok((loader, loaded)) => {
+                    self.loader = loader;
+                    self.publish(loaded);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "loading rules failed: the rules that run go on, and files are no longer watched");
+                    stop.cancelled().await;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn publish(&self, loaded: Loaded) {
+        if !loaded.changed {
+            return;
+        }
+        report(&loaded.diagnostics);
+        let set = &loaded.set;
+        for broken in &set.broken {
+            let runs = if broken.last_good_runs { "its last good version runs" } else { "nothing of it runs" };
+            tracing::error!(generation = set.generation, "the file on disk is broken, {runs}: {}", broken.problem);
+        }
+        tracing::info!(
+            generation = set.generation,
+            rules = set.detections.len(),
+            checks = set.checks.len(),
+            broken = set.broken.len(),
+            "rules loaded"
+        );
+        self.rules.send_replace(loaded.set);
+    }
+
+    /// Takes up what the configuration says about rules. The rest of it takes effect at the next start.
+    fn read_config(&mut self) {
+        let (config, diagnostics) = Config::load(&self.config_file);
+        report(&diagnostics);
+        match config {
+            Some(config) => {
+                self.mode = config.watch;
+                self.loader.set_overrides(config.rule_paths, config.overrides);
+                tracing::info!("rules and checks are read again; changes to sources and destinations take effect at the next start");
+            }
+            None => tracing::error!("the configuration is not usable: what was read before stays in force"),
+        }
+    }
+}
+
+fn report(diagnostics: &[Diagnostic]) {
+    for diagnostic in diagnostics {
+        match diagnostic.level {
+            Level::Error => tracing::error!(code = diagnostic.code, "{}", diagnostic.one_line()),
+            Level::Warning => tracing::warn!(code = diagnostic.code, "{}", diagnostic.one_line()),
+        }
+    }
+    if any_error(diagnostics) {
+        tracing::error!("`watchbell check --offline` shows the problems in full");
+    }
+}

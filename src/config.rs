@@ -1,0 +1,179 @@
+//! `watchbell.toml`: composed of the settings that each module owns. Strict: unknown keys are errors, and everything that is
+//! wrong is told at once. Relative paths are relative to the file.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use toml::de::DeTable;
+
+use crate::{
+    deliver, detect,
+    diagnostic::Diagnostic,
+    name::{DestinationName, RuleId},
+    rule::{Limits, Overrides, RuleOverride, WatchMode},
+    settings::{Problems, TableReader},
+    source,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Everything the configuration says.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Where the store is.
+    pub data_dir: PathBuf,
+    /// How long events and alerts are kept.
+    pub retention: Duration,
+    /// Rules directories.
+    pub rule_paths: Vec<PathBuf>,
+    /// How these are watched.
+    pub watch: WatchMode,
+    /// What is changed about single rules.
+    pub overrides: Overrides,
+    /// What detection is told.
+    pub detection: detect::Settings,
+    /// Where events come from.
+    pub sources: Vec<source::Settings>,
+    /// Where alerts go.
+    pub destinations: Vec<deliver::Settings>,
+}
+
+impl Config {
+    /// Reads the file. With errors among the diagnostics there is no configuration.
+    pub fn load(file: &Path) -> (Option<Self>, Vec<Diagnostic>) {
+        let text = match std::fs::read(file).map(String::from_utf8) {
+            Ok(Ok(text)) => text,
+            Ok(Err(error)) => {
+                let at = error.utf8_error().valid_up_to();
+                return (None, vec![Diagnostic::error("E002", file, format!("the file is not text: byte {at} is not UTF-8"))]);
+            }
+            Err(error) => {
+                let diagnostic = Diagnostic::error("E001", file, format!("the configuration cannot be read: {error}"))
+                    .help("`watchbell init` writes one; `--config FILE` names another");
+                return (None, vec![diagnostic]);
+            }
+        };
+        Self::parse(file, &text)
+    }
+
+    /// Reads the text of a configuration that stands in `file`.
+    pub fn parse(file: &Path, text: &str) -> (Option<Self>, Vec<Diagnostic>) {
+        let problems = Problems::new(file, text);
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let broken = !errors.is_empty();
+        for error in errors {
+            problems.push("E100", error.span().unwrap_or(0..0), error.message().to_owned(), None);
+        }
+        if broken {
+            // What could be read around a syntax error would only bring problems that are none.
+            return (None, problems.into_sorted());
+        }
+        let base = file.parent().unwrap_or(Path::new(""));
+        let config = read(file, base, TableReader::new(table.get_ref(), 0..0, "the configuration", &problems), &problems);
+        let found = problems.into_sorted();
+        (config.filter(|_| found.is_empty()), found)
+    }
+}
+
+fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems) -> Option<Config> {
+    let data_dir = base.join(top.text("data_dir").unwrap_or("data"));
+    let retention = top.duration("retention", DAY..=3_660 * DAY).unwrap_or(180 * DAY);
+
+    let mut rule_paths = vec![base.join("rules")];
+    let mut watch = WatchMode::Auto;
+    let mut limits = Limits::default();
+    if let Some(mut table) = top.table("rules") {
+        if let Some(paths) = table.texts("paths", |path| Ok(base.join(path))) {
+            rule_paths = paths;
+        }
+        watch = match table.text("watch") {
+            None | Some("auto") => WatchMode::Auto,
+            Some("poll") => WatchMode::Poll,
+            Some(other) => {
+                table.problem("watch", format!("`watch` is `auto` or `poll`, found \"{other}\""), None);
+                WatchMode::Auto
+            }
+        };
+        if let Some(operations) = table.number("max_operations", 1_000..=100_000_000) {
+            limits.operations = operations;
+        }
+        if let Some(time) = table.duration("max_time", Duration::from_millis(1)..=Duration::from_secs(60)) {
+            limits.time = time;
+        }
+        table.finish();
+    }
+    let mut max_age = DAY;
+    if let Some(mut table) = top.table("alerts") {
+        max_age = table.duration("max_age", Duration::from_secs(60)..=3_660 * DAY).unwrap_or(max_age);
+        table.finish();
+    }
+    let overrides = top.table("checks").map(read_overrides).unwrap_or_default();
+
+    let sources: Vec<_> = top
+        .tables("source")
+        .into_iter()
+        .filter_map(|table| {
+            let span = table.span();
+            source::Settings::read(table, base).map(|settings| (settings, span))
+        })
+        .collect();
+    let mut names = HashSet::new();
+    for (source, span) in &sources {
+        if !names.insert(source.name.clone()) {
+            problems.push("E106", span.clone(), format!("two sources are called \"{}\"", source.name), Some("a source's name is what its events are kept under: give each its own".to_owned()));
+        }
+    }
+    let has_destinations = top.has("destination");
+    let destinations: Vec<_> = top
+        .tables("destination")
+        .into_iter()
+        .filter_map(|table| {
+            let span = table.span();
+            deliver::Settings::read(table, base).map(|settings| (settings, span))
+        })
+        .collect();
+    let mut names = HashSet::new();
+    for (destination, span) in &destinations {
+        if !names.insert(destination.name.clone()) {
+            problems.push("E106", span.clone(), format!("two destinations are called \"{}\"", destination.name), None);
+        }
+    }
+    top.finish();
+    let mut destinations: Vec<deliver::Settings> = destinations.into_iter().map(|(settings, _)| settings).collect();
+    if !has_destinations {
+        destinations.push(deliver::Settings::terminal(DestinationName::parse("terminal").ok()?));
+    }
+    Some(Config {
+        file: file.to_owned(),
+        data_dir,
+        retention,
+        rule_paths,
+        watch,
+        overrides,
+        detection: detect::Settings { limits, max_age },
+        sources: sources.into_iter().map(|(settings, _)| settings).collect(),
+        destinations,
+    })
+}
+
+/// `[checks."builtin.log_drop_off"]`: switch a check rule off, or change its parameters.
+fn read_overrides(mut table: TableReader<'_>) -> Overrides {
+    let mut overrides = Overrides::new();
+    for (name, mut entry) in table.named_tables() {
+        let enabled = entry.boolean("enabled");
+        let params = entry.json("params");
+        match RuleId::parse(name) {
+            Ok(id) => {
+                overrides.insert(id, RuleOverride { enabled, params });
+            }
+            Err(error) => entry.problem("", error.to_string(), None),
+        }
+        entry.finish();
+    }
+    overrides
+}

@@ -1,0 +1,83 @@
+//! A file of JSON lines, one message a line, readable by its owner only. It is opened anew for each message, so that it can
+//! be rotated at any time.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{Destination, Message, Sending, Verdict};
+use crate::settings::TableReader;
+
+/// Where the file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Its path.
+    pub path: PathBuf,
+}
+
+impl Settings {
+    pub(super) fn read(table: &mut TableReader<'_>, base: &Path) -> Option<Self> {
+        let path = table.required_text("path", "\"alerts.jsonl\"")?;
+        Some(Self { path: base.join(path) })
+    }
+}
+
+/// A disk that does not answer in so long is a failing destination.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct FileDestination {
+    settings: Settings,
+}
+
+impl FileDestination {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+}
+
+fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
+    if !ends_with_newline(&mut file)? {
+        // A line that a crash tore stays a line of its own; its message is written again below.
+        file.write_all(b"\n")?;
+    }
+    file.write_all(line)?;
+    file.sync_data()
+}
+
+fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
+    if !file.metadata()?.is_file() || file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+impl Destination for FileDestination {
+    fn send<'a>(&'a mut self, message: &'a Message) -> Sending<'a> {
+        Box::pin(async move {
+            let path = self.settings.path.clone();
+            let shown = path.display().to_string();
+            let mut line = match serde_json::to_vec(message) {
+                Ok(line) => line,
+                Err(error) => return Verdict::Retry(format!("a message has no JSON form: {error}")),
+            };
+            line.push(b'\n');
+            // On a thread of its own: a disk may hang, and nothing else must wait for it.
+            let writing = tokio::task::spawn_blocking(move || append(&path, &line));
+            match tokio::time::timeout(TIMEOUT, writing).await {
+                Ok(Ok(Ok(()))) => Verdict::Delivered,
+                Ok(Ok(Err(error))) => Verdict::Retry(format!("`{shown}` cannot be written: {error}")),
+                Ok(Err(error)) => Verdict::Retry(format!("`{shown}` cannot be written: {error}")),
+                Err(_) => Verdict::Retry(format!("`{shown}` was not written in time")),
+            }
+        })
+    }
+}

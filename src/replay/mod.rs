@@ -1,0 +1,110 @@
+//! Replay: rules over events that are stored, or over a file of them, with a detector of its own. It writes and delivers
+//! nothing: it is given a [`crate::store::Reader`], or no store at all.
+//!
+//! It is the same [`Detector`] as in `run`, fed the same way, so that replaying what was evaluated gives the alerts that were
+//! raised.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    alert::{Alert, AlertChange},
+    detect::{Detector, Settings},
+    event::{Event, IncomingEvent},
+    name::{AlertId, RuleId, Sequence, SourceName},
+    rule::RuleSet,
+    time::Timestamp,
+};
+
+/// What rules found in a history.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Events that were looked at.
+    pub events: u64,
+    /// Time of the earliest.
+    pub earliest: Option<Timestamp>,
+    /// Time of the latest.
+    pub latest: Option<Timestamp>,
+    /// What each rule found, in the order of their ids.
+    pub rules: BTreeMap<RuleId, RuleReport>,
+    /// The alerts as they would have looked, in the order they opened.
+    pub alerts: Vec<Alert>,
+}
+
+/// What one rule found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RuleReport {
+    /// Events it said true for.
+    pub matches: u64,
+    /// Alerts these made.
+    pub alerts: u64,
+    /// Calls that failed.
+    pub errors: u64,
+    /// Text of the first failure.
+    pub first_error: Option<String>,
+}
+
+/// Runs rules over events as they come.
+#[derive(Debug)]
+pub struct Replay {
+    detector: Detector,
+    report: Report,
+    alerts: BTreeMap<AlertId, Alert>,
+    order: Vec<AlertId>,
+}
+
+impl Replay {
+    /// A replay of these rules, beginning with no state.
+    pub fn new(rules: Arc<RuleSet>, settings: Settings) -> Self {
+        let reports = rules.detections.iter().map(|rule| (rule.id().clone(), RuleReport::default())).collect();
+        Self {
+            detector: Detector::new(rules, settings),
+            report: Report { rules: reports, ..Report::default() },
+            alerts: BTreeMap::new(),
+            order: Vec::new(),
+        }
+    }
+
+    /// Evaluates the next event.
+    pub fn event(&mut self, event: &Event) {
+        self.report.events += 1;
+        self.report.earliest = Some(self.report.earliest.map_or(event.time, |time| time.min(event.time)));
+        self.report.latest = Some(self.report.latest.map_or(event.time, |time| time.max(event.time)));
+        let outcome = self.detector.evaluate(event);
+        for found in outcome.matches {
+            self.report.rules.entry(found.rule).or_default().matches += 1;
+        }
+        for (rule, error) in outcome.failures {
+            let rule = self.report.rules.entry(rule).or_default();
+            rule.errors += 1;
+            rule.first_error.get_or_insert(error);
+        }
+        for change in outcome.alerts {
+            let id = change.alert();
+            if let AlertChange::Opened(alert) = change {
+                self.report.rules.entry(alert.rule.clone()).or_default().alerts += 1;
+                self.order.push(id);
+                self.alerts.insert(id, *alert);
+            } else if let Some(alert) = self.alerts.get_mut(&id) {
+                alert.apply(&change);
+            }
+        }
+        // Nobody stores the state of a replay.
+        self.detector.take_changes();
+    }
+
+    /// What was found.
+    pub fn finish(mut self) -> Report {
+        self.report.alerts = self.order.iter().filter_map(|id| self.alerts.remove(id)).collect();
+        self.report
+    }
+}
+
+/// Events of a file as they would be if each had arrived when it happened, in the order of the file.
+pub fn file_events(events: Vec<IncomingEvent>, source: &SourceName, now: Timestamp) -> impl Iterator<Item = Event> {
+    (1..).zip(events).map(move |(number, event)| {
+        let arrived = event.time.or(event.processed).unwrap_or(now);
+        event.into_event(source.clone(), Sequence(number), arrived)
+    })
+}

@@ -1,0 +1,290 @@
+//! The poll loop: fetch a page, store it with its cursor, and decide when to come back.
+//!
+//! The log has two endings, and both work: a cursor on an empty page (kept, and asked again later), and no cursor at all (the
+//! next poll starts at the newest `processedAt` minus an overlap, and known ids are dropped). Trouble never ends the loop.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{FetchError, Pace, Position, Settings, Source, atlassian::PAGE_LIMIT};
+use crate::{
+    condition::Condition,
+    store::{Appended, Page, SourceError, SourceRecord, Store, StoreError},
+    time::{self, Clock},
+};
+
+/// How long the loop waits for what. Only tests change it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// Before trying again what only a person can put right.
+    pub refused: Duration,
+    /// Before the first retry; doubled each time.
+    pub first_retry: Duration,
+    /// The longest wait between retries.
+    pub longest_retry: Duration,
+    /// After a 429 that does not say for how long.
+    pub rate_limited: Duration,
+    /// Entries asked for on a page.
+    pub page_limit: usize,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            refused: Duration::from_secs(5 * 60),
+            first_retry: Duration::from_secs(1),
+            longest_retry: Duration::from_secs(5 * 60),
+            rate_limited: Duration::from_secs(60),
+            page_limit: PAGE_LIMIT,
+        }
+    }
+}
+
+/// Pages in a row that bring nothing new before the cursor counts as going in circles. An overlap of ten minutes is rarely
+/// more than a few pages.
+const FRUITLESS_PAGES: u32 = 200;
+
+/// How a source stands, for whoever wants to know while the agent runs.
+#[derive(Debug, Clone, Default)]
+pub struct SourceStatus {
+    /// What is known of it.
+    pub record: SourceRecord,
+    /// Polls since the agent started, succeeded or not.
+    pub polls: u64,
+}
+
+/// Polls one source until it is told to stop.
+#[derive(Debug)]
+pub struct Poller {
+    settings: Settings,
+    timing: Timing,
+    source: Source,
+    store: Store,
+    clock: Clock,
+    pace: Arc<Mutex<Pace>>,
+    status: watch::Sender<SourceStatus>,
+    /// Counts stored pages: "look again" for the evaluate loop.
+    stored: watch::Sender<u64>,
+    fruitless: u32,
+    random: fastrand::Rng,
+}
+
+enum Next {
+    AtOnce,
+    After(Duration),
+}
+
+impl Poller {
+    /// A poller of one source. `pace` is shared by sources with the same key.
+    pub fn new(
+        settings: Settings,
+        source: Source,
+        store: Store,
+        clock: Clock,
+        pace: Arc<Mutex<Pace>>,
+        stored: watch::Sender<u64>,
+    ) -> Result<Self, StoreError> {
+        let record = store.reader().source(&settings.name)?.unwrap_or_default();
+        let (status, _) = watch::channel(SourceStatus { record, polls: 0 });
+        Ok(Self {
+            settings,
+            timing: Timing::default(),
+            source,
+            store,
+            clock,
+            pace,
+            status,
+            stored,
+            fruitless: 0,
+            random: fastrand::Rng::new(),
+        })
+    }
+
+    /// Waits as `timing` says instead of as usual.
+    #[must_use]
+    pub fn with_timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
+    }
+
+    /// Where to read how the source stands.
+    pub fn status(&self) -> watch::Receiver<SourceStatus> {
+        self.status.subscribe()
+    }
+
+    /// Polls until `stop`. A page that is being stored is finished first.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                next = self.poll() => next,
+            };
+            if let Next::After(wait) = next {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        }
+    }
+
+    async fn poll(&mut self) -> Next {
+        self.pace.lock().await.turn().await;
+        let now = self.clock.now();
+        let mut record = self.status.borrow().record.clone();
+        let position = self.position(&mut record, now);
+        match self.source.fetch(&position, self.timing.page_limit, now).await {
+            Ok(page) => {
+                let entries = page.entries();
+                let before = record.cursor.take();
+                record.error = None;
+                record.failures = 0;
+                record.failing_since = None;
+                record.last_poll = Some(now);
+                record.first_poll = record.first_poll.or(Some(now));
+                record.cursor = page.next.clone();
+                record.caught_up = entries == 0 || page.next.is_none();
+                if let (0, Some(skew)) = (self.status.borrow().polls, page.server_time) {
+                    let skew = time::distance(now, skew);
+                    if skew > Duration::from_secs(300) {
+                        tracing::warn!(source = %self.settings.name, skew = time::show_duration(skew), "this machine's clock differs from Atlassian's");
+                    }
+                }
+                let stuck = before.is_some() && before == page.next;
+                match self.store_page(page, record).await {
+                    Ok(new) => self.after_page(entries, new, stuck),
+                    Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())),
+                }
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    fn position(&self, record: &mut SourceRecord, now: time::Timestamp) -> Position {
+        if let Some(cursor) = &record.cursor {
+            return Position::Cursor(cursor.clone());
+        }
+        let from = match record.newest_processed.or(record.newest_event) {
+            Some(newest) => time::before(newest, self.settings.overlap),
+            None => *record.started_from.get_or_insert(time::before(now, self.settings.backfill)),
+        };
+        Position::From(from)
+    }
+
+    /// Stores a page with its record; returns how many of its events are new.
+    async fn store_page(&mut self, page: super::FetchedPage, mut record: SourceRecord) -> Result<usize, StoreError> {
+        let store = self.store.clone();
+        let name = self.settings.name.clone();
+        let arrived = self.clock.now();
+        let empty = page.entries() == 0;
+        // Writing waits for the disk. The task goes on if this future is dropped, so a page is stored whole or not at all.
+        let task = tokio::task::spawn_blocking(move || {
+            if empty {
+                store.save_source(&name, &record)?;
+                return Ok((record, Appended::default()));
+            }
+            let page = Page { source: name, arrived, events: page.events, rejected: page.rejected };
+            let appended = store.append_page(page, &mut record)?;
+            Ok::<_, StoreError>((record, appended))
+        });
+        let (record, appended) = task.await.map_err(|error| StoreError::Sync(std::io::Error::other(error)))??;
+        self.status.send_modify(|status| {
+            status.record = record;
+            status.polls += 1;
+        });
+        if appended != Appended::default() {
+            tracing::debug!(source = %self.settings.name, stored = appended.stored, duplicates = appended.duplicates, quarantined = appended.quarantined, "page stored");
+        }
+        if appended.quarantined > 0 {
+            tracing::warn!(source = %self.settings.name, entries = appended.quarantined, "entries that are no events were quarantined: see `watchbell events list --quarantined`");
+        }
+        if appended.stored > 0 {
+            self.stored.send_modify(|count| *count += 1);
+        }
+        Ok(appended.stored)
+    }
+
+    fn after_page(&mut self, entries: usize, new: usize, stuck: bool) -> Next {
+        if new > 0 || entries == 0 {
+            self.fruitless = 0;
+        } else {
+            self.fruitless += 1;
+        }
+        if entries > 0 && new == 0 && (stuck || self.fruitless >= FRUITLESS_PAGES) {
+            tracing::warn!(source = %self.settings.name, "the cursor does not move: going back to the time of the newest event");
+            self.fruitless = 0;
+            let now = self.clock.now();
+            self.status.send_modify(|status| {
+                status.record.cursor = None;
+                status.record.cursor_trouble = Some(now);
+                status.record.caught_up = true;
+            });
+            self.save();
+            return Next::After(self.settings.poll_interval);
+        }
+        if self.status.borrow().record.caught_up || stuck {
+            Next::After(self.settings.poll_interval)
+        } else {
+            Next::AtOnce
+        }
+    }
+
+    fn failed(&mut self, error: FetchError) -> Next {
+        let now = self.clock.now();
+        let kind = error.kind;
+        let mut first = false;
+        self.status.send_modify(|status| {
+            let record = &mut status.record;
+            status.polls += 1;
+            first = record.error.as_ref().is_none_or(|last| last.kind != kind);
+            record.failures = record.failures.saturating_add(1);
+            record.failing_since = record.failing_since.or(Some(now));
+            record.error = Some(SourceError { kind, message: error.message.clone(), at: now });
+            if kind == Condition::CursorRefused {
+                record.cursor = None;
+                record.cursor_trouble = Some(now);
+            }
+        });
+        let failures = self.status.borrow().record.failures;
+        self.save();
+        if kind == Condition::CursorRefused {
+            tracing::warn!(source = %self.settings.name, "{}: going back to the time of the newest event", error.message);
+            // Once at once; a source that refuses cursors again and again is waited for like any other failure.
+            if failures == 1 {
+                return Next::AtOnce;
+            }
+        }
+        let wait = if kind.needs_a_person() {
+            if let Err(error) = self.source.reload_secret() {
+                tracing::debug!(source = %self.settings.name, %error, "reading the key again");
+            }
+            self.timing.refused
+        } else {
+            let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(20));
+            let base = if kind == Condition::RateLimited { self.timing.rate_limited } else { self.timing.first_retry };
+            // Between half of it and all of it, so that many agents do not come back together.
+            let wait = base.saturating_mul(doubled).min(self.timing.longest_retry).mul_f64(0.5 + self.random.f64() / 2.0);
+            match error.retry_after {
+                Some(asked) => asked.max(self.timing.first_retry.mul_f64(0.5)),
+                None => wait,
+            }
+        };
+        if first {
+            tracing::warn!(source = %self.settings.name, kind = kind.name(), retry = time::show_duration(wait), "{}", error.message);
+        } else {
+            tracing::debug!(source = %self.settings.name, kind = kind.name(), failures, retry = time::show_duration(wait), "{}", error.message);
+        }
+        Next::After(wait)
+    }
+
+    /// Saves the record beside the events. If that fails the store is in trouble, which the next page will say.
+    fn save(&self) {
+        let record = self.status.borrow().record.clone();
+        if let Err(error) = self.store.save_source(&self.settings.name, &record) {
+            tracing::error!(source = %self.settings.name, %error, "the source's state was not saved");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Blocks: up to some hundred events, compressed together, with a small directory that says what is in them without
+//! decompressing: numbers, times, sources and actions.
+//!
+//! A block is a directory value and the compressed events in chunks of a few kilobytes each (see `store` for why). A scan by
+//! time or action skips whole blocks by their directories.
+
+use std::{ops::Range, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{StoreError, key, value};
+use crate::{
+    event::Event,
+    name::{EventId, Sequence, SourceName},
+    time::{self, Timestamp},
+};
+
+/// Blocks are merged up to so many events.
+pub(super) const FULL_BLOCK: usize = 500;
+/// Larger values make sled's nodes spill into files of their own: a node holds up to 17 values and may have 128 KiB.
+const CHUNK_BYTES: usize = 6 * 1024;
+/// zstd's default: 223 bytes an event of 1.3 KB, at half a microsecond.
+const COMPRESSION: i32 = 3;
+/// No block decompresses to more: a page has at most 32 MiB.
+const MAX_BLOCK_BYTES: usize = 256 * 1024 * 1024;
+
+/// What is in a block.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Directory {
+    pub(super) first: Sequence,
+    /// The earliest and latest event time, in milliseconds.
+    pub(super) times: (i64, i64),
+    /// The latest of the events' own times, none counted later than its arrival: for retention.
+    pub(super) newest: i64,
+    pub(super) sources: Vec<SourceName>,
+    pub(super) actions: Vec<Arc<str>>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) chunks: u32,
+    /// Bytes of the events before compression.
+    pub(super) raw_bytes: u64,
+}
+
+/// One event in the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) time: i64,
+    pub(super) arrived: i64,
+    source: u16,
+    action: u16,
+}
+
+/// Which events a scan wants. Empty: all.
+#[derive(Debug, Clone, Default)]
+pub struct ScanFilter {
+    /// Event time, this or later.
+    pub since: Option<Timestamp>,
+    /// Event time, before this.
+    pub until: Option<Timestamp>,
+    /// Action ids with `*`; none: every action.
+    pub action: Option<globset::GlobMatcher>,
+    /// The source; none: every source.
+    pub source: Option<SourceName>,
+}
+
+impl ScanFilter {
+    /// Whether the block can hold a wanted event at all.
+    fn may_hold(&self, directory: &Directory) -> bool {
+        self.since.is_none_or(|since| directory.times.1 >= since.as_millisecond())
+            && self.until.is_none_or(|until| directory.times.0 < until.as_millisecond())
+            && self.source.as_ref().is_none_or(|source| directory.sources.contains(source))
+            && self.action.as_ref().is_none_or(|glob| directory.actions.iter().any(|action| glob.is_match(&**action)))
+    }
+
+    fn wants(&self, directory: &Directory, entry: &Entry) -> bool {
+        self.since.is_none_or(|since| entry.time >= since.as_millisecond())
+            && self.until.is_none_or(|until| entry.time < until.as_millisecond())
+            && self.source.as_ref().is_none_or(|source| directory.sources.get(usize::from(entry.source)) == Some(source))
+            && self.action.as_ref().is_none_or(|glob| {
+                directory.actions.get(usize::from(entry.action)).is_some_and(|action| glob.is_match(&**action))
+            })
+    }
+}
+
+impl Directory {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, StoreError> {
+        Ok(value::from_postcard::<Self>("a block's directory", bytes)?.0)
+    }
+
+    pub(super) fn last(&self) -> Sequence {
+        Sequence(self.first.0 + (self.entries.len() as u64).saturating_sub(1))
+    }
+
+    /// The places in the block of the events that are wanted.
+    pub(super) fn wanted(&self, filter: &ScanFilter) -> Vec<usize> {
+        if !filter.may_hold(self) {
+            return Vec::new();
+        }
+        self.entries.iter().enumerate().filter(|(_, entry)| filter.wants(self, entry)).map(|(index, _)| index).collect()
+    }
+}
+
+/// Adds a block of these events to a batch. Their numbers must follow one another.
+pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), StoreError> {
+    let Some(first) = events.first() else { return Ok(()) };
+    let mut sources: Vec<SourceName> = Vec::new();
+    let mut actions: Vec<Arc<str>> = Vec::new();
+    let mut entries = Vec::with_capacity(events.len());
+    let mut raw = Vec::new();
+    for event in events {
+        entries.push(Entry {
+            time: event.time.as_millisecond(),
+            arrived: event.arrived.as_millisecond(),
+            source: index_of(&mut sources, &event.source)?,
+            action: index_of(&mut actions, &event.action)?,
+        });
+    }
+    let lengths: Vec<(&EventId, u32)> = events
+        .iter()
+        .map(|event| Ok((&event.id, u32::try_from(event.raw.len()).map_err(|error| StoreError::damaged("an event", error))?)))
+        .collect::<Result<_, StoreError>>()?;
+    raw.extend_from_slice(&value::to_postcard(&lengths)?);
+    for event in events {
+        raw.extend_from_slice(event.raw.as_bytes());
+    }
+    let compressed =
+        zstd::bulk::compress(&raw, COMPRESSION).map_err(|error| StoreError::damaged("a block", error))?;
+    let times = entries.iter().map(|entry| entry.time);
+    let directory = Directory {
+        first: first.sequence,
+        times: (times.clone().min().unwrap_or(0), times.max().unwrap_or(0)),
+        newest: entries.iter().map(|entry| entry.time.min(entry.arrived)).max().unwrap_or(0),
+        sources,
+        actions,
+        entries,
+        chunks: u32::try_from(compressed.len().div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX),
+        raw_bytes: raw.len() as u64,
+    };
+    for (index, chunk) in (0_u32..).zip(compressed.chunks(CHUNK_BYTES)) {
+        batch.insert(key::chunk(first.sequence, index), chunk);
+    }
+    batch.insert(key::directory(first.sequence), value::to_postcard(&directory)?);
+    Ok(())
+}
+
+/// Removes a block in a batch.
+pub(super) fn remove(batch: &mut sled::Batch, directory: &Directory) {
+    batch.remove(key::directory(directory.first));
+    for index in 0..directory.chunks {
+        batch.remove(key::chunk(directory.first, index));
+    }
+}
+
+/// The decompressed events of a block.
+pub(super) struct Contents {
+    bytes: Vec<u8>,
+    ids: Vec<EventId>,
+    places: Vec<Range<usize>>,
+}
+
+impl Contents {
+    pub(super) fn read(tree: &sled::Tree, directory: &Directory) -> Result<Self, StoreError> {
+        let mut compressed = Vec::new();
+        for chunk in tree.scan_prefix(key::chunks(directory.first)) {
+            compressed.extend_from_slice(&chunk?.1);
+        }
+        let size = usize::try_from(directory.raw_bytes).unwrap_or(usize::MAX);
+        if size > MAX_BLOCK_BYTES {
+            return Err(StoreError::damaged("a block", format!("it says to have {size} bytes")));
+        }
+        let bytes =
+            zstd::bulk::decompress(&compressed, size).map_err(|error| StoreError::damaged("a block", error))?;
+        let (lengths, rest) = value::from_postcard::<Vec<(EventId, u32)>>("a block", &bytes)?;
+        let mut at = bytes.len() - rest.len();
+        let mut ids = Vec::with_capacity(lengths.len());
+        let mut places = Vec::with_capacity(lengths.len());
+        for (id, length) in lengths {
+            ids.push(id);
+            places.push(at..at + length as usize);
+            at += length as usize;
+        }
+        if at != bytes.len() || ids.len() != directory.entries.len() {
+            return Err(StoreError::damaged("a block", "its directory does not fit it"));
+        }
+        Ok(Self { bytes, ids, places })
+    }
+
+    pub(super) fn ids(&self) -> &[EventId] {
+        &self.ids
+    }
+
+    /// The event at a place of the block.
+    pub(super) fn event(&self, directory: &Directory, index: usize) -> Result<Event, StoreError> {
+        let missing = || StoreError::damaged("a block", "an entry is missing");
+        let entry = directory.entries.get(index).ok_or_else(missing)?;
+        let raw = self.places.get(index).and_then(|place| self.bytes.get(place.clone())).ok_or_else(missing)?;
+        let raw = std::str::from_utf8(raw).map_err(|error| StoreError::damaged("an event", error))?;
+        Ok(Event {
+            sequence: Sequence(directory.first.0 + index as u64),
+            source: directory.sources.get(usize::from(entry.source)).ok_or_else(missing)?.clone(),
+            arrived: time::from_millis(entry.arrived),
+            time: time::from_millis(entry.time),
+            id: self.ids.get(index).ok_or_else(missing)?.clone(),
+            action: Arc::clone(directory.actions.get(usize::from(entry.action)).ok_or_else(missing)?),
+            raw: raw.into(),
+        })
+    }
+
+    /// All events of the block.
+    pub(super) fn all(&self, directory: &Directory) -> Result<Vec<Event>, StoreError> {
+        (0..directory.entries.len()).map(|index| self.event(directory, index)).collect()
+    }
+}
+
+fn index_of<T: Clone + PartialEq>(list: &mut Vec<T>, item: &T) -> Result<u16, StoreError> {
+    let index = list.iter().position(|other| other == item).unwrap_or_else(|| {
+        list.push(item.clone());
+        list.len() - 1
+    });
+    u16::try_from(index).map_err(|error| StoreError::damaged("a block", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn event(sequence: u64, time: i64, action: u8, raw: &str) -> Event {
+        Event {
+            sequence: Sequence(sequence),
+            source: SourceName::parse(&format!("s{}", action % 2)).unwrap(),
+            arrived: time::from_millis(time + 5),
+            time: time::from_millis(time),
+            id: EventId::parse(&format!("id-{sequence}")).unwrap(),
+            action: format!("action_{action}").into(),
+            raw: raw.into(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_is_written_is_read(
+            made in prop::collection::vec((-4_000_000_000_000_i64..4_000_000_000_000, 0_u8..6, ".{0,200}"), 1..40),
+            first in 1_u64..1_000_000,
+        ) {
+            let db = sled::Config::new().temporary(true).open().unwrap();
+            let events: Vec<Event> = made
+                .iter()
+                .enumerate()
+                .map(|(index, (time, action, raw))| event(first + index as u64, *time, *action, raw))
+                .collect();
+            let mut batch = sled::Batch::default();
+            write(&mut batch, &events).unwrap();
+            db.apply_batch(batch).unwrap();
+            let directory = Directory::parse(&db.get(key::directory(Sequence(first))).unwrap().unwrap()).unwrap();
+            prop_assert_eq!(directory.last(), events.last().unwrap().sequence);
+            let contents = Contents::read(&db, &directory).unwrap();
+            prop_assert_eq!(contents.all(&directory).unwrap(), events.clone());
+            // Picking by time and action finds what looking at each event finds.
+            let filter = ScanFilter {
+                since: Some(time::from_millis(0)),
+                action: Some(globset::Glob::new("action_[123]").unwrap().compile_matcher()),
+                ..ScanFilter::default()
+            };
+            let expected: Vec<usize> = events
+                .iter()
+                .enumerate()
+                .filter(|(_, event)| event.time >= time::from_millis(0) && ["action_1", "action_2", "action_3"].contains(&&*event.action))
+                .map(|(index, _)| index)
+                .collect();
+            prop_assert_eq!(directory.wanted(&filter), expected);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What is known of a source: its cursor, and how far it has come.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{condition::Condition, time::Timestamp};
+
+/// What is kept of a source between runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// The opaque token of the next page; absent: start from a time.
+    pub cursor: Option<String>,
+    /// The newest `processedAt` seen.
+    pub newest_processed: Option<Timestamp>,
+    /// The newest event time seen, none counted later than its arrival.
+    pub newest_event: Option<Timestamp>,
+    /// When an event last arrived.
+    pub newest_arrival: Option<Timestamp>,
+    /// When the first poll succeeded.
+    pub first_poll: Option<Timestamp>,
+    /// When a poll last succeeded.
+    pub last_poll: Option<Timestamp>,
+    /// When the first page was asked for from.
+    pub started_from: Option<Timestamp>,
+    /// When an entry was last quarantined.
+    pub last_quarantined: Option<Timestamp>,
+    /// What went wrong at the last poll; absent if it succeeded.
+    pub error: Option<SourceError>,
+    /// Failed polls in a row.
+    pub failures: u32,
+    /// When the failures began.
+    pub failing_since: Option<Timestamp>,
+    /// Whether the last poll reached the end of the log.
+    pub caught_up: bool,
+    /// Events stored.
+    pub stored: u64,
+    /// Events that came again.
+    pub duplicates: u64,
+    /// Entries that were no events.
+    pub quarantined: u64,
+    /// When the cursor last stood still although there were events behind it, or was refused.
+    pub cursor_trouble: Option<Timestamp>,
+}
+
+/// A failed poll, as it is kept and shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceError {
+    /// Which kind of trouble.
+    pub kind: Condition,
+    /// What was tried and what came back; never a secret.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}

@@ -1,0 +1,169 @@
+//! Keys: one prefix byte a kind, numbers big-endian, so that the order of the bytes is the order of what they mean.
+
+use crate::{
+    name::{AlertId, DestinationName, EventId, Sequence, SourceName},
+    time::Timestamp,
+};
+
+/// Version of the layout.
+pub(super) const FORMAT: &[u8] = b"m/format";
+/// The number of the next event.
+pub(super) const NEXT_SEQUENCE: &[u8] = b"m/next";
+/// The number of the last event that was evaluated.
+pub(super) const MARK: &[u8] = b"m/mark";
+/// When the agent was last alive.
+pub(super) const ALIVE: &[u8] = b"m/alive";
+
+/// Directories of event blocks, by their first number.
+pub(super) const DIRECTORY: u8 = b'd';
+/// Chunks of event blocks, by the block's first number and their place.
+pub(super) const CHUNK: u8 = b'e';
+/// Numbers of events, by source and id.
+pub(super) const SEEN: u8 = b'i';
+/// What is known of a source.
+pub(super) const SOURCE: u8 = b'c';
+/// Alerts, by id.
+pub(super) const ALERT: u8 = b'a';
+/// Alerts' ids, by the time they opened.
+pub(super) const ALERT_TIME: u8 = b't';
+/// Events of alerts, by alert and number.
+pub(super) const MATCH: u8 = b'x';
+/// Deliveries owed, by destination and the order they came up in.
+pub(super) const DELIVERY: u8 = b'o';
+/// Entries that were no events, by the order they came in.
+pub(super) const QUARANTINE: u8 = b'q';
+/// Detection state, by its name.
+pub(super) const STATE: u8 = b's';
+
+pub(super) fn directory(first: Sequence) -> Vec<u8> {
+    numbered(DIRECTORY, first.0)
+}
+
+pub(super) fn chunk(first: Sequence, index: u32) -> Vec<u8> {
+    let mut key = numbered(CHUNK, first.0);
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// All chunks of a block.
+pub(super) fn chunks(first: Sequence) -> Vec<u8> {
+    numbered(CHUNK, first.0)
+}
+
+/// An id is hashed together with its source: ids may be long, and are looked up only whole.
+pub(super) fn seen(source: &SourceName, id: &EventId) -> Vec<u8> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(source.as_str().len() as u64).to_be_bytes());
+    hasher.update(source.as_str().as_bytes());
+    hasher.update(id.as_str().as_bytes());
+    let mut key = vec![SEEN];
+    key.extend(hasher.finalize().as_bytes().iter().take(16));
+    key
+}
+
+pub(super) fn source(source: &SourceName) -> Vec<u8> {
+    named(SOURCE, source.as_str())
+}
+
+pub(super) fn alert(id: AlertId) -> Vec<u8> {
+    let mut key = vec![ALERT];
+    key.extend_from_slice(&id.bytes());
+    key
+}
+
+pub(super) fn alert_time(time: Timestamp, id: AlertId) -> Vec<u8> {
+    let mut key = vec![ALERT_TIME];
+    key.extend_from_slice(&ordered(time.as_millisecond()));
+    key.extend_from_slice(&id.bytes());
+    key
+}
+
+/// The beginning of the keys of alerts that opened at `time`.
+pub(super) fn alert_times_from(time: Timestamp) -> Vec<u8> {
+    let mut key = vec![ALERT_TIME];
+    key.extend_from_slice(&ordered(time.as_millisecond()));
+    key
+}
+
+pub(super) fn matches(alert: AlertId) -> Vec<u8> {
+    let mut key = vec![MATCH];
+    key.extend_from_slice(&alert.bytes());
+    key
+}
+
+pub(super) fn matched(alert: AlertId, sequence: Sequence) -> Vec<u8> {
+    let mut key = matches(alert);
+    key.extend_from_slice(&sequence.0.to_be_bytes());
+    key
+}
+
+/// All deliveries of a destination. Names have no control characters, so the zero ends them.
+pub(super) fn deliveries(destination: &DestinationName) -> Vec<u8> {
+    let mut key = named(DELIVERY, destination.as_str());
+    key.push(0);
+    key
+}
+
+pub(super) fn delivery(destination: &DestinationName, number: u64) -> Vec<u8> {
+    let mut key = deliveries(destination);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub(super) fn quarantined(number: u64) -> Vec<u8> {
+    numbered(QUARANTINE, number)
+}
+
+pub(super) fn state(name: &str) -> Vec<u8> {
+    named(STATE, name)
+}
+
+/// The number at the end of a key.
+pub(super) fn number_at_end(key: &[u8]) -> Option<u64> {
+    let start = key.len().checked_sub(8)?;
+    key.get(start..)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// The alert id at the end of a key.
+pub(super) fn alert_at_end(key: &[u8]) -> Option<AlertId> {
+    let start = key.len().checked_sub(16)?;
+    key.get(start..)?.try_into().ok().map(AlertId::from_bytes)
+}
+
+fn numbered(prefix: u8, number: u64) -> Vec<u8> {
+    let mut key = vec![prefix];
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn named(prefix: u8, name: &str) -> Vec<u8> {
+    let mut key = vec![prefix];
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+/// A signed number as bytes whose order is that of the numbers.
+fn ordered(number: i64) -> [u8; 8] {
+    (number.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::from_millis;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_order_of_keys_is_the_order_of_values(one: u64, other: u64, early in -1_000_000_000_000_i64..1_000_000_000_000, late in -1_000_000_000_000_i64..1_000_000_000_000) {
+            prop_assert_eq!(directory(Sequence(one)).cmp(&directory(Sequence(other))), one.cmp(&other));
+            let id = AlertId::from_bytes([7; 16]);
+            prop_assert_eq!(
+                alert_time(from_millis(early), id).cmp(&alert_time(from_millis(late), id)),
+                early.cmp(&late)
+            );
+            prop_assert_eq!(number_at_end(&quarantined(one)), Some(one));
+            prop_assert_eq!(alert_at_end(&alert_time(from_millis(early), id)), Some(id));
+        }
+    }
+}

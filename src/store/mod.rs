@@ -1,0 +1,235 @@
+//! Memory: events, cursors, alerts, detection state and the outbox, in one sled tree. The only place that knows keys and
+//! encodings; it applies outcomes and understands none.
+//!
+//! Everything that belongs together is one [`sled::Batch`]: a page and the cursor behind it; an evaluated batch with its
+//! alerts, state, deliveries and mark. A batch is on disk, whole, before the call returns: sled's own flush makes it safe
+//! against the death of the process, and `sync_data` on its file after that against the loss of power. (sled 0.34 flushes with
+//! `sync_file_range` on Linux, which is no barrier. Values are kept small, in chunks, so that sled never writes them to files
+//! of their own, which it does not sync.)
+
+use std::{
+    fs::{self, DirBuilder, File},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    name::{NameError, SourceName},
+    time::Timestamp,
+};
+
+mod alert;
+mod block;
+mod cursor;
+mod event;
+mod key;
+mod outbox;
+mod quarantine;
+mod reader;
+mod retention;
+mod value;
+
+pub use alert::{Commit, Staged};
+pub use block::ScanFilter;
+pub use cursor::{SourceError, SourceRecord};
+pub use event::{Appended, Page};
+pub use outbox::Delivery;
+pub use quarantine::Quarantined;
+pub use reader::{AlertFilter, Reader};
+pub use retention::Removed;
+
+/// The version of the layout that this program writes.
+pub const FORMAT: u32 = 1;
+/// sled's default is 1 GiB.
+const CACHE_BYTES: u64 = 48 * 1024 * 1024;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it open.
+    #[error("the store `{}` is in use by {holder}", path.display())]
+    Locked {
+        /// The store.
+        path: PathBuf,
+        /// Who holds it, as far as is known.
+        holder: String,
+    },
+    /// A newer program wrote it.
+    #[error("the store `{}` has format {found}, this program knows formats up to {FORMAT}: use the newer watchbell that wrote it", path.display())]
+    Newer {
+        /// The store.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Something else is there.
+    #[error("`{}` is a sled database, but not one of watchbell's: choose another `data_dir`", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory cannot be used.
+    #[error("the data directory `{}` cannot be used: {error}: check that it exists, its permissions, and free space", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Reading or writing failed.
+    #[error("the store cannot be read or written: {0}: check free space and the disk")]
+    Disk(#[from] sled::Error),
+    /// Syncing failed.
+    #[error("the store cannot be synced to disk: {0}: check free space and the disk")]
+    Sync(std::io::Error),
+    /// Bytes that are not what was written.
+    #[error("the store holds {what} that cannot be read: {detail}")]
+    Damaged {
+        /// What it is.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+impl StoreError {
+    fn damaged(what: &'static str, detail: impl ToString) -> Self {
+        Self::Damaged { what, detail: detail.to_string() }
+    }
+}
+
+impl From<NameError> for StoreError {
+    fn from(error: NameError) -> Self {
+        Self::damaged("a name", error)
+    }
+}
+
+/// The open store. Cloning gives another handle on the same one.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    db: sled::Db,
+    tree: sled::Tree,
+    /// Our own handle on sled's log, to sync it.
+    log: File,
+    /// Held while sequence numbers are given out, so that a page's are contiguous and in the order of the writes.
+    appending: Mutex<()>,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the store in `data_dir`, making both if need be. Only one process can have it open.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let unusable = |error| StoreError::Directory { path: data_dir.to_owned(), error };
+        DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(unusable)?;
+        let path = data_dir.join("store");
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(unusable)?;
+        let db = sled::Config::new()
+            .path(&path)
+            .cache_capacity(CACHE_BYTES)
+            .open()
+            .map_err(|error| open_error(error, data_dir, &path))?;
+        let log = File::open(path.join("db")).map_err(unusable)?;
+        restrict(&path).map_err(unusable)?;
+        let tree = (*db).clone();
+        let store = Self { inner: Arc::new(Inner { db, tree, log, appending: Mutex::new(()), path }) };
+        store.check_format()?;
+        Ok(store)
+    }
+
+    /// The read-only face.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.inner.tree.clone())
+    }
+
+    /// Size on disk, in bytes.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        Ok(self.inner.db.size_on_disk()?)
+    }
+
+    /// Waits until everything written is on disk.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.inner.tree.flush()?;
+        self.inner.log.sync_data().map_err(StoreError::Sync)
+    }
+
+    /// Notes that the agent is alive at `now`, so that the next one knows for how long there was none. Not flushed: a few
+    /// seconds more or less do not matter.
+    pub fn set_alive(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.tree().insert(key::ALIVE, now.as_millisecond().to_be_bytes().as_slice())?;
+        Ok(())
+    }
+
+    /// Saves what is known of a source after a poll that brought nothing. Not flushed: the next page will be.
+    pub fn save_source(&self, source: &SourceName, record: &SourceRecord) -> Result<(), StoreError> {
+        self.tree().insert(key::source(source), value::to_json(record)?)?;
+        Ok(())
+    }
+
+    fn tree(&self) -> &sled::Tree {
+        &self.inner.tree
+    }
+
+    /// Writes a batch, whole, and waits until it is on disk.
+    fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        self.tree().apply_batch(batch)?;
+        self.flush()
+    }
+
+    fn lock_appending(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.inner.appending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        match self.tree().get(key::FORMAT)? {
+            Some(bytes) => {
+                let found = value::number(&bytes).and_then(|number| u32::try_from(number).ok()).unwrap_or(u32::MAX);
+                if found > FORMAT {
+                    return Err(StoreError::Newer { path: self.inner.path.clone(), found });
+                }
+            }
+            None if self.tree().is_empty() => {
+                let mut batch = sled::Batch::default();
+                batch.insert(key::FORMAT, u64::from(FORMAT).to_be_bytes().as_slice());
+                self.write(batch)?;
+            }
+            None => return Err(StoreError::Foreign { path: self.inner.path.clone() }),
+        }
+        Ok(())
+    }
+}
+
+/// The file that names the process that runs on a data directory.
+pub fn pid_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("agent.pid")
+}
+
+fn open_error(error: sled::Error, data_dir: &Path, path: &Path) -> StoreError {
+    match error {
+        // sled wraps the lock's error into a text of its own.
+        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
+            let pid = fs::read_to_string(pid_file(data_dir)).ok();
+            let pid = pid.as_deref().map(str::trim).filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()) && !pid.is_empty());
+            let holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+            StoreError::Locked { path: path.to_owned(), holder }
+        }
+        sled::Error::Io(error) => StoreError::Directory { path: path.to_owned(), error },
+        other => StoreError::Disk(other),
+    }
+}
+
+/// Files 0600 and directories 0700, whatever the umask was.
+fn restrict(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?.path();
+        let mode = if entry.is_dir() { 0o700 } else { 0o600 };
+        fs::set_permissions(&entry, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
