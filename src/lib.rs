@@ -29,6 +29,7 @@ pub mod replay;
 pub mod rule;
 pub mod secret;
 pub mod settings;
+pub mod simulator;
 pub mod source;
 pub mod store;
 pub mod time;

@@ -1,1 +1,9 @@
-fn main() {}
+//! The `watchbell` binary: parses arguments, runs a verb, and turns what came of it into an exit code.
+
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -166,7 +166,7 @@ impl Evaluator {
                 if let Some(count) = index.and_then(|index| opened.get_mut(index)) {
                     *count += 1_u64;
                 }
-                tracing::info!(alert = %alert.id, rule = %alert.rule, severity = %alert.severity, late = alert.late, "alert opened");
+                tracing::debug!(alert = %alert.id, rule = %alert.rule, severity = %alert.severity, late = alert.late, "alert opened");
             }
             for destination in self.router.route(alert) {
                 deliveries.push(Delivery {

@@ -48,6 +48,11 @@ impl Default for Settings {
     }
 }
 
+/// What is on record of each rule, read from stored state.
+pub fn rule_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<(RuleId, RuleRecord)> {
+    State::restore(entries).rules().map(|(id, record)| (id.clone(), record.clone())).collect()
+}
+
 /// Evaluates events against a rule set.
 #[derive(Debug)]
 pub struct Detector {

@@ -1,0 +1,153 @@
+//! `watchbell demo`: the real agent on a simulated organization, in a temporary directory.
+
+use std::{path::Path, time::Duration};
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+use watchbell::{
+    agent::{Agent, Options, Progress},
+    alert::Severity,
+    config::Config,
+    simulator::{self, Simulator, Story, StoryLength},
+    source::Timing,
+    time::{self, Clock},
+};
+
+use super::{CliError, Context, init, output, replay, run, runtime};
+
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// How long the live part goes on
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = time::parse_duration)]
+    duration: Duration,
+    /// The same seed tells the same story
+    #[arg(long, value_name = "NUMBER", default_value_t = 7)]
+    seed: u64,
+}
+
+const HISTORY_EVENTS: usize = 2_400;
+/// Below this there is no time for a story.
+const SHORTEST: Duration = Duration::from_secs(10);
+
+impl Demo {
+    pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        if self.duration < SHORTEST {
+            return Err(CliError::Usage("a demo takes at least 10s".to_owned()));
+        }
+        let directory = tempfile::Builder::new()
+            .prefix("watchbell-demo-")
+            .tempdir()
+            .map_err(|error| CliError::Usage(format!("no temporary directory: {error}")))?;
+        let runtime = runtime()?;
+        let progress = runtime.block_on(self.play(context, directory.path()))?;
+        runtime.shutdown_timeout(Duration::from_millis(300));
+        self.summary(context, &progress);
+        Ok(())
+    }
+
+    async fn play(&self, context: &Context, directory: &Path) -> Result<Progress, CliError> {
+        let clock = Clock::system();
+        let length = StoryLength {
+            history: Duration::from_secs(86_400 - 600),
+            history_events: HISTORY_EVENTS,
+            live: self.duration,
+        };
+        let failed = |what: &str, error: std::io::Error| CliError::Usage(format!("{what}: {error}"));
+        // The story begins once the history has been read, which takes about a second.
+        let start = time::after(clock.now(), Duration::from_secs(2));
+        let options = simulator::Options::new(Story::tell(self.seed, start, length));
+        let history = options.scenario.processed_by(start) as u64;
+        let simulator = Simulator::start(options.clone()).await.map_err(|error| failed("no simulated organization", error))?;
+        let config = self.write_config(directory, &simulator, &options)?;
+        let stop = run::stop_on_signal()?;
+
+        let agent = Agent::open(config, Options { clock, timing: Timing::default(), terminal: run::terminal(context.format) })?;
+        let mut progress = agent.progress();
+        let rules = agent.rules().borrow().clone();
+        let out = &context.output;
+        out.note(&format!(
+            "A simulated organization of eight people runs on {}, and the agent reads its audit log with {} rules.\n\
+             First a day of history, then {} live. Watch what happens to Dana Wilson's account. Ctrl-C ends it.\n",
+            simulator.base_url(),
+            rules.detections.len() + rules.checks.len(),
+            time::show_duration(self.duration)
+        ));
+        let ending = CancellationToken::new();
+        let agent_stop = ending.clone();
+        let agent = tokio::spawn(agent.run(agent_stop));
+
+        let bar = replay::progress(history);
+        let end = tokio::time::sleep(self.duration + Duration::from_secs(2));
+        tokio::pin!(end);
+        let mut backfilled = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = &mut end => break,
+                changed = progress.changed() => {
+                    if changed.is_err() { break }
+                    let events = progress.borrow_and_update().events;
+                    bar.set_position(events.min(history));
+                    if !backfilled && events >= history {
+                        backfilled = true;
+                        bar.finish_and_clear();
+                        out.note(&format!("{history} events of history read and evaluated. Now live:\n"));
+                    }
+                }
+            }
+        }
+        bar.finish_and_clear();
+        ending.cancel();
+        let result = agent.await.map_err(|error| CliError::Usage(format!("the agent failed: {error}")))?;
+        let last = progress.borrow().clone();
+        result?;
+        Ok(last)
+    }
+
+    fn write_config(&self, directory: &Path, simulator: &Simulator, options: &simulator::Options) -> Result<Config, CliError> {
+        let mut put = |path: &Path, text: &str| {
+            init::write_new(path, text)
+                .map(|_| ())
+                .map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
+        };
+        put(&directory.join("key"), &options.key)?;
+        init::write_rules(&directory.join("rules"), &mut put)?;
+        let drop_off = self.duration.mul_f64(0.2);
+        let text = format!(
+            "[[source]]\nname = \"demo\"\norg_id = \"{}\"\nbase_url = \"{}\"\napi_key = {{ file = \"key\" }}\n\
+             backfill = \"1d\"\npoll_interval = \"1s\"\nrate_limit = 600\ndrop_off = \"{}ms\"\n",
+            options.org_id,
+            simulator.base_url(),
+            drop_off.as_millis()
+        );
+        let file = directory.join("watchbell.toml");
+        put(&file, &text)?;
+        let (config, diagnostics) = Config::load(&file);
+        config.ok_or_else(|| CliError::Usage(super::problems("the demo's configuration is not usable", &diagnostics)))
+    }
+
+    fn summary(&self, context: &Context, progress: &Progress) {
+        let alerts: Vec<String> = Severity::ALL
+            .iter()
+            .zip(progress.alerts)
+            .rev()
+            .filter(|(_, count)| *count > 0)
+            .map(|(severity, count)| format!("{count} {severity}"))
+            .collect();
+        let total: u64 = progress.alerts.iter().sum();
+        let out = &context.output;
+        out.note(&format!(
+            "{} fetched and evaluated, rules run {} times, {}{}{}",
+            output::count(progress.events, "event"),
+            progress.rules_run,
+            output::count(total, "alert"),
+            if alerts.is_empty() { "" } else { ": " },
+            alerts.join(", ")
+        ));
+        out.note("\nNext, with your own organization:\n");
+        out.note("  watchbell init       # writes watchbell.toml and rules/");
+        out.note("  watchbell check      # is everything right?");
+        out.note("  watchbell run        # the agent");
+        out.note(&format!("\nThe same story again: watchbell demo --seed {}", self.seed));
+    }
+}

@@ -1,0 +1,147 @@
+//! What people and programs read: data on stdout, everything else on stderr; colours only where they belong.
+
+use std::io::{IsTerminal, Write};
+
+use annotate_snippets::{AnnotationKind, Group, Level as SnippetLevel, Renderer, Snippet};
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+use serde::Serialize;
+use watchbell::{
+    alert::Severity,
+    diagnostic::{Diagnostic, Level},
+    time::Timestamp,
+};
+
+use super::Format;
+
+/// Writes what verbs have to say.
+#[derive(Debug)]
+pub(super) struct Output {
+    format: Format,
+}
+
+impl Output {
+    pub(super) fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    /// A line of data.
+    pub(super) fn line(&self, text: &str) -> std::io::Result<()> {
+        writeln!(anstream::stdout(), "{text}")
+    }
+
+    /// A line that is not data.
+    pub(super) fn note(&self, text: &str) {
+        // Where stderr is closed there is nobody to tell.
+        writeln!(anstream::stderr(), "{text}").ok();
+    }
+
+    pub(super) fn error(&self, text: &str, hint: Option<&str>) {
+        let red = AnsiColor::Red.on_default().bold();
+        self.note(&format!("{red}error{red:#}: {text}"));
+        if let Some(hint) = hint {
+            let bold = Style::new().bold();
+            self.note(&format!("\n{bold}hint{bold:#}: {hint}"));
+        }
+    }
+
+    pub(super) fn warning(&self, text: &str) {
+        let yellow = AnsiColor::Yellow.on_default().bold();
+        self.note(&format!("{yellow}warning{yellow:#}: {text}"));
+    }
+
+    /// One JSON document.
+    pub(super) fn json<T: Serialize + ?Sized>(&self, value: &T) -> std::io::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        serde_json::to_writer_pretty(&mut stdout, value)?;
+        writeln!(stdout)
+    }
+
+    /// One JSON object on a line.
+    pub(super) fn json_line<T: Serialize + ?Sized>(&self, value: &T) -> std::io::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        serde_json::to_writer(&mut stdout, value)?;
+        writeln!(stdout)
+    }
+
+    /// A table; columns shrink to the terminal's width.
+    pub(super) fn table(&self, header: &[&str], rows: Vec<Vec<String>>) -> std::io::Result<()> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        if std::io::stdout().is_terminal() {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        table.set_header(header.iter().map(|name| Cell::new(name.to_uppercase())));
+        for row in rows {
+            table.add_row(row.iter().map(|cell| Cell::new(printable(cell))));
+        }
+        for line in table.lines() {
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// Problems in users' files, each with its line and a caret; as JSON one object a line.
+    pub(super) fn diagnostics(&self, diagnostics: &[Diagnostic]) {
+        for diagnostic in diagnostics {
+            if self.format == Format::Json {
+                let line = serde_json::to_string(diagnostic).unwrap_or_default();
+                self.note(&line);
+            } else {
+                self.note(&draw(diagnostic));
+            }
+        }
+    }
+}
+
+/// A diagnostic as it is shown.
+fn draw(diagnostic: &Diagnostic) -> String {
+    let level = match diagnostic.level {
+        Level::Error => SnippetLevel::ERROR,
+        Level::Warning => SnippetLevel::WARNING,
+    };
+    let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code);
+    let path = diagnostic.file.display().to_string();
+    let mut group = match &diagnostic.span {
+        Some(span) => {
+            let annotation = AnnotationKind::Primary.span(span.clone());
+            let annotation =
+                if diagnostic.label.is_empty() { annotation } else { annotation.label(diagnostic.label.as_str()) };
+            title.element(Snippet::source(&*diagnostic.text).path(path.as_str()).annotation(annotation))
+        }
+        None => Group::with_title(title).element(annotate_snippets::Origin::path(path.as_str())),
+    };
+    if let Some(help) = &diagnostic.help {
+        group = group.element(SnippetLevel::HELP.message(help.as_str()));
+    }
+    let renderer = if std::io::stderr().is_terminal() { Renderer::styled() } else { Renderer::plain() };
+    format!("{}\n", renderer.render(&[group]))
+}
+
+/// A severity in its colour.
+pub(super) fn severity(severity: Severity) -> String {
+    severity.as_str().to_owned()
+}
+
+/// A time in a table.
+pub(super) fn time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// How long ago, or `never`.
+pub(super) fn ago(time: Option<Timestamp>, now: Timestamp) -> String {
+    time.map_or_else(
+        || "never".to_owned(),
+        |time| format!("{} ago", watchbell::time::show_duration(watchbell::time::since(now, time))),
+    )
+}
+
+/// `1 event`, `2 events`.
+pub(super) fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Text from events without what a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}

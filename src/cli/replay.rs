@@ -1,0 +1,166 @@
+//! `watchbell replay`: what would these rules have caught?
+
+use std::{io::IsTerminal, path::PathBuf, sync::Arc};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use watchbell::{
+    alert::Notice,
+    config::Config,
+    deliver::{Message, render},
+    detect,
+    diagnostic::any_error,
+    name::SourceName,
+    replay::{self, Report},
+    rule::{Loader, Overrides},
+    source::file,
+    store::{ScanFilter, Store},
+    time::Clock,
+};
+
+use super::{CliError, Context, filter, output, problems};
+
+#[derive(Debug, Args)]
+pub(super) struct Replay {
+    /// Rules to run: a directory or a file; by default those of the configuration
+    #[arg(long, value_name = "DIR")]
+    rules: Vec<PathBuf>,
+    /// Run over the events of these files instead of the stored ones: JSON lines, arrays, or pages of the API
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    events: Vec<PathBuf>,
+    #[command(flatten)]
+    range: filter::Range,
+    /// Show at most so many alerts
+    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    show: usize,
+}
+
+impl Replay {
+    pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let now = Clock::system().now();
+        // With rules and events given there is nothing that a configuration could add.
+        let config = if !self.rules.is_empty() && !self.events.is_empty() && !context.config.exists() {
+            None
+        } else {
+            Some(context.config()?)
+        };
+        let roots = match (&config, self.rules.is_empty()) {
+            (Some(config), true) => config.rule_paths.clone(),
+            _ => self.rules.clone(),
+        };
+        let overrides = config.as_ref().map_or_else(Overrides::new, |config| config.overrides.clone());
+        let loaded = Loader::new(roots, overrides).without_builtin().load();
+        context.output.diagnostics(&loaded.diagnostics);
+        if loaded.set.detections.is_empty() {
+            return Err(CliError::Rules(problems("no rules to run", &loaded.diagnostics)));
+        }
+        let settings = config.as_ref().map_or_else(detect::Settings::default, |config| config.detection.clone());
+        let replay = replay::Replay::new(Arc::clone(&loaded.set), settings);
+        // Rhai recurses on the machine's stack, as it does in the agent.
+        let report = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .name("rules".to_owned())
+                .stack_size(16 * 1024 * 1024)
+                .spawn_scoped(scope, || self.feed(replay, config.as_ref(), context, now))
+                .map_err(|error| CliError::Usage(format!("no thread for the rules: {error}")))?;
+            thread.join().unwrap_or_else(|_| Err(CliError::Usage("the replay failed: please report this".to_owned())))
+        })?;
+        show(context, &report, self.show)?;
+        if any_error(&loaded.diagnostics) {
+            return Err(CliError::Rules(problems("some rules do not load and were left out", &loaded.diagnostics)));
+        }
+        Ok(())
+    }
+
+    fn feed(
+        &self,
+        mut replay: replay::Replay,
+        config: Option<&Config>,
+        context: &Context,
+        now: watchbell::time::Timestamp,
+    ) -> Result<Report, CliError> {
+        let (since, until) = (self.range.since(now), self.range.until(now));
+        let wanted = |time| since.is_none_or(|since| time >= since) && until.is_none_or(|until| time < until);
+        if self.events.is_empty() {
+            let config = config.ok_or_else(|| CliError::Usage("there is no configuration that names a store".to_owned()))?;
+            if !config.data_dir.join("store").exists() {
+                return Err(CliError::Usage("there are no stored events yet: `--events FILE` replays a file".to_owned()));
+            }
+            let store = Store::open(&config.data_dir)?;
+            let reader = store.reader();
+            let progress = progress(reader.event_totals()?.0);
+            let filter = ScanFilter { since, until, action: None, source: self.range.source() };
+            for event in reader.scan(filter) {
+                replay.event(&event?);
+                progress.inc(1);
+            }
+            progress.finish_and_clear();
+            return Ok(replay.finish());
+        }
+        let mut events = Vec::new();
+        for path in &self.events {
+            let found = file::read(path).map_err(|error| CliError::Usage(format!("`{}` cannot be read: {error}", path.display())))?;
+            if let Some(reason) = &found.broken {
+                context.output.warning(&format!("`{}` is read up to where it breaks: {reason}", path.display()));
+            }
+            if !found.rejected.is_empty() {
+                let first = found.rejected.first().map_or("", |entry| entry.reason.as_str());
+                context.output.warning(&format!("`{}`: {} left out, the first: {first}", path.display(), output::count(found.rejected.len() as u64, "entry that is no event")));
+            }
+            events.extend(found.events);
+        }
+        let source = match self.range.source() {
+            Some(source) => source,
+            None => SourceName::parse("file").map_err(|error| CliError::Usage(error.to_string()))?,
+        };
+        let progress = progress(events.len() as u64);
+        for event in replay::file_events(events, &source, now) {
+            if wanted(event.time) {
+                replay.event(&event);
+            }
+            progress.inc(1);
+        }
+        progress.finish_and_clear();
+        Ok(replay.finish())
+    }
+}
+
+/// A progress bar where there is a terminal to show it.
+pub(super) fn progress(total: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total);
+    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} events  {per_sec}  {eta} left");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(context: &Context, report: &Report, limit: usize) -> Result<(), CliError> {
+    if context.is_json() {
+        return Ok(context.output.json(report)?);
+    }
+    let out = &context.output;
+    let range = match (report.earliest, report.latest) {
+        (Some(earliest), Some(latest)) => format!(", {} to {} UTC", output::time(earliest), output::time(latest)),
+        _ => String::new(),
+    };
+    out.line(&format!("{}{range}\n", output::count(report.events, "event")))?;
+    let rows = report
+        .rules
+        .iter()
+        .map(|(id, rule)| vec![id.to_string(), rule.matches.to_string(), rule.alerts.to_string(), rule.errors.to_string(), rule.first_error.clone().unwrap_or_default()])
+        .collect();
+    out.table(&["rule", "matches", "alerts", "errors", "first error"], rows)?;
+    out.line("")?;
+    for alert in report.alerts.iter().take(limit) {
+        let message = Message::Alert { notice: Notice::Opened, alert: Box::new(alert.clone()) };
+        out.line(&render(&message))?;
+    }
+    if report.alerts.len() > limit {
+        out.line(&format!("… and {} more: `--show {}`", output::count((report.alerts.len() - limit) as u64, "alert"), report.alerts.len()))?;
+    }
+    Ok(())
+}

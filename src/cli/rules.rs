@@ -1,0 +1,172 @@
+//! `watchbell rules list|show`.
+
+use std::{collections::HashMap, sync::Arc};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use watchbell::{
+    detect::{RuleRecord, rule_records},
+    name::RuleId,
+    rule::{CompiledRule, Loader, RuleKind, RuleSet},
+    store::{Store, StoreError},
+    time,
+};
+
+use super::{CliError, Context, output, problems};
+
+#[derive(Debug, Args)]
+pub(super) struct Rules {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Lists all rules, with what they have found
+    List,
+    /// Shows what a rule says about itself
+    Show {
+        /// Its id
+        id: RuleId,
+    },
+}
+
+impl Rules {
+    pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let config = context.config()?;
+        let loaded = Loader::new(config.rule_paths.clone(), config.overrides.clone()).load();
+        context.output.diagnostics(&loaded.diagnostics);
+        // Without a store, or beside an agent that holds it, rules are listed without their records.
+        let records: HashMap<RuleId, RuleRecord> = if config.data_dir.join("store").exists() {
+            match Store::open(&config.data_dir) {
+                Ok(store) => rule_records(store.reader().state()?).into_iter().collect(),
+                Err(error @ StoreError::Locked { .. }) => {
+                    context.output.warning(&format!("{error}: counts are left out"));
+                    HashMap::new()
+                }
+                Err(error) => return Err(error.into()),
+            }
+        } else {
+            HashMap::new()
+        };
+        match self.verb {
+            Verb::List => list(context, &loaded.set, &records)?,
+            Verb::Show { id } => show(context, &loaded.set, &records, &id)?,
+        }
+        if loaded.set.broken.is_empty() {
+            return Ok(());
+        }
+        Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)))
+    }
+}
+
+fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>) -> Result<(), CliError> {
+    if context.is_json() {
+        let all: Vec<_> = set.all().map(|rule| as_json(rule, records.get(rule.id()))).collect();
+        return Ok(context.output.json(&all)?);
+    }
+    let rows = set
+        .all()
+        .map(|rule| {
+            let record = records.get(rule.id());
+            let state = if !rule.metadata.enabled {
+                "off"
+            } else if record.is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash)) {
+                "suspended"
+            } else {
+                "on"
+            };
+            let actions = rule.metadata.actions.as_ref().map_or_else(|| "every event".to_owned(), |actions| actions.join(" "));
+            vec![
+                rule.id().to_string(),
+                output::severity(rule.metadata.severity),
+                state.to_owned(),
+                if rule.kind == RuleKind::Detection { actions } else { "on a timer".to_owned() },
+                record.map_or(0, |record| record.matches).to_string(),
+                record.map_or(0, |record| record.errors).to_string(),
+            ]
+        })
+        .collect();
+    Ok(context.output.table(&["rule", "severity", "state", "runs on", "matches", "errors"], rows)?)
+}
+
+fn show(
+    context: &Context,
+    set: &RuleSet,
+    records: &HashMap<RuleId, RuleRecord>,
+    id: &RuleId,
+) -> Result<(), CliError> {
+    let Some(rule) = set.all().find(|rule| rule.id() == id) else {
+        let near = watchbell::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
+        let near = near.map_or_else(|| "`watchbell rules list` lists them".to_owned(), |near| format!("did you mean `{near}`?"));
+        return Err(CliError::Usage(format!("there is no rule `{id}`: {near}")));
+    };
+    let record = records.get(id);
+    if context.is_json() {
+        return Ok(context.output.json(&as_json(rule, record))?);
+    }
+    let metadata = &rule.metadata;
+    let mut lines: Vec<(&str, String)> = vec![
+        ("rule", rule.id().to_string()),
+        ("title", metadata.title.clone()),
+        ("severity", metadata.severity.to_string()),
+        ("file", rule.file.display().to_string()),
+        ("hash", rule.hash.clone()),
+    ];
+    if rule.kind == RuleKind::Detection {
+        lines.push(("actions", metadata.actions.as_ref().map_or_else(|| "every event".to_owned(), |actions| actions.join(", "))));
+        let window = time::show_duration(metadata.window);
+        lines.push(("threshold", if metadata.threshold > 1 { format!("{} within {window}", metadata.threshold) } else { "1".to_owned() }));
+        lines.push(("dedup", format!("matches join an alert for {}", time::show_duration(metadata.dedup_period))));
+    }
+    for (name, text) in [("what", &metadata.description), ("do", &metadata.runbook), ("reference", &metadata.reference)] {
+        lines.extend(text.clone().map(|text| (name, text)));
+    }
+    if !metadata.attack.is_empty() {
+        lines.push(("ATT&CK", metadata.attack.join(", ")));
+    }
+    if !metadata.params.is_empty() {
+        let params: Vec<String> = metadata.params.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        lines.push(("params", params.join(", ")));
+    }
+    if let Some(record) = record {
+        lines.push(("matches", record.matches.to_string()));
+        lines.push(("errors", record.errors.to_string()));
+        lines.extend(record.last_error.clone().map(|error| ("last error", error)));
+    }
+    for (name, value) in lines {
+        context.output.line(&format!("{name:<11}{}", output::printable(&value)))?;
+    }
+    Ok(())
+}
+
+fn as_json(rule: &Arc<CompiledRule>, record: Option<&RuleRecord>) -> serde_json::Value {
+    let metadata = &rule.metadata;
+    json!({
+        "id": rule.id(),
+        "title": metadata.title,
+        "severity": metadata.severity,
+        "enabled": metadata.enabled,
+        "kind": match rule.kind {
+            RuleKind::Detection => "detection",
+            RuleKind::CheckSource => "check",
+            RuleKind::CheckAgent => "check_agent",
+        },
+        "actions": metadata.actions,
+        "description": metadata.description,
+        "runbook": metadata.runbook,
+        "reference": metadata.reference,
+        "tags": metadata.tags,
+        "attack": metadata.attack,
+        "dedup_period": time::show_duration(metadata.dedup_period),
+        "threshold": metadata.threshold,
+        "window": time::show_duration(metadata.window),
+        "file": rule.file,
+        "hash": rule.hash,
+        "matches": record.map_or(0, |record| record.matches),
+        "errors": record.map_or(0, |record| record.errors),
+        "last_match": record.and_then(RuleRecord::last_match_at),
+        "last_error": record.and_then(|record| record.last_error.clone()),
+        "suspended": record.is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash)),
+    })
+}
