@@ -31,7 +31,13 @@ pub enum Severity {
 
 impl Severity {
     /// All, from the least to the most.
-    pub const ALL: [Self; 5] = [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
+    pub const ALL: [Self; 5] = [
+        Self::Info,
+        Self::Low,
+        Self::Medium,
+        Self::High,
+        Self::Critical,
+    ];
 
     /// The name in rules and configuration.
     pub fn as_str(self) -> &'static str {
@@ -223,7 +229,9 @@ impl AlertChange {
     pub fn alert(&self) -> AlertId {
         match self {
             Self::Opened(alert) => alert.id,
-            Self::Joined { alert, .. } | Self::Restated { alert, .. } | Self::Resolved { alert, .. } => *alert,
+            Self::Joined { alert, .. }
+            | Self::Restated { alert, .. }
+            | Self::Resolved { alert, .. } => *alert,
         }
     }
 
@@ -231,7 +239,9 @@ impl AlertChange {
     pub fn notice(&self) -> Option<Notice> {
         match self {
             Self::Opened(_) => Some(Notice::Opened),
-            Self::Joined { raised_to, .. } | Self::Restated { raised_to, .. } => raised_to.map(|_| Notice::Escalated),
+            Self::Joined { raised_to, .. } | Self::Restated { raised_to, .. } => {
+                raised_to.map(|_| Notice::Escalated)
+            }
             Self::Resolved { .. } => Some(Notice::Resolved),
         }
     }
@@ -247,7 +257,12 @@ impl Alert {
     pub fn apply(&mut self, change: &AlertChange) {
         match change {
             AlertChange::Opened(_) => return,
-            AlertChange::Joined { event, time, raised_to, .. } => {
+            AlertChange::Joined {
+                event,
+                time,
+                raised_to,
+                ..
+            } => {
                 self.count = self.count.saturating_add(1);
                 self.last_seen = self.last_seen.max(*time);
                 self.severity = raised_to.unwrap_or(self.severity);
@@ -260,7 +275,14 @@ impl Alert {
                     self.newest_events.push(event.clone());
                 }
             }
-            AlertChange::Restated { title, description, context, time, raised_to, .. } => {
+            AlertChange::Restated {
+                title,
+                description,
+                context,
+                time,
+                raised_to,
+                ..
+            } => {
                 self.title.clone_from(title);
                 self.description.clone_from(description);
                 self.context.clone_from(context);

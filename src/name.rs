@@ -127,7 +127,9 @@ impl DedupKey {
 fn plain_text(what: &str, text: &str, limit: usize) -> Result<(), String> {
     let length = text.chars().count();
     if length == 0 || length > limit {
-        return Err(format!("{what} has 1 to {limit} characters, this one has {length}"));
+        return Err(format!(
+            "{what} has 1 to {limit} characters, this one has {length}"
+        ));
     }
     if text.chars().any(char::is_control) || text.trim() != text {
         return Err(format!(
@@ -193,7 +195,9 @@ impl AlertId {
 
 impl fmt::Display for AlertId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        self.0
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -207,7 +211,11 @@ impl FromStr for AlertId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let wrong = || NameError(format!("`{text}` is not an alert id: 32 hexadecimal digits"));
+        let wrong = || {
+            NameError(format!(
+                "`{text}` is not an alert id: 32 hexadecimal digits"
+            ))
+        };
         if text.len() != 32 || !text.is_ascii() {
             return Err(wrong());
         }

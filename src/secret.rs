@@ -28,7 +28,9 @@ impl fmt::Display for SecretOrigin {
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The variable is not set.
-    #[error("environment variable `{0}` is not set: export it before starting, or name a file with `{{ file = \"…\" }}`")]
+    #[error(
+        "environment variable `{0}` is not set: export it before starting, or name a file with `{{ file = \"…\" }}`"
+    )]
     Unset(String),
     /// The file cannot be read.
     #[error("file `{}` cannot be read: {error}", path.display())]
@@ -42,7 +44,9 @@ pub enum SecretError {
     #[error("{0} is empty")]
     Empty(SecretOrigin),
     /// It cannot be sent in an HTTP header.
-    #[error("{0} holds characters that a key never has (spaces, line breaks or letters outside ASCII): copy the key again")]
+    #[error(
+        "{0} holds characters that a key never has (spaces, line breaks or letters outside ASCII): copy the key again"
+    )]
     Garbled(SecretOrigin),
 }
 
@@ -57,12 +61,19 @@ impl Secret {
     /// Reads the secret from where `origin` says. White space around it is dropped.
     pub fn load(origin: &SecretOrigin) -> Result<Self, SecretError> {
         let text = match origin {
-            #[expect(clippy::disallowed_methods, reason = "the one place that reads secrets from the environment")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the one place that reads secrets from the environment"
+            )]
             SecretOrigin::Environment(name) => {
                 std::env::var(name).map_err(|_| SecretError::Unset(name.clone()))?
             }
-            SecretOrigin::File(path) => std::fs::read_to_string(path)
-                .map_err(|error| SecretError::Unreadable { path: path.clone(), error })?,
+            SecretOrigin::File(path) => {
+                std::fs::read_to_string(path).map_err(|error| SecretError::Unreadable {
+                    path: path.clone(),
+                    error,
+                })?
+            }
         };
         Self::new(text.trim(), origin.clone())
     }
@@ -75,7 +86,10 @@ impl Secret {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(SecretError::Garbled(origin));
         }
-        Ok(Self { value: SecretString::from(text.to_owned()), origin })
+        Ok(Self {
+            value: SecretString::from(text.to_owned()),
+            origin,
+        })
     }
 
     /// The secret itself: only for the request that needs it.

@@ -61,7 +61,9 @@ impl Evaluator {
             match self.restore() {
                 Ok((detector, checks)) => match self.evaluate(detector, checks, runtime, stop) {
                     Ok(()) => return,
-                    Err(error) => tracing::error!(%error, "evaluation failed: going back to what is on disk"),
+                    Err(error) => {
+                        tracing::error!(%error, "evaluation failed: going back to what is on disk")
+                    }
                 },
                 Err(error) => tracing::error!(%error, "detection state cannot be read"),
             }
@@ -78,7 +80,10 @@ impl Evaluator {
         let state = self.store.reader().state()?;
         let rules = Arc::clone(&self.rules.borrow_and_update());
         let checks = HealthDetector::restore(&self.settings.limits, state.clone());
-        Ok((Detector::restore(rules, self.settings.clone(), state), checks))
+        Ok((
+            Detector::restore(rules, self.settings.clone(), state),
+            checks,
+        ))
     }
 
     fn evaluate(
@@ -142,7 +147,14 @@ impl Evaluator {
     ) -> Result<(), StoreError> {
         let now = pulse.beat(&self.clock);
         self.store.set_alive(now)?;
-        let subjects = health::subjects(&self.watched, pulse, &self.store.reader(), detector, mark, now)?;
+        let subjects = health::subjects(
+            &self.watched,
+            pulse,
+            &self.store.reader(),
+            detector,
+            mark,
+            now,
+        )?;
         let rules = Arc::clone(detector.rules());
         let (outcome, state) = checks.check(&rules, &subjects, now);
         for (rule, error) in &outcome.failures {
@@ -154,15 +166,25 @@ impl Evaluator {
         self.commit(outcome, state, None, 0)
     }
 
-    fn commit(&self, outcome: Outcome, state: StateChanges, mark: Option<Sequence>, events: u64) -> Result<(), StoreError> {
+    fn commit(
+        &self,
+        outcome: Outcome,
+        state: StateChanges,
+        mark: Option<Sequence>,
+        events: u64,
+    ) -> Result<(), StoreError> {
         let now = self.clock.now();
         let staged = self.store.stage(outcome.alerts, now)?;
         let mut deliveries = Vec::new();
         let mut opened = [0; 5];
         for (id, notice) in &staged.notices {
-            let Some(alert) = staged.alerts.get(id) else { continue };
+            let Some(alert) = staged.alerts.get(id) else {
+                continue;
+            };
             if *notice == crate::alert::Notice::Opened {
-                let index = Severity::ALL.iter().position(|severity| *severity == alert.severity);
+                let index = Severity::ALL
+                    .iter()
+                    .position(|severity| *severity == alert.severity);
                 if let Some(count) = index.and_then(|index| opened.get_mut(index)) {
                     *count += 1_u64;
                 }
@@ -186,7 +208,13 @@ impl Evaluator {
             tracing::debug!(%rule, "rule failed: {error}");
         }
         let owes = !deliveries.is_empty();
-        self.store.commit(&Commit { staged, matches: outcome.matches, state, deliveries, mark })?;
+        self.store.commit(&Commit {
+            staged,
+            matches: outcome.matches,
+            state,
+            deliveries,
+            mark,
+        })?;
         if owes {
             self.owed.send_modify(|count| *count += 1);
         }

@@ -31,15 +31,23 @@ pub(super) struct Pulse {
 
 impl Pulse {
     pub(super) fn new(watched: &Watched, clock: &Clock) -> Self {
-        let shortest = watched.sources.iter().map(|(settings, _)| settings.drop_off / 8).min();
-        let interval = shortest.unwrap_or(Duration::MAX).clamp(Duration::from_secs(1), Duration::from_secs(30));
+        let shortest = watched
+            .sources
+            .iter()
+            .map(|(settings, _)| settings.drop_off / 8)
+            .min();
+        let interval = shortest
+            .unwrap_or(Duration::MAX)
+            .clamp(Duration::from_secs(1), Duration::from_secs(30));
         Self {
             interval,
             last: Instant::now(),
             last_clock: clock.now(),
             first: true,
             awake_since: watched.started,
-            away: watched.last_alive.map_or(Duration::ZERO, |alive| time::since(watched.started, alive)),
+            away: watched
+                .last_alive
+                .map_or(Duration::ZERO, |alive| time::since(watched.started, alive)),
         }
     }
 
@@ -57,7 +65,10 @@ impl Pulse {
         // `Instant` stands still while the machine sleeps, the clock does not.
         let asleep = time::since(now, self.last_clock).saturating_sub(self.last.elapsed());
         if !self.first && asleep > ASLEEP {
-            tracing::info!(asleep = time::show_duration(asleep), "the machine was asleep");
+            tracing::info!(
+                asleep = time::show_duration(asleep),
+                "the machine was asleep"
+            );
             self.awake_since = now;
             self.away = asleep;
         }
@@ -90,7 +101,9 @@ pub(super) fn subjects(
         .iter()
         .map(|(name, status)| {
             let status = status.borrow();
-            let (owed, oldest) = outbox.get(name).map_or((0, None), |(owed, oldest, _)| (*owed, Some(*oldest)));
+            let (owed, oldest) = outbox
+                .get(name)
+                .map_or((0, None), |(owed, oldest, _)| (*owed, Some(*oldest)));
             json!({
                 "name": name,
                 "owed": owed,
@@ -105,7 +118,10 @@ pub(super) fn subjects(
     let suspended: Vec<Value> = detector
         .records()
         .filter(|(id, record)| {
-            rules.detections.iter().any(|rule| rule.id() == *id && record.suspended.as_deref() == Some(&*rule.hash))
+            rules
+                .detections
+                .iter()
+                .any(|rule| rule.id() == *id && record.suspended.as_deref() == Some(&*rule.hash))
         })
         .map(|(id, record)| json!({ "rule": id, "error": record.last_error }))
         .collect();
@@ -125,7 +141,12 @@ pub(super) fn subjects(
     Ok(subjects)
 }
 
-fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now: Timestamp) -> Value {
+fn source_record(
+    settings: &Settings,
+    status: &SourceStatus,
+    pulse: &Pulse,
+    now: Timestamp,
+) -> Value {
     let record = &status.record;
     let silent_since = record.newest_arrival.or(record.first_poll);
     let expires = settings.key_expires().and_then(|date| {
@@ -146,6 +167,7 @@ fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now:
         "newest_event": age(record.newest_event, now),
         "newest_event_time": record.newest_event.map(|time| time.to_string()),
         "newest_arrival": age(record.newest_arrival, now),
+        "lag": record.lag,
         "last_poll": age(record.last_poll, now),
         "caught_up": record.caught_up,
         "error": record.error.as_ref().map(|error| error.message.clone()),

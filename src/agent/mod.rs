@@ -118,10 +118,14 @@ impl Agent {
         let mut paces: Vec<(usize, Arc<Mutex<Pace>>)> = Vec::new();
         let mut sources: Vec<Source> = Vec::new();
         for settings in &config.sources {
-            let source =
-                Source::new(settings).map_err(|error| AgentError::Source { name: settings.name.clone(), error })?;
+            let source = Source::new(settings).map_err(|error| AgentError::Source {
+                name: settings.name.clone(),
+                error,
+            })?;
             // The limit is the key's: sources with the same key take turns.
-            let shared = sources.iter().position(|other| other.same_credential(&source));
+            let shared = sources
+                .iter()
+                .position(|other| other.same_credential(&source));
             let pace = shared.and_then(|index| paces.get(index)).map_or_else(
                 || Arc::new(Mutex::new(Pace::new(settings.rate_limit))),
                 |(_, pace)| Arc::clone(pace),
@@ -131,7 +135,14 @@ impl Agent {
         }
         let mut pollers = Vec::new();
         for ((settings, source), (_, pace)) in config.sources.iter().zip(sources).zip(paces) {
-            let poller = Poller::new(settings.clone(), source, store.clone(), options.clock.clone(), pace, stored.clone())?;
+            let poller = Poller::new(
+                settings.clone(),
+                source,
+                store.clone(),
+                options.clock.clone(),
+                pace,
+                stored.clone(),
+            )?;
             pollers.push(poller.with_timing(options.timing.clone()));
         }
         let workers = config
@@ -139,7 +150,13 @@ impl Agent {
             .iter()
             .map(|settings| {
                 let destination = settings.open(&options.terminal);
-                Worker::new(settings.name.clone(), destination, store.clone(), options.clock.clone(), owed.subscribe())
+                Worker::new(
+                    settings.name.clone(),
+                    destination,
+                    store.clone(),
+                    options.clock.clone(),
+                    owed.subscribe(),
+                )
             })
             .collect();
 
@@ -173,7 +190,12 @@ impl Agent {
 
     /// How the sources stand.
     pub fn sources(&self) -> Vec<(SourceName, watch::Receiver<SourceStatus>)> {
-        self.config.sources.iter().zip(&self.pollers).map(|(settings, poller)| (settings.name.clone(), poller.status())).collect()
+        self.config
+            .sources
+            .iter()
+            .zip(&self.pollers)
+            .map(|(settings, poller)| (settings.name.clone(), poller.status()))
+            .collect()
     }
 
     /// The rules that run.
@@ -184,7 +206,13 @@ impl Agent {
     /// Runs until `stop`. Whatever happens to sources, rules and destinations, it goes on; only a failure of its own ends it.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AgentError> {
         let watched = Watched {
-            sources: self.config.sources.iter().cloned().zip(self.pollers.iter().map(Poller::status)).collect(),
+            sources: self
+                .config
+                .sources
+                .iter()
+                .cloned()
+                .zip(self.pollers.iter().map(Poller::status))
+                .collect(),
             destinations: self
                 .config
                 .destinations
@@ -220,7 +248,12 @@ impl Agent {
             reloading.run(reload_stop).await;
             "the reloader"
         });
-        tasks.spawn(housekeeping(self.store.clone(), self.config.retention, self.options.clock.clone(), stop.clone()));
+        tasks.spawn(housekeeping(
+            self.store.clone(),
+            self.config.retention,
+            self.options.clock.clone(),
+            stop.clone(),
+        ));
 
         let evaluator = evaluate::Evaluator {
             store: self.store.clone(),
@@ -244,7 +277,10 @@ impl Agent {
                 // Nobody listens any more if the agent is gone already.
                 ended.send(()).ok();
             })
-            .map_err(|error| AgentError::System { what: "no thread for the rules", error })?;
+            .map_err(|error| AgentError::System {
+                what: "no thread for the rules",
+                error,
+            })?;
         let mut evaluator_ended = evaluator_ended;
         let result = tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -254,7 +290,9 @@ impl Agent {
         stop.cancel();
         let result = if stop_was_asked(&result) {
             // Rules have a time limit, so this ends soon.
-            tokio::time::timeout(Duration::from_secs(2), &mut evaluator_ended).await.ok();
+            tokio::time::timeout(Duration::from_secs(2), &mut evaluator_ended)
+                .await
+                .ok();
             Ok(())
         } else {
             result
@@ -262,7 +300,11 @@ impl Agent {
         while tasks.join_next().await.is_some() {}
         stop_workers.cancel();
         while workers.join_next().await.is_some() {}
-        if let Err(error) = self.store.set_alive(self.options.clock.now()).and_then(|()| self.store.flush()) {
+        if let Err(error) = self
+            .store
+            .set_alive(self.options.clock.now())
+            .and_then(|()| self.store.flush())
+        {
             tracing::error!(%error, "the store was not flushed");
         }
         drop(self.pid_file);
@@ -283,7 +325,12 @@ fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> Stri
 }
 
 /// Removes what is older than `retention`, and merges small blocks.
-async fn housekeeping(store: Store, retention: Duration, clock: Clock, stop: CancellationToken) -> &'static str {
+async fn housekeeping(
+    store: Store,
+    retention: Duration,
+    clock: Clock,
+    stop: CancellationToken,
+) -> &'static str {
     // Soon after the start, so that an agent that is restarted often gets to it as well.
     let mut wait = Duration::from_secs(60);
     loop {
@@ -301,7 +348,13 @@ async fn housekeeping(store: Store, retention: Duration, clock: Clock, stop: Can
         });
         match done.await {
             Ok(Ok((removed, merged, took))) => {
-                tracing::debug!(events = removed.events, alerts = removed.alerts, merged, ?took, "housekeeping");
+                tracing::debug!(
+                    events = removed.events,
+                    alerts = removed.alerts,
+                    merged,
+                    ?took,
+                    "housekeeping"
+                );
             }
             Ok(Err(error)) => tracing::error!(%error, "housekeeping failed: will be tried again"),
             Err(error) => tracing::error!(%error, "housekeeping failed: will be tried again"),
@@ -322,7 +375,10 @@ impl PidFile {
         options
             .open(&path)
             .and_then(|mut file| writeln!(file, "{}", std::process::id()))
-            .map_err(|error| AgentError::System { what: "the pid file cannot be written", error })?;
+            .map_err(|error| AgentError::System {
+                what: "the pid file cannot be written",
+                error,
+            })?;
         Ok(Self(path))
     }
 }

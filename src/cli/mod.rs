@@ -31,7 +31,13 @@ use output::Output;
 #[command(name = "watchbell", version, about, propagate_version = true)]
 struct Arguments {
     /// The configuration
-    #[arg(long, global = true, value_name = "FILE", env = "WATCHBELL_CONFIG", default_value = "watchbell.toml")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "WATCHBELL_CONFIG",
+        default_value = "watchbell.toml"
+    )]
     config: PathBuf,
     /// How data is printed
     #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
@@ -74,9 +80,6 @@ enum Verb {
 /// Why a verb did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
-    /// Something was found that the caller asked to be told of: exit code 1.
-    #[error("{0}")]
-    Findings(String),
     /// Rules do not load: exit code 2. The diagnostics have been shown.
     #[error("{0}")]
     Rules(String),
@@ -97,7 +100,6 @@ enum CliError {
 impl CliError {
     fn code(&self) -> u8 {
         match self {
-            Self::Findings(_) => 1,
             Self::Rules(_) => 2,
             Self::Usage(_) | Self::Store(_) | Self::Agent(_) | Self::Output(_) => 3,
         }
@@ -105,9 +107,9 @@ impl CliError {
 
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Store(StoreError::Locked { .. }) => {
-                Some("an agent holds the store: stop it to read the store with this verb, or give each agent a `data_dir` of its own")
-            }
+            Self::Store(StoreError::Locked { .. }) => Some(
+                "an agent holds the store: stop it to read the store with this verb, or give each agent a `data_dir` of its own",
+            ),
             _ => None,
         }
     }
@@ -132,8 +134,11 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     set_up_logging(&arguments);
-    let mut context =
-        Context { config: arguments.config, format: arguments.format, output: Output::new(arguments.format) };
+    let mut context = Context {
+        config: arguments.config,
+        format: arguments.format,
+        output: Output::new(arguments.format),
+    };
     let result = match arguments.verb {
         Verb::Demo(verb) => verb.run(&mut context),
         Verb::Init(verb) => verb.run(&mut context),
@@ -147,7 +152,9 @@ pub(crate) fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             context.output.error(&error.to_string(), error.hint());
             ExitCode::from(error.code())
@@ -161,9 +168,15 @@ fn set_up_logging(arguments: &Arguments) {
         Verb::Demo(_) => "off",
         _ => "warn",
     };
-    let filter = EnvFilter::builder().with_default_directive(default.parse().unwrap_or_default()).from_env_lossy();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let colour = std::io::stderr().is_terminal() && anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let filter = EnvFilter::builder()
+        .with_default_directive(default.parse().unwrap_or_default())
+        .from_env_lossy();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let colour = std::io::stderr().is_terminal()
+        && anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     // Fails only if it was called before.
     if matches!(arguments.verb, Verb::Run(_)) && arguments.format == Format::Json {
         builder.json().flatten_event(true).try_init().ok();
@@ -172,7 +185,10 @@ fn set_up_logging(arguments: &Arguments) {
     }
     // A panic is a bug of ours; one line of it is enough for people, and rules' threads catch theirs.
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(place, "the program failed: {text}: please report this");
     }));
@@ -183,7 +199,9 @@ impl Context {
     fn config(&self) -> Result<Config, CliError> {
         let (config, diagnostics) = Config::load(&self.config);
         self.output.diagnostics(&diagnostics);
-        config.ok_or_else(|| CliError::Usage(problems("the configuration is not usable", &diagnostics)))
+        config.ok_or_else(|| {
+            CliError::Usage(problems("the configuration is not usable", &diagnostics))
+        })
     }
 
     /// The store as the configuration says, to read. An agent that runs holds it.
@@ -191,7 +209,9 @@ impl Context {
         let config = self.config()?;
         if !config.data_dir.join("store").exists() {
             let path = config.data_dir.display();
-            return Err(CliError::Usage(format!("there is no store in `{path}` yet: `watchbell run` makes it")));
+            return Err(CliError::Usage(format!(
+                "there is no store in `{path}` yet: `watchbell run` makes it"
+            )));
         }
         let store = Store::open(&config.data_dir)?;
         let reader = store.reader();
@@ -205,8 +225,14 @@ impl Context {
 
 /// `what: 2 problems`.
 fn problems(what: &str, diagnostics: &[Diagnostic]) -> String {
-    let count = diagnostics.iter().filter(|diagnostic| any_error(std::slice::from_ref(diagnostic))).count();
-    format!("{what}: {count} problem{}", if count == 1 { "" } else { "s" })
+    let count = diagnostics
+        .iter()
+        .filter(|diagnostic| any_error(std::slice::from_ref(diagnostic)))
+        .count();
+    format!(
+        "{what}: {count} problem{}",
+        if count == 1 { "" } else { "s" }
+    )
 }
 
 /// An async runtime for the verbs that need one.

@@ -31,13 +31,19 @@ impl Run {
             let agent = Agent::open(config.clone(), options)?;
             for diagnostic in &agent.diagnostics {
                 match diagnostic.level {
-                    Level::Error => tracing::error!(code = diagnostic.code, "{}", diagnostic.one_line()),
-                    Level::Warning => tracing::warn!(code = diagnostic.code, "{}", diagnostic.one_line()),
+                    Level::Error => {
+                        tracing::error!(code = diagnostic.code, "{}", diagnostic.one_line())
+                    }
+                    Level::Warning => {
+                        tracing::warn!(code = diagnostic.code, "{}", diagnostic.one_line())
+                    }
                 }
             }
             if any_error(&agent.diagnostics) {
                 // The agent goes on with the rules that load: silence would be worse.
-                tracing::error!("some rules do not load: `watchbell check --offline` shows the problems in full");
+                tracing::error!(
+                    "some rules do not load: `watchbell check --offline` shows the problems in full"
+                );
             }
             let rules = agent.rules().borrow().clone();
             tracing::info!(
@@ -70,7 +76,8 @@ pub(super) fn terminal(format: Format) -> Terminal {
 pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
     let stop = CancellationToken::new();
     for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-        let mut signal = signal(kind).map_err(|error| CliError::Usage(format!("signals cannot be listened to: {error}")))?;
+        let mut signal = signal(kind)
+            .map_err(|error| CliError::Usage(format!("signals cannot be listened to: {error}")))?;
         let stop = stop.clone();
         tokio::spawn(async move {
             signal.recv().await;

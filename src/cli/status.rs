@@ -26,7 +26,10 @@ impl Status {
         let outbox = reader.outbox()?;
         let records = rule_records(reader.state()?);
         let mut open = [0_u64; 5];
-        let filter = AlertFilter { status: Some(AlertStatus::Open), ..AlertFilter::default() };
+        let filter = AlertFilter {
+            status: Some(AlertStatus::Open),
+            ..AlertFilter::default()
+        };
         for alert in reader.alerts(filter) {
             let severity = alert?.severity;
             for (count, of) in open.iter_mut().zip(Severity::ALL) {
@@ -34,8 +37,11 @@ impl Status {
             }
         }
         if context.is_json() {
-            let open: serde_json::Map<_, _> =
-                Severity::ALL.iter().zip(open).map(|(severity, count)| (severity.to_string(), count.into())).collect();
+            let open: serde_json::Map<_, _> = Severity::ALL
+                .iter()
+                .zip(open)
+                .map(|(severity, count)| (severity.to_string(), count.into()))
+                .collect();
             let rules: Vec<_> = records
                 .iter()
                 .map(|(id, record)| json!({ "rule": id, "matches": record.matches, "errors": record.errors, "suspended": record.suspended.is_some(), "last_error": record.last_error }))
@@ -56,7 +62,10 @@ impl Status {
             }))?);
         }
         let out = &context.output;
-        out.line(&format!("agent      not running, last alive {}", output::ago(reader.alive()?, now)))?;
+        out.line(&format!(
+            "agent      not running, last alive {}",
+            output::ago(reader.alive()?, now)
+        ))?;
         out.line(&format!(
             "events     {events} stored, {} evaluated, {} to do; {} MiB on disk for {} MiB of events",
             mark,
@@ -64,21 +73,55 @@ impl Status {
             size >> 20,
             bytes >> 20
         ))?;
-        let alerts: Vec<String> =
-            Severity::ALL.iter().zip(open).rev().filter(|(_, count)| *count > 0).map(|(severity, count)| format!("{count} {severity}")).collect();
-        out.line(&format!("alerts     {}", if alerts.is_empty() { "none open".to_owned() } else { format!("open: {}", alerts.join(", ")) }))?;
+        let alerts: Vec<String> = Severity::ALL
+            .iter()
+            .zip(open)
+            .rev()
+            .filter(|(_, count)| *count > 0)
+            .map(|(severity, count)| format!("{count} {severity}"))
+            .collect();
+        out.line(&format!(
+            "alerts     {}",
+            if alerts.is_empty() {
+                "none open".to_owned()
+            } else {
+                format!("open: {}", alerts.join(", "))
+            }
+        ))?;
         let errors: Vec<String> = records
             .iter()
             .filter(|(_, record)| record.errors > 0)
-            .map(|(id, record)| format!("{id}: {}{}", output::count(record.errors, "error"), if record.suspended.is_some() { ", suspended" } else { "" }))
+            .map(|(id, record)| {
+                format!(
+                    "{id}: {}{}",
+                    output::count(record.errors, "error"),
+                    if record.suspended.is_some() {
+                        ", suspended"
+                    } else {
+                        ""
+                    }
+                )
+            })
             .collect();
-        out.line(&format!("rules      {}", if errors.is_empty() { "no errors".to_owned() } else { errors.join("; ") }))?;
+        out.line(&format!(
+            "rules      {}",
+            if errors.is_empty() {
+                "no errors".to_owned()
+            } else {
+                errors.join("; ")
+            }
+        ))?;
         if outbox.is_empty() {
             out.line("outbox     nothing is owed")?;
         }
         for (name, (owed, oldest, error)) in &outbox {
-            let error = error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
-            out.line(&format!("outbox     {name} is owed {owed}, the oldest from {}{error}", output::ago(Some(*oldest), now)))?;
+            let error = error
+                .as_ref()
+                .map_or_else(String::new, |error| format!(": {error}"));
+            out.line(&format!(
+                "outbox     {name} is owed {owed}, the oldest from {}{error}",
+                output::ago(Some(*oldest), now)
+            ))?;
         }
         out.line("")?;
         let rows = sources
@@ -87,7 +130,9 @@ impl Status {
                 let configured = config.sources.iter().any(|source| source.name == *name);
                 let state = match &record.error {
                     _ if !configured => "not configured any more".to_owned(),
-                    Some(error) if error.kind.needs_a_person() => format!("refused ({})", error.kind.name()),
+                    Some(error) if error.kind.needs_a_person() => {
+                        format!("refused ({})", error.kind.name())
+                    }
                     Some(error) => format!("failing ({})", error.kind.name()),
                     None if record.caught_up => "up to date".to_owned(),
                     None => "reading".to_owned(),
@@ -102,7 +147,17 @@ impl Status {
                 ]
             })
             .collect();
-        out.table(&["source", "state", "newest event", "last poll", "stored", "quarantined"], rows)?;
+        out.table(
+            &[
+                "source",
+                "state",
+                "newest event",
+                "last poll",
+                "stored",
+                "quarantined",
+            ],
+            rows,
+        )?;
         for (name, record) in &sources {
             if let Some(error) = &record.error {
                 out.line("")?;

@@ -48,11 +48,19 @@ pub(super) fn count(
         pending.drain(..pending.len() - MAX_PENDING);
     }
 
-    let starts = pending.iter().map(|other| other.time).filter(|start| *start <= time && time - start < window);
+    let starts = pending
+        .iter()
+        .map(|other| other.time)
+        .filter(|start| *start <= time && time - start < window);
     let full = starts.collect::<Vec<_>>().into_iter().find(|start| {
-        let inside = pending.iter().filter(|other| other.time >= *start && other.time - start < window);
+        let inside = pending
+            .iter()
+            .filter(|other| other.time >= *start && other.time - start < window);
         let count = if distinct {
-            inside.map(|other| &other.unique).collect::<HashSet<_>>().len()
+            inside
+                .map(|other| &other.unique)
+                .collect::<HashSet<_>>()
+                .len()
         } else {
             inside.count()
         };
@@ -75,7 +83,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn counted(time: i64, name: usize, unique: Option<u8>) -> Counted {
-        Counted { time, event: EventId::parse(&format!("e{name}")).unwrap(), unique: unique.map(|value| value.to_string()) }
+        Counted {
+            time,
+            event: EventId::parse(&format!("e{name}")).unwrap(),
+            unique: unique.map(|value| value.to_string()),
+        }
     }
 
     proptest! {

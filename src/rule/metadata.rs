@@ -16,8 +16,22 @@ use crate::{
 
 /// Every key of `RULE`, in the order of the documentation.
 pub const KEYS: [&str; 16] = [
-    "id", "title", "severity", "enabled", "actions", "description", "runbook", "reference", "tags", "attack",
-    "dedup_period", "threshold", "window", "destinations", "params", "resolved",
+    "id",
+    "title",
+    "severity",
+    "enabled",
+    "actions",
+    "description",
+    "runbook",
+    "reference",
+    "tags",
+    "attack",
+    "dedup_period",
+    "threshold",
+    "window",
+    "destinations",
+    "params",
+    "resolved",
 ];
 
 /// The period in which matches join one alert where a rule says nothing else.
@@ -76,15 +90,31 @@ pub(super) fn read(
     file: &Path,
     text: &Arc<str>,
 ) -> (Option<Metadata>, Vec<Diagnostic>) {
-    let mut reader = Reader { map, places, file, text, found: Vec::new() };
+    let mut reader = Reader {
+        map,
+        places,
+        file,
+        text,
+        found: Vec::new(),
+    };
     for key in map.keys() {
         if !KEYS.contains(&key.as_str()) {
-            reader.problem("E201", key, true, format!("unknown key `{key}` in `RULE`"), suggest(key, KEYS.iter().copied()));
+            reader.problem(
+                "E201",
+                key,
+                true,
+                format!("unknown key `{key}` in `RULE`"),
+                suggest(key, KEYS.iter().copied()),
+            );
         }
     }
-    let id = reader.required("id", "\"team.subject.what_happened\"").and_then(|id| {
-        RuleId::parse(&id).map_err(|error| reader.wrong("id", error.to_string())).ok()
-    });
+    let id = reader
+        .required("id", "\"team.subject.what_happened\"")
+        .and_then(|id| {
+            RuleId::parse(&id)
+                .map_err(|error| reader.wrong("id", error.to_string()))
+                .ok()
+        });
     let title = reader.required("title", "\"What happened, in one line\"");
     let severity = reader.required("severity", "\"medium\"").and_then(|name| {
         name.parse::<Severity>()
@@ -95,7 +125,9 @@ pub(super) fn read(
             })
             .ok()
     });
-    let dedup_period = reader.duration("dedup_period").unwrap_or(DEFAULT_DEDUP_PERIOD);
+    let dedup_period = reader
+        .duration("dedup_period")
+        .unwrap_or(DEFAULT_DEDUP_PERIOD);
     let metadata = Metadata {
         id: id.clone().unwrap_or_else(|| RuleId::clone(&placeholder())),
         title: title.clone().unwrap_or_default(),
@@ -119,7 +151,8 @@ pub(super) fn read(
 }
 
 fn placeholder() -> RuleId {
-    RuleId::try_from("not.read".to_owned()).unwrap_or_else(|_| unreachable!("a constant dotted name"))
+    RuleId::try_from("not.read".to_owned())
+        .unwrap_or_else(|_| unreachable!("a constant dotted name"))
 }
 
 struct Reader<'a> {
@@ -131,10 +164,23 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn problem(&mut self, code: &'static str, key: &str, at_key: bool, message: String, help: String) {
+    fn problem(
+        &mut self,
+        code: &'static str,
+        key: &str,
+        at_key: bool,
+        message: String,
+        help: String,
+    ) {
         let place = self.places.keys.get(key);
         let span = match place {
-            Some((key, value)) => if at_key { key.clone() } else { value.clone() },
+            Some((key, value)) => {
+                if at_key {
+                    key.clone()
+                } else {
+                    value.clone()
+                }
+            }
             None => self.places.whole.clone(),
         };
         let mut diagnostic = Diagnostic::error(code, self.file, message).at(self.text, span);
@@ -149,7 +195,10 @@ impl Reader<'_> {
     }
 
     fn wrong_type(&mut self, key: &str, wanted: &str, found: &Dynamic) {
-        let message = format!("`{key}` must be {wanted}, found {}", problem::describe(found));
+        let message = format!(
+            "`{key}` must be {wanted}, found {}",
+            problem::describe(found)
+        );
         self.problem("E202", key, false, message, String::new());
     }
 
@@ -164,7 +213,13 @@ impl Reader<'_> {
 
     fn required(&mut self, key: &str, example: &str) -> Option<String> {
         if !self.map.contains_key(key) {
-            self.problem("E204", key, true, format!("`RULE` has no `{key}`"), format!("add `{key}: {example}`"));
+            self.problem(
+                "E204",
+                key,
+                true,
+                format!("`RULE` has no `{key}`"),
+                format!("add `{key}: {example}`"),
+            );
             return None;
         }
         let text = self.text(key)?;
@@ -187,9 +242,16 @@ impl Reader<'_> {
     fn duration(&mut self, key: &str) -> Option<Duration> {
         let text = self.text(key)?;
         match time::parse_duration(&text) {
-            Ok(duration) if !duration.is_zero() && duration <= Duration::from_secs(366 * 86_400) => Some(duration),
+            Ok(duration)
+                if !duration.is_zero() && duration <= Duration::from_secs(366 * 86_400) =>
+            {
+                Some(duration)
+            }
             Ok(_) => {
-                self.wrong(key, format!("`{key}` must be more than nothing and at most 366d"));
+                self.wrong(
+                    key,
+                    format!("`{key}` must be more than nothing and at most 366d"),
+                );
                 None
             }
             Err(error) => {
@@ -201,7 +263,9 @@ impl Reader<'_> {
 
     fn texts(&mut self, key: &str) -> Option<Vec<String>> {
         let value = self.map.get(key)?;
-        let items = value.read_lock::<Array>().map(|items| items.iter().map(as_text).collect::<Option<Vec<_>>>());
+        let items = value
+            .read_lock::<Array>()
+            .map(|items| items.iter().map(as_text).collect::<Option<Vec<_>>>());
         match items {
             Some(Some(texts)) => Some(texts),
             _ => {
@@ -214,7 +278,11 @@ impl Reader<'_> {
     fn actions(&mut self) -> Option<Vec<String>> {
         let actions = self.texts("actions")?;
         if actions.is_empty() {
-            self.wrong("actions", "`actions` is empty, so the rule would never run: leave it out to see every event".to_owned());
+            self.wrong(
+                "actions",
+                "`actions` is empty, so the rule would never run: leave it out to see every event"
+                    .to_owned(),
+            );
         }
         for action in &actions {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:*".contains(&byte);
@@ -226,18 +294,28 @@ impl Reader<'_> {
     }
 
     fn threshold(&mut self) -> u32 {
-        let Some(value) = self.map.get("threshold") else { return 1 };
+        let Some(value) = self.map.get("threshold") else {
+            return 1;
+        };
         match value.as_int() {
-            Ok(number) if (1..=MAX_THRESHOLD).contains(&number) => u32::try_from(number).unwrap_or(1),
+            Ok(number) if (1..=MAX_THRESHOLD).contains(&number) => {
+                u32::try_from(number).unwrap_or(1)
+            }
             _ => {
-                self.wrong_type("threshold", &format!("a whole number from 1 to {MAX_THRESHOLD}"), value);
+                self.wrong_type(
+                    "threshold",
+                    &format!("a whole number from 1 to {MAX_THRESHOLD}"),
+                    value,
+                );
                 1
             }
         }
     }
 
     fn params(&mut self) -> Map {
-        let Some(value) = self.map.get("params") else { return Map::new() };
+        let Some(value) = self.map.get("params") else {
+            return Map::new();
+        };
         match value.read_lock::<Map>() {
             Some(map) => map.clone(),
             None => {
@@ -249,5 +327,7 @@ impl Reader<'_> {
 }
 
 fn as_text(value: &Dynamic) -> Option<String> {
-    value.read_lock::<ImmutableString>().map(|text| text.to_string())
+    value
+        .read_lock::<ImmutableString>()
+        .map(|text| text.to_string())
 }

@@ -64,7 +64,10 @@ impl RuleFailure {
     pub(super) fn wrong_type(function: &str, wanted: &str, found: &Dynamic) -> Self {
         Self {
             kind: FailureKind::WrongType,
-            message: format!("`{function}` must return {wanted}, it returned {}", describe(found)),
+            message: format!(
+                "`{function}` must return {wanted}, it returned {}",
+                describe(found)
+            ),
         }
     }
 
@@ -80,9 +83,15 @@ impl RuleFailure {
             _ => FailureKind::Threw,
         };
         let text = match inner {
-            EvalAltResult::ErrorTooManyOperations(_) => "ran out of its budget of operations (does it loop without end?)".to_owned(),
-            EvalAltResult::ErrorTerminated(token, _) if is_deadline(token) => "ran into the time limit".to_owned(),
-            EvalAltResult::ErrorStackOverflow(_) => "called functions too deep (does it recurse without end?)".to_owned(),
+            EvalAltResult::ErrorTooManyOperations(_) => {
+                "ran out of its budget of operations (does it loop without end?)".to_owned()
+            }
+            EvalAltResult::ErrorTerminated(token, _) if is_deadline(token) => {
+                "ran into the time limit".to_owned()
+            }
+            EvalAltResult::ErrorStackOverflow(_) => {
+                "called functions too deep (does it recurse without end?)".to_owned()
+            }
             EvalAltResult::ErrorRuntime(value, _) if value.is_string() => value.to_string(),
             other => {
                 // Rhai puts the position at the end of its own text; ours follows below.
@@ -110,6 +119,11 @@ fn rhai_text(error: &EvalAltResult) -> String {
         EvalAltResult::ErrorNonPureMethodCallOnConstant(name, _) => {
             format!("`{name}` would change a value that is read-only: the event cannot be changed")
         }
+        // Rhai locks a value while a method of it runs, and calls the second use a data race.
+        EvalAltResult::ErrorDataRace(..) => {
+            "a closure uses the value whose method calls it: take what it needs out first, such as `let actor = event.actor;`"
+                .to_owned()
+        }
         EvalAltResult::ErrorAssignmentToConstant(..) => {
             "assignment to a value that is read-only: the event and constants cannot be changed".to_owned()
         }
@@ -118,12 +132,15 @@ fn rhai_text(error: &EvalAltResult) -> String {
 }
 
 fn is_deadline(token: &Dynamic) -> bool {
-    token.read_lock::<rhai::ImmutableString>().is_some_and(|token| *token == DEADLINE)
+    token
+        .read_lock::<rhai::ImmutableString>()
+        .is_some_and(|token| *token == DEADLINE)
 }
 
 fn innermost(error: &EvalAltResult) -> &EvalAltResult {
     match error {
-        EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => innermost(inner),
+        EvalAltResult::ErrorInFunctionCall(_, _, inner, _)
+        | EvalAltResult::ErrorInModule(_, inner, _) => innermost(inner),
         other => other,
     }
 }
@@ -134,17 +151,28 @@ pub(super) fn parse_error(error: &ParseError, file: &Path, text: &Arc<str>) -> D
     let (message, help) = match &*error.0 {
         ParseErrorType::VariableUndefined(name) => (
             format!("`{name}` is not defined"),
-            "a function sees its own parameters and variables, the file's constants, and `params`".to_owned(),
+            "a function sees its own parameters and variables, the file's constants, and `params`"
+                .to_owned(),
         ),
-        ParseErrorType::ModuleUndefined(name) => {
-            (format!("module `{name}` is not imported"), format!("add `import \"…\" as {name};` at the top of the file"))
+        ParseErrorType::ModuleUndefined(name) => (
+            format!("module `{name}` is not imported"),
+            format!("add `import \"…\" as {name};` at the top of the file"),
+        ),
+        ParseErrorType::UnexpectedEOF => (
+            "the file ends in the middle of something".to_owned(),
+            String::new(),
+        ),
+        ParseErrorType::MissingToken(token, what) => {
+            (format!("expected `{token}` {what}"), String::new())
         }
-        ParseErrorType::UnexpectedEOF => ("the file ends in the middle of something".to_owned(), String::new()),
-        ParseErrorType::MissingToken(token, what) => (format!("expected `{token}` {what}"), String::new()),
         other => (lower_first(&other.to_string()), String::new()),
     };
     let diagnostic = Diagnostic::error("E101", file, message).at(text, span);
-    if help.is_empty() { diagnostic } else { diagnostic.help(help) }
+    if help.is_empty() {
+        diagnostic
+    } else {
+        diagnostic.help(help)
+    }
 }
 
 /// A runtime error of a file's top level as a diagnostic.
@@ -152,10 +180,16 @@ pub(super) fn load_error(error: &EvalAltResult, file: &Path, text: &Arc<str>) ->
     let position = error.position();
     let detail = match innermost(error) {
         EvalAltResult::ErrorModuleNotFound(path, _) => {
-            return Diagnostic::error("E103", file, format!("no file `{path}.rhai` beside this one or under the rules directories"))
-                .at(text, span(text, position));
+            return Diagnostic::error(
+                "E103",
+                file,
+                format!("no file `{path}.rhai` beside this one or under the rules directories"),
+            )
+            .at(text, span(text, position));
         }
-        EvalAltResult::ErrorParsing(kind, at) => format!("{kind} (line {})", at.line().unwrap_or(0)),
+        EvalAltResult::ErrorParsing(kind, at) => {
+            format!("{kind} (line {})", at.line().unwrap_or(0))
+        }
         other => RuleFailure::of(other).message,
     };
     let message = match error {
@@ -167,8 +201,14 @@ pub(super) fn load_error(error: &EvalAltResult, file: &Path, text: &Arc<str>) ->
 
 /// The token at a position: Rhai counts lines and characters from 1.
 pub(super) fn span(text: &str, position: Position) -> Range<usize> {
-    let Some(line) = position.line() else { return text.len()..text.len() };
-    let start_of_line: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+    let Some(line) = position.line() else {
+        return text.len()..text.len();
+    };
+    let start_of_line: usize = text
+        .split_inclusive('\n')
+        .take(line - 1)
+        .map(str::len)
+        .sum();
     let rest = text.get(start_of_line..).unwrap_or("");
     let column = position.position().unwrap_or(1).max(1) - 1;
     let offset: usize = rest.chars().take(column).map(char::len_utf8).sum();
@@ -176,8 +216,16 @@ pub(super) fn span(text: &str, position: Position) -> Range<usize> {
     let token = text.get(start..).unwrap_or("");
     let word = |character: char| character.is_alphanumeric() || character == '_';
     let length: usize = match token.chars().next() {
-        Some('"') => token.char_indices().skip(1).find(|(_, character)| matches!(character, '"' | '\n')).map_or(1, |(index, _)| index + 1),
-        Some(first) if word(first) => token.chars().take_while(|character| word(*character)).map(char::len_utf8).sum(),
+        Some('"') => token
+            .char_indices()
+            .skip(1)
+            .find(|(_, character)| matches!(character, '"' | '\n'))
+            .map_or(1, |(index, _)| index + 1),
+        Some(first) if word(first) => token
+            .chars()
+            .take_while(|character| word(*character))
+            .map(char::len_utf8)
+            .sum(),
         Some('\n') | None => 0,
         Some(first) => first.len_utf8(),
     };
@@ -203,7 +251,9 @@ pub(super) fn describe(value: &Dynamic) -> String {
 
 fn lower_first(text: &str) -> String {
     let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
+    characters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(characters).collect()
+    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! `event` as a rule sees it: one nested Rhai map, built once per event and shared by all rules without a copy.
 //!
-//! Every value in it is read-only, before and after it is shared, so that assigning to a field that exists, or calling a
+//! The map is shared as a whole, and every value in it is read-only, so that assigning to a field that exists, or calling a
 //! method that changes something, is an error in the rule. Rhai still lets a script add a *new* key to a shared map; a rule
 //! that contains any assignment to a property is therefore given a view of its own (`CompiledRule::assigns_properties`). Both
 //! together: no rule can change what the next one sees.
+//!
+//! Values inside are not shared one by one: Rhai's size limits fail on shared values within lists and maps (1.27). A path such
+//! as `event.attributes.actor.email` is followed in place all the same, and copies only what stands at its end.
 //!
 //! Absent data reads as `()`: a missing key does so in Rhai itself, and `function::absent` lets one go on from there.
 
@@ -22,11 +25,13 @@ impl EventView {
     /// The view of a stored event, with the short names beside Atlassian's own: `action`, `actor`, `time` (RFC 3339, UTC),
     /// `ip`, `source`.
     pub fn new(event: &Event) -> Self {
-        let mut top = parse_frozen(&event.raw);
+        let mut top = parse(&event.raw);
         let attribute = |path: &[&str]| -> Dynamic {
             let mut value = top.get("attributes").cloned().unwrap_or(Dynamic::UNIT);
             for key in path {
-                let next = value.read_lock::<Map>().and_then(|map| map.get(*key).cloned());
+                let next = value
+                    .read_lock::<Map>()
+                    .and_then(|map| map.get(*key).cloned());
                 value = next.unwrap_or(Dynamic::UNIT);
             }
             value
@@ -49,15 +54,15 @@ impl EventView {
 
 /// A JSON value as a read-only, shared Rhai value: for what check rules see.
 pub fn frozen(value: &serde_json::Value) -> Dynamic {
-    Seed.deserialize(value).unwrap_or(Dynamic::UNIT)
+    share(Seed.deserialize(value).unwrap_or(Dynamic::UNIT))
 }
 
-fn parse_frozen(raw: &str) -> Map {
+fn parse(raw: &str) -> Map {
     let mut deserializer = serde_json::Deserializer::from_str(raw);
-    match Seed.deserialize(&mut deserializer) {
-        Ok(value) => value.read_lock::<Map>().map(|map| map.clone()).unwrap_or_default(),
-        Err(_) => Map::new(),
-    }
+    Seed.deserialize(&mut deserializer)
+        .ok()
+        .and_then(Dynamic::try_cast::<Map>)
+        .unwrap_or_default()
 }
 
 fn share(value: Dynamic) -> Dynamic {
@@ -72,7 +77,7 @@ fn text(text: &str) -> Dynamic {
     freeze(Dynamic::from(rhai::ImmutableString::from(text)))
 }
 
-/// Reads JSON straight into frozen Rhai values, without a JSON tree between.
+/// Reads JSON straight into read-only Rhai values, without a JSON tree between.
 struct Seed;
 
 impl<'de> DeserializeSeed<'de> for Seed {
@@ -103,9 +108,14 @@ impl<'de> Visitor<'de> for Seed {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Dynamic, E> {
-        #[expect(clippy::cast_precision_loss, reason = "Rhai has no unsigned numbers; JSON's own are floats")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "Rhai has no unsigned numbers; JSON's own are floats"
+        )]
         let or_float = |_| Dynamic::from(value as f64);
-        Ok(freeze(i64::try_from(value).map_or_else(or_float, Dynamic::from)))
+        Ok(freeze(
+            i64::try_from(value).map_or_else(or_float, Dynamic::from),
+        ))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Dynamic, E> {
@@ -121,7 +131,7 @@ impl<'de> Visitor<'de> for Seed {
         while let Some(item) = items.next_element_seed(Self)? {
             array.push(item);
         }
-        Ok(share(Dynamic::from_array(array)))
+        Ok(freeze(Dynamic::from_array(array)))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Dynamic, A::Error> {
@@ -130,6 +140,6 @@ impl<'de> Visitor<'de> for Seed {
             let value = entries.next_value_seed(Self)?;
             map.insert(key.as_ref().into(), value);
         }
-        Ok(share(Dynamic::from_map(map)))
+        Ok(freeze(Dynamic::from_map(map)))
     }
 }

@@ -31,6 +31,9 @@ pub struct SourceRecord {
     pub failing_since: Option<Timestamp>,
     /// Whether the last poll reached the end of the log.
     pub caught_up: bool,
+    /// How long, in seconds, the newest event of the last page had taken to arrive; only of pages that came while there was
+    /// nothing else to catch up with.
+    pub lag: Option<u64>,
     /// Events stored.
     pub stored: u64,
     /// Events that came again.

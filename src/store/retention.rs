@@ -10,11 +10,7 @@ use super::{
     block::{self, Contents, Directory},
     key, value,
 };
-use crate::{
-    event::Event,
-    name::AlertId,
-    time::Timestamp,
-};
+use crate::{event::Event, name::AlertId, time::Timestamp};
 
 /// Blocks that are merged in one write, so that the write stays small.
 const MERGED_AT_ONCE: usize = 64;
@@ -69,9 +65,14 @@ impl Store {
             owed.insert(value::from_json::<Delivery>("a delivery", &item?.1)?.alert);
         }
         let mut count = 0;
-        for item in self.tree().range(vec![key::ALERT_TIME]..key::alert_times_from(cutoff)) {
+        for item in self
+            .tree()
+            .range(vec![key::ALERT_TIME]..key::alert_times_from(cutoff))
+        {
             let (time_key, _) = item?;
-            let Some(id) = key::alert_at_end(&time_key) else { continue };
+            let Some(id) = key::alert_at_end(&time_key) else {
+                continue;
+            };
             if owed.contains(&id) {
                 continue;
             }
@@ -97,9 +98,14 @@ impl Store {
             if directory.last() > mark {
                 break;
             }
-            let fits = run.last().is_none_or(|last| last.last().next() == directory.first)
-                && run.iter().map(|block| block.entries.len()).sum::<usize>() + directory.entries.len() <= block::FULL_BLOCK
-                && run.iter().map(|block| block.raw_bytes).sum::<u64>() + directory.raw_bytes <= MERGED_BYTES
+            let fits = run
+                .last()
+                .is_none_or(|last| last.last().next() == directory.first)
+                && run.iter().map(|block| block.entries.len()).sum::<usize>()
+                    + directory.entries.len()
+                    <= block::FULL_BLOCK
+                && run.iter().map(|block| block.raw_bytes).sum::<u64>() + directory.raw_bytes
+                    <= MERGED_BYTES
                 && run.len() < MERGED_AT_ONCE;
             if !fits {
                 merged += self.merge(&run)?;
@@ -113,7 +119,8 @@ impl Store {
 
     fn merge(&self, run: &[Directory]) -> Result<u64, StoreError> {
         let events: usize = run.iter().map(|block| block.entries.len()).sum();
-        let worth = run.len() >= WORTH_MERGING || (run.len() > 1 && events >= block::FULL_BLOCK / 2);
+        let worth =
+            run.len() >= WORTH_MERGING || (run.len() > 1 && events >= block::FULL_BLOCK / 2);
         if !worth {
             return Ok(0);
         }

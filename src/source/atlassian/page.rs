@@ -17,9 +17,15 @@ struct Envelope<'a> {
 pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
     let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let data = envelope.data.ok_or("it has no `data`")?;
-    let entries: Vec<&RawValue> = serde_json::from_str(data.get()).map_err(|_| "its `data` is not a list".to_owned())?;
+    let entries: Vec<&RawValue> =
+        serde_json::from_str(data.get()).map_err(|_| "its `data` is not a list".to_owned())?;
     let mut page = FetchedPage {
-        next: envelope.meta.get("next").and_then(Value::as_str).filter(|next| !next.is_empty()).map(bare_cursor),
+        next: envelope
+            .meta
+            .get("next")
+            .and_then(Value::as_str)
+            .filter(|next| !next.is_empty())
+            .map(bare_cursor),
         ..FetchedPage::default()
     };
     for entry in entries {
@@ -35,7 +41,9 @@ pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
 /// answer is never used.
 fn bare_cursor(next: &str) -> String {
     let from_url = reqwest::Url::parse(next).ok().and_then(|url| {
-        url.query_pairs().find(|(name, _)| name == "cursor").map(|(_, value)| value.into_owned())
+        url.query_pairs()
+            .find(|(name, _)| name == "cursor")
+            .map(|(_, value)| value.into_owned())
     });
     from_url.unwrap_or_else(|| next.to_owned())
 }
@@ -50,16 +58,34 @@ mod tests {
         let page = parse(r#"{"data":[{"id":"1","attributes":{"action":"a"},"x":1.10},7,{"id":"2"}],"meta":{"next":"c"}}"#).unwrap();
         assert_eq!(page.events.len(), 1);
         // Byte for byte, `1.10` included.
-        assert_eq!(&*page.events[0].raw, r#"{"id":"1","attributes":{"action":"a"},"x":1.10}"#);
-        assert_eq!(page.rejected.iter().map(|entry| entry.reason.as_str()).collect::<Vec<_>>(), ["not a JSON object", "no `attributes.action`"]);
+        assert_eq!(
+            &*page.events[0].raw,
+            r#"{"id":"1","attributes":{"action":"a"},"x":1.10}"#
+        );
+        assert_eq!(
+            page.rejected
+                .iter()
+                .map(|entry| entry.reason.as_str())
+                .collect::<Vec<_>>(),
+            ["not a JSON object", "no `attributes.action`"]
+        );
         assert_eq!(page.next.as_deref(), Some("c"));
     }
 
     #[test]
     fn both_endings() {
-        assert_eq!(parse(r#"{"data":[],"meta":{"next":null}}"#).unwrap().next, None);
+        assert_eq!(
+            parse(r#"{"data":[],"meta":{"next":null}}"#).unwrap().next,
+            None
+        );
         assert_eq!(parse(r#"{"data":[],"links":{}}"#).unwrap().next, None);
-        assert_eq!(parse(r#"{"data":[],"meta":{"next":"https://evil.example/x?cursor=abc&to=1"}}"#).unwrap().next.as_deref(), Some("abc"));
+        assert_eq!(
+            parse(r#"{"data":[],"meta":{"next":"https://evil.example/x?cursor=abc&to=1"}}"#)
+                .unwrap()
+                .next
+                .as_deref(),
+            Some("abc")
+        );
         assert!(parse("<html>").is_err());
         assert!(parse("{}").is_err());
         assert!(parse(r#"{"data":{}}"#).is_err());
