@@ -9,32 +9,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let mut code = String::new();
     for (name, builtin) in [("SHIPPED", false), ("BUILTIN", true)] {
-        let doc = if builtin {
-            "The check rules that always run."
-        } else {
-            "The rules that `init` writes."
-        };
+        let doc = if builtin { "The check rules that always run." } else { "The rules that `init` writes." };
         writeln!(code, "/// {doc}\npub const {name}: &[ShippedFile] = &[")?;
         for file in &files {
-            let path = file
-                .strip_prefix(
-                    rules
-                        .to_str()
-                        .ok_or("the path of the project is not UTF-8")?,
-                )
-                .unwrap_or(file);
+            let path = file.strip_prefix(rules.to_str().ok_or("the path of the project is not UTF-8")?).unwrap_or(file);
             let path = path.trim_start_matches('/');
             match (path.strip_prefix("builtin/"), builtin) {
                 (Some(path), true) if path.ends_with(".rhai") => {
-                    writeln!(
-                        code,
-                        "    ShippedFile {{ path: {path:?}, text: include_str!({file:?}) }},"
-                    )?;
+                    writeln!(code, "    ShippedFile {{ path: {path:?}, text: include_str!({file:?}) }},")?;
                 }
-                (None, false) => writeln!(
-                    code,
-                    "    ShippedFile {{ path: {path:?}, text: include_str!({file:?}) }},"
-                )?,
+                (None, false) => writeln!(code, "    ShippedFile {{ path: {path:?}, text: include_str!({file:?}) }},")?,
                 _ => {}
             }
         }
@@ -50,16 +34,9 @@ fn collect(directory: &Path, files: &mut Vec<String>) -> Result<(), Box<dyn Erro
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "rhai" || extension == "yaml")
-        {
+        } else if path.extension().is_some_and(|extension| extension == "rhai" || extension == "yaml") {
             println!("cargo::rerun-if-changed={}", path.display());
-            files.push(
-                path.to_str()
-                    .ok_or("a path under rules/ is not UTF-8")?
-                    .to_owned(),
-            );
+            files.push(path.to_str().ok_or("a path under rules/ is not UTF-8")?.to_owned());
         }
     }
     Ok(())

@@ -31,13 +31,7 @@ pub enum Severity {
 
 impl Severity {
     /// All, from the least to the most.
-    pub const ALL: [Self; 5] = [
-        Self::Info,
-        Self::Low,
-        Self::Medium,
-        Self::High,
-        Self::Critical,
-    ];
+    pub const ALL: [Self; 5] = [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
 
     /// The name in rules and configuration.
     pub fn as_str(self) -> &'static str {
@@ -61,9 +55,10 @@ impl FromStr for Severity {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|severity| severity.as_str() == text).ok_or_else(|| {
-            format!("`{text}` is not a severity: write `info`, `low`, `medium`, `high` or `critical`")
-        })
+        Self::ALL
+            .into_iter()
+            .find(|severity| severity.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is not a severity: write `info`, `low`, `medium`, `high` or `critical`"))
     }
 }
 
@@ -229,9 +224,7 @@ impl AlertChange {
     pub fn alert(&self) -> AlertId {
         match self {
             Self::Opened(alert) => alert.id,
-            Self::Joined { alert, .. }
-            | Self::Restated { alert, .. }
-            | Self::Resolved { alert, .. } => *alert,
+            Self::Joined { alert, .. } | Self::Restated { alert, .. } | Self::Resolved { alert, .. } => *alert,
         }
     }
 
@@ -239,9 +232,7 @@ impl AlertChange {
     pub fn notice(&self) -> Option<Notice> {
         match self {
             Self::Opened(_) => Some(Notice::Opened),
-            Self::Joined { raised_to, .. } | Self::Restated { raised_to, .. } => {
-                raised_to.map(|_| Notice::Escalated)
-            }
+            Self::Joined { raised_to, .. } | Self::Restated { raised_to, .. } => raised_to.map(|_| Notice::Escalated),
             Self::Resolved { .. } => Some(Notice::Resolved),
         }
     }
@@ -257,12 +248,7 @@ impl Alert {
     pub fn apply(&mut self, change: &AlertChange) {
         match change {
             AlertChange::Opened(_) => return,
-            AlertChange::Joined {
-                event,
-                time,
-                raised_to,
-                ..
-            } => {
+            AlertChange::Joined { event, time, raised_to, .. } => {
                 self.count = self.count.saturating_add(1);
                 self.last_seen = self.last_seen.max(*time);
                 self.severity = raised_to.unwrap_or(self.severity);
@@ -275,14 +261,7 @@ impl Alert {
                     self.newest_events.push(event.clone());
                 }
             }
-            AlertChange::Restated {
-                title,
-                description,
-                context,
-                time,
-                raised_to,
-                ..
-            } => {
+            AlertChange::Restated { title, description, context, time, raised_to, .. } => {
                 self.title.clone_from(title);
                 self.description.clone_from(description);
                 self.context.clone_from(context);

@@ -77,15 +77,9 @@ impl Condition {
             Self::RateLimited => {
                 "Atlassian asks to slow down: the agent waits by itself; lower `rate_limit` if other tools use the same key"
             }
-            Self::ServerError => {
-                "Atlassian has a problem: the agent tries again by itself; see status.atlassian.com"
-            }
-            Self::Timeout => {
-                "no answer in time: check the network and any proxy between here and `base_url`"
-            }
-            Self::Unreachable => {
-                "no connection: check the network, DNS, the firewall and `base_url`"
-            }
+            Self::ServerError => "Atlassian has a problem: the agent tries again by itself; see status.atlassian.com",
+            Self::Timeout => "no answer in time: check the network and any proxy between here and `base_url`",
+            Self::Unreachable => "no connection: check the network, DNS, the firewall and `base_url`",
             Self::Untrusted => {
                 "the server's certificate is not accepted: check the machine's clock, its certificate store, and whether a proxy intercepts TLS"
             }
@@ -103,20 +97,12 @@ impl Condition {
                 "Atlassian returns the same cursor with events behind it: the agent goes back to the time of the newest event; report it to Atlassian if it stays"
             }
             Self::SecretMissing => "put the secret where the configuration says it is",
-            Self::StoreFailed => {
-                "the data directory cannot be written: check free space and permissions"
-            }
+            Self::StoreFailed => "the data directory cannot be written: check free space and permissions",
         }
     }
 
     /// Whether only a person can end it, so that trying often is of no use.
     pub fn needs_a_person(self) -> bool {
-        matches!(
-            self,
-            Self::KeyRefused
-                | Self::KeyLacksScope
-                | Self::OrganizationNotFound
-                | Self::SecretMissing
-        )
+        matches!(self, Self::KeyRefused | Self::KeyLacksScope | Self::OrganizationNotFound | Self::SecretMissing)
     }
 }

@@ -52,20 +52,12 @@ impl Config {
                 let at = error.utf8_error().valid_up_to();
                 return (
                     None,
-                    vec![Diagnostic::error(
-                        "E002",
-                        file,
-                        format!("the file is not text: byte {at} is not UTF-8"),
-                    )],
+                    vec![Diagnostic::error("E002", file, format!("the file is not text: byte {at} is not UTF-8"))],
                 );
             }
             Err(error) => {
-                let diagnostic = Diagnostic::error(
-                    "E001",
-                    file,
-                    format!("the configuration cannot be read: {error}"),
-                )
-                .help("`watchbell init` writes one; `--config FILE` names another");
+                let diagnostic = Diagnostic::error("E001", file, format!("the configuration cannot be read: {error}"))
+                    .help("`watchbell init` writes one; `--config FILE` names another");
                 return (None, vec![diagnostic]);
             }
         };
@@ -78,24 +70,15 @@ impl Config {
         let (table, errors) = DeTable::parse_recoverable(text);
         let broken = !errors.is_empty();
         for error in errors {
-            problems.push(
-                "E100",
-                error.span().unwrap_or(0..0),
-                error.message().to_owned(),
-                None,
-            );
+            problems.push("E100", error.span().unwrap_or(0..0), error.message().to_owned(), None);
         }
         if broken {
             // What could be read around a syntax error would only bring problems that are none.
             return (None, problems.into_sorted());
         }
         let base = file.parent().unwrap_or(Path::new(""));
-        let config = read(
-            file,
-            base,
-            TableReader::new(table.get_ref(), 0..0, "the configuration", &problems),
-            &problems,
-        );
+        let config =
+            read(file, base, TableReader::new(table.get_ref(), 0..0, "the configuration", &problems), &problems);
         let found = problems.into_sorted();
         (config.filter(|_| found.is_empty()), found)
     }
@@ -103,9 +86,7 @@ impl Config {
 
 fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems) -> Option<Config> {
     let data_dir = base.join(top.text("data_dir").unwrap_or("data"));
-    let retention = top
-        .duration("retention", DAY..=3_660 * DAY)
-        .unwrap_or(180 * DAY);
+    let retention = top.duration("retention", DAY..=3_660 * DAY).unwrap_or(180 * DAY);
 
     let mut rule_paths = vec![base.join("rules")];
     let mut watch = WatchMode::Auto;
@@ -118,30 +99,21 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
             None | Some("auto") => WatchMode::Auto,
             Some("poll") => WatchMode::Poll,
             Some(other) => {
-                table.problem(
-                    "watch",
-                    format!("`watch` is `auto` or `poll`, found \"{other}\""),
-                    None,
-                );
+                table.problem("watch", format!("`watch` is `auto` or `poll`, found \"{other}\""), None);
                 WatchMode::Auto
             }
         };
         if let Some(operations) = table.number("max_operations", 1_000..=100_000_000) {
             limits.operations = operations;
         }
-        if let Some(time) = table.duration(
-            "max_time",
-            Duration::from_millis(1)..=Duration::from_secs(60),
-        ) {
+        if let Some(time) = table.duration("max_time", Duration::from_millis(1)..=Duration::from_secs(60)) {
             limits.time = time;
         }
         table.finish();
     }
     let mut max_age = DAY;
     if let Some(mut table) = top.table("alerts") {
-        max_age = table
-            .duration("max_age", Duration::from_secs(60)..=3_660 * DAY)
-            .unwrap_or(max_age);
+        max_age = table.duration("max_age", Duration::from_secs(60)..=3_660 * DAY).unwrap_or(max_age);
         table.finish();
     }
     let overrides = top.table("checks").map(read_overrides).unwrap_or_default();
@@ -161,10 +133,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
                 "E106",
                 span.clone(),
                 format!("two sources are called \"{}\"", source.name),
-                Some(
-                    "a source's name is what its events are kept under: give each its own"
-                        .to_owned(),
-                ),
+                Some("a source's name is what its events are kept under: give each its own".to_owned()),
             );
         }
     }
@@ -180,23 +149,13 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
     let mut names = HashSet::new();
     for (destination, span) in &destinations {
         if !names.insert(destination.name.clone()) {
-            problems.push(
-                "E106",
-                span.clone(),
-                format!("two destinations are called \"{}\"", destination.name),
-                None,
-            );
+            problems.push("E106", span.clone(), format!("two destinations are called \"{}\"", destination.name), None);
         }
     }
     top.finish();
-    let mut destinations: Vec<deliver::Settings> = destinations
-        .into_iter()
-        .map(|(settings, _)| settings)
-        .collect();
+    let mut destinations: Vec<deliver::Settings> = destinations.into_iter().map(|(settings, _)| settings).collect();
     if !has_destinations {
-        destinations.push(deliver::Settings::terminal(
-            DestinationName::parse("terminal").ok()?,
-        ));
+        destinations.push(deliver::Settings::terminal(DestinationName::parse("terminal").ok()?));
     }
     Some(Config {
         file: file.to_owned(),

@@ -63,15 +63,8 @@ impl Diagnostic {
     }
 
     /// A warning about `file` as a whole.
-    pub fn warning(
-        code: &'static str,
-        file: impl Into<PathBuf>,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            level: Level::Warning,
-            ..Self::error(code, file, message)
-        }
+    pub fn warning(code: &'static str, file: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self { level: Level::Warning, ..Self::error(code, file, message) }
     }
 
     /// Says where in `text` it is. A span outside of the text is cut to it.
@@ -113,24 +106,15 @@ impl Diagnostic {
 
 /// Whether any of the problems is an error.
 pub fn any_error(diagnostics: &[Diagnostic]) -> bool {
-    diagnostics
-        .iter()
-        .any(|diagnostic| diagnostic.level == Level::Error)
+    diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error)
 }
 
 /// The candidate that was most likely meant by `name`, if one is near enough.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()),
-                candidate,
-            )
-        })
-        .filter(|(distance, candidate)| {
-            *distance <= 1 + candidate.chars().count().max(name.chars().count()) / 4
-        })
+        .map(|candidate| (strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count().max(name.chars().count()) / 4)
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -140,10 +124,7 @@ pub fn suggest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str> + C
     match nearest(name, candidates.clone()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => {
-            let all: Vec<String> = candidates
-                .into_iter()
-                .map(|candidate| format!("`{candidate}`"))
-                .collect();
+            let all: Vec<String> = candidates.into_iter().map(|candidate| format!("`{candidate}`")).collect();
             format!("known here: {}", all.join(", "))
         }
     }
@@ -168,10 +149,7 @@ mod tests {
         assert_eq!((found.line, found.column), (Some(2), Some(2)));
         assert_eq!(found.one_line(), "f:2:2: m");
         // Into the middle of a character, and past the end.
-        assert_eq!(
-            Diagnostic::error("E000", "f", "m").at(&text, 3..99).span,
-            Some(2..text.len())
-        );
+        assert_eq!(Diagnostic::error("E000", "f", "m").at(&text, 3..99).span, Some(2..text.len()));
     }
 
     #[test]

@@ -41,15 +41,11 @@ pub struct RejectedEntry {
 impl IncomingEvent {
     /// Reads an entry. It must be a JSON object with an `id` and an `attributes.action`, both texts that are not empty.
     pub fn parse(raw: &str) -> Result<Self, RejectedEntry> {
-        Self::read(raw).map_err(|reason| RejectedEntry {
-            reason,
-            raw: raw.into(),
-        })
+        Self::read(raw).map_err(|reason| RejectedEntry { reason, raw: raw.into() })
     }
 
     fn read(raw: &str) -> Result<Self, String> {
-        let value: Value =
-            serde_json::from_str(raw).map_err(|error| format!("not readable JSON: {error}"))?;
+        let value: Value = serde_json::from_str(raw).map_err(|error| format!("not readable JSON: {error}"))?;
         if !value.is_object() {
             return Err("not a JSON object".to_owned());
         }
@@ -128,13 +124,10 @@ pub struct Evidence {
 impl Evidence {
     fn of(event: &Value) -> Self {
         let owned = |pointer| text(event, pointer).map(str::to_owned);
-        let place: Vec<&str> = [
-            "/attributes/location/city",
-            "/attributes/location/countryName",
-        ]
-        .into_iter()
-        .filter_map(|pointer| text(event, pointer))
-        .collect();
+        let place: Vec<&str> = ["/attributes/location/city", "/attributes/location/countryName"]
+            .into_iter()
+            .filter_map(|pointer| text(event, pointer))
+            .collect();
         Self {
             actor: owned("/attributes/actor/name").or_else(|| owned("/attributes/actor/id")),
             email: owned("/attributes/actor/email"),
@@ -146,11 +139,7 @@ impl Evidence {
 
     /// The actor as shown in a line: email address if it is one, else the name.
     pub fn who(&self) -> Option<&str> {
-        self.email
-            .as_deref()
-            .filter(|email| email.contains('@'))
-            .or(self.actor.as_deref())
-            .or(self.email.as_deref())
+        self.email.as_deref().filter(|email| email.contains('@')).or(self.actor.as_deref()).or(self.email.as_deref())
     }
 
     /// Address and place as shown in a line: `203.0.113.7 (Riga, Latvia)`.
@@ -165,10 +154,7 @@ impl Evidence {
 
 /// A text that is not empty.
 fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
+    value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
@@ -181,46 +167,23 @@ mod tests {
 
     #[test]
     fn only_id_and_action_are_needed() {
-        let event =
-            IncomingEvent::parse(r#"{"id":"1","attributes":{"action":"a","time":7,"actor":[]}}"#)
-                .unwrap();
+        let event = IncomingEvent::parse(r#"{"id":"1","attributes":{"action":"a","time":7,"actor":[]}}"#).unwrap();
         assert_eq!((&*event.action, event.time), ("a", None));
         assert_eq!(reason("[1]"), "not a JSON object");
         assert_eq!(reason(r#"{"id":1}"#), "no `id`");
-        assert_eq!(
-            reason(r#"{"id":"1","attributes":"x"}"#),
-            "no `attributes.action`"
-        );
-        let deep = format!(
-            r#"{{"id":"1","x":{}{}}}"#,
-            "[".repeat(10_000),
-            "]".repeat(10_000)
-        );
-        assert!(
-            reason(&deep).contains("recursion limit"),
-            "{}",
-            reason(&deep)
-        );
+        assert_eq!(reason(r#"{"id":"1","attributes":"x"}"#), "no `attributes.action`");
+        let deep = format!(r#"{{"id":"1","x":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        assert!(reason(&deep).contains("recursion limit"), "{}", reason(&deep));
     }
 
     #[test]
     fn an_event_without_time_takes_the_next_best() {
         let source = SourceName::parse("s").unwrap();
         let arrived = time::from_millis(9_000);
-        let entry = IncomingEvent::parse(
-            r#"{"id":"1","attributes":{"action":"a","processedAt":"1970-01-01T00:00:05Z"}}"#,
-        );
-        assert_eq!(
-            entry
-                .unwrap()
-                .into_event(source.clone(), Sequence(1), arrived)
-                .time,
-            time::from_millis(5_000)
-        );
+        let entry =
+            IncomingEvent::parse(r#"{"id":"1","attributes":{"action":"a","processedAt":"1970-01-01T00:00:05Z"}}"#);
+        assert_eq!(entry.unwrap().into_event(source.clone(), Sequence(1), arrived).time, time::from_millis(5_000));
         let entry = IncomingEvent::parse(r#"{"id":"1","attributes":{"action":"a","time":"?"}}"#);
-        assert_eq!(
-            entry.unwrap().into_event(source, Sequence(1), arrived).time,
-            arrived
-        );
+        assert_eq!(entry.unwrap().into_event(source, Sequence(1), arrived).time, arrived);
     }
 }

@@ -116,10 +116,7 @@ impl DedupKey {
 
     /// The key of a text of any length: the text, cut after 1,000 characters.
     pub fn clipped(text: &str) -> Self {
-        let end = text
-            .char_indices()
-            .nth(Self::MAX_CHARACTERS)
-            .map_or(text.len(), |(index, _)| index);
+        let end = text.char_indices().nth(Self::MAX_CHARACTERS).map_or(text.len(), |(index, _)| index);
         Self(text.get(..end).unwrap_or(text).into())
     }
 }
@@ -127,22 +124,16 @@ impl DedupKey {
 fn plain_text(what: &str, text: &str, limit: usize) -> Result<(), String> {
     let length = text.chars().count();
     if length == 0 || length > limit {
-        return Err(format!(
-            "{what} has 1 to {limit} characters, this one has {length}"
-        ));
+        return Err(format!("{what} has 1 to {limit} characters, this one has {length}"));
     }
     if text.chars().any(char::is_control) || text.trim() != text {
-        return Err(format!(
-            "{what} has no control characters and does not begin or end with a space"
-        ));
+        return Err(format!("{what} has no control characters and does not begin or end with a space"));
     }
     Ok(())
 }
 
 /// The arrival number of an event in a store: 1, 2, 3 …
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Sequence(pub u64);
 
 impl Sequence {
@@ -195,9 +186,7 @@ impl AlertId {
 
 impl fmt::Display for AlertId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -211,11 +200,7 @@ impl FromStr for AlertId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let wrong = || {
-            NameError(format!(
-                "`{text}` is not an alert id: 32 hexadecimal digits"
-            ))
-        };
+        let wrong = || NameError(format!("`{text}` is not an alert id: 32 hexadecimal digits"));
         if text.len() != 32 || !text.is_ascii() {
             return Err(wrong());
         }

@@ -61,18 +61,10 @@ impl Secret {
     /// Reads the secret from where `origin` says. White space around it is dropped.
     pub fn load(origin: &SecretOrigin) -> Result<Self, SecretError> {
         let text = match origin {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the one place that reads secrets from the environment"
-            )]
-            SecretOrigin::Environment(name) => {
-                std::env::var(name).map_err(|_| SecretError::Unset(name.clone()))?
-            }
+            #[expect(clippy::disallowed_methods, reason = "the one place that reads secrets from the environment")]
+            SecretOrigin::Environment(name) => std::env::var(name).map_err(|_| SecretError::Unset(name.clone()))?,
             SecretOrigin::File(path) => {
-                std::fs::read_to_string(path).map_err(|error| SecretError::Unreadable {
-                    path: path.clone(),
-                    error,
-                })?
+                std::fs::read_to_string(path).map_err(|error| SecretError::Unreadable { path: path.clone(), error })?
             }
         };
         Self::new(text.trim(), origin.clone())
@@ -86,10 +78,7 @@ impl Secret {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(SecretError::Garbled(origin));
         }
-        Ok(Self {
-            value: SecretString::from(text.to_owned()),
-            origin,
-        })
+        Ok(Self { value: SecretString::from(text.to_owned()), origin })
     }
 
     /// The secret itself: only for the request that needs it.

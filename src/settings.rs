@@ -28,21 +28,11 @@ pub struct Problems {
 impl Problems {
     /// Nothing found yet in this file.
     pub fn new(file: &Path, text: &str) -> Self {
-        Self {
-            file: file.into(),
-            text: text.into(),
-            found: Rc::default(),
-        }
+        Self { file: file.into(), text: text.into(), found: Rc::default() }
     }
 
     /// Notes a problem at a place of the file.
-    pub fn push(
-        &self,
-        code: &'static str,
-        span: Range<usize>,
-        message: impl Into<String>,
-        help: Option<String>,
-    ) {
+    pub fn push(&self, code: &'static str, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
         let mut diagnostic = Diagnostic::error(code, &*self.file, message).at(&self.text, span);
         diagnostic.help = help;
         self.found.borrow_mut().push(diagnostic);
@@ -67,19 +57,8 @@ pub struct TableReader<'a> {
 
 impl<'a> TableReader<'a> {
     /// A reader of `table`, which stands at `span` and is called `name` in messages.
-    pub fn new(
-        table: &'a DeTable<'a>,
-        span: Range<usize>,
-        name: &str,
-        problems: &Problems,
-    ) -> Self {
-        Self {
-            table,
-            span,
-            name: name.to_owned(),
-            known: Vec::new(),
-            problems: problems.clone(),
-        }
+    pub fn new(table: &'a DeTable<'a>, span: Range<usize>, name: &str, problems: &Problems) -> Self {
+        Self { table, span, name: name.to_owned(), known: Vec::new(), problems: problems.clone() }
     }
 
     /// Where the table begins: its header, not the whole of it.
@@ -104,10 +83,7 @@ impl<'a> TableReader<'a> {
     }
 
     fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
-        let message = format!(
-            "`{key}` must be {wanted}, found {}",
-            describe(value.get_ref())
-        );
+        let message = format!("`{key}` must be {wanted}, found {}", describe(value.get_ref()));
         self.problems.push("E102", value.span(), message, None);
     }
 
@@ -126,12 +102,7 @@ impl<'a> TableReader<'a> {
         if !self.has(key) {
             self.known.push(key);
             let message = format!("{} has no `{key}`", self.name);
-            self.problems.push(
-                "E103",
-                self.span(),
-                message,
-                Some(format!("add `{key} = {example}`")),
-            );
+            self.problems.push("E103", self.span(), message, Some(format!("add `{key} = {example}`")));
             return None;
         }
         self.text(key)
@@ -144,9 +115,7 @@ impl<'a> TableReader<'a> {
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         let text = self.text(key)?;
-        parse(text)
-            .map_err(|error| self.problem(key, format!("`{key}`: {error}"), None))
-            .ok()
+        parse(text).map_err(|error| self.problem(key, format!("`{key}`: {error}"), None)).ok()
     }
 
     /// A truth value.
@@ -160,11 +129,7 @@ impl<'a> TableReader<'a> {
     }
 
     /// A whole number within a range.
-    pub fn number(
-        &mut self,
-        key: &'static str,
-        allowed: std::ops::RangeInclusive<u64>,
-    ) -> Option<u64> {
+    pub fn number(&mut self, key: &'static str, allowed: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let value = self.value(key)?;
         let number = value
             .get_ref()
@@ -173,11 +138,7 @@ impl<'a> TableReader<'a> {
         match number {
             Some(number) if allowed.contains(&number) => Some(number),
             _ => {
-                let wanted = format!(
-                    "a whole number from {} to {}",
-                    allowed.start(),
-                    allowed.end()
-                );
+                let wanted = format!("a whole number from {} to {}", allowed.start(), allowed.end());
                 self.wrong_type(key, value, &wanted);
                 None
             }
@@ -185,11 +146,7 @@ impl<'a> TableReader<'a> {
     }
 
     /// A duration within a range, such as `"30s"`.
-    pub fn duration(
-        &mut self,
-        key: &'static str,
-        allowed: std::ops::RangeInclusive<Duration>,
-    ) -> Option<Duration> {
+    pub fn duration(&mut self, key: &'static str, allowed: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
         let duration = self.parsed(key, time::parse_duration)?;
         if !allowed.contains(&duration) {
             let message = format!(
@@ -220,11 +177,7 @@ impl<'a> TableReader<'a> {
     }
 
     /// A list of texts, each accepted by `parse`.
-    pub fn texts<T>(
-        &mut self,
-        key: &'static str,
-        mut parse: impl FnMut(&str) -> Result<T, String>,
-    ) -> Option<Vec<T>> {
+    pub fn texts<T>(&mut self, key: &'static str, mut parse: impl FnMut(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let value = self.value(key)?;
         let Some(items) = value.get_ref().as_array() else {
             self.wrong_type(key, value, "a list of texts");
@@ -246,19 +199,13 @@ impl<'a> TableReader<'a> {
         let wanted = "`{ env = \"NAME\" }` or `{ file = \"PATH\" }`";
         let Some(value) = self.value(key) else {
             let message = format!("{} has no `{key}`", self.name);
-            self.problems.push(
-                "E103",
-                self.span(),
-                message,
-                Some(format!("add `{key} = …`, being {wanted}")),
-            );
+            self.problems.push("E103", self.span(), message, Some(format!("add `{key} = …`, being {wanted}")));
             return None;
         };
         let Some(table) = value.get_ref().as_table() else {
             let help = "a secret is never written into the configuration itself".to_owned();
             let message = format!("`{key}` must be {wanted}");
-            self.problems
-                .push("E104", value.span(), message, Some(help));
+            self.problems.push("E104", value.span(), message, Some(help));
             return None;
         };
         let mut reader = TableReader::new(table, value.span(), &format!("`{key}`"), &self.problems);
@@ -282,12 +229,7 @@ impl<'a> TableReader<'a> {
             self.wrong_type(key, value, "a table");
             return None;
         };
-        Some(TableReader::new(
-            table,
-            value.span(),
-            &format!("`[{key}]`"),
-            &self.problems,
-        ))
+        Some(TableReader::new(table, value.span(), &format!("`[{key}]`"), &self.problems))
     }
 
     /// The tables of a list such as `[[source]]`.
@@ -303,12 +245,7 @@ impl<'a> TableReader<'a> {
         for item in items {
             match item.get_ref().as_table() {
                 Some(table) => {
-                    readers.push(TableReader::new(
-                        table,
-                        item.span(),
-                        &format!("`[[{key}]]`"),
-                        &self.problems,
-                    ));
+                    readers.push(TableReader::new(table, item.span(), &format!("`[[{key}]]`"), &self.problems));
                 }
                 None => self.wrong_type(key, item, "a table"),
             }
@@ -323,10 +260,8 @@ impl<'a> TableReader<'a> {
             match value.get_ref().as_table() {
                 Some(table) => {
                     let name = format!("`{}`", key.get_ref());
-                    readers.push((
-                        key.get_ref().as_ref(),
-                        TableReader::new(table, value.span(), &name, &self.problems),
-                    ));
+                    readers
+                        .push((key.get_ref().as_ref(), TableReader::new(table, value.span(), &name, &self.problems)));
                 }
                 None => self.wrong_type(key.get_ref(), value, "a table"),
             }
@@ -371,18 +306,12 @@ fn to_json(value: &DeValue<'_>) -> serde_json::Value {
         DeValue::Integer(number) => {
             i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Null, Value::from)
         }
-        DeValue::Float(number) => number
-            .as_str()
-            .parse::<f64>()
-            .map_or(Value::Null, Value::from),
+        DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
         DeValue::Boolean(value) => Value::from(*value),
         DeValue::Datetime(datetime) => Value::from(datetime.to_string()),
         DeValue::Array(items) => items.iter().map(|item| to_json(item.get_ref())).collect(),
         DeValue::Table(table) => Value::Object(
-            table
-                .iter()
-                .map(|(key, value)| (key.get_ref().to_string(), to_json(value.get_ref())))
-                .collect(),
+            table.iter().map(|(key, value)| (key.get_ref().to_string(), to_json(value.get_ref()))).collect(),
         ),
     }
 }

@@ -18,32 +18,22 @@ pub use jiff::Timestamp;
 pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     text.parse::<Timestamp>().ok().or_else(|| {
         let civil = text.parse::<jiff::civil::DateTime>().ok()?;
-        civil
-            .to_zoned(jiff::tz::TimeZone::UTC)
-            .ok()
-            .map(|zoned| zoned.timestamp())
+        civil.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
     })
 }
 
 /// Reads a duration as people write it: `30s`, `5m`, `1h30m`, `7d`. Units: ms, s, m, h, d, w.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || {
-        format!(
-            "`{text}` is not a duration: write a number and a unit, such as `30s`, `5m`, `1h30m` or `7d`"
-        )
-    };
+    let wrong =
+        || format!("`{text}` is not a duration: write a number and a unit, such as `30s`, `5m`, `1h30m` or `7d`");
     if !text.starts_with(|first: char| first.is_ascii_digit()) {
         return Err(wrong());
     }
     let span: Span = text.parse().map_err(|_| wrong())?;
     if span.get_years() != 0 || span.get_months() != 0 {
-        return Err(format!(
-            "`{text}` uses a unit whose length varies: write days (`d`) or smaller"
-        ));
+        return Err(format!("`{text}` uses a unit whose length varies: write days (`d`) or smaller"));
     }
-    let signed = span
-        .to_duration(SpanRelativeTo::days_are_24_hours())
-        .map_err(|_| wrong())?;
+    let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     Duration::try_from(signed).map_err(|_| wrong())
 }
 
@@ -67,11 +57,7 @@ pub fn show_duration(duration: Duration) -> String {
             break;
         }
     }
-    if parts.is_empty() {
-        "0s".to_owned()
-    } else {
-        parts.join(" ")
-    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
 /// How much later `later` is than `earlier`; zero if it is not.
@@ -102,11 +88,7 @@ pub fn after(time: Timestamp, duration: Duration) -> Timestamp {
 
 /// A time from milliseconds since 1970; a number out of range gives the nearest end of the range.
 pub fn from_millis(millis: i64) -> Timestamp {
-    Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
-        Timestamp::MIN
-    } else {
-        Timestamp::MAX
-    })
+    Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
 
 /// A time given on the command line: RFC 3339, a date (its midnight, UTC), or a duration before now.
@@ -140,11 +122,9 @@ impl FromStr for TimeArgument {
         {
             return Ok(Self::At(zoned.timestamp()));
         }
-        parse_duration(text).map(Self::Ago).map_err(|_| {
-            format!(
-                "`{text}` is not a time: write `24h`, `7d`, `2026-11-22` or `2026-11-22T08:30:00Z`"
-            )
-        })
+        parse_duration(text)
+            .map(Self::Ago)
+            .map_err(|_| format!("`{text}` is not a time: write `24h`, `7d`, `2026-11-22` or `2026-11-22T08:30:00Z`"))
     }
 }
 
@@ -172,10 +152,7 @@ impl Clock {
     /// The time now.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the one place that reads the machine's clock"
-            )]
+            #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
             Inner::System => Timestamp::now(),
             Inner::Manual(time) => *time.lock().unwrap_or_else(PoisonError::into_inner),
         }

@@ -1,1 +1,31 @@
+//! Tests of what Watchbell promises, through its binary and its public interface. One binary, so that it is linked once.
 
+/// What tests share: a laboratory with a simulated organization, events and rule sets.
+mod support;
+
+/// What a match becomes: dedup, thresholds, escalation, fallbacks, late events.
+mod detection;
+/// Rules directories that change under a running agent.
+mod hot_reload;
+/// Project invariants: who imports whom, module docs, sizes of files.
+mod layers;
+/// Promise 5: absent data never throws.
+mod promise_absent_data;
+/// Promise 3: a bad rule hurts only itself.
+mod promise_bad_rule;
+/// Promise 1: nothing is lost and nothing doubled, whenever the process is killed.
+mod promise_crash;
+/// Promise 2: replaying what was evaluated gives the alerts that were raised.
+mod promise_replay_is_live;
+/// Promise 4: silence is never mistaken for safety.
+mod promise_silence;
+/// What README says is what the program does.
+mod readme;
+/// The rules that ship.
+mod shipped_rules;
+/// The events stream: both endings, every fault, ragged pages.
+mod source;
+/// The store: layout, retention, merging, disk use.
+mod store;
+/// The verbs: what they print and which code they exit with.
+mod verbs;

@@ -80,10 +80,7 @@ impl Evaluator {
         let state = self.store.reader().state()?;
         let rules = Arc::clone(&self.rules.borrow_and_update());
         let checks = HealthDetector::restore(&self.settings.limits, state.clone());
-        Ok((
-            Detector::restore(rules, self.settings.clone(), state),
-            checks,
-        ))
+        Ok((Detector::restore(rules, self.settings.clone(), state), checks))
     }
 
     fn evaluate(
@@ -147,14 +144,7 @@ impl Evaluator {
     ) -> Result<(), StoreError> {
         let now = pulse.beat(&self.clock);
         self.store.set_alive(now)?;
-        let subjects = health::subjects(
-            &self.watched,
-            pulse,
-            &self.store.reader(),
-            detector,
-            mark,
-            now,
-        )?;
+        let subjects = health::subjects(&self.watched, pulse, &self.store.reader(), detector, mark, now)?;
         let rules = Arc::clone(detector.rules());
         let (outcome, state) = checks.check(&rules, &subjects, now);
         for (rule, error) in &outcome.failures {
@@ -182,9 +172,7 @@ impl Evaluator {
                 continue;
             };
             if *notice == crate::alert::Notice::Opened {
-                let index = Severity::ALL
-                    .iter()
-                    .position(|severity| *severity == alert.severity);
+                let index = Severity::ALL.iter().position(|severity| *severity == alert.severity);
                 if let Some(count) = index.and_then(|index| opened.get_mut(index)) {
                     *count += 1_u64;
                 }
@@ -208,13 +196,7 @@ impl Evaluator {
             tracing::debug!(%rule, "rule failed: {error}");
         }
         let owes = !deliveries.is_empty();
-        self.store.commit(&Commit {
-            staged,
-            matches: outcome.matches,
-            state,
-            deliveries,
-            mark,
-        })?;
+        self.store.commit(&Commit { staged, matches: outcome.matches, state, deliveries, mark })?;
         if owes {
             self.owed.send_modify(|count| *count += 1);
         }

@@ -31,23 +31,15 @@ pub(super) struct Pulse {
 
 impl Pulse {
     pub(super) fn new(watched: &Watched, clock: &Clock) -> Self {
-        let shortest = watched
-            .sources
-            .iter()
-            .map(|(settings, _)| settings.drop_off / 8)
-            .min();
-        let interval = shortest
-            .unwrap_or(Duration::MAX)
-            .clamp(Duration::from_secs(1), Duration::from_secs(30));
+        let shortest = watched.sources.iter().map(|(settings, _)| settings.drop_off / 8).min();
+        let usual = shortest.unwrap_or(Duration::MAX).clamp(Duration::from_secs(1), Duration::from_secs(30));
         Self {
-            interval,
+            interval: watched.pulse.unwrap_or(usual),
             last: Instant::now(),
             last_clock: clock.now(),
             first: true,
             awake_since: watched.started,
-            away: watched
-                .last_alive
-                .map_or(Duration::ZERO, |alive| time::since(watched.started, alive)),
+            away: watched.last_alive.map_or(Duration::ZERO, |alive| time::since(watched.started, alive)),
         }
     }
 
@@ -65,10 +57,7 @@ impl Pulse {
         // `Instant` stands still while the machine sleeps, the clock does not.
         let asleep = time::since(now, self.last_clock).saturating_sub(self.last.elapsed());
         if !self.first && asleep > ASLEEP {
-            tracing::info!(
-                asleep = time::show_duration(asleep),
-                "the machine was asleep"
-            );
+            tracing::info!(asleep = time::show_duration(asleep), "the machine was asleep");
             self.awake_since = now;
             self.away = asleep;
         }
@@ -101,9 +90,7 @@ pub(super) fn subjects(
         .iter()
         .map(|(name, status)| {
             let status = status.borrow();
-            let (owed, oldest) = outbox
-                .get(name)
-                .map_or((0, None), |(owed, oldest, _)| (*owed, Some(*oldest)));
+            let (owed, oldest) = outbox.get(name).map_or((0, None), |(owed, oldest, _)| (*owed, Some(*oldest)));
             json!({
                 "name": name,
                 "owed": owed,
@@ -118,10 +105,7 @@ pub(super) fn subjects(
     let suspended: Vec<Value> = detector
         .records()
         .filter(|(id, record)| {
-            rules
-                .detections
-                .iter()
-                .any(|rule| rule.id() == *id && record.suspended.as_deref() == Some(&*rule.hash))
+            rules.detections.iter().any(|rule| rule.id() == *id && record.suspended.as_deref() == Some(&*rule.hash))
         })
         .map(|(id, record)| json!({ "rule": id, "error": record.last_error }))
         .collect();
@@ -141,12 +125,7 @@ pub(super) fn subjects(
     Ok(subjects)
 }
 
-fn source_record(
-    settings: &Settings,
-    status: &SourceStatus,
-    pulse: &Pulse,
-    now: Timestamp,
-) -> Value {
+fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now: Timestamp) -> Value {
     let record = &status.record;
     let silent_since = record.newest_arrival.or(record.first_poll);
     let expires = settings.key_expires().and_then(|date| {

@@ -74,6 +74,8 @@ pub struct Options {
     pub timing: Timing,
     /// The terminal that alerts are written to.
     pub terminal: Terminal,
+    /// How often check rules run; absent: as often as the shortest `drop_off` needs, at most every second.
+    pub pulse: Option<Duration>,
 }
 
 /// An agent that is ready to run: everything that can be refused has been accepted.
@@ -100,6 +102,7 @@ struct Watched {
     sources: Vec<(source::Settings, watch::Receiver<SourceStatus>)>,
     destinations: Vec<(DestinationName, watch::Receiver<DestinationStatus>)>,
     started: Timestamp,
+    pulse: Option<Duration>,
     /// When the agent before this one was last alive.
     last_alive: Option<Timestamp>,
 }
@@ -118,31 +121,20 @@ impl Agent {
         let mut paces: Vec<(usize, Arc<Mutex<Pace>>)> = Vec::new();
         let mut sources: Vec<Source> = Vec::new();
         for settings in &config.sources {
-            let source = Source::new(settings).map_err(|error| AgentError::Source {
-                name: settings.name.clone(),
-                error,
-            })?;
+            let source =
+                Source::new(settings).map_err(|error| AgentError::Source { name: settings.name.clone(), error })?;
             // The limit is the key's: sources with the same key take turns.
-            let shared = sources
-                .iter()
-                .position(|other| other.same_credential(&source));
-            let pace = shared.and_then(|index| paces.get(index)).map_or_else(
-                || Arc::new(Mutex::new(Pace::new(settings.rate_limit))),
-                |(_, pace)| Arc::clone(pace),
-            );
+            let shared = sources.iter().position(|other| other.same_credential(&source));
+            let pace = shared
+                .and_then(|index| paces.get(index))
+                .map_or_else(|| Arc::new(Mutex::new(Pace::new(settings.rate_limit))), |(_, pace)| Arc::clone(pace));
             paces.push((sources.len(), pace));
             sources.push(source);
         }
         let mut pollers = Vec::new();
         for ((settings, source), (_, pace)) in config.sources.iter().zip(sources).zip(paces) {
-            let poller = Poller::new(
-                settings.clone(),
-                source,
-                store.clone(),
-                options.clock.clone(),
-                pace,
-                stored.clone(),
-            )?;
+            let poller =
+                Poller::new(settings.clone(), source, store.clone(), options.clock.clone(), pace, stored.clone())?;
             pollers.push(poller.with_timing(options.timing.clone()));
         }
         let workers = config
@@ -150,13 +142,7 @@ impl Agent {
             .iter()
             .map(|settings| {
                 let destination = settings.open(&options.terminal);
-                Worker::new(
-                    settings.name.clone(),
-                    destination,
-                    store.clone(),
-                    options.clock.clone(),
-                    owed.subscribe(),
-                )
+                Worker::new(settings.name.clone(), destination, store.clone(), options.clock.clone(), owed.subscribe())
             })
             .collect();
 
@@ -206,13 +192,7 @@ impl Agent {
     /// Runs until `stop`. Whatever happens to sources, rules and destinations, it goes on; only a failure of its own ends it.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AgentError> {
         let watched = Watched {
-            sources: self
-                .config
-                .sources
-                .iter()
-                .cloned()
-                .zip(self.pollers.iter().map(Poller::status))
-                .collect(),
+            sources: self.config.sources.iter().cloned().zip(self.pollers.iter().map(Poller::status)).collect(),
             destinations: self
                 .config
                 .destinations
@@ -221,6 +201,7 @@ impl Agent {
                 .zip(self.workers.iter().map(Worker::status))
                 .collect(),
             started: self.options.clock.now(),
+            pulse: self.options.pulse,
             last_alive: self.store.reader().alive()?,
         };
         // Workers outlive the others, so that what these leave owed is still delivered.
@@ -248,12 +229,7 @@ impl Agent {
             reloading.run(reload_stop).await;
             "the reloader"
         });
-        tasks.spawn(housekeeping(
-            self.store.clone(),
-            self.config.retention,
-            self.options.clock.clone(),
-            stop.clone(),
-        ));
+        tasks.spawn(housekeeping(self.store.clone(), self.config.retention, self.options.clock.clone(), stop.clone()));
 
         let evaluator = evaluate::Evaluator {
             store: self.store.clone(),
@@ -277,43 +253,29 @@ impl Agent {
                 // Nobody listens any more if the agent is gone already.
                 ended.send(()).ok();
             })
-            .map_err(|error| AgentError::System {
-                what: "no thread for the rules",
-                error,
-            })?;
+            .map_err(|error| AgentError::System { what: "no thread for the rules", error })?;
         let mut evaluator_ended = evaluator_ended;
         let result = tokio::select! {
+            // Asked to stop, the others end as well: that is no failure.
+            biased;
             () = stop.cancelled() => Ok(()),
             ended = tasks.join_next() => Err(AgentError::TaskEnded(describe(ended))),
             _ = &mut evaluator_ended => Err(AgentError::TaskEnded("the rules' thread".to_owned())),
         };
         stop.cancel();
-        let result = if stop_was_asked(&result) {
+        if result.is_ok() {
             // Rules have a time limit, so this ends soon.
-            tokio::time::timeout(Duration::from_secs(2), &mut evaluator_ended)
-                .await
-                .ok();
-            Ok(())
-        } else {
-            result
-        };
+            tokio::time::timeout(Duration::from_secs(2), &mut evaluator_ended).await.ok();
+        }
         while tasks.join_next().await.is_some() {}
         stop_workers.cancel();
         while workers.join_next().await.is_some() {}
-        if let Err(error) = self
-            .store
-            .set_alive(self.options.clock.now())
-            .and_then(|()| self.store.flush())
-        {
+        if let Err(error) = self.store.set_alive(self.options.clock.now()).and_then(|()| self.store.flush()) {
             tracing::error!(%error, "the store was not flushed");
         }
         drop(self.pid_file);
         result
     }
-}
-
-fn stop_was_asked(result: &Result<(), AgentError>) -> bool {
-    result.is_ok()
 }
 
 fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> String {
@@ -325,12 +287,7 @@ fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> Stri
 }
 
 /// Removes what is older than `retention`, and merges small blocks.
-async fn housekeeping(
-    store: Store,
-    retention: Duration,
-    clock: Clock,
-    stop: CancellationToken,
-) -> &'static str {
+async fn housekeeping(store: Store, retention: Duration, clock: Clock, stop: CancellationToken) -> &'static str {
     // Soon after the start, so that an agent that is restarted often gets to it as well.
     let mut wait = Duration::from_secs(60);
     loop {
@@ -348,13 +305,7 @@ async fn housekeeping(
         });
         match done.await {
             Ok(Ok((removed, merged, took))) => {
-                tracing::debug!(
-                    events = removed.events,
-                    alerts = removed.alerts,
-                    merged,
-                    ?took,
-                    "housekeeping"
-                );
+                tracing::debug!(events = removed.events, alerts = removed.alerts, merged, ?took, "housekeeping");
             }
             Ok(Err(error)) => tracing::error!(%error, "housekeeping failed: will be tried again"),
             Err(error) => tracing::error!(%error, "housekeeping failed: will be tried again"),
@@ -375,10 +326,7 @@ impl PidFile {
         options
             .open(&path)
             .and_then(|mut file| writeln!(file, "{}", std::process::id()))
-            .map_err(|error| AgentError::System {
-                what: "the pid file cannot be written",
-                error,
-            })?;
+            .map_err(|error| AgentError::System { what: "the pid file cannot be written", error })?;
         Ok(Self(path))
     }
 }

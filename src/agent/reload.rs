@@ -74,16 +74,8 @@ impl Reloading {
         report(&loaded.diagnostics);
         let set = &loaded.set;
         for broken in &set.broken {
-            let runs = if broken.last_good_runs {
-                "its last good version runs"
-            } else {
-                "nothing of it runs"
-            };
-            tracing::error!(
-                generation = set.generation,
-                "the file on disk is broken, {runs}: {}",
-                broken.problem
-            );
+            let runs = if broken.last_good_runs { "its last good version runs" } else { "nothing of it runs" };
+            tracing::error!(generation = set.generation, "the file on disk is broken, {runs}: {}", broken.problem);
         }
         tracing::info!(
             generation = set.generation,
@@ -102,15 +94,12 @@ impl Reloading {
         match config {
             Some(config) => {
                 self.mode = config.watch;
-                self.loader
-                    .set_overrides(config.rule_paths, config.overrides);
+                self.loader.set_overrides(config.rule_paths, config.overrides);
                 tracing::info!(
                     "rules and checks are read again; changes to sources and destinations take effect at the next start"
                 );
             }
-            None => tracing::error!(
-                "the configuration is not usable: what was read before stays in force"
-            ),
+            None => tracing::error!("the configuration is not usable: what was read before stays in force"),
         }
     }
 }

@@ -69,20 +69,10 @@ impl List {
         let by_actor = |alert: &Alert| {
             let evidence = &alert.evidence;
             self.actor.as_deref().is_none_or(|actor| {
-                filter::mentions(
-                    actor,
-                    [
-                        evidence.actor.as_deref(),
-                        evidence.email.as_deref(),
-                        evidence.ip.as_deref(),
-                    ],
-                )
+                filter::mentions(actor, [evidence.actor.as_deref(), evidence.email.as_deref(), evidence.ip.as_deref()])
             })
         };
-        let alerts = reader
-            .alerts(wanted)
-            .filter(|alert| alert.as_ref().map_or(true, by_actor))
-            .take(self.limit);
+        let alerts = reader.alerts(wanted).filter(|alert| alert.as_ref().map_or(true, by_actor)).take(self.limit);
         if context.is_json() {
             for alert in alerts {
                 context.output.json_line(&alert?)?;
@@ -106,18 +96,7 @@ impl List {
             context.output.note("no alerts");
             return Ok(());
         }
-        Ok(context.output.table(
-            &[
-                "alert",
-                "opened (utc)",
-                "severity",
-                "status",
-                "events",
-                "title",
-                "rule",
-            ],
-            rows,
-        )?)
+        Ok(context.output.table(&["alert", "opened (utc)", "severity", "status", "events", "title", "rule"], rows)?)
     }
 }
 
@@ -126,36 +105,23 @@ fn show(context: &mut Context, id: &str) -> Result<(), CliError> {
     let alert = match reader.alerts_beginning(&id.to_lowercase())?.as_slice() {
         [alert] => alert.clone(),
         [] => {
-            return Err(CliError::Usage(format!(
-                "there is no alert `{id}`: `watchbell alerts list` lists them"
-            )));
+            return Err(CliError::Usage(format!("there is no alert `{id}`: `watchbell alerts list` lists them")));
         }
         _ => {
-            return Err(CliError::Usage(format!(
-                "several alerts begin with `{id}`: write more of it"
-            )));
+            return Err(CliError::Usage(format!("several alerts begin with `{id}`: write more of it")));
         }
     };
     if context.is_json() {
         return Ok(context.output.json(&alert)?);
     }
-    let message = Message::Alert {
-        notice: Notice::Opened,
-        alert: Box::new(alert.clone()),
-    };
+    let message = Message::Alert { notice: Notice::Opened, alert: Box::new(alert.clone()) };
     let out = &context.output;
     out.line(render(&message).trim_end())?;
     let mut more: Vec<(&str, String)> = vec![
         ("id", alert.id.to_string()),
-        (
-            "status",
-            format!("{}, revision {}", alert.status, alert.revision),
-        ),
+        ("status", format!("{}, revision {}", alert.status, alert.revision)),
         ("dedup key", alert.dedup_key.to_string()),
-        (
-            "rule file",
-            format!("{} of generation {}", alert.rule_hash, alert.generation),
-        ),
+        ("rule file", format!("{} of generation {}", alert.rule_hash, alert.generation)),
     ];
     if let Some(raised) = alert.raised_at {
         more.push(("raised", format!("{} UTC", output::time(raised))));
@@ -164,10 +130,7 @@ fn show(context: &mut Context, id: &str) -> Result<(), CliError> {
         more.push(("resolved", format!("{} UTC", output::time(resolved))));
     }
     if alert.late {
-        more.push((
-            "late",
-            "its opening event was already old when it arrived".to_owned(),
-        ));
+        more.push(("late", "its opening event was already old when it arrived".to_owned()));
     }
     if !alert.tags.is_empty() {
         more.push(("tags", alert.tags.join(", ")));
@@ -185,14 +148,8 @@ fn show(context: &mut Context, id: &str) -> Result<(), CliError> {
         out.line(&format!("  {name:<10}{}", output::printable(&value)))?;
     }
     out.line("")?;
-    out.line(&format!(
-        "  {}, by arrival:",
-        output::count(alert.count, "event")
-    ))?;
-    let shown: Vec<_> = reader
-        .events_of_alert(alert.id)
-        .take(20)
-        .collect::<Result<_, _>>()?;
+    out.line(&format!("  {}, by arrival:", output::count(alert.count, "event")))?;
+    let shown: Vec<_> = reader.events_of_alert(alert.id).take(20).collect::<Result<_, _>>()?;
     for event in &shown {
         out.line(&format!("    {event}"))?;
     }

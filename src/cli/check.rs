@@ -37,21 +37,11 @@ impl Check {
         let config = context.config()?;
         let loaded = Loader::new(config.rule_paths.clone(), config.overrides.clone()).load();
         context.output.diagnostics(&loaded.diagnostics);
-        for id in config
-            .overrides
-            .keys()
-            .filter(|id| !loaded.set.all().any(|rule| rule.id() == *id))
-        {
-            context.output.warning(&format!(
-                "`[checks.\"{id}\"]` names a rule that does not exist"
-            ));
+        for id in config.overrides.keys().filter(|id| !loaded.set.all().any(|rule| rule.id() == *id)) {
+            context.output.warning(&format!("`[checks.\"{id}\"]` names a rule that does not exist"));
         }
         let unwritable = writable(&config);
-        let answers = if self.offline {
-            Vec::new()
-        } else {
-            runtime()?.block_on(ask_all(&config))
-        };
+        let answers = if self.offline { Vec::new() } else { runtime()?.block_on(ask_all(&config)) };
         let rules = loaded.set.detections.len() + loaded.set.checks.len();
         if context.is_json() {
             let sources: Vec<_> = answers
@@ -74,11 +64,7 @@ impl Check {
                 output::count(config.sources.len() as u64, "source"),
                 output::count(config.destinations.len() as u64, "destination")
             ))?;
-            let word = if any_error(&loaded.diagnostics) {
-                "FAILED  "
-            } else {
-                "ok      "
-            };
+            let word = if any_error(&loaded.diagnostics) { "FAILED  " } else { "ok      " };
             out.line(&format!(
                 "{word} {} {}",
                 output::count(rules as u64, "rule"),
@@ -89,22 +75,14 @@ impl Check {
                 }
             ))?;
             match &unwritable {
-                None => out.line(&format!(
-                    "ok       data directory {}",
-                    config.data_dir.display()
-                ))?,
+                None => out.line(&format!("ok       data directory {}", config.data_dir.display()))?,
                 Some(error) => out.line(&format!("FAILED   {error}"))?,
             }
             if config.sources.is_empty() {
-                out.line(
-                    "FAILED   the configuration has no `[[source]]`: there is nothing to poll",
-                )?;
+                out.line("FAILED   the configuration has no `[[source]]`: there is nothing to poll")?;
             }
             for answer in &answers {
-                out.line(&format!(
-                    "{:<8} source \"{}\": {}",
-                    answer.state, answer.source, answer.message
-                ))?;
+                out.line(&format!("{:<8} source \"{}\": {}", answer.state, answer.source, answer.message))?;
                 if let Some(remedy) = &answer.remedy {
                     out.line(&format!("         {remedy}"))?;
                 }
@@ -114,15 +92,9 @@ impl Check {
             }
         }
         if any_error(&loaded.diagnostics) {
-            return Err(CliError::Rules(problems(
-                "rules do not load",
-                &loaded.diagnostics,
-            )));
+            return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
         }
-        if unwritable.is_some()
-            || config.sources.is_empty()
-            || answers.iter().any(|answer| answer.state == "FAILED")
-        {
+        if unwritable.is_some() || config.sources.is_empty() || answers.iter().any(|answer| answer.state == "FAILED") {
             return Err(CliError::Usage("not everything is right".to_owned()));
         }
         Ok(())
@@ -136,12 +108,7 @@ fn writable(config: &Config) -> Option<String> {
     let made = std::fs::create_dir_all(path)
         .and_then(|()| std::fs::File::create(&probe))
         .and_then(|_| std::fs::remove_file(&probe));
-    made.err().map(|error| {
-        format!(
-            "the data directory `{}` cannot be written: {error}",
-            path.display()
-        )
-    })
+    made.err().map(|error| format!("the data directory `{}` cannot be written: {error}", path.display()))
 }
 
 async fn ask_all(config: &Config) -> Vec<Answer> {
@@ -182,9 +149,7 @@ async fn ask(settings: &Settings) -> Vec<Answer> {
     if let Some(expires) = settings.key_expires() {
         let days = expires
             .to_zoned(jiff::tz::TimeZone::UTC)
-            .map_or(i64::MAX, |midnight| {
-                midnight.timestamp().duration_since(now).as_secs() / 86_400
-            });
+            .map_or(i64::MAX, |midnight| midnight.timestamp().duration_since(now).as_secs() / 86_400);
         if days <= 30 {
             answers.push(answer(
                 "warning",
@@ -200,12 +165,8 @@ fn clock_answer(server: Option<Timestamp>, now: Timestamp) -> Option<(String, St
     let skew = time::distance(server?, now);
     (skew > SKEW).then(|| {
         (
-            format!(
-                "this machine's clock differs from Atlassian's by {}",
-                time::show_duration(skew)
-            ),
-            "set the clock (NTP): times of polls, drop-off and certificates depend on it"
-                .to_owned(),
+            format!("this machine's clock differs from Atlassian's by {}", time::show_duration(skew)),
+            "set the clock (NTP): times of polls, drop-off and certificates depend on it".to_owned(),
         )
     })
 }

@@ -52,25 +52,19 @@ impl Demo {
             history_events: HISTORY_EVENTS,
             live: self.duration,
         };
-        let failed =
-            |what: &str, error: std::io::Error| CliError::Usage(format!("{what}: {error}"));
+        let failed = |what: &str, error: std::io::Error| CliError::Usage(format!("{what}: {error}"));
         // The story begins once the history has been read, which takes about a second.
         let start = time::after(clock.now(), Duration::from_secs(2));
         let options = simulator::Options::new(Story::tell(self.seed, start, length));
         let history = options.scenario.processed_by(start) as u64;
-        let simulator = Simulator::start(options.clone())
-            .await
-            .map_err(|error| failed("no simulated organization", error))?;
+        let simulator =
+            Simulator::start(options.clone()).await.map_err(|error| failed("no simulated organization", error))?;
         let config = self.write_config(directory, &simulator, &options)?;
         let stop = run::stop_on_signal()?;
 
         let agent = Agent::open(
             config,
-            Options {
-                clock,
-                timing: Timing::default(),
-                terminal: run::terminal(context.format),
-            },
+            Options { clock, timing: Timing::default(), terminal: run::terminal(context.format), pulse: None },
         )?;
         let mut progress = agent.progress();
         let rules = agent.rules().borrow().clone();
@@ -108,9 +102,7 @@ impl Demo {
         }
         bar.finish_and_clear();
         ending.cancel();
-        let result = agent
-            .await
-            .map_err(|error| CliError::Usage(format!("the agent failed: {error}")))?;
+        let result = agent.await.map_err(|error| CliError::Usage(format!("the agent failed: {error}")))?;
         let last = progress.borrow().clone();
         result?;
         Ok(last)
@@ -123,9 +115,9 @@ impl Demo {
         options: &simulator::Options,
     ) -> Result<Config, CliError> {
         let mut put = |path: &Path, text: &str| {
-            init::write_new(path, text).map(|_| ()).map_err(|error| {
-                CliError::Usage(format!("`{}` cannot be written: {error}", path.display()))
-            })
+            init::write_new(path, text)
+                .map(|_| ())
+                .map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
         };
         put(&directory.join("key"), &options.key)?;
         init::write_rules(&directory.join("rules"), &mut put)?;
@@ -140,12 +132,7 @@ impl Demo {
         let file = directory.join("watchbell.toml");
         put(&file, &text)?;
         let (config, diagnostics) = Config::load(&file);
-        config.ok_or_else(|| {
-            CliError::Usage(super::problems(
-                "the demo's configuration is not usable",
-                &diagnostics,
-            ))
-        })
+        config.ok_or_else(|| CliError::Usage(super::problems("the demo's configuration is not usable", &diagnostics)))
     }
 
     fn summary(&self, context: &Context, progress: &Progress) {
@@ -170,9 +157,6 @@ impl Demo {
         out.note("  watchbell init       # writes watchbell.toml and rules/");
         out.note("  watchbell check      # is everything right?");
         out.note("  watchbell run        # the agent");
-        out.note(&format!(
-            "\nThe same story again: watchbell demo --seed {}",
-            self.seed
-        ));
+        out.note(&format!("\nThe same story again: watchbell demo --seed {}", self.seed));
     }
 }

@@ -70,20 +70,11 @@ impl List {
         let by_actor = |event: &Event| {
             self.actor.as_deref().is_none_or(|actor| {
                 let evidence = event.evidence();
-                filter::mentions(
-                    actor,
-                    [
-                        evidence.actor.as_deref(),
-                        evidence.email.as_deref(),
-                        evidence.ip.as_deref(),
-                    ],
-                )
+                filter::mentions(actor, [evidence.actor.as_deref(), evidence.email.as_deref(), evidence.ip.as_deref()])
             })
         };
-        let events = reader
-            .scan_newest_first(wanted)
-            .filter(|event| event.as_ref().map_or(true, by_actor))
-            .take(self.limit);
+        let events =
+            reader.scan_newest_first(wanted).filter(|event| event.as_ref().map_or(true, by_actor)).take(self.limit);
         if context.is_json() {
             for event in events {
                 // Byte for byte as it came; line breaks inside an entry would break the lines.
@@ -108,9 +99,7 @@ impl List {
             context.output.note("no events");
             return Ok(());
         }
-        Ok(context
-            .output
-            .table(&["time (utc)", "action", "actor", "from", "event"], rows)?)
+        Ok(context.output.table(&["time (utc)", "action", "actor", "from", "event"], rows)?)
     }
 }
 
@@ -126,20 +115,13 @@ fn quarantined(context: &Context, reader: &Reader, limit: usize) -> Result<(), C
     for entry in entries {
         let entry = entry?;
         let beginning: String = entry.raw.chars().take(60).collect();
-        rows.push(vec![
-            output::time(entry.arrived),
-            entry.source.to_string(),
-            entry.reason,
-            beginning,
-        ]);
+        rows.push(vec![output::time(entry.arrived), entry.source.to_string(), entry.reason, beginning]);
     }
     if rows.is_empty() {
         context.output.note("nothing was quarantined");
         return Ok(());
     }
-    Ok(context
-        .output
-        .table(&["arrived (utc)", "source", "reason", "entry"], rows)?)
+    Ok(context.output.table(&["arrived (utc)", "source", "reason", "entry"], rows)?)
 }
 
 fn show(context: &mut Context, id: &EventId) -> Result<(), CliError> {
@@ -153,19 +135,10 @@ fn show(context: &mut Context, id: &EventId) -> Result<(), CliError> {
         }
         let out = &context.output;
         out.line(&format!("event     {}", event.id))?;
-        out.line(&format!(
-            "source    {}, number {}",
-            event.source, event.sequence
-        ))?;
-        out.line(&format!(
-            "time      {} UTC, arrived {} UTC",
-            output::time(event.time),
-            output::time(event.arrived)
-        ))?;
+        out.line(&format!("source    {}, number {}", event.source, event.sequence))?;
+        out.line(&format!("time      {} UTC, arrived {} UTC", output::time(event.time), output::time(event.arrived)))?;
         out.line("")?;
         return Ok(out.json(&event.value())?);
     }
-    Err(CliError::Usage(format!(
-        "there is no event `{id}`: `watchbell events list` lists them"
-    )))
+    Err(CliError::Usage(format!("there is no event `{id}`: `watchbell events list` lists them")))
 }

@@ -52,8 +52,5 @@ pub(super) fn glob(text: Option<&str>) -> Result<Option<GlobMatcher>, CliError> 
 /// Whether one of the texts contains `wanted`, whatever the case.
 pub(super) fn mentions(wanted: &str, texts: [Option<&str>; 3]) -> bool {
     let wanted = wanted.to_lowercase();
-    texts
-        .into_iter()
-        .flatten()
-        .any(|text| text.to_lowercase().contains(&wanted))
+    texts.into_iter().flatten().any(|text| text.to_lowercase().contains(&wanted))
 }

@@ -27,42 +27,25 @@ impl Init {
         let mut written = Vec::new();
         let mut kept = Vec::new();
         let mut put = |path: &Path, text: &str| -> Result<(), CliError> {
-            let list = if write_new(path, text).map_err(|error| unwritable(path, &error))? {
-                &mut written
-            } else {
-                &mut kept
-            };
+            let list =
+                if write_new(path, text).map_err(|error| unwritable(path, &error))? { &mut written } else { &mut kept };
             list.push(path.display().to_string());
             Ok(())
         };
         put(&config, TEMPLATE)?;
         write_rules(&self.directory.join("rules"), &mut put)?;
         if context.is_json() {
-            return Ok(context
-                .output
-                .json(&serde_json::json!({ "written": written, "kept": kept }))?);
+            return Ok(context.output.json(&serde_json::json!({ "written": written, "kept": kept }))?);
         }
         let out = &context.output;
         for path in &kept {
             out.note(&format!("kept {path}: it was there already"));
         }
-        out.line(&format!(
-            "wrote {} in {}",
-            output::count(written.len() as u64, "file"),
-            self.directory.display()
-        ))?;
-        let argument = if self.directory == Path::new(".") {
-            String::new()
-        } else {
-            format!(" --config {}", config.display())
-        };
-        out.line(&format!(
-            "\nPut your organization's id into {}, then:\n",
-            config.display()
-        ))?;
-        out.line(
-            "  export ATLASSIAN_API_KEY=…      # made at admin.atlassian.com > Settings > API keys",
-        )?;
+        out.line(&format!("wrote {} in {}", output::count(written.len() as u64, "file"), self.directory.display()))?;
+        let argument =
+            if self.directory == Path::new(".") { String::new() } else { format!(" --config {}", config.display()) };
+        out.line(&format!("\nPut your organization's id into {}, then:\n", config.display()))?;
+        out.line("  export ATLASSIAN_API_KEY=…      # made at admin.atlassian.com > Settings > API keys")?;
         out.line(&format!("  watchbell check{argument}"))?;
         Ok(out.line(&format!("  watchbell run{argument}"))?)
     }

@@ -31,13 +31,7 @@ use output::Output;
 #[command(name = "watchbell", version, about, propagate_version = true)]
 struct Arguments {
     /// The configuration
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "WATCHBELL_CONFIG",
-        default_value = "watchbell.toml"
-    )]
+    #[arg(long, global = true, value_name = "FILE", env = "WATCHBELL_CONFIG", default_value = "watchbell.toml")]
     config: PathBuf,
     /// How data is printed
     #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
@@ -134,11 +128,8 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     set_up_logging(&arguments);
-    let mut context = Context {
-        config: arguments.config,
-        format: arguments.format,
-        output: Output::new(arguments.format),
-    };
+    let mut context =
+        Context { config: arguments.config, format: arguments.format, output: Output::new(arguments.format) };
     let result = match arguments.verb {
         Verb::Demo(verb) => verb.run(&mut context),
         Verb::Init(verb) => verb.run(&mut context),
@@ -152,9 +143,7 @@ pub(crate) fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             context.output.error(&error.to_string(), error.hint());
             ExitCode::from(error.code())
@@ -168,13 +157,8 @@ fn set_up_logging(arguments: &Arguments) {
         Verb::Demo(_) => "off",
         _ => "warn",
     };
-    let filter = EnvFilter::builder()
-        .with_default_directive(default.parse().unwrap_or_default())
-        .from_env_lossy();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
+    let filter = EnvFilter::builder().with_default_directive(default.parse().unwrap_or_default()).from_env_lossy();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let colour = std::io::stderr().is_terminal()
         && anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     // Fails only if it was called before.
@@ -185,10 +169,7 @@ fn set_up_logging(arguments: &Arguments) {
     }
     // A panic is a bug of ours; one line of it is enough for people, and rules' threads catch theirs.
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(place, "the program failed: {text}: please report this");
     }));
@@ -199,9 +180,7 @@ impl Context {
     fn config(&self) -> Result<Config, CliError> {
         let (config, diagnostics) = Config::load(&self.config);
         self.output.diagnostics(&diagnostics);
-        config.ok_or_else(|| {
-            CliError::Usage(problems("the configuration is not usable", &diagnostics))
-        })
+        config.ok_or_else(|| CliError::Usage(problems("the configuration is not usable", &diagnostics)))
     }
 
     /// The store as the configuration says, to read. An agent that runs holds it.
@@ -209,9 +188,7 @@ impl Context {
         let config = self.config()?;
         if !config.data_dir.join("store").exists() {
             let path = config.data_dir.display();
-            return Err(CliError::Usage(format!(
-                "there is no store in `{path}` yet: `watchbell run` makes it"
-            )));
+            return Err(CliError::Usage(format!("there is no store in `{path}` yet: `watchbell run` makes it")));
         }
         let store = Store::open(&config.data_dir)?;
         let reader = store.reader();
@@ -225,14 +202,8 @@ impl Context {
 
 /// `what: 2 problems`.
 fn problems(what: &str, diagnostics: &[Diagnostic]) -> String {
-    let count = diagnostics
-        .iter()
-        .filter(|diagnostic| any_error(std::slice::from_ref(diagnostic)))
-        .count();
-    format!(
-        "{what}: {count} problem{}",
-        if count == 1 { "" } else { "s" }
-    )
+    let count = diagnostics.iter().filter(|diagnostic| any_error(std::slice::from_ref(diagnostic))).count();
+    format!("{what}: {count} problem{}", if count == 1 { "" } else { "s" })
 }
 
 /// An async runtime for the verbs that need one.

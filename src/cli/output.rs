@@ -100,34 +100,21 @@ fn draw(diagnostic: &Diagnostic) -> String {
         Level::Error => SnippetLevel::ERROR,
         Level::Warning => SnippetLevel::WARNING,
     };
-    let title = level
-        .primary_title(diagnostic.message.as_str())
-        .id(diagnostic.code);
+    let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code);
     let path = diagnostic.file.display().to_string();
     let mut group = match &diagnostic.span {
         Some(span) => {
             let annotation = AnnotationKind::Primary.span(span.clone());
-            let annotation = if diagnostic.label.is_empty() {
-                annotation
-            } else {
-                annotation.label(diagnostic.label.as_str())
-            };
-            title.element(
-                Snippet::source(&*diagnostic.text)
-                    .path(path.as_str())
-                    .annotation(annotation),
-            )
+            let annotation =
+                if diagnostic.label.is_empty() { annotation } else { annotation.label(diagnostic.label.as_str()) };
+            title.element(Snippet::source(&*diagnostic.text).path(path.as_str()).annotation(annotation))
         }
         None => Group::with_title(title).element(annotate_snippets::Origin::path(path.as_str())),
     };
     if let Some(help) = &diagnostic.help {
         group = group.element(SnippetLevel::HELP.message(help.as_str()));
     }
-    let renderer = if std::io::stderr().is_terminal() {
-        Renderer::styled()
-    } else {
-        Renderer::plain()
-    };
+    let renderer = if std::io::stderr().is_terminal() { Renderer::styled() } else { Renderer::plain() };
     format!("{}\n", renderer.render(&[group]))
 }
 
@@ -145,12 +132,7 @@ pub(super) fn time(time: Timestamp) -> String {
 pub(super) fn ago(time: Option<Timestamp>, now: Timestamp) -> String {
     time.map_or_else(
         || "never".to_owned(),
-        |time| {
-            format!(
-                "{} ago",
-                watchbell::time::show_duration(watchbell::time::since(now, time))
-            )
-        },
+        |time| format!("{} ago", watchbell::time::show_duration(watchbell::time::since(now, time))),
     )
 }
 
@@ -161,13 +143,5 @@ pub(super) fn count(number: u64, noun: &str) -> String {
 
 /// Text from events without what a terminal would obey.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
-        .collect()
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }

@@ -39,30 +39,22 @@ impl Replay {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let now = Clock::system().now();
         // With rules and events given there is nothing that a configuration could add.
-        let config =
-            if !self.rules.is_empty() && !self.events.is_empty() && !context.config.exists() {
-                None
-            } else {
-                Some(context.config()?)
-            };
+        let config = if !self.rules.is_empty() && !self.events.is_empty() && !context.config.exists() {
+            None
+        } else {
+            Some(context.config()?)
+        };
         let roots = match (&config, self.rules.is_empty()) {
             (Some(config), true) => config.rule_paths.clone(),
             _ => self.rules.clone(),
         };
-        let overrides = config
-            .as_ref()
-            .map_or_else(Overrides::new, |config| config.overrides.clone());
+        let overrides = config.as_ref().map_or_else(Overrides::new, |config| config.overrides.clone());
         let loaded = Loader::new(roots, overrides).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
         if loaded.set.detections.is_empty() {
-            return Err(CliError::Rules(problems(
-                "no rules to run",
-                &loaded.diagnostics,
-            )));
+            return Err(CliError::Rules(problems("no rules to run", &loaded.diagnostics)));
         }
-        let settings = config
-            .as_ref()
-            .map_or_else(detect::Settings::default, |config| config.detection.clone());
+        let settings = config.as_ref().map_or_else(detect::Settings::default, |config| config.detection.clone());
         let replay = replay::Replay::new(Arc::clone(&loaded.set), settings);
         // Rhai recurses on the machine's stack, as it does in the agent.
         let report = std::thread::scope(|scope| {
@@ -71,18 +63,11 @@ impl Replay {
                 .stack_size(16 * 1024 * 1024)
                 .spawn_scoped(scope, || self.feed(replay, config.as_ref(), context, now))
                 .map_err(|error| CliError::Usage(format!("no thread for the rules: {error}")))?;
-            thread.join().unwrap_or_else(|_| {
-                Err(CliError::Usage(
-                    "the replay failed: please report this".to_owned(),
-                ))
-            })
+            thread.join().unwrap_or_else(|_| Err(CliError::Usage("the replay failed: please report this".to_owned())))
         })?;
         show(context, &report, self.show)?;
         if any_error(&loaded.diagnostics) {
-            return Err(CliError::Rules(problems(
-                "some rules do not load and were left out",
-                &loaded.diagnostics,
-            )));
+            return Err(CliError::Rules(problems("some rules do not load and were left out", &loaded.diagnostics)));
         }
         Ok(())
     }
@@ -95,13 +80,10 @@ impl Replay {
         now: watchbell::time::Timestamp,
     ) -> Result<Report, CliError> {
         let (since, until) = (self.range.since(now), self.range.until(now));
-        let wanted = |time| {
-            since.is_none_or(|since| time >= since) && until.is_none_or(|until| time < until)
-        };
+        let wanted = |time| since.is_none_or(|since| time >= since) && until.is_none_or(|until| time < until);
         if self.events.is_empty() {
-            let config = config.ok_or_else(|| {
-                CliError::Usage("there is no configuration that names a store".to_owned())
-            })?;
+            let config =
+                config.ok_or_else(|| CliError::Usage("there is no configuration that names a store".to_owned()))?;
             if !config.data_dir.join("store").exists() {
                 return Err(CliError::Usage(
                     "there are no stored events yet: `--events FILE` replays a file".to_owned(),
@@ -110,12 +92,7 @@ impl Replay {
             let store = Store::open(&config.data_dir)?;
             let reader = store.reader();
             let progress = progress(reader.event_totals()?.0);
-            let filter = ScanFilter {
-                since,
-                until,
-                action: None,
-                source: self.range.source(),
-            };
+            let filter = ScanFilter { since, until, action: None, source: self.range.source() };
             for event in reader.scan(filter) {
                 replay.event(&event?);
                 progress.inc(1);
@@ -125,20 +102,13 @@ impl Replay {
         }
         let mut events = Vec::new();
         for path in &self.events {
-            let found = file::read(path).map_err(|error| {
-                CliError::Usage(format!("`{}` cannot be read: {error}", path.display()))
-            })?;
+            let found = file::read(path)
+                .map_err(|error| CliError::Usage(format!("`{}` cannot be read: {error}", path.display())))?;
             if let Some(reason) = &found.broken {
-                context.output.warning(&format!(
-                    "`{}` is read up to where it breaks: {reason}",
-                    path.display()
-                ));
+                context.output.warning(&format!("`{}` is read up to where it breaks: {reason}", path.display()));
             }
             if !found.rejected.is_empty() {
-                let first = found
-                    .rejected
-                    .first()
-                    .map_or("", |entry| entry.reason.as_str());
+                let first = found.rejected.first().map_or("", |entry| entry.reason.as_str());
                 context.output.warning(&format!(
                     "`{}`: {} left out, the first: {first}",
                     path.display(),
@@ -149,9 +119,7 @@ impl Replay {
         }
         let source = match self.range.source() {
             Some(source) => source,
-            None => {
-                SourceName::parse("file").map_err(|error| CliError::Usage(error.to_string()))?
-            }
+            None => SourceName::parse("file").map_err(|error| CliError::Usage(error.to_string()))?,
         };
         let progress = progress(events.len() as u64);
         for event in replay::file_events(events, &source, now) {
@@ -184,17 +152,10 @@ fn show(context: &Context, report: &Report, limit: usize) -> Result<(), CliError
     }
     let out = &context.output;
     let range = match (report.earliest, report.latest) {
-        (Some(earliest), Some(latest)) => format!(
-            ", {} to {} UTC",
-            output::time(earliest),
-            output::time(latest)
-        ),
+        (Some(earliest), Some(latest)) => format!(", {} to {} UTC", output::time(earliest), output::time(latest)),
         _ => String::new(),
     };
-    out.line(&format!(
-        "{}{range}\n",
-        output::count(report.events, "event")
-    ))?;
+    out.line(&format!("{}{range}\n", output::count(report.events, "event")))?;
     let rows = report
         .rules
         .iter()
@@ -208,16 +169,10 @@ fn show(context: &Context, report: &Report, limit: usize) -> Result<(), CliError
             ]
         })
         .collect();
-    out.table(
-        &["rule", "matches", "alerts", "errors", "first error"],
-        rows,
-    )?;
+    out.table(&["rule", "matches", "alerts", "errors", "first error"], rows)?;
     out.line("")?;
     for alert in report.alerts.iter().take(limit) {
-        let message = Message::Alert {
-            notice: Notice::Opened,
-            alert: Box::new(alert.clone()),
-        };
+        let message = Message::Alert { notice: Notice::Opened, alert: Box::new(alert.clone()) };
         out.line(&render(&message))?;
     }
     if report.alerts.len() > limit {

@@ -41,9 +41,7 @@ impl Rules {
             match Store::open(&config.data_dir) {
                 Ok(store) => rule_records(store.reader().state()?).into_iter().collect(),
                 Err(error @ StoreError::Locked { .. }) => {
-                    context
-                        .output
-                        .warning(&format!("{error}: counts are left out"));
+                    context.output.warning(&format!("{error}: counts are left out"));
                     HashMap::new()
                 }
                 Err(error) => return Err(error.into()),
@@ -58,23 +56,13 @@ impl Rules {
         if loaded.set.broken.is_empty() {
             return Ok(());
         }
-        Err(CliError::Rules(problems(
-            "rules do not load",
-            &loaded.diagnostics,
-        )))
+        Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)))
     }
 }
 
-fn list(
-    context: &Context,
-    set: &RuleSet,
-    records: &HashMap<RuleId, RuleRecord>,
-) -> Result<(), CliError> {
+fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>) -> Result<(), CliError> {
     if context.is_json() {
-        let all: Vec<_> = set
-            .all()
-            .map(|rule| as_json(rule, records.get(rule.id())))
-            .collect();
+        let all: Vec<_> = set.all().map(|rule| as_json(rule, records.get(rule.id()))).collect();
         return Ok(context.output.json(&all)?);
     }
     let rows = set
@@ -83,50 +71,31 @@ fn list(
             let record = records.get(rule.id());
             let state = if !rule.metadata.enabled {
                 "off"
-            } else if record.is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash))
-            {
+            } else if record.is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash)) {
                 "suspended"
             } else {
                 "on"
             };
-            let actions = rule
-                .metadata
-                .actions
-                .as_ref()
-                .map_or_else(|| "every event".to_owned(), |actions| actions.join(" "));
+            let actions =
+                rule.metadata.actions.as_ref().map_or_else(|| "every event".to_owned(), |actions| actions.join(" "));
             vec![
                 rule.id().to_string(),
                 output::severity(rule.metadata.severity),
                 state.to_owned(),
-                if rule.kind == RuleKind::Detection {
-                    actions
-                } else {
-                    "on a timer".to_owned()
-                },
+                if rule.kind == RuleKind::Detection { actions } else { "on a timer".to_owned() },
                 record.map_or(0, |record| record.matches).to_string(),
                 record.map_or(0, |record| record.errors).to_string(),
             ]
         })
         .collect();
-    Ok(context.output.table(
-        &["rule", "severity", "state", "runs on", "matches", "errors"],
-        rows,
-    )?)
+    Ok(context.output.table(&["rule", "severity", "state", "runs on", "matches", "errors"], rows)?)
 }
 
-fn show(
-    context: &Context,
-    set: &RuleSet,
-    records: &HashMap<RuleId, RuleRecord>,
-    id: &RuleId,
-) -> Result<(), CliError> {
+fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>, id: &RuleId) -> Result<(), CliError> {
     let Some(rule) = set.all().find(|rule| rule.id() == id) else {
-        let near =
-            watchbell::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
-        let near = near.map_or_else(
-            || "`watchbell rules list` lists them".to_owned(),
-            |near| format!("did you mean `{near}`?"),
-        );
+        let near = watchbell::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
+        let near = near
+            .map_or_else(|| "`watchbell rules list` lists them".to_owned(), |near| format!("did you mean `{near}`?"));
         return Err(CliError::Usage(format!("there is no rule `{id}`: {near}")));
     };
     let record = records.get(id);
@@ -144,44 +113,24 @@ fn show(
     if rule.kind == RuleKind::Detection {
         lines.push((
             "actions",
-            metadata
-                .actions
-                .as_ref()
-                .map_or_else(|| "every event".to_owned(), |actions| actions.join(", ")),
+            metadata.actions.as_ref().map_or_else(|| "every event".to_owned(), |actions| actions.join(", ")),
         ));
         let window = time::show_duration(metadata.window);
         lines.push((
             "threshold",
-            if metadata.threshold > 1 {
-                format!("{} within {window}", metadata.threshold)
-            } else {
-                "1".to_owned()
-            },
+            if metadata.threshold > 1 { format!("{} within {window}", metadata.threshold) } else { "1".to_owned() },
         ));
-        lines.push((
-            "dedup",
-            format!(
-                "matches join an alert for {}",
-                time::show_duration(metadata.dedup_period)
-            ),
-        ));
+        lines.push(("dedup", format!("matches join an alert for {}", time::show_duration(metadata.dedup_period))));
     }
-    for (name, text) in [
-        ("what", &metadata.description),
-        ("do", &metadata.runbook),
-        ("reference", &metadata.reference),
-    ] {
+    for (name, text) in [("what", &metadata.description), ("do", &metadata.runbook), ("reference", &metadata.reference)]
+    {
         lines.extend(text.clone().map(|text| (name, text)));
     }
     if !metadata.attack.is_empty() {
         lines.push(("ATT&CK", metadata.attack.join(", ")));
     }
     if !metadata.params.is_empty() {
-        let params: Vec<String> = metadata
-            .params
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}"))
-            .collect();
+        let params: Vec<String> = metadata.params.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         lines.push(("params", params.join(", ")));
     }
     if let Some(record) = record {
@@ -190,9 +139,7 @@ fn show(
         lines.extend(record.last_error.clone().map(|error| ("last error", error)));
     }
     for (name, value) in lines {
-        context
-            .output
-            .line(&format!("{name:<11}{}", output::printable(&value)))?;
+        context.output.line(&format!("{name:<11}{}", output::printable(&value)))?;
     }
     Ok(())
 }

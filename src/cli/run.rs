@@ -24,6 +24,7 @@ impl Run {
             clock: Clock::system(),
             timing: Timing::default(),
             terminal: terminal(context.format),
+            pulse: None,
         };
         let runtime = runtime()?;
         let result = runtime.block_on(async {
@@ -41,9 +42,7 @@ impl Run {
             }
             if any_error(&agent.diagnostics) {
                 // The agent goes on with the rules that load: silence would be worse.
-                tracing::error!(
-                    "some rules do not load: `watchbell check --offline` shows the problems in full"
-                );
+                tracing::error!("some rules do not load: `watchbell check --offline` shows the problems in full");
             }
             let rules = agent.rules().borrow().clone();
             tracing::info!(
@@ -76,8 +75,8 @@ pub(super) fn terminal(format: Format) -> Terminal {
 pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
     let stop = CancellationToken::new();
     for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-        let mut signal = signal(kind)
-            .map_err(|error| CliError::Usage(format!("signals cannot be listened to: {error}")))?;
+        let mut signal =
+            signal(kind).map_err(|error| CliError::Usage(format!("signals cannot be listened to: {error}")))?;
         let stop = stop.clone();
         tokio::spawn(async move {
             signal.recv().await;

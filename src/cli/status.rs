@@ -26,10 +26,7 @@ impl Status {
         let outbox = reader.outbox()?;
         let records = rule_records(reader.state()?);
         let mut open = [0_u64; 5];
-        let filter = AlertFilter {
-            status: Some(AlertStatus::Open),
-            ..AlertFilter::default()
-        };
+        let filter = AlertFilter { status: Some(AlertStatus::Open), ..AlertFilter::default() };
         for alert in reader.alerts(filter) {
             let severity = alert?.severity;
             for (count, of) in open.iter_mut().zip(Severity::ALL) {
@@ -37,11 +34,8 @@ impl Status {
             }
         }
         if context.is_json() {
-            let open: serde_json::Map<_, _> = Severity::ALL
-                .iter()
-                .zip(open)
-                .map(|(severity, count)| (severity.to_string(), count.into()))
-                .collect();
+            let open: serde_json::Map<_, _> =
+                Severity::ALL.iter().zip(open).map(|(severity, count)| (severity.to_string(), count.into())).collect();
             let rules: Vec<_> = records
                 .iter()
                 .map(|(id, record)| json!({ "rule": id, "matches": record.matches, "errors": record.errors, "suspended": record.suspended.is_some(), "last_error": record.last_error }))
@@ -62,10 +56,7 @@ impl Status {
             }))?);
         }
         let out = &context.output;
-        out.line(&format!(
-            "agent      not running, last alive {}",
-            output::ago(reader.alive()?, now)
-        ))?;
+        out.line(&format!("agent      not running, last alive {}", output::ago(reader.alive()?, now)))?;
         out.line(&format!(
             "events     {events} stored, {} evaluated, {} to do; {} MiB on disk for {} MiB of events",
             mark,
@@ -82,11 +73,7 @@ impl Status {
             .collect();
         out.line(&format!(
             "alerts     {}",
-            if alerts.is_empty() {
-                "none open".to_owned()
-            } else {
-                format!("open: {}", alerts.join(", "))
-            }
+            if alerts.is_empty() { "none open".to_owned() } else { format!("open: {}", alerts.join(", ")) }
         ))?;
         let errors: Vec<String> = records
             .iter()
@@ -95,29 +82,19 @@ impl Status {
                 format!(
                     "{id}: {}{}",
                     output::count(record.errors, "error"),
-                    if record.suspended.is_some() {
-                        ", suspended"
-                    } else {
-                        ""
-                    }
+                    if record.suspended.is_some() { ", suspended" } else { "" }
                 )
             })
             .collect();
         out.line(&format!(
             "rules      {}",
-            if errors.is_empty() {
-                "no errors".to_owned()
-            } else {
-                errors.join("; ")
-            }
+            if errors.is_empty() { "no errors".to_owned() } else { errors.join("; ") }
         ))?;
         if outbox.is_empty() {
             out.line("outbox     nothing is owed")?;
         }
         for (name, (owed, oldest, error)) in &outbox {
-            let error = error
-                .as_ref()
-                .map_or_else(String::new, |error| format!(": {error}"));
+            let error = error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
             out.line(&format!(
                 "outbox     {name} is owed {owed}, the oldest from {}{error}",
                 output::ago(Some(*oldest), now)
@@ -147,17 +124,7 @@ impl Status {
                 ]
             })
             .collect();
-        out.table(
-            &[
-                "source",
-                "state",
-                "newest event",
-                "last poll",
-                "stored",
-                "quarantined",
-            ],
-            rows,
-        )?;
+        out.table(&["source", "state", "newest event", "last poll", "stored", "quarantined"], rows)?;
         for (name, record) in &sources {
             if let Some(error) = &record.error {
                 out.line("")?;

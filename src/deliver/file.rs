@@ -22,9 +22,7 @@ pub struct Settings {
 impl Settings {
     pub(super) fn read(table: &mut TableReader<'_>, base: &Path) -> Option<Self> {
         let path = table.required_text("path", "\"alerts.jsonl\"")?;
-        Some(Self {
-            path: base.join(path),
-        })
+        Some(Self { path: base.join(path) })
     }
 }
 
@@ -43,12 +41,7 @@ impl FileDestination {
 }
 
 fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .read(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
     if !ends_with_newline(&mut file)? {
         // A line that a crash tore stays a line of its own; its message is written again below.
         file.write_all(b"\n")?;
@@ -83,9 +76,7 @@ impl Destination for FileDestination {
             let writing = tokio::task::spawn_blocking(move || append(&path, &line));
             match tokio::time::timeout(TIMEOUT, writing).await {
                 Ok(Ok(Ok(()))) => Verdict::Delivered,
-                Ok(Ok(Err(error))) => {
-                    Verdict::Retry(format!("`{shown}` cannot be written: {error}"))
-                }
+                Ok(Ok(Err(error))) => Verdict::Retry(format!("`{shown}` cannot be written: {error}")),
                 Ok(Err(error)) => Verdict::Retry(format!("`{shown}` cannot be written: {error}")),
                 Err(_) => Verdict::Retry(format!("`{shown}` was not written in time")),
             }

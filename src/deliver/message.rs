@@ -28,10 +28,7 @@ pub enum Message {
 impl Message {
     /// A digest of late alerts.
     pub fn digest(alerts: Vec<Alert>) -> Self {
-        Self::LateDigest {
-            notice: "late_digest",
-            alerts,
-        }
+        Self::LateDigest { notice: "late_digest", alerts }
     }
 }
 
@@ -71,22 +68,10 @@ pub(super) fn fields(alert: &Alert) -> Vec<(&'static str, String)> {
         fields.push(("do", first_line(runbook)));
     }
     for error in &alert.errors {
-        fields.push((
-            "error",
-            format!(
-                "`fn {}` of the rule failed: {}",
-                error.function, error.error
-            ),
-        ));
+        fields.push(("error", format!("`fn {}` of the rule failed: {}", error.function, error.error)));
     }
-    let source = alert
-        .source
-        .as_ref()
-        .map_or_else(String::new, |source| format!("  source {source}"));
-    fields.push((
-        "rule",
-        format!("{}  alert {}{source}", alert.rule, alert.id.short()),
-    ));
+    let source = alert.source.as_ref().map_or_else(String::new, |source| format!("  source {source}"));
+    fields.push(("rule", format!("{}  alert {}{source}", alert.rule, alert.id.short())));
     fields
 }
 

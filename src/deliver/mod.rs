@@ -62,24 +62,17 @@ impl Settings {
     /// Reads a `[[destination]]` table. File names are relative to `base`.
     pub fn read(mut table: TableReader<'_>, base: &Path) -> Option<Self> {
         let name = table.required_text("name", "\"file\"").and_then(|name| {
-            DestinationName::parse(name)
-                .map_err(|error| table.problem("name", error.to_string(), None))
-                .ok()
+            DestinationName::parse(name).map_err(|error| table.problem("name", error.to_string(), None)).ok()
         });
         let min_severity = table.parsed("min_severity", str::parse::<Severity>);
-        let rules = table.texts("rules", |text| {
-            Glob::new(text).map_err(|error| format!("`{text}` is not a pattern: {error}"))
-        });
+        let rules =
+            table.texts("rules", |text| Glob::new(text).map_err(|error| format!("`{text}` is not a pattern: {error}")));
         let kind = match table.required_text("kind", "\"file\"") {
             Some("terminal") => Some(Kind::Terminal),
             Some("file") => file::Settings::read(&mut table, base).map(Kind::File),
             Some(other) => {
                 let help = crate::diagnostic::suggest(other, ["terminal", "file"]);
-                table.problem(
-                    "kind",
-                    format!("there is no destination of kind `{other}`"),
-                    Some(help),
-                );
+                table.problem("kind", format!("there is no destination of kind `{other}`"), Some(help));
                 None
             }
             None => None,
@@ -92,22 +85,12 @@ impl Settings {
             }
             set.build().unwrap_or_default()
         });
-        Some(Self {
-            name: name?,
-            min_severity: min_severity.unwrap_or(Severity::Info),
-            rules,
-            kind: kind?,
-        })
+        Some(Self { name: name?, min_severity: min_severity.unwrap_or(Severity::Info), rules, kind: kind? })
     }
 
     /// The terminal, for all alerts: what an agent without destinations has.
     pub fn terminal(name: DestinationName) -> Self {
-        Self {
-            name,
-            min_severity: Severity::Info,
-            rules: None,
-            kind: Kind::Terminal,
-        }
+        Self { name, min_severity: Severity::Info, rules: None, kind: Kind::Terminal }
     }
 
     /// Makes the destination ready. Terminals write to `terminal`.

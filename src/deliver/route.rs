@@ -33,10 +33,7 @@ impl Router {
             .iter()
             .filter(|destination| {
                 alert.severity >= destination.min_severity
-                    && destination
-                        .rules
-                        .as_ref()
-                        .is_none_or(|rules| rules.is_match(alert.rule.as_str()))
+                    && destination.rules.as_ref().is_none_or(|rules| rules.is_match(alert.rule.as_str()))
             })
             .map(|destination| destination.name.clone())
             .collect()

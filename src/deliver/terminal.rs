@@ -31,10 +31,7 @@ pub struct Terminal {
 impl Terminal {
     /// A terminal that is written to through `output`, which strips styles where they do not belong.
     pub fn new(output: Box<dyn Write + Send>, format: TerminalFormat) -> Self {
-        Self {
-            output: Arc::new(Mutex::new(output)),
-            format,
-        }
+        Self { output: Arc::new(Mutex::new(output)), format }
     }
 
     fn write(&self, message: &Message) -> std::io::Result<()> {
@@ -59,9 +56,7 @@ impl Destination for Terminal {
         Box::pin(async move {
             match self.write(message) {
                 // Nobody reads the terminal any more (`watchbell run | head`): there is nobody to deliver to.
-                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                    Verdict::Retry(error.to_string())
-                }
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Verdict::Retry(error.to_string()),
                 _ => Verdict::Delivered,
             }
         })
@@ -75,7 +70,13 @@ pub fn render(message: &Message) -> String {
         Message::Alert { notice, alert } => block(&mut text, *notice, alert),
         Message::LateDigest { alerts, .. } => {
             let bold = Style::new().bold();
-            writeln!(text, "{bold}{} late alert{}{bold:#}: about events that were already old when they arrived", alerts.len(), plural(alerts.len())).ok();
+            writeln!(
+                text,
+                "{bold}{} late alert{}{bold:#}: about events that were already old when they arrived",
+                alerts.len(),
+                plural(alerts.len())
+            )
+            .ok();
             for alert in alerts.iter().take(20) {
                 let style = style(alert.severity);
                 writeln!(
@@ -90,12 +91,7 @@ pub fn render(message: &Message) -> String {
                 .ok();
             }
             if alerts.len() > 20 {
-                writeln!(
-                    text,
-                    "  … and {} more: `watchbell alerts list`",
-                    alerts.len() - 20
-                )
-                .ok();
+                writeln!(text, "  … and {} more: `watchbell alerts list`", alerts.len() - 20).ok();
             }
             text.push('\n');
         }
@@ -107,23 +103,12 @@ fn block(text: &mut String, notice: Notice, alert: &Alert) {
     let bold = Style::new().bold();
     let dim = Style::new().dimmed();
     let (word, style) = match notice {
-        Notice::Opened => (
-            alert.severity.as_str().to_uppercase(),
-            style(alert.severity),
-        ),
-        Notice::Escalated => (
-            format!("{} (raised)", alert.severity.as_str().to_uppercase()),
-            style(alert.severity),
-        ),
+        Notice::Opened => (alert.severity.as_str().to_uppercase(), style(alert.severity)),
+        Notice::Escalated => (format!("{} (raised)", alert.severity.as_str().to_uppercase()), style(alert.severity)),
         Notice::Resolved => ("RESOLVED".to_owned(), AnsiColor::Green.on_default().bold()),
     };
     // Writing to a String cannot fail.
-    writeln!(
-        text,
-        "{style}● {word:<8}{style:#}  {bold}{}{bold:#}",
-        printable(&alert.title)
-    )
-    .ok();
+    writeln!(text, "{style}● {word:<8}{style:#}  {bold}{}{bold:#}", printable(&alert.title)).ok();
     for (name, value) in message::fields(alert) {
         writeln!(text, "  {dim}{name:<8}{dim:#}  {}", printable(&value)).ok();
     }
@@ -142,15 +127,7 @@ fn style(severity: Severity) -> Style {
 
 /// Text from events without what a terminal would obey: an attacker chooses names and titles.
 fn printable(text: &str) -> String {
-    text.chars()
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
-        .collect()
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 fn plural(count: usize) -> &'static str {

@@ -61,14 +61,7 @@ impl Worker {
         clock: Clock,
         owed: watch::Receiver<u64>,
     ) -> Self {
-        Self {
-            name,
-            destination,
-            store,
-            clock,
-            owed,
-            status: watch::Sender::default(),
-        }
+        Self { name, destination, store, clock, owed, status: watch::Sender::default() }
     }
 
     /// Where to read how the destination stands.
@@ -81,9 +74,7 @@ impl Worker {
         loop {
             self.owed.mark_unchanged();
             let wait = match self.pass(DIGEST_QUIET).await {
-                Ok(again) => again.map_or(Duration::from_secs(60), |again| {
-                    time::since(again, self.clock.now())
-                }),
+                Ok(again) => again.map_or(Duration::from_secs(60), |again| time::since(again, self.clock.now())),
                 Err(error) => {
                     tracing::error!(destination = %self.name, %error, "the outbox cannot be read or written");
                     FIRST_RETRY
@@ -136,10 +127,7 @@ impl Worker {
                 self.store.settle(&[delivery])?;
                 continue;
             };
-            let message = Message::Alert {
-                notice: delivery.notice,
-                alert: Box::new(alert),
-            };
+            let message = Message::Alert { notice: delivery.notice, alert: Box::new(alert) };
             if let Some(due) = self.send(&message, vec![delivery]).await? {
                 return Ok(Some(due));
             }
@@ -148,21 +136,11 @@ impl Worker {
     }
 
     /// Sends all late deliveries as one message, once they have stopped coming up.
-    async fn digest(
-        &mut self,
-        late: Vec<Delivery>,
-        quiet: Duration,
-        more: bool,
-    ) -> Result<Again, StoreError> {
+    async fn digest(&mut self, late: Vec<Delivery>, quiet: Duration, more: bool) -> Result<Again, StoreError> {
         let Some(newest) = late.iter().map(|delivery| delivery.created).max() else {
             return Ok(None);
         };
-        let due = late
-            .iter()
-            .map(|delivery| delivery.due)
-            .max()
-            .unwrap_or(newest)
-            .max(time::after(newest, quiet));
+        let due = late.iter().map(|delivery| delivery.due).max().unwrap_or(newest).max(time::after(newest, quiet));
         if !more && due > self.clock.now() {
             return Ok(Some(due));
         }
@@ -181,11 +159,7 @@ impl Worker {
     }
 
     /// Sends a message that stands for these deliveries; returns when to try again if it failed.
-    async fn send(
-        &mut self,
-        message: &Message,
-        mut deliveries: Vec<Delivery>,
-    ) -> Result<Again, StoreError> {
+    async fn send(&mut self, message: &Message, mut deliveries: Vec<Delivery>) -> Result<Again, StoreError> {
         match self.destination.send(message).await {
             Verdict::Delivered => {
                 self.store.settle(&deliveries)?;
@@ -198,14 +172,8 @@ impl Worker {
             }
             Verdict::Retry(error) => {
                 let now = self.clock.now();
-                let attempts = deliveries
-                    .iter()
-                    .map(|delivery| delivery.attempts)
-                    .max()
-                    .unwrap_or(0);
-                let wait = FIRST_RETRY
-                    .saturating_mul(2_u32.saturating_pow(attempts.min(20)))
-                    .min(LONGEST_RETRY);
+                let attempts = deliveries.iter().map(|delivery| delivery.attempts).max().unwrap_or(0);
+                let wait = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(attempts.min(20))).min(LONGEST_RETRY);
                 let due = time::after(now, wait);
                 tracing::warn!(destination = %self.name, %error, attempts = attempts + 1, retry = time::show_duration(wait), "an alert was not delivered");
                 for delivery in &mut deliveries {

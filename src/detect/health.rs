@@ -53,19 +53,11 @@ impl HealthDetector {
             .filter(|(name, _)| name.starts_with("health/"))
             .filter_map(|(name, bytes)| Some((name, decode(&bytes)?)))
             .collect();
-        Self {
-            host: RuleHost::new(limits),
-            open,
-        }
+        Self { host: RuleHost::new(limits), open }
     }
 
     /// Judges all subjects as they are at `now`.
-    pub fn check(
-        &mut self,
-        rules: &RuleSet,
-        subjects: &[Subject],
-        now: Timestamp,
-    ) -> (Outcome, StateChanges) {
+    pub fn check(&mut self, rules: &RuleSet, subjects: &[Subject], now: Timestamp) -> (Outcome, StateChanges) {
         let mut outcome = Outcome::default();
         let mut seen: BTreeMap<String, ()> = BTreeMap::new();
         let mut changes = StateChanges::new();
@@ -90,62 +82,31 @@ impl HealthDetector {
                     let hash = AlertId::derive(rule.id(), source, &finding.key, "");
                     let name = format!("health/{}/{hash}", rule.id());
                     seen.insert(name.clone(), ());
-                    self.found(
-                        rule,
-                        rules.generation,
-                        subject,
-                        finding,
-                        &name,
-                        now,
-                        &mut outcome,
-                        &mut changes,
-                    );
+                    self.found(rule, rules.generation, subject, finding, &name, now, &mut outcome, &mut changes);
                 }
             }
         }
-        let over: Vec<String> = self
-            .open
-            .keys()
-            .filter(|name| !seen.contains_key(*name))
-            .cloned()
-            .collect();
+        let over: Vec<String> = self.open.keys().filter(|name| !seen.contains_key(*name)).cloned().collect();
         for name in over {
             if let Some(open) = self.open.remove(&name) {
-                let title = open
-                    .resolved
-                    .unwrap_or_else(|| format!("Resolved: {}", open.title));
-                outcome.alerts.push(AlertChange::Resolved {
-                    alert: open.alert,
-                    time: now,
-                    title,
-                });
+                let title = open.resolved.unwrap_or_else(|| format!("Resolved: {}", open.title));
+                outcome.alerts.push(AlertChange::Resolved { alert: open.alert, time: now, title });
                 changes.push((name, None));
             }
         }
         (outcome, changes)
     }
 
-    fn judge(
-        &self,
-        rule: &Arc<CompiledRule>,
-        subject: &Subject,
-    ) -> Option<Result<Vec<Finding>, String>> {
+    fn judge(&self, rule: &Arc<CompiledRule>, subject: &Subject) -> Option<Result<Vec<Finding>, String>> {
         let function = match (rule.kind, &subject.source) {
             (RuleKind::CheckSource, Some(_)) => "check",
             (RuleKind::CheckAgent, None) => "check_agent",
             _ => return None,
         };
-        Some(
-            self.host
-                .check(rule, function, frozen(&subject.record))
-                .map_err(|failure| failure.message),
-        )
+        Some(self.host.check(rule, function, frozen(&subject.record)).map_err(|failure| failure.message))
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call site; the parts belong to different owners"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "one call site; the parts belong to different owners")]
     fn found(
         &mut self,
         rule: &CompiledRule,
@@ -161,13 +122,10 @@ impl HealthDetector {
         let title = finding.title.unwrap_or_else(|| metadata.title.clone());
         let severity = finding.severity.unwrap_or(metadata.severity);
         let description = finding.description.or_else(|| metadata.description.clone());
-        let resolved = metadata
-            .resolved
-            .as_ref()
-            .map(|text| match &subject.source {
-                Some(source) => format!("{text}: {source}"),
-                None => text.clone(),
-            });
+        let resolved = metadata.resolved.as_ref().map(|text| match &subject.source {
+            Some(source) => format!("{text}: {source}"),
+            None => text.clone(),
+        });
         if let Some(open) = self.open.get_mut(name) {
             let raised_to = (severity > open.severity).then_some(severity);
             if raised_to.is_none() && open.title == title {

@@ -40,21 +40,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            max_age: Duration::from_secs(86_400),
-        }
+        Self { limits: Limits::default(), max_age: Duration::from_secs(86_400) }
     }
 }
 
 /// What is on record of each rule, read from stored state.
-pub fn rule_records(
-    entries: impl IntoIterator<Item = (String, Vec<u8>)>,
-) -> Vec<(RuleId, RuleRecord)> {
-    State::restore(entries)
-        .rules()
-        .map(|(id, record)| (id.clone(), record.clone()))
-        .collect()
+pub fn rule_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<(RuleId, RuleRecord)> {
+    State::restore(entries).rules().map(|(id, record)| (id.clone(), record.clone())).collect()
 }
 
 /// Evaluates events against a rule set.
@@ -132,8 +124,7 @@ impl Detector {
             Some(wanting) => Arc::clone(wanting),
             None => {
                 let wanting: Arc<[usize]> = self.rules.wanting(&event.action).into();
-                self.wanting
-                    .insert(Arc::clone(&event.action), Arc::clone(&wanting));
+                self.wanting.insert(Arc::clone(&event.action), Arc::clone(&wanting));
                 wanting
             }
         };
@@ -142,10 +133,7 @@ impl Detector {
         }
         let rules = Arc::clone(&self.rules);
         let input = RuleInput::new(event);
-        for rule in wanting
-            .iter()
-            .filter_map(|index| rules.detections.get(*index))
-        {
+        for rule in wanting.iter().filter_map(|index| rules.detections.get(*index)) {
             if self.state.is_suspended(rule) {
                 continue;
             }
@@ -163,13 +151,7 @@ impl Detector {
         outcome
     }
 
-    fn matched(
-        &mut self,
-        rule: &CompiledRule,
-        event: &Event,
-        input: &RuleInput<'_>,
-        outcome: &mut Outcome,
-    ) {
+    fn matched(&mut self, rule: &CompiledRule, event: &Event, input: &RuleInput<'_>, outcome: &mut Outcome) {
         let found = self.find(rule, event, input);
         let unique = match self.host.unique(rule, input) {
             None => Ok(None),
@@ -178,10 +160,7 @@ impl Detector {
             Some(Err(failure)) => Err(Some(failure)),
         };
         for error in &found.errors {
-            outcome.failures.push((
-                rule.id().clone(),
-                format!("fn {}: {}", error.function, error.error),
-            ));
+            outcome.failures.push((rule.id().clone(), format!("fn {}: {}", error.function, error.error)));
         }
         let state_key = state::key_of(rule.id(), event.source.as_str(), found.key.as_str());
         let mut keyed = self.state.key(&state_key);
@@ -193,23 +172,13 @@ impl Detector {
             outcome.alerts.push(change);
         } else {
             let counted = match unique {
-                Ok(unique) => Counted {
-                    time: event.time.as_millisecond(),
-                    event: event.id.clone(),
-                    unique,
-                },
+                Ok(unique) => Counted { time: event.time.as_millisecond(), event: event.id.clone(), unique },
                 Err(failure) => {
                     if let Some(failure) = failure {
-                        outcome
-                            .failures
-                            .push((rule.id().clone(), format!("fn unique: {failure}")));
+                        outcome.failures.push((rule.id().clone(), format!("fn unique: {failure}")));
                     }
                     // No value, nothing to count; a threshold of one is reached all the same.
-                    Counted {
-                        time: event.time.as_millisecond(),
-                        event: event.id.clone(),
-                        unique: None,
-                    }
+                    Counted { time: event.time.as_millisecond(), event: event.id.clone(), unique: None }
                 }
             };
             let reached = window::count(
@@ -230,11 +199,7 @@ impl Detector {
                 outcome.alerts.push(AlertChange::Opened(Box::new(opened)));
             }
         }
-        self.state.put(
-            &state_key,
-            keyed,
-            period.max(rule.metadata.window) + self.settings.max_age,
-        );
+        self.state.put(&state_key, keyed, period.max(rule.metadata.window) + self.settings.max_age);
         self.state.matched(rule.id(), event.time);
         outcome.matches.push(Match {
             rule: rule.id().clone(),
@@ -245,22 +210,13 @@ impl Detector {
     }
 
     /// Title, severity and dedup key of a match, each with its fallback.
-    fn find<'a>(
-        &self,
-        rule: &'a CompiledRule,
-        event: &'a Event,
-        input: &'a RuleInput<'a>,
-    ) -> Found<'a> {
+    fn find<'a>(&self, rule: &'a CompiledRule, event: &'a Event, input: &'a RuleInput<'a>) -> Found<'a> {
         let mut errors = Vec::new();
         let title = fallible("title", self.host.text(rule, "title", input), &mut errors);
-        let title = title
-            .filter(|title| !title.trim().is_empty())
-            .unwrap_or_else(|| rule.metadata.title.clone());
+        let title = title.filter(|title| !title.trim().is_empty()).unwrap_or_else(|| rule.metadata.title.clone());
         let severity = fallible("severity", self.host.severity(rule, input), &mut errors);
         let dedup = fallible("dedup", self.host.text(rule, "dedup", input), &mut errors);
-        let key = dedup
-            .filter(|key| !key.is_empty())
-            .unwrap_or_else(|| title.clone());
+        let key = dedup.filter(|key| !key.is_empty()).unwrap_or_else(|| title.clone());
         Found {
             rule,
             event,
@@ -273,37 +229,19 @@ impl Detector {
     }
 
     fn open(&self, found: Found<'_>, events: Vec<EventId>) -> Alert {
-        let Found {
-            rule,
-            event,
-            input,
-            title,
-            severity,
-            key,
-            mut errors,
-        } = found;
+        let Found { rule, event, input, title, severity, key, mut errors } = found;
         let metadata = &rule.metadata;
         let mut text = |name: &str, fallback: &Option<String>| {
             let own = fallible(name, self.host.text(rule, name, input), &mut errors);
-            own.or_else(|| fallback.clone())
-                .map(|text| clipped(&text, 20_000))
+            own.or_else(|| fallback.clone()).map(|text| clipped(&text, 20_000))
         };
         let description = text("description", &metadata.description);
         let runbook = text("runbook", &metadata.runbook);
         let reference = text("reference", &metadata.reference);
-        let destinations = fallible(
-            "destinations",
-            self.host.destinations(rule, input),
-            &mut errors,
-        );
+        let destinations = fallible("destinations", self.host.destinations(rule, input), &mut errors);
         let context = fallible("context", self.host.context(rule, input), &mut errors);
         Alert {
-            id: AlertId::derive(
-                rule.id(),
-                event.source.as_str(),
-                key.as_str(),
-                event.id.as_str(),
-            ),
+            id: AlertId::derive(rule.id(), event.source.as_str(), key.as_str(), event.id.as_str()),
             revision: 1,
             kind: Kind::Detection,
             rule: rule.id().clone(),
@@ -334,26 +272,11 @@ impl Detector {
         }
     }
 
-    fn failed(
-        &mut self,
-        rule: &CompiledRule,
-        event: &Event,
-        failure: &RuleFailure,
-        outcome: &mut Outcome,
-    ) {
-        outcome
-            .failures
-            .push((rule.id().clone(), failure.message.clone()));
+    fn failed(&mut self, rule: &CompiledRule, event: &Event, failure: &RuleFailure, outcome: &mut Outcome) {
+        outcome.failures.push((rule.id().clone(), failure.message.clone()));
         self.state.failed(rule, event.time, failure, SUSPEND_AFTER);
         let key = format!("error/{}", failure.kind.name());
-        self.raise_error(
-            rule,
-            event,
-            &key,
-            &error_title(rule, failure),
-            &failure.message,
-            outcome,
-        );
+        self.raise_error(rule, event, &key, &error_title(rule, failure), &failure.message, outcome);
     }
 
     fn raise_error(
@@ -391,9 +314,10 @@ impl Detector {
                 evidence: event.evidence(),
                 context: serde_json::Map::new(),
                 description: Some(what.to_owned()),
+                // The file's path is left out: it would differ between the agent and a replay started elsewhere.
                 runbook: Some(format!(
-                    "While this lasts the rule detects nothing it fails on. Correct {}; the agent takes the file up when it is saved. `watchbell events show {}` shows an event it failed on.",
-                    rule.file.display(),
+                    "While this lasts the rule detects nothing where it fails. `watchbell rules show {}` names its file; the agent takes it up when it is saved. `watchbell events show {}` shows an event it failed on.",
+                    rule.id(),
                     event.id
                 )),
                 reference: None,
@@ -405,15 +329,10 @@ impl Detector {
                 generation: self.rules.generation,
                 late: time::since(event.arrived, event.time) > self.settings.max_age,
             };
-            keyed.open(OpenAlert {
-                id: alert.id,
-                opened: event.time.as_millisecond(),
-                severity: Severity::High,
-            });
+            keyed.open(OpenAlert { id: alert.id, opened: event.time.as_millisecond(), severity: Severity::High });
             outcome.alerts.push(AlertChange::Opened(Box::new(alert)));
         }
-        self.state
-            .put(&state_key, keyed, ERROR_PERIOD + self.settings.max_age);
+        self.state.put(&state_key, keyed, ERROR_PERIOD + self.settings.max_age);
     }
 }
 
@@ -443,18 +362,11 @@ fn error_title(rule: &CompiledRule, failure: &RuleFailure) -> String {
 }
 
 /// The value of an optional function; its error is kept and the fallback used.
-fn fallible<T>(
-    function: &str,
-    answer: Option<Result<T, RuleFailure>>,
-    errors: &mut Vec<FunctionError>,
-) -> Option<T> {
+fn fallible<T>(function: &str, answer: Option<Result<T, RuleFailure>>, errors: &mut Vec<FunctionError>) -> Option<T> {
     match answer? {
         Ok(value) => Some(value),
         Err(failure) => {
-            errors.push(FunctionError {
-                function: function.to_owned(),
-                error: failure.message,
-            });
+            errors.push(FunctionError { function: function.to_owned(), error: failure.message });
             None
         }
     }
@@ -462,9 +374,7 @@ fn fallible<T>(
 
 fn newest(events: &[EventId]) -> Vec<EventId> {
     let rest = events.get(Alert::FIRST_EVENTS..).unwrap_or(&[]);
-    rest.get(rest.len().saturating_sub(Alert::NEWEST_EVENTS)..)
-        .unwrap_or(&[])
-        .to_vec()
+    rest.get(rest.len().saturating_sub(Alert::NEWEST_EVENTS)..).unwrap_or(&[]).to_vec()
 }
 
 fn clipped(text: &str, limit: usize) -> String {

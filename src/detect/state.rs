@@ -46,10 +46,7 @@ impl KeyState {
     pub(super) fn open_at(&mut self, time: Timestamp, period: Duration) -> Option<&mut OpenAlert> {
         let time = time.as_millisecond();
         let period = millis(period);
-        self.open
-            .iter_mut()
-            .rev()
-            .find(|open| time.saturating_sub(open.opened).saturating_abs() < period)
+        self.open.iter_mut().rev().find(|open| time.saturating_sub(open.opened).saturating_abs() < period)
     }
 
     pub(super) fn open(&mut self, alert: OpenAlert) {
@@ -61,10 +58,7 @@ impl KeyState {
 
     fn newest(&self) -> i64 {
         let opened = self.open.iter().map(|open| open.opened);
-        opened
-            .chain(self.pending.iter().map(|counted| counted.time))
-            .max()
-            .unwrap_or(i64::MIN)
+        opened.chain(self.pending.iter().map(|counted| counted.time)).max().unwrap_or(i64::MIN)
     }
 }
 
@@ -150,10 +144,7 @@ impl State {
             self.expiry.remove(&(old.expires, name.to_owned()));
         }
         // From the clock on, so that a late match is not forgotten at once.
-        keyed.expires = keyed
-            .newest()
-            .max(self.clock)
-            .saturating_add(millis(lifetime));
+        keyed.expires = keyed.newest().max(self.clock).saturating_add(millis(lifetime));
         self.expiry.insert((keyed.expires, name.to_owned()));
         self.keys.insert(name.to_owned(), keyed);
         self.changed.insert(name.to_owned());
@@ -164,46 +155,29 @@ impl State {
     }
 
     pub(super) fn is_suspended(&self, rule: &CompiledRule) -> bool {
-        self.rules
-            .get(rule.id())
-            .is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash))
+        self.rules.get(rule.id()).is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash))
     }
 
     pub(super) fn matched(&mut self, rule: &RuleId, time: Timestamp) {
         let record = self.record(rule);
         record.matches = record.matches.saturating_add(1);
-        record.last_match = Some(record.last_match.map_or(time.as_millisecond(), |last| {
-            last.max(time.as_millisecond())
-        }));
+        record.last_match =
+            Some(record.last_match.map_or(time.as_millisecond(), |last| last.max(time.as_millisecond())));
     }
 
     pub(super) fn succeeded(&mut self, rule: &RuleId) {
-        if self
-            .rules
-            .get(rule)
-            .is_some_and(|record| record.exceeded > 0)
-        {
+        if self.rules.get(rule).is_some_and(|record| record.exceeded > 0) {
             self.record(rule).exceeded = 0;
         }
     }
 
     /// Notes a failure. The `limit`th exceeded limit in a row suspends the rule as its file stands.
-    pub(super) fn failed(
-        &mut self,
-        rule: &CompiledRule,
-        time: Timestamp,
-        failure: &RuleFailure,
-        limit: u32,
-    ) {
+    pub(super) fn failed(&mut self, rule: &CompiledRule, time: Timestamp, failure: &RuleFailure, limit: u32) {
         let record = self.record(rule.id());
         record.errors = record.errors.saturating_add(1);
         record.last_error_at = Some(time.as_millisecond());
         record.last_error = Some(failure.message.clone());
-        record.exceeded = if failure.kind.exceeds_limit() {
-            record.exceeded + 1
-        } else {
-            0
-        };
+        record.exceeded = if failure.kind.exceeds_limit() { record.exceeded + 1 } else { 0 };
         if record.exceeded >= limit {
             record.exceeded = 0;
             record.suspended = Some(rule.hash.clone());
@@ -219,10 +193,7 @@ impl State {
         let mut changes: StateChanges = std::mem::take(&mut self.changed)
             .into_iter()
             .map(|name| {
-                let bytes = match name
-                    .strip_prefix("rule/")
-                    .and_then(|rule| RuleId::parse(rule).ok())
-                {
+                let bytes = match name.strip_prefix("rule/").and_then(|rule| RuleId::parse(rule).ok()) {
                     Some(rule) => self.rules.get(&rule).and_then(encode),
                     None => self.keys.get(&name).and_then(encode),
                 };

@@ -48,22 +48,11 @@ pub(super) fn count(
         pending.drain(..pending.len() - MAX_PENDING);
     }
 
-    let starts = pending
-        .iter()
-        .map(|other| other.time)
-        .filter(|start| *start <= time && time - start < window);
+    let starts = pending.iter().map(|other| other.time).filter(|start| *start <= time && time - start < window);
     let full = starts.collect::<Vec<_>>().into_iter().find(|start| {
-        let inside = pending
-            .iter()
-            .filter(|other| other.time >= *start && other.time - start < window);
-        let count = if distinct {
-            inside
-                .map(|other| &other.unique)
-                .collect::<HashSet<_>>()
-                .len()
-        } else {
-            inside.count()
-        };
+        let inside = pending.iter().filter(|other| other.time >= *start && other.time - start < window);
+        let count =
+            if distinct { inside.map(|other| &other.unique).collect::<HashSet<_>>().len() } else { inside.count() };
         count >= threshold as usize
     })?;
     let mut events = Vec::new();

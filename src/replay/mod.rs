@@ -57,17 +57,10 @@ pub struct Replay {
 impl Replay {
     /// A replay of these rules, beginning with no state.
     pub fn new(rules: Arc<RuleSet>, settings: Settings) -> Self {
-        let reports = rules
-            .detections
-            .iter()
-            .map(|rule| (rule.id().clone(), RuleReport::default()))
-            .collect();
+        let reports = rules.detections.iter().map(|rule| (rule.id().clone(), RuleReport::default())).collect();
         Self {
             detector: Detector::new(rules, settings),
-            report: Report {
-                rules: reports,
-                ..Report::default()
-            },
+            report: Report { rules: reports, ..Report::default() },
             alerts: BTreeMap::new(),
             order: Vec::new(),
         }
@@ -76,16 +69,8 @@ impl Replay {
     /// Evaluates the next event.
     pub fn event(&mut self, event: &Event) {
         self.report.events += 1;
-        self.report.earliest = Some(
-            self.report
-                .earliest
-                .map_or(event.time, |time| time.min(event.time)),
-        );
-        self.report.latest = Some(
-            self.report
-                .latest
-                .map_or(event.time, |time| time.max(event.time)),
-        );
+        self.report.earliest = Some(self.report.earliest.map_or(event.time, |time| time.min(event.time)));
+        self.report.latest = Some(self.report.latest.map_or(event.time, |time| time.max(event.time)));
         let outcome = self.detector.evaluate(event);
         for found in outcome.matches {
             self.report.rules.entry(found.rule).or_default().matches += 1;
@@ -98,11 +83,7 @@ impl Replay {
         for change in outcome.alerts {
             let id = change.alert();
             if let AlertChange::Opened(alert) = change {
-                self.report
-                    .rules
-                    .entry(alert.rule.clone())
-                    .or_default()
-                    .alerts += 1;
+                self.report.rules.entry(alert.rule.clone()).or_default().alerts += 1;
                 self.order.push(id);
                 self.alerts.insert(id, *alert);
             } else if let Some(alert) = self.alerts.get_mut(&id) {
@@ -115,21 +96,13 @@ impl Replay {
 
     /// What was found.
     pub fn finish(mut self) -> Report {
-        self.report.alerts = self
-            .order
-            .iter()
-            .filter_map(|id| self.alerts.remove(id))
-            .collect();
+        self.report.alerts = self.order.iter().filter_map(|id| self.alerts.remove(id)).collect();
         self.report
     }
 }
 
 /// Events of a file as they would be if each had arrived when it happened, in the order of the file.
-pub fn file_events(
-    events: Vec<IncomingEvent>,
-    source: &SourceName,
-    now: Timestamp,
-) -> impl Iterator<Item = Event> {
+pub fn file_events(events: Vec<IncomingEvent>, source: &SourceName, now: Timestamp) -> impl Iterator<Item = Event> {
     (1..).zip(events).map(move |(number, event)| {
         let arrived = event.time.or(event.processed).unwrap_or(now);
         event.into_event(source.clone(), Sequence(number), arrived)

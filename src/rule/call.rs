@@ -22,19 +22,14 @@ pub struct RuleInput<'a> {
 impl<'a> RuleInput<'a> {
     /// Nothing is parsed yet.
     pub fn new(event: &'a Event) -> Self {
-        Self {
-            event,
-            shared: OnceCell::new(),
-        }
+        Self { event, shared: OnceCell::new() }
     }
 
     fn value_for(&self, rule: &CompiledRule) -> Dynamic {
         if rule.assigns_properties {
             return EventView::new(self.event).value();
         }
-        self.shared
-            .get_or_init(|| EventView::new(self.event))
-            .value()
+        self.shared.get_or_init(|| EventView::new(self.event)).value()
     }
 }
 
@@ -70,19 +65,13 @@ impl RuleHost {
     /// A host whose calls stay within `limits`.
     pub fn new(limits: &Limits) -> Self {
         let (engine, call) = engine::sandbox(limits);
-        Self {
-            engine,
-            call,
-            limits: limits.clone(),
-        }
+        Self { engine, call, limits: limits.clone() }
     }
 
     /// Calls `fn rule(event)`.
     pub fn matches(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Result<bool, RuleFailure> {
         let answer = self.call(rule, "rule", input.value_for(rule))?;
-        answer
-            .as_bool()
-            .map_err(|_| RuleFailure::wrong_type("rule", "true or false", &answer))
+        answer.as_bool().map_err(|_| RuleFailure::wrong_type("rule", "true or false", &answer))
     }
 
     /// Calls an optional function that returns a text, if the rule has it. Numbers and truth values are taken as texts.
@@ -99,11 +88,7 @@ impl RuleHost {
     }
 
     /// Calls `fn unique(event)`. `()` means that the match counts for nothing.
-    pub fn unique(
-        &self,
-        rule: &CompiledRule,
-        input: &RuleInput<'_>,
-    ) -> Option<Result<Option<String>, RuleFailure>> {
+    pub fn unique(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Option<String>, RuleFailure>> {
         self.optional(rule, "unique", input, |answer| match answer.type_name() {
             "()" => Ok(None),
             "string" | "i64" | "f64" | "bool" | "char" => Ok(Some(answer.to_string())),
@@ -112,37 +97,20 @@ impl RuleHost {
     }
 
     /// Calls `fn severity(event)`.
-    pub fn severity(
-        &self,
-        rule: &CompiledRule,
-        input: &RuleInput<'_>,
-    ) -> Option<Result<Severity, RuleFailure>> {
+    pub fn severity(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Severity, RuleFailure>> {
         self.optional(rule, "severity", input, |answer| {
-            let text = answer
-                .read_lock::<ImmutableString>()
-                .map(|text| text.to_string());
-            text.and_then(|text| text.parse().ok())
-                .ok_or("`info`, `low`, `medium`, `high` or `critical`")
+            let text = answer.read_lock::<ImmutableString>().map(|text| text.to_string());
+            text.and_then(|text| text.parse().ok()).ok_or("`info`, `low`, `medium`, `high` or `critical`")
         })
     }
 
     /// Calls `fn destinations(event)`.
-    pub fn destinations(
-        &self,
-        rule: &CompiledRule,
-        input: &RuleInput<'_>,
-    ) -> Option<Result<Vec<String>, RuleFailure>> {
+    pub fn destinations(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Vec<String>, RuleFailure>> {
         self.optional(rule, "destinations", input, |answer| {
             answer
                 .read_lock::<Array>()
                 .and_then(|items| {
-                    items
-                        .iter()
-                        .map(|item| {
-                            item.read_lock::<ImmutableString>()
-                                .map(|text| text.to_string())
-                        })
-                        .collect()
+                    items.iter().map(|item| item.read_lock::<ImmutableString>().map(|text| text.to_string())).collect()
                 })
                 .ok_or("a list of destination names")
         })
@@ -163,30 +131,16 @@ impl RuleHost {
     }
 
     /// Calls the check function of a check rule with a record of what is to be judged.
-    pub fn check(
-        &self,
-        rule: &CompiledRule,
-        function: &str,
-        record: Dynamic,
-    ) -> Result<Vec<Finding>, RuleFailure> {
+    pub fn check(&self, rule: &CompiledRule, function: &str, record: Dynamic) -> Result<Vec<Finding>, RuleFailure> {
         let answer = self.call(rule, function, record)?;
-        let wrong =
-            || RuleFailure::wrong_type(function, "true, false, a map, or a list of maps", &answer);
+        let wrong = || RuleFailure::wrong_type(function, "true, false, a map, or a list of maps", &answer);
         if let Ok(unwell) = answer.as_bool() {
-            return Ok(if unwell {
-                vec![Finding::default()]
-            } else {
-                Vec::new()
-            });
+            return Ok(if unwell { vec![Finding::default()] } else { Vec::new() });
         }
         if answer.is_map() {
-            return finding(&answer)
-                .map(|finding| vec![finding])
-                .ok_or_else(wrong);
+            return finding(&answer).map(|finding| vec![finding]).ok_or_else(wrong);
         }
-        let findings = answer
-            .read_lock::<Array>()
-            .and_then(|items| items.iter().map(finding).collect());
+        let findings = answer.read_lock::<Array>().and_then(|items| items.iter().map(finding).collect());
         findings.ok_or_else(wrong)
     }
 
@@ -201,33 +155,23 @@ impl RuleHost {
             return None;
         }
         let answer = self.call(rule, function, input.value_for(rule));
-        Some(answer.and_then(|answer| {
-            convert(&answer).map_err(|wanted| RuleFailure::wrong_type(function, wanted, &answer))
-        }))
+        Some(
+            answer.and_then(|answer| {
+                convert(&answer).map_err(|wanted| RuleFailure::wrong_type(function, wanted, &answer))
+            }),
+        )
     }
 
-    fn call(
-        &self,
-        rule: &CompiledRule,
-        function: &str,
-        argument: Dynamic,
-    ) -> Result<Dynamic, RuleFailure> {
+    fn call(&self, rule: &CompiledRule, function: &str, argument: Dynamic) -> Result<Dynamic, RuleFailure> {
         self.call.begin(self.limits.time);
-        self.call
-            .set_current(Some((rule.id().clone(), Arc::clone(&rule.library))));
+        self.call.set_current(Some((rule.id().clone(), Arc::clone(&rule.library))));
         let options = CallFnOptions::new().eval_ast(rule.imports);
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let mut scope = Scope::new();
             if rule.imports {
                 scope.push_constant("params", rule.metadata.params.clone());
             }
-            self.engine.call_fn_with_options::<Dynamic>(
-                options,
-                &mut scope,
-                &rule.ast,
-                function,
-                (argument,),
-            )
+            self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &rule.ast, function, (argument,))
         }));
         match result {
             Ok(Ok(answer)) => Ok(answer),
@@ -242,11 +186,7 @@ impl RuleHost {
 
 fn finding(value: &Dynamic) -> Option<Finding> {
     let map = value.read_lock::<Map>()?;
-    let text = |name: &str| {
-        map.get(name)
-            .filter(|value| !value.is_unit())
-            .map(ToString::to_string)
-    };
+    let text = |name: &str| map.get(name).filter(|value| !value.is_unit()).map(ToString::to_string);
     Some(Finding {
         key: text("key").unwrap_or_default(),
         title: text("title"),
@@ -276,11 +216,7 @@ fn to_json(value: &Dynamic, depth: usize) -> serde_json::Value {
         return Value::String("…".to_owned());
     }
     if let Some(map) = value.read_lock::<Map>() {
-        return Value::Object(
-            map.iter()
-                .map(|(key, value)| (key.to_string(), to_json(value, depth + 1)))
-                .collect(),
-        );
+        return Value::Object(map.iter().map(|(key, value)| (key.to_string(), to_json(value, depth + 1))).collect());
     }
     if let Some(items) = value.read_lock::<Array>() {
         return items.iter().map(|item| to_json(item, depth + 1)).collect();

@@ -21,17 +21,8 @@ use crate::{
 };
 
 /// The optional functions of a detection rule, each with one parameter.
-pub const OPTIONAL_FUNCTIONS: [&str; 9] = [
-    "title",
-    "severity",
-    "dedup",
-    "description",
-    "runbook",
-    "reference",
-    "destinations",
-    "context",
-    "unique",
-];
+pub const OPTIONAL_FUNCTIONS: [&str; 9] =
+    ["title", "severity", "dedup", "description", "runbook", "reference", "destinations", "context", "unique"];
 
 /// What a file's functions make of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,11 +90,7 @@ const LOAD_TIME: Duration = Duration::from_secs(1);
 impl Compiler {
     pub(super) fn new(library: Arc<Library>) -> Self {
         let (engine, call) = engine::sandbox(&Limits::default());
-        Self {
-            engine,
-            call,
-            library,
-        }
+        Self { engine, call, library }
     }
 
     /// Compiles one file. `params` are what the configuration sets for the rule of this id.
@@ -117,10 +104,7 @@ impl Compiler {
             // It is still parsed, so that its mistakes are told where they are.
             return match self.engine.set_strict_variables(false).compile(text) {
                 Ok(_) => (Compiled::LibraryFile, Vec::new()),
-                Err(error) => (
-                    Compiled::Broken,
-                    vec![problem::parse_error(&error, file, text)],
-                ),
+                Err(error) => (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
             };
         }
         match self.rule(file, text, params) {
@@ -139,17 +123,12 @@ impl Compiler {
         // Unoptimised and lenient first: positions of the literal, and `params` is not known yet.
         self.engine.set_optimization_level(OptimizationLevel::None);
         self.engine.set_strict_variables(false);
-        let first = self
-            .engine
-            .compile(text)
-            .map_err(|error| one(problem::parse_error(&error, file, text)))?;
-        self.engine
-            .set_optimization_level(OptimizationLevel::Simple);
+        let first = self.engine.compile(text).map_err(|error| one(problem::parse_error(&error, file, text)))?;
+        self.engine.set_optimization_level(OptimizationLevel::Simple);
         let places = places(&first, text);
 
         self.call.begin(LOAD_TIME);
-        self.call
-            .set_current(Some((placeholder_id(), Arc::clone(&self.library))));
+        self.call.set_current(Some((placeholder_id(), Arc::clone(&self.library))));
         let mut run = first.clone();
         run.set_source(file.to_string_lossy().as_ref());
         let mut scope = Scope::new();
@@ -158,9 +137,7 @@ impl Compiler {
             .map_err(|error| one(problem::load_error(&error, file, text)))?;
         let Some(map) = scope.get_value::<Map>("RULE") else {
             let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
-            return Err(one(Diagnostic::error("E205", file, "`RULE` is not a map")
-                .at(text, places.whole)
-                .help(help)));
+            return Err(one(Diagnostic::error("E205", file, "`RULE` is not a map").at(text, places.whole).help(help)));
         };
         let (metadata, mut found) = metadata::read(&map, &places, file, text);
         let (kind, functions) = match functions(&first, file, text, &places) {
@@ -187,14 +164,11 @@ impl Compiler {
             constants.push_constant(name.to_owned(), value);
         }
         self.engine.set_strict_variables(true);
-        let mut ast = self
-            .engine
-            .compile_with_scope(&constants, text)
-            .map_err(|error| {
-                let mut all = found.clone();
-                all.push(problem::parse_error(&error, file, text));
-                all
-            })?;
+        let mut ast = self.engine.compile_with_scope(&constants, text).map_err(|error| {
+            let mut all = found.clone();
+            all.push(problem::parse_error(&error, file, text));
+            all
+        })?;
         ast.set_source(file.to_string_lossy().as_ref());
         if any_error(&found) {
             return Err(found);
@@ -226,16 +200,9 @@ impl Compiler {
         let (mut assigns, mut wanted) = scan(ast);
         let mut source = file.to_owned();
         let mut seen: Vec<PathBuf> = Vec::new();
-        let mut pending: Vec<(PathBuf, String)> = wanted
-            .drain(..)
-            .map(|path| (source.clone(), path))
-            .collect();
+        let mut pending: Vec<(PathBuf, String)> = wanted.drain(..).map(|path| (source.clone(), path)).collect();
         while let Some((from, path)) = pending.pop() {
-            let Some(found) = self
-                .library
-                .find(Some(&from.to_string_lossy()), &path)
-                .cloned()
-            else {
+            let Some(found) = self.library.find(Some(&from.to_string_lossy()), &path).cloned() else {
                 continue;
             };
             if seen.contains(&found) {
@@ -262,9 +229,7 @@ fn is_rule_file(text: &str) -> bool {
         let mut words = line
             .split(|character: char| !(character.is_alphanumeric() || character == '_'))
             .filter(|word| !word.is_empty());
-        !line.trim_start().starts_with("//")
-            && words.next() == Some("const")
-            && words.next() == Some("RULE")
+        !line.trim_start().starts_with("//") && words.next() == Some("const") && words.next() == Some("RULE")
     })
 }
 
@@ -291,10 +256,7 @@ fn scan(ast: &AST) -> (bool, Vec<String>) {
 
 /// Where `RULE` and its keys stand.
 fn places(ast: &AST, text: &str) -> Places {
-    let mut places = Places {
-        whole: 0..0,
-        ..Places::default()
-    };
+    let mut places = Places { whole: 0..0, ..Places::default() };
     for statement in ast.statements() {
         let Stmt::Var(declaration, _, _) = statement else {
             continue;
@@ -305,10 +267,7 @@ fn places(ast: &AST, text: &str) -> Places {
         places.whole = problem::span(text, declaration.0.pos);
         if let Expr::Map(entries, _) = &declaration.1 {
             for (key, value) in &entries.0 {
-                let spans = (
-                    problem::span(text, key.pos),
-                    problem::span(text, value.start_position()),
-                );
+                let spans = (problem::span(text, key.pos), problem::span(text, value.start_position()));
                 places.keys.insert(key.name.to_string(), spans);
             }
         }
@@ -337,15 +296,8 @@ fn functions(
         let ours = kind.is_some() || OPTIONAL_FUNCTIONS.contains(&function.name);
         if ours && function.params.len() != 1 {
             let name = function.name;
-            let message = format!(
-                "`fn {name}` must have one parameter, it has {}",
-                function.params.len()
-            );
-            found.push(
-                Diagnostic::error("E207", file, message)
-                    .at(text, at)
-                    .help(format!("write `fn {name}(event)`")),
-            );
+            let message = format!("`fn {name}` must have one parameter, it has {}", function.params.len());
+            found.push(Diagnostic::error("E207", file, message).at(text, at).help(format!("write `fn {name}(event)`")));
             continue;
         }
         if let Some(kind) = kind {
@@ -353,16 +305,10 @@ fn functions(
         } else if ours {
             names.push(function.name.to_owned());
         } else if function.params.len() == 1
-            && let Some(near) = nearest(
-                function.name,
-                OPTIONAL_FUNCTIONS.iter().copied().chain(["rule"]),
-            )
+            && let Some(near) = nearest(function.name, OPTIONAL_FUNCTIONS.iter().copied().chain(["rule"]))
             && near.eq_ignore_ascii_case(function.name)
         {
-            let message = format!(
-                "`fn {}` is never called: the function is `fn {near}`",
-                function.name
-            );
+            let message = format!("`fn {}` is never called: the function is `fn {near}`", function.name);
             found.push(Diagnostic::warning("W201", file, message).at(text, at));
         }
     }
@@ -370,14 +316,9 @@ fn functions(
         [kind] => Some(*kind),
         [] => {
             let all: Vec<&str> = ast.iter_functions().map(|function| function.name).collect();
-            let near = all
-                .iter()
-                .find(|name| nearest(name, ["rule", "check", "check_agent"]).is_some());
+            let near = all.iter().find(|name| nearest(name, ["rule", "check", "check_agent"]).is_some());
             let help = near.map_or_else(
-                || {
-                    "add `fn rule(event) { … }`, which returns true for the events to alert on"
-                        .to_owned()
-                },
+                || "add `fn rule(event) { … }`, which returns true for the events to alert on".to_owned(),
                 |near| {
                     format!(
                         "did you mean `fn {}` by `fn {near}`?",
@@ -407,9 +348,7 @@ fn function_span(text: &str, name: &str) -> std::ops::Range<usize> {
     let found = text.match_indices("fn ").find_map(|(index, _)| {
         let rest = text.get(index + 3..)?;
         let start = index + 3 + (rest.len() - rest.trim_start().len());
-        text.get(start..)?
-            .starts_with(name)
-            .then_some(start..start + name.len())
+        text.get(start..)?.starts_with(name).then_some(start..start + name.len())
     });
     found.unwrap_or(0..0)
 }
@@ -443,16 +382,9 @@ fn apply_params(
         };
         match problem {
             Some((message, help)) => {
-                let span = places
-                    .keys
-                    .get("params")
-                    .map_or(places.whole.clone(), |(key, _)| key.clone());
+                let span = places.keys.get("params").map_or(places.whole.clone(), |(key, _)| key.clone());
                 let diagnostic = Diagnostic::error("E209", file, message).at(text, span);
-                found.push(if help.is_empty() {
-                    diagnostic
-                } else {
-                    diagnostic.help(help)
-                });
+                found.push(if help.is_empty() { diagnostic } else { diagnostic.help(help) });
             }
             None => {
                 metadata.params.insert(name.clone(), value.clone());
@@ -463,10 +395,7 @@ fn apply_params(
 
 /// Parameters from the configuration as Rhai values.
 pub(super) fn params_from_json(value: &serde_json::Value) -> Map {
-    rhai::serde::to_dynamic(value)
-        .ok()
-        .and_then(Dynamic::try_cast::<Map>)
-        .unwrap_or_default()
+    rhai::serde::to_dynamic(value).ok().and_then(Dynamic::try_cast::<Map>).unwrap_or_default()
 }
 
 fn placeholder_id() -> RuleId {

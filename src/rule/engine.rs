@@ -13,9 +13,7 @@ use std::{
 };
 
 use rhai::packages::{Package, StandardPackage};
-use rhai::{
-    Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationLevel, Position, Shared,
-};
+use rhai::{Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationLevel, Position, Shared};
 
 use super::{function, library::Library};
 use crate::name::RuleId;
@@ -31,10 +29,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            operations: 500_000,
-            time: Duration::from_secs(1),
-        }
+        Self { operations: 500_000, time: Duration::from_secs(1) }
     }
 }
 
@@ -63,10 +58,7 @@ pub(super) struct Call {
 impl Call {
     pub(super) fn begin(&self, limit: Duration) {
         let end = self.started.elapsed().saturating_add(limit);
-        self.deadline.store(
-            u64::try_from(end.as_nanos()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+        self.deadline.store(u64::try_from(end.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(super) fn set_current(&self, current: Option<(RuleId, Arc<Library>)>) {
@@ -75,19 +67,13 @@ impl Call {
 
     fn rule(&self) -> String {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current
-            .as_ref()
-            .map_or_else(String::new, |(rule, _)| rule.to_string())
+        current.as_ref().map_or_else(String::new, |(rule, _)| rule.to_string())
     }
 }
 
 /// The engine of a thread, and the handle to what its callbacks read.
 pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
-    let call = Arc::new(Call {
-        started: Instant::now(),
-        deadline: AtomicU64::new(0),
-        current: Mutex::new(None),
-    });
+    let call = Arc::new(Call { started: Instant::now(), deadline: AtomicU64::new(0), current: Mutex::new(None) });
     let mut engine = Engine::new_raw();
     engine.register_global_module(StandardPackage::new().as_shared_module());
     engine.set_optimization_level(OptimizationLevel::Simple);
@@ -119,11 +105,7 @@ pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
     engine.on_print(move |text| tracing::info!(rule = printing.rule(), "print: {text}"));
     let debugging = Arc::clone(&call);
     engine.on_debug(move |text, _, position| {
-        tracing::debug!(
-            rule = debugging.rule(),
-            line = position.line(),
-            "debug: {text}"
-        );
+        tracing::debug!(rule = debugging.rule(), line = position.line(), "debug: {text}");
     });
     engine.set_module_resolver(CurrentLibrary(Arc::clone(&call)));
     function::register(&mut engine);
@@ -148,12 +130,7 @@ impl ModuleResolver for CurrentLibrary {
         path: &str,
         position: Position,
     ) -> Result<Shared<Module>, Box<EvalAltResult>> {
-        let current = self
-            .0
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match current {
             Some((_, library)) => library.resolve(engine, source, path, position),
             None => Err(EvalAltResult::ErrorModuleNotFound(path.to_owned(), position).into()),

@@ -21,23 +21,16 @@ pub(super) struct Library {
 impl Library {
     /// A library of these files, under these directories.
     pub(super) fn new(roots: Vec<PathBuf>, texts: BTreeMap<PathBuf, Arc<str>>) -> Self {
-        Self {
-            roots,
-            texts,
-            modules: Mutex::default(),
-        }
+        Self { roots, texts, modules: Mutex::default() }
     }
 
     /// The file that `import "path"` in the file `source` means: beside that file, else under a rules directory.
     pub(super) fn find(&self, source: Option<&str>, path: &str) -> Option<&PathBuf> {
         let beside = source.and_then(|source| Path::new(source).parent());
-        beside
-            .into_iter()
-            .chain(self.roots.iter().map(PathBuf::as_path))
-            .find_map(|directory| {
-                let wanted = normal(&directory.join(format!("{path}.rhai")));
-                self.texts.get_key_value(&wanted).map(|(path, _)| path)
-            })
+        beside.into_iter().chain(self.roots.iter().map(PathBuf::as_path)).find_map(|directory| {
+            let wanted = normal(&directory.join(format!("{path}.rhai")));
+            self.texts.get_key_value(&wanted).map(|(path, _)| path)
+        })
     }
 
     /// The module that `import "path"` means.
@@ -48,9 +41,8 @@ impl Library {
         path: &str,
         position: Position,
     ) -> Result<Shared<Module>, Box<EvalAltResult>> {
-        let file = self
-            .find(source, path)
-            .ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), position))?;
+        let file =
+            self.find(source, path).ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), position))?;
         // `None` marks a module that is being made: meeting it again is a cycle.
         match self.lock().get(file) {
             Some(Some(module)) => return Ok(Shared::clone(module)),
@@ -63,11 +55,7 @@ impl Library {
         self.lock().insert(file.clone(), None);
         let made = self.make(engine, file).map_err(|error| {
             self.lock().remove(file);
-            Box::new(EvalAltResult::ErrorInModule(
-                path.to_owned(),
-                error,
-                position,
-            ))
+            Box::new(EvalAltResult::ErrorInModule(path.to_owned(), error, position))
         })?;
         self.lock().insert(file.clone(), Some(Shared::clone(&made)));
         Ok(made)

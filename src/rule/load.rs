@@ -100,11 +100,7 @@ impl Loader {
         let (texts, mut diagnostics) = self.read();
         let fingerprint = fingerprint(&texts, &diagnostics);
         if self.fingerprint == Some(fingerprint) {
-            return Loaded {
-                set: Arc::clone(&self.current),
-                diagnostics: Vec::new(),
-                changed: false,
-            };
+            return Loaded { set: Arc::clone(&self.current), diagnostics: Vec::new(), changed: false };
         }
         self.fingerprint = Some(fingerprint);
         let unreadable: Vec<Diagnostic> = diagnostics.clone();
@@ -113,18 +109,13 @@ impl Loader {
         let mut compiler = Compiler::new(library);
         let overrides = self.overrides.clone();
         let params = move |id: &RuleId| -> Option<Map> {
-            overrides
-                .get(id)
-                .and_then(|change| change.params.as_ref())
-                .map(compile::params_from_json)
+            overrides.get(id).and_then(|change| change.params.as_ref()).map(compile::params_from_json)
         };
         let mut rules: BTreeMap<PathBuf, Arc<CompiledRule>> = BTreeMap::new();
         let mut broken = Vec::new();
         let mut owners: HashMap<RuleId, PathBuf> = HashMap::new();
-        let mut failed: Vec<(PathBuf, String)> = unreadable
-            .iter()
-            .map(|diagnostic| (diagnostic.file.clone(), diagnostic.one_line()))
-            .collect();
+        let mut failed: Vec<(PathBuf, String)> =
+            unreadable.iter().map(|diagnostic| (diagnostic.file.clone(), diagnostic.one_line())).collect();
         for (file, text) in self.builtin_texts().into_iter().chain(texts) {
             let (compiled, mut found) = compiler.compile(&file, &text, &params);
             let rule = match compiled {
@@ -142,64 +133,39 @@ impl Loader {
                         rules.insert(file, Arc::new(self.overridden(*rule)));
                     }
                     Some(owner) => {
-                        let message = format!(
-                            "rule id `{}` is already used by `{}`",
-                            rule.id(),
-                            owner.display()
-                        );
+                        let message = format!("rule id `{}` is already used by `{}`", rule.id(), owner.display());
                         let span = id_span(&text, rule.id());
                         found.push(
                             Diagnostic::error("E210", &file, message)
                                 .at(&text, span)
                                 .help("give this rule an id of its own"),
                         );
-                        failed.push((
-                            file,
-                            found.last().map_or_else(String::new, Diagnostic::one_line),
-                        ));
+                        failed.push((file, found.last().map_or_else(String::new, Diagnostic::one_line)));
                     }
                 }
             } else {
-                let problem = found
-                    .iter()
-                    .find(|found| any_error(std::slice::from_ref(found)));
+                let problem = found.iter().find(|found| any_error(std::slice::from_ref(found)));
                 failed.push((file, problem.map_or_else(String::new, Diagnostic::one_line)));
             }
             diagnostics.append(&mut found);
         }
         for (file, problem) in failed {
-            let last_good = self
-                .last_good
-                .get(&file)
-                .filter(|rule| !owners.contains_key(rule.id()))
-                .cloned();
+            let last_good = self.last_good.get(&file).filter(|rule| !owners.contains_key(rule.id())).cloned();
             let last_good_runs = last_good.is_some();
             if let Some(rule) = last_good {
                 owners.insert(rule.id().clone(), file.clone());
                 rules.insert(file.clone(), rule);
             }
-            broken.push(BrokenFile {
-                file,
-                problem,
-                last_good_runs,
-            });
+            broken.push(BrokenFile { file, problem, last_good_runs });
         }
         self.last_good.clone_from(&rules);
         self.generation += 1;
         self.current = Arc::new(RuleSet::new(self.generation, rules.into_values(), broken));
-        Loaded {
-            set: Arc::clone(&self.current),
-            diagnostics,
-            changed: true,
-        }
+        Loaded { set: Arc::clone(&self.current), diagnostics, changed: true }
     }
 
     fn overridden(&self, mut rule: CompiledRule) -> CompiledRule {
-        if let Some(enabled) = self
-            .overrides
-            .get(rule.id())
-            .and_then(|change| change.enabled)
-        {
+        if let Some(enabled) = self.overrides.get(rule.id()).and_then(|change| change.enabled) {
             rule.metadata.enabled = enabled;
         }
         rule
@@ -207,15 +173,7 @@ impl Loader {
 
     fn builtin_texts(&self) -> Vec<(PathBuf, Arc<str>)> {
         let files = if self.builtin { BUILTIN } else { &[] };
-        files
-            .iter()
-            .map(|file| {
-                (
-                    PathBuf::from(format!("(built in)/{}", file.path)),
-                    Arc::from(file.text),
-                )
-            })
-            .collect()
+        files.iter().map(|file| (PathBuf::from(format!("(built in)/{}", file.path)), Arc::from(file.text))).collect()
     }
 
     fn read(&self) -> (BTreeMap<PathBuf, Arc<str>>, Vec<Diagnostic>) {
@@ -226,19 +184,14 @@ impl Loader {
                 read_file(root, &mut texts, &mut diagnostics);
             } else {
                 let mut seen = HashSet::new();
-                walk(root, 0, &mut seen, &mut |file| {
-                    read_file(file, &mut texts, &mut diagnostics)
-                })
-                .unwrap_or_else(|error| {
-                    diagnostics.push(
-                        Diagnostic::error(
-                            "E001",
-                            root,
-                            format!("the rules directory cannot be read: {error}"),
-                        )
-                        .help("create it, or correct `paths` under `[rules]`"),
-                    );
-                });
+                walk(root, 0, &mut seen, &mut |file| read_file(file, &mut texts, &mut diagnostics)).unwrap_or_else(
+                    |error| {
+                        diagnostics.push(
+                            Diagnostic::error("E001", root, format!("the rules directory cannot be read: {error}"))
+                                .help("create it, or correct `paths` under `[rules]`"),
+                        );
+                    },
+                );
             }
         }
         (texts, diagnostics)
@@ -256,35 +209,25 @@ fn walk(
     if depth > MAX_DIRECTORY_DEPTH || !seen.insert(directory.canonicalize()?) {
         return Ok(());
     }
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(directory)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     entries.sort();
     for path in entries {
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         if hidden {
             continue;
         }
         if path.is_dir() {
             // A directory that vanishes while it is read is gone with the next look.
             walk(&path, depth + 1, seen, found).ok();
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "rhai")
-        {
+        } else if path.extension().is_some_and(|extension| extension == "rhai") {
             found(&path);
         }
     }
     Ok(())
 }
 
-fn read_file(
-    file: &Path,
-    texts: &mut BTreeMap<PathBuf, Arc<str>>,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
+fn read_file(file: &Path, texts: &mut BTreeMap<PathBuf, Arc<str>>, diagnostics: &mut Vec<Diagnostic>) {
     let problem = match std::fs::metadata(file) {
         Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
             Some("the file is larger than 1 MiB: this is no rule".to_owned())
@@ -324,6 +267,5 @@ fn fingerprint(texts: &BTreeMap<PathBuf, Arc<str>>, diagnostics: &[Diagnostic]) 
 
 fn id_span(text: &str, id: &RuleId) -> std::ops::Range<usize> {
     let quoted = format!("\"{id}\"");
-    text.find(&quoted)
-        .map_or(0..0, |start| start..start + quoted.len())
+    text.find(&quoted).map_or(0..0, |start| start..start + quoted.len())
 }

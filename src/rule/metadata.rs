@@ -84,19 +84,8 @@ pub(super) struct Places {
 }
 
 /// Reads `RULE`. Everything that is wrong is noted; `None` if no usable rule is left.
-pub(super) fn read(
-    map: &Map,
-    places: &Places,
-    file: &Path,
-    text: &Arc<str>,
-) -> (Option<Metadata>, Vec<Diagnostic>) {
-    let mut reader = Reader {
-        map,
-        places,
-        file,
-        text,
-        found: Vec::new(),
-    };
+pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> (Option<Metadata>, Vec<Diagnostic>) {
+    let mut reader = Reader { map, places, file, text, found: Vec::new() };
     for key in map.keys() {
         if !KEYS.contains(&key.as_str()) {
             reader.problem(
@@ -110,11 +99,7 @@ pub(super) fn read(
     }
     let id = reader
         .required("id", "\"team.subject.what_happened\"")
-        .and_then(|id| {
-            RuleId::parse(&id)
-                .map_err(|error| reader.wrong("id", error.to_string()))
-                .ok()
-        });
+        .and_then(|id| RuleId::parse(&id).map_err(|error| reader.wrong("id", error.to_string())).ok());
     let title = reader.required("title", "\"What happened, in one line\"");
     let severity = reader.required("severity", "\"medium\"").and_then(|name| {
         name.parse::<Severity>()
@@ -125,9 +110,7 @@ pub(super) fn read(
             })
             .ok()
     });
-    let dedup_period = reader
-        .duration("dedup_period")
-        .unwrap_or(DEFAULT_DEDUP_PERIOD);
+    let dedup_period = reader.duration("dedup_period").unwrap_or(DEFAULT_DEDUP_PERIOD);
     let metadata = Metadata {
         id: id.clone().unwrap_or_else(|| RuleId::clone(&placeholder())),
         title: title.clone().unwrap_or_default(),
@@ -151,8 +134,7 @@ pub(super) fn read(
 }
 
 fn placeholder() -> RuleId {
-    RuleId::try_from("not.read".to_owned())
-        .unwrap_or_else(|_| unreachable!("a constant dotted name"))
+    RuleId::try_from("not.read".to_owned()).unwrap_or_else(|_| unreachable!("a constant dotted name"))
 }
 
 struct Reader<'a> {
@@ -164,14 +146,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn problem(
-        &mut self,
-        code: &'static str,
-        key: &str,
-        at_key: bool,
-        message: String,
-        help: String,
-    ) {
+    fn problem(&mut self, code: &'static str, key: &str, at_key: bool, message: String, help: String) {
         let place = self.places.keys.get(key);
         let span = match place {
             Some((key, value)) => {
@@ -195,10 +170,7 @@ impl Reader<'_> {
     }
 
     fn wrong_type(&mut self, key: &str, wanted: &str, found: &Dynamic) {
-        let message = format!(
-            "`{key}` must be {wanted}, found {}",
-            problem::describe(found)
-        );
+        let message = format!("`{key}` must be {wanted}, found {}", problem::describe(found));
         self.problem("E202", key, false, message, String::new());
     }
 
@@ -213,13 +185,7 @@ impl Reader<'_> {
 
     fn required(&mut self, key: &str, example: &str) -> Option<String> {
         if !self.map.contains_key(key) {
-            self.problem(
-                "E204",
-                key,
-                true,
-                format!("`RULE` has no `{key}`"),
-                format!("add `{key}: {example}`"),
-            );
+            self.problem("E204", key, true, format!("`RULE` has no `{key}`"), format!("add `{key}: {example}`"));
             return None;
         }
         let text = self.text(key)?;
@@ -242,16 +208,9 @@ impl Reader<'_> {
     fn duration(&mut self, key: &str) -> Option<Duration> {
         let text = self.text(key)?;
         match time::parse_duration(&text) {
-            Ok(duration)
-                if !duration.is_zero() && duration <= Duration::from_secs(366 * 86_400) =>
-            {
-                Some(duration)
-            }
+            Ok(duration) if !duration.is_zero() && duration <= Duration::from_secs(366 * 86_400) => Some(duration),
             Ok(_) => {
-                self.wrong(
-                    key,
-                    format!("`{key}` must be more than nothing and at most 366d"),
-                );
+                self.wrong(key, format!("`{key}` must be more than nothing and at most 366d"));
                 None
             }
             Err(error) => {
@@ -263,9 +222,7 @@ impl Reader<'_> {
 
     fn texts(&mut self, key: &str) -> Option<Vec<String>> {
         let value = self.map.get(key)?;
-        let items = value
-            .read_lock::<Array>()
-            .map(|items| items.iter().map(as_text).collect::<Option<Vec<_>>>());
+        let items = value.read_lock::<Array>().map(|items| items.iter().map(as_text).collect::<Option<Vec<_>>>());
         match items {
             Some(Some(texts)) => Some(texts),
             _ => {
@@ -280,14 +237,16 @@ impl Reader<'_> {
         if actions.is_empty() {
             self.wrong(
                 "actions",
-                "`actions` is empty, so the rule would never run: leave it out to see every event"
-                    .to_owned(),
+                "`actions` is empty, so the rule would never run: leave it out to see every event".to_owned(),
             );
         }
         for action in &actions {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:*".contains(&byte);
             if action.is_empty() || !action.bytes().all(plain) {
-                self.wrong("actions", format!("`{action}` is not an action id: letters, digits, `_ - . :`, and `*` for any text"));
+                self.wrong(
+                    "actions",
+                    format!("`{action}` is not an action id: letters, digits, `_ - . :`, and `*` for any text"),
+                );
             }
         }
         Some(actions)
@@ -298,15 +257,9 @@ impl Reader<'_> {
             return 1;
         };
         match value.as_int() {
-            Ok(number) if (1..=MAX_THRESHOLD).contains(&number) => {
-                u32::try_from(number).unwrap_or(1)
-            }
+            Ok(number) if (1..=MAX_THRESHOLD).contains(&number) => u32::try_from(number).unwrap_or(1),
             _ => {
-                self.wrong_type(
-                    "threshold",
-                    &format!("a whole number from 1 to {MAX_THRESHOLD}"),
-                    value,
-                );
+                self.wrong_type("threshold", &format!("a whole number from 1 to {MAX_THRESHOLD}"), value);
                 1
             }
         }
@@ -327,7 +280,5 @@ impl Reader<'_> {
 }
 
 fn as_text(value: &Dynamic) -> Option<String> {
-    value
-        .read_lock::<ImmutableString>()
-        .map(|text| text.to_string())
+    value.read_lock::<ImmutableString>().map(|text| text.to_string())
 }

@@ -70,11 +70,7 @@ impl RuleSet {
         rules: impl IntoIterator<Item = Arc<CompiledRule>>,
         broken: Vec<BrokenFile>,
     ) -> Self {
-        let mut set = Self {
-            generation,
-            broken,
-            ..Self::default()
-        };
+        let mut set = Self { generation, broken, ..Self::default() };
         for rule in rules {
             match rule.kind {
                 _ if !rule.metadata.enabled => set.disabled.push(rule),
@@ -94,13 +90,7 @@ impl RuleSet {
         let dispatch = &self.dispatch;
         let mut rules = dispatch.every.clone();
         rules.extend(dispatch.exact.get(action).into_iter().flatten());
-        rules.extend(
-            dispatch
-                .globs
-                .matches(action)
-                .into_iter()
-                .filter_map(|index| dispatch.glob_rules.get(index)),
-        );
+        rules.extend(dispatch.globs.matches(action).into_iter().filter_map(|index| dispatch.glob_rules.get(index)));
         rules.sort_unstable();
         rules.dedup();
         rules
@@ -108,10 +98,7 @@ impl RuleSet {
 
     /// All rules: detections, checks, and those switched off.
     pub fn all(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
-        self.detections
-            .iter()
-            .chain(&self.checks)
-            .chain(&self.disabled)
+        self.detections.iter().chain(&self.checks).chain(&self.disabled)
     }
 }
 
@@ -126,11 +113,7 @@ impl Dispatch {
             };
             for action in actions {
                 if !action.contains('*') {
-                    dispatch
-                        .exact
-                        .entry(action.clone())
-                        .or_default()
-                        .push(index);
+                    dispatch.exact.entry(action.clone()).or_default().push(index);
                 } else if let Ok(glob) = GlobBuilder::new(action).literal_separator(false).build() {
                     globs.add(glob);
                     dispatch.glob_rules.push(index);

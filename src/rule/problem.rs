@@ -64,10 +64,7 @@ impl RuleFailure {
     pub(super) fn wrong_type(function: &str, wanted: &str, found: &Dynamic) -> Self {
         Self {
             kind: FailureKind::WrongType,
-            message: format!(
-                "`{function}` must return {wanted}, it returned {}",
-                describe(found)
-            ),
+            message: format!("`{function}` must return {wanted}, it returned {}", describe(found)),
         }
     }
 
@@ -86,9 +83,7 @@ impl RuleFailure {
             EvalAltResult::ErrorTooManyOperations(_) => {
                 "ran out of its budget of operations (does it loop without end?)".to_owned()
             }
-            EvalAltResult::ErrorTerminated(token, _) if is_deadline(token) => {
-                "ran into the time limit".to_owned()
-            }
+            EvalAltResult::ErrorTerminated(token, _) if is_deadline(token) => "ran into the time limit".to_owned(),
             EvalAltResult::ErrorStackOverflow(_) => {
                 "called functions too deep (does it recurse without end?)".to_owned()
             }
@@ -132,15 +127,14 @@ fn rhai_text(error: &EvalAltResult) -> String {
 }
 
 fn is_deadline(token: &Dynamic) -> bool {
-    token
-        .read_lock::<rhai::ImmutableString>()
-        .is_some_and(|token| *token == DEADLINE)
+    token.read_lock::<rhai::ImmutableString>().is_some_and(|token| *token == DEADLINE)
 }
 
 fn innermost(error: &EvalAltResult) -> &EvalAltResult {
     match error {
-        EvalAltResult::ErrorInFunctionCall(_, _, inner, _)
-        | EvalAltResult::ErrorInModule(_, inner, _) => innermost(inner),
+        EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => {
+            innermost(inner)
+        }
         other => other,
     }
 }
@@ -151,28 +145,18 @@ pub(super) fn parse_error(error: &ParseError, file: &Path, text: &Arc<str>) -> D
     let (message, help) = match &*error.0 {
         ParseErrorType::VariableUndefined(name) => (
             format!("`{name}` is not defined"),
-            "a function sees its own parameters and variables, the file's constants, and `params`"
-                .to_owned(),
+            "a function sees its own parameters and variables, the file's constants, and `params`".to_owned(),
         ),
         ParseErrorType::ModuleUndefined(name) => (
             format!("module `{name}` is not imported"),
             format!("add `import \"…\" as {name};` at the top of the file"),
         ),
-        ParseErrorType::UnexpectedEOF => (
-            "the file ends in the middle of something".to_owned(),
-            String::new(),
-        ),
-        ParseErrorType::MissingToken(token, what) => {
-            (format!("expected `{token}` {what}"), String::new())
-        }
+        ParseErrorType::UnexpectedEOF => ("the file ends in the middle of something".to_owned(), String::new()),
+        ParseErrorType::MissingToken(token, what) => (format!("expected `{token}` {what}"), String::new()),
         other => (lower_first(&other.to_string()), String::new()),
     };
     let diagnostic = Diagnostic::error("E101", file, message).at(text, span);
-    if help.is_empty() {
-        diagnostic
-    } else {
-        diagnostic.help(help)
-    }
+    if help.is_empty() { diagnostic } else { diagnostic.help(help) }
 }
 
 /// A runtime error of a file's top level as a diagnostic.
@@ -204,11 +188,7 @@ pub(super) fn span(text: &str, position: Position) -> Range<usize> {
     let Some(line) = position.line() else {
         return text.len()..text.len();
     };
-    let start_of_line: usize = text
-        .split_inclusive('\n')
-        .take(line - 1)
-        .map(str::len)
-        .sum();
+    let start_of_line: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
     let rest = text.get(start_of_line..).unwrap_or("");
     let column = position.position().unwrap_or(1).max(1) - 1;
     let offset: usize = rest.chars().take(column).map(char::len_utf8).sum();
@@ -221,11 +201,7 @@ pub(super) fn span(text: &str, position: Position) -> Range<usize> {
             .skip(1)
             .find(|(_, character)| matches!(character, '"' | '\n'))
             .map_or(1, |(index, _)| index + 1),
-        Some(first) if word(first) => token
-            .chars()
-            .take_while(|character| word(*character))
-            .map(char::len_utf8)
-            .sum(),
+        Some(first) if word(first) => token.chars().take_while(|character| word(*character)).map(char::len_utf8).sum(),
         Some('\n') | None => 0,
         Some(first) => first.len_utf8(),
     };
@@ -251,9 +227,7 @@ pub(super) fn describe(value: &Dynamic) -> String {
 
 fn lower_first(text: &str) -> String {
     let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| {
-        first.to_lowercase().chain(characters).collect()
-    })
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }
 
 #[cfg(test)]

@@ -29,9 +29,7 @@ impl EventView {
         let attribute = |path: &[&str]| -> Dynamic {
             let mut value = top.get("attributes").cloned().unwrap_or(Dynamic::UNIT);
             for key in path {
-                let next = value
-                    .read_lock::<Map>()
-                    .and_then(|map| map.get(*key).cloned());
+                let next = value.read_lock::<Map>().and_then(|map| map.get(*key).cloned());
                 value = next.unwrap_or(Dynamic::UNIT);
             }
             value
@@ -59,10 +57,7 @@ pub fn frozen(value: &serde_json::Value) -> Dynamic {
 
 fn parse(raw: &str) -> Map {
     let mut deserializer = serde_json::Deserializer::from_str(raw);
-    Seed.deserialize(&mut deserializer)
-        .ok()
-        .and_then(Dynamic::try_cast::<Map>)
-        .unwrap_or_default()
+    Seed.deserialize(&mut deserializer).ok().and_then(Dynamic::try_cast::<Map>).unwrap_or_default()
 }
 
 fn share(value: Dynamic) -> Dynamic {
@@ -108,14 +103,9 @@ impl<'de> Visitor<'de> for Seed {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Dynamic, E> {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "Rhai has no unsigned numbers; JSON's own are floats"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "Rhai has no unsigned numbers; JSON's own are floats")]
         let or_float = |_| Dynamic::from(value as f64);
-        Ok(freeze(
-            i64::try_from(value).map_or_else(or_float, Dynamic::from),
-        ))
+        Ok(freeze(i64::try_from(value).map_or_else(or_float, Dynamic::from)))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Dynamic, E> {

@@ -46,31 +46,19 @@ impl Watcher {
         let debouncer = match mode {
             WatchMode::Poll => None,
             WatchMode::Auto => notifications(directories, sender)
-                .inspect_err(|error| tracing::warn!(%error, "rules directories cannot be watched: looking at them every second"))
+                .inspect_err(
+                    |error| tracing::warn!(%error, "rules directories cannot be watched: looking at them every second"),
+                )
                 .ok(),
         };
-        let interval = if debouncer.is_some() {
-            LOOK_ANYWAY
-        } else {
-            POLL
-        };
-        let directories = directories
-            .iter()
-            .map(|path| (path.clone(), path.canonicalize().ok()))
-            .collect();
-        Self {
-            _debouncer: debouncer,
-            changed,
-            interval,
-            directories,
-        }
+        let interval = if debouncer.is_some() { LOOK_ANYWAY } else { POLL };
+        let directories = directories.iter().map(|path| (path.clone(), path.canonicalize().ok())).collect();
+        Self { _debouncer: debouncer, changed, interval, directories }
     }
 
     /// Whether a directory now stands for another one, as when a symbolic link was swapped: time for a new watcher.
     pub fn is_stale(&self) -> bool {
-        self.directories
-            .iter()
-            .any(|(path, before)| path.canonicalize().ok() != *before)
+        self.directories.iter().any(|(path, before)| path.canonicalize().ok() != *before)
     }
 
     /// Waits until it is time to look again.

@@ -112,70 +112,45 @@ impl Fault {
         let limited = |name: &'static str, value: String| {
             let mut response = error(StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded");
             if let Ok(value) = value.parse() {
-                response
-                    .headers_mut()
-                    .insert(HeaderName::from_static(name), value);
+                response.headers_mut().insert(HeaderName::from_static(name), value);
             }
             response
         };
         let soon = time::after(now, Duration::from_secs(1));
         match self {
             Self::RetryAfterSeconds => Some(limited("retry-after", "1".to_owned())),
-            Self::RetryAfterDate => Some(limited(
-                "retry-after",
-                soon.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string(),
-            )),
+            Self::RetryAfterDate => {
+                Some(limited("retry-after", soon.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()))
+            }
             Self::XRetryAfter => Some(limited("x-retry-after", "1".to_owned())),
             Self::ResetIso => Some(limited("x-ratelimit-reset", soon.to_string())),
-            Self::ResetMinutes => Some(limited(
-                "x-ratelimit-reset",
-                now.strftime("%Y-%m-%dT%H:%MZ").to_string(),
-            )),
+            Self::ResetMinutes => Some(limited("x-ratelimit-reset", now.strftime("%Y-%m-%dT%H:%MZ").to_string())),
             Self::ResetEpoch => Some(limited("x-ratelimit-reset", soon.as_second().to_string())),
             Self::ServerError => Some(error(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")),
-            Self::Unavailable => {
-                Some((StatusCode::SERVICE_UNAVAILABLE, "<html>try later</html>").into_response())
-            }
+            Self::Unavailable => Some((StatusCode::SERVICE_UNAVAILABLE, "<html>try later</html>").into_response()),
             Self::BrokenJson => Some("{\"data\": [".into_response()),
-            Self::CursorRefused if with_cursor => {
-                Some(error(StatusCode::BAD_REQUEST, "InvalidPageCursor"))
-            }
+            Self::CursorRefused if with_cursor => Some(error(StatusCode::BAD_REQUEST, "InvalidPageCursor")),
             Self::Unauthorized => Some(error(StatusCode::UNAUTHORIZED, "Unauthenticated")),
             Self::Forbidden => {
                 let body = serde_json::json!({ "code": 403, "message": "Forbidden", "acceptableScopes": ["read:events:admin"] });
                 Some((StatusCode::FORBIDDEN, body.to_string()).into_response())
             }
-            Self::NotFound => {
-                Some((StatusCode::NOT_FOUND, "<html><h1>Not Found</h1></html>").into_response())
+            Self::NotFound => Some((StatusCode::NOT_FOUND, "<html><h1>Not Found</h1></html>").into_response()),
+            Self::Redirect => {
+                Some((StatusCode::FOUND, [(header::LOCATION, "https://elsewhere.invalid/steal")]).into_response())
             }
-            Self::Redirect => Some(
-                (
-                    StatusCode::FOUND,
-                    [(header::LOCATION, "https://elsewhere.invalid/steal")],
-                )
-                    .into_response(),
-            ),
             Self::Oversized => Some(Response::new(Body::new(Parts::endless(100)))),
             _ => None,
         }
     }
 
     /// The page with this fault in it.
-    pub(super) async fn spoil(
-        self,
-        mut page: SimulatedPage,
-        options: &Options,
-        cursor: Option<&str>,
-    ) -> Response {
+    pub(super) async fn spoil(self, mut page: SimulatedPage, options: &Options, cursor: Option<&str>) -> Response {
         match self {
             Self::Slow => tokio::time::sleep(Duration::from_millis(200)).await,
             Self::CutOff => {
                 let text = page.text();
-                let half = text
-                    .as_bytes()
-                    .get(..text.len() / 2)
-                    .unwrap_or_default()
-                    .to_vec();
+                let half = text.as_bytes().get(..text.len() / 2).unwrap_or_default().to_vec();
                 return Response::new(Body::new(Parts::cut_off(half)));
             }
             Self::InvalidUtf8 => {
@@ -191,20 +166,12 @@ impl Fault {
             }
             Self::Malformed => {
                 let middle = page.entries.len() / 2;
-                for (offset, entry) in ["17", "{\"id\":\"no-action\"}", "null"]
-                    .into_iter()
-                    .enumerate()
-                {
-                    page.entries
-                        .insert((middle + offset).min(page.entries.len()), entry.to_owned());
+                for (offset, entry) in ["17", "{\"id\":\"no-action\"}", "null"].into_iter().enumerate() {
+                    page.entries.insert((middle + offset).min(page.entries.len()), entry.to_owned());
                 }
             }
             Self::DeeplyNested => {
-                page.entries.push(format!(
-                    "{{\"id\":\"deep\",\"x\":{}{}}}",
-                    "[".repeat(1_000),
-                    "]".repeat(1_000)
-                ));
+                page.entries.push(format!("{{\"id\":\"deep\",\"x\":{}{}}}", "[".repeat(1_000), "]".repeat(1_000)));
             }
             Self::CursorStuck => {
                 if let Some(cursor) = cursor {
@@ -229,29 +196,17 @@ pub struct Faults {
 impl Faults {
     /// Nothing goes wrong.
     pub fn none() -> Self {
-        Self {
-            kinds: Vec::new(),
-            per_thousand: 0,
-            random: fastrand::Rng::with_seed(0),
-        }
+        Self { kinds: Vec::new(), per_thousand: 0, random: fastrand::Rng::with_seed(0) }
     }
 
     /// Every request goes wrong in this way.
     pub fn always(fault: Fault) -> Self {
-        Self {
-            kinds: vec![fault],
-            per_thousand: 1_000,
-            random: fastrand::Rng::with_seed(0),
-        }
+        Self { kinds: vec![fault], per_thousand: 1_000, random: fastrand::Rng::with_seed(0) }
     }
 
     /// So many requests of a thousand go wrong in one of these ways.
     pub fn some(kinds: &[Fault], per_thousand: u16, seed: u64) -> Self {
-        Self {
-            kinds: kinds.to_vec(),
-            per_thousand,
-            random: fastrand::Rng::with_seed(seed),
-        }
+        Self { kinds: kinds.to_vec(), per_thousand, random: fastrand::Rng::with_seed(seed) }
     }
 
     pub(super) fn pick(&mut self) -> Option<Fault> {
@@ -272,17 +227,11 @@ struct Parts {
 impl Parts {
     fn endless(megabytes: usize) -> Self {
         let part = Bytes::from(vec![b' '; 1024 * 1024]);
-        Self {
-            parts: vec![part; megabytes],
-            breaks: false,
-        }
+        Self { parts: vec![part; megabytes], breaks: false }
     }
 
     fn cut_off(bytes: Vec<u8>) -> Self {
-        Self {
-            parts: vec![bytes.into()],
-            breaks: true,
-        }
+        Self { parts: vec![bytes.into()], breaks: true }
     }
 }
 

@@ -94,11 +94,8 @@ impl Simulator {
     pub async fn start(options: Options) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let organization = Arc::new(Organization {
-            faults: Mutex::new(options.faults.clone()),
-            options,
-            requests: Mutex::new(0),
-        });
+        let organization =
+            Arc::new(Organization { faults: Mutex::new(options.faults.clone()), options, requests: Mutex::new(0) });
         let router = Router::new()
             .route("/admin/v1/orgs/{org}/events-stream", get(events_stream))
             .fallback(unknown_route)
@@ -108,11 +105,7 @@ impl Simulator {
                 tracing::error!(%error, "the simulated organization ended");
             }
         });
-        Ok(Self {
-            address,
-            organization,
-            server,
-        })
+        Ok(Self { address, organization, server })
     }
 
     /// Its base URL.
@@ -122,20 +115,12 @@ impl Simulator {
 
     /// Changes what goes wrong.
     pub fn set_faults(&self, faults: Faults) {
-        *self
-            .organization
-            .faults
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = faults;
+        *self.organization.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
     /// Requests so far.
     pub fn requests(&self) -> u64 {
-        *self
-            .organization
-            .requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.organization.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -178,10 +163,7 @@ impl Cursor {
             .collect();
         let plain = String::from_utf8(bytes?).ok()?;
         let (next, descending) = plain.split_once('.')?;
-        let cursor = Self {
-            next: next.parse().ok()?,
-            descending: descending == "1",
-        };
+        let cursor = Self { next: next.parse().ok()?, descending: descending == "1" };
         (cursor.encode() == text).then_some(cursor)
     }
 }
@@ -194,28 +176,16 @@ async fn events_stream(
 ) -> Response {
     let options = &organization.options;
     let now = options.clock.now();
-    *organization
-        .requests
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner) += 1;
+    *organization.requests.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     let expected = format!("Bearer {}", options.key);
-    if headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        != Some(&*expected)
-    {
+    if headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) != Some(&*expected) {
         return error(StatusCode::UNAUTHORIZED, "Unauthenticated");
     }
     if org != options.org_id {
         return error(StatusCode::NOT_FOUND, "Organization not found");
     }
-    let fault = organization
-        .faults
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .pick();
-    if let Some(response) = fault.and_then(|fault| fault.instead(now, parameters.cursor.is_some()))
-    {
+    let fault = organization.faults.lock().unwrap_or_else(PoisonError::into_inner).pick();
+    if let Some(response) = fault.and_then(|fault| fault.instead(now, parameters.cursor.is_some())) {
         return response;
     }
     let page = match page(options, &parameters, now) {
@@ -223,11 +193,7 @@ async fn events_stream(
         Err(response) => return *response,
     };
     match fault {
-        Some(fault) => {
-            fault
-                .spoil(page, options, parameters.cursor.as_deref())
-                .await
-        }
+        Some(fault) => fault.spoil(page, options, parameters.cursor.as_deref()).await,
         None => page.into_response(),
     }
 }
@@ -243,10 +209,7 @@ struct SimulatedPage {
 
 impl SimulatedPage {
     fn text(&self) -> String {
-        let next = self
-            .next
-            .as_ref()
-            .map_or(serde_json::Value::Null, |next| next.as_str().into());
+        let next = self.next.as_ref().map_or(serde_json::Value::Null, |next| next.as_str().into());
         let links = match &self.next {
             // As documented: a URL, with the filters dropped. Whoever follows it loses them.
             Some(next) => {
@@ -255,26 +218,15 @@ impl SimulatedPage {
             None => serde_json::json!({}),
         };
         let meta = serde_json::json!({ "next": next, "prev": null, "page_size": self.entries.len(), "total": self.entries.len() });
-        format!(
-            "{{\"data\":[{}],\"meta\":{meta},\"links\":{links}}}",
-            self.entries.join(",")
-        )
+        format!("{{\"data\":[{}],\"meta\":{meta},\"links\":{links}}}", self.entries.join(","))
     }
 
     fn into_response(self) -> Response {
-        (
-            [(header::CONTENT_TYPE, "application/json")],
-            Body::from(self.text()),
-        )
-            .into_response()
+        ([(header::CONTENT_TYPE, "application/json")], Body::from(self.text())).into_response()
     }
 }
 
-fn page(
-    options: &Options,
-    parameters: &Parameters,
-    now: Timestamp,
-) -> Result<SimulatedPage, Box<Response>> {
+fn page(options: &Options, parameters: &Parameters, now: Timestamp) -> Result<SimulatedPage, Box<Response>> {
     let bad = |text: &str| Box::new(error(StatusCode::BAD_REQUEST, text));
     let millis = |text: &Option<String>| match text {
         None => Ok(None),
@@ -313,37 +265,21 @@ fn page(
         let more = end < available || options.ending == Ending::Cursor;
         (start..end, more.then_some(end))
     };
-    let mut entries: Vec<String> = range
-        .clone()
-        .map(|index| scenario.entry(index).json)
-        .collect();
+    let mut entries: Vec<String> = range.clone().map(|index| scenario.entry(index).json).collect();
     if descending {
         entries.reverse();
     }
-    Ok(SimulatedPage {
-        entries,
-        next: next.map(|next| Cursor { next, descending }.encode()),
-        start: range.start,
-    })
+    Ok(SimulatedPage { entries, next: next.map(|next| Cursor { next, descending }.encode()), start: range.start })
 }
 
 async fn unknown_route() -> Response {
-    (
-        StatusCode::NOT_FOUND,
-        [(header::CONTENT_TYPE, "text/html")],
-        "<html><body><h1>404</h1></body></html>",
-    )
+    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "text/html")], "<html><body><h1>404</h1></body></html>")
         .into_response()
 }
 
 fn error(status: StatusCode, message: &str) -> Response {
     let body = serde_json::json!({ "code": status.as_u16(), "message": message });
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/json")],
-        body.to_string(),
-    )
-        .into_response()
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
 #[cfg(test)]
@@ -352,10 +288,7 @@ mod tests {
 
     #[test]
     fn cursors_are_opaque_and_checked() {
-        let cursor = Cursor {
-            next: 1_234,
-            descending: true,
-        };
+        let cursor = Cursor { next: 1_234, descending: true };
         assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
         assert_eq!(Cursor::decode("1234"), None);
         assert_eq!(Cursor::decode(&cursor.encode().replace('3', "4")), None);

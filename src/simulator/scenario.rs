@@ -62,11 +62,7 @@ impl Scenario {
                 let (mut low, mut high) = (0, *count);
                 while low < high {
                     let middle = usize::midpoint(low, high);
-                    if wanted(flood_time(*start, middle)) {
-                        low = middle + 1
-                    } else {
-                        high = middle
-                    }
+                    if wanted(flood_time(*start, middle)) { low = middle + 1 } else { high = middle }
                 }
                 low
             }
@@ -77,10 +73,7 @@ impl Scenario {
     pub fn entry(&self, index: usize) -> Simulated {
         match self {
             Self::Entries(entries) => {
-                let empty = || Simulated {
-                    processed: Timestamp::UNIX_EPOCH,
-                    json: "{}".to_owned(),
-                };
+                let empty = || Simulated { processed: Timestamp::UNIX_EPOCH, json: "{}".to_owned() };
                 entries.get(index).cloned().unwrap_or_else(empty)
             }
             Self::Flood { start, .. } => flood_entry(flood_time(*start, index), index),
@@ -89,9 +82,7 @@ impl Scenario {
 }
 
 fn flood_time(start: Timestamp, index: usize) -> Timestamp {
-    time::from_millis(
-        start.as_millisecond() + i64::try_from(index).unwrap_or(i64::MAX / 1_000) * 100,
-    )
+    time::from_millis(start.as_millisecond() + i64::try_from(index).unwrap_or(i64::MAX / 1_000) * 100)
 }
 
 /// Sixty actions, three of which are most of the volume, at about 1.3 KB each, as measured of real pages.
@@ -106,9 +97,7 @@ fn flood_entry(processed: Timestamp, index: usize) -> Simulated {
         _ => format!("jira_action_{}", random.u8(0..55)),
     };
     let person = random.u16(0..2_000);
-    let filler: String = std::iter::repeat_with(|| random.alphanumeric())
-        .take(520)
-        .collect();
+    let filler: String = std::iter::repeat_with(|| random.alphanumeric()).take(520).collect();
     let json = serde_json::json!({
         "id": format!("{:08x}-flood-4000-8000-{index:012}", random.u32(..)),
         "type": "events",
@@ -132,8 +121,5 @@ fn flood_entry(processed: Timestamp, index: usize) -> Simulated {
         "links": { "self": "https://api.atlassian.com/admin/v1/orgs/x/events/y" },
         "relations": null,
     });
-    Simulated {
-        processed,
-        json: json.to_string(),
-    }
+    Simulated { processed, json: json.to_string() }
 }

@@ -48,109 +48,33 @@ const fn person(
     country: &'static str,
     city: &'static str,
 ) -> Person {
-    Person {
-        id,
-        name,
-        email,
-        ip,
-        country,
-        city,
-    }
+    Person { id, name, email, ip, country, city }
 }
 
-const DANA: Person = person(
-    "712020:0f3a-dana",
-    "Dana Wilson",
-    "dana.wilson@example.com",
-    "203.0.113.21",
-    "Germany",
-    "Berlin",
-);
-const CEO: Person = person(
-    "712020:77c1-ines",
-    "Inês Carvalho",
-    "ines.carvalho@example.com",
-    "203.0.113.5",
-    "Portugal",
-    "Lisbon",
-);
+const DANA: Person =
+    person("712020:0f3a-dana", "Dana Wilson", "dana.wilson@example.com", "203.0.113.21", "Germany", "Berlin");
+const CEO: Person =
+    person("712020:77c1-ines", "Inês Carvalho", "ines.carvalho@example.com", "203.0.113.5", "Portugal", "Lisbon");
 const STAFF: [Person; 8] = [
     DANA,
     CEO,
-    person(
-        "5b10a2844c20165700ede21g",
-        "Tomasz Nowak",
-        "tomasz.nowak@example.com",
-        "203.0.113.40",
-        "Poland",
-        "Kraków",
-    ),
-    person(
-        "712020:a2d9-mei",
-        "Mei Tanaka",
-        "mei.tanaka@example.com",
-        "203.0.113.61",
-        "Japan",
-        "Osaka",
-    ),
-    person(
-        "712020:b7e0-sam",
-        "Sam Okafor",
-        "sam.okafor@example.com",
-        "203.0.113.77",
-        "Ireland",
-        "Dublin",
-    ),
-    person(
-        "712020:c1f4-lea",
-        "Léa Martin",
-        "lea.martin@example.com",
-        "203.0.113.83",
-        "France",
-        "Lyon",
-    ),
-    person(
-        "712020:d8a8-raj",
-        "Raj Patel",
-        "raj.patel@example.com",
-        "203.0.113.95",
-        "India",
-        "Pune",
-    ),
-    person(
-        "712020:e5b6-ana",
-        "Ana Souza",
-        "ana.souza@example.com",
-        "203.0.113.102",
-        "Brazil",
-        "Recife",
-    ),
+    person("5b10a2844c20165700ede21g", "Tomasz Nowak", "tomasz.nowak@example.com", "203.0.113.40", "Poland", "Kraków"),
+    person("712020:a2d9-mei", "Mei Tanaka", "mei.tanaka@example.com", "203.0.113.61", "Japan", "Osaka"),
+    person("712020:b7e0-sam", "Sam Okafor", "sam.okafor@example.com", "203.0.113.77", "Ireland", "Dublin"),
+    person("712020:c1f4-lea", "Léa Martin", "lea.martin@example.com", "203.0.113.83", "France", "Lyon"),
+    person("712020:d8a8-raj", "Raj Patel", "raj.patel@example.com", "203.0.113.95", "India", "Pune"),
+    person("712020:e5b6-ana", "Ana Souza", "ana.souza@example.com", "203.0.113.102", "Brazil", "Recife"),
 ];
 /// Dana's account in other hands.
-const INTRUDER: Person = Person {
-    ip: "198.51.100.23",
-    country: "Exampleland",
-    city: "Port Example",
-    ..DANA
-};
+const INTRUDER: Person = Person { ip: "198.51.100.23", country: "Exampleland", city: "Port Example", ..DANA };
 /// The account that the intruder makes an administrator.
-const HELPER: Person = person(
-    "712020:ffff-helper",
-    "IT Helper",
-    "it.helper@example.net",
-    "198.51.100.23",
-    "Exampleland",
-    "Port Example",
-);
+const HELPER: Person =
+    person("712020:ffff-helper", "IT Helper", "it.helper@example.net", "198.51.100.23", "Exampleland", "Port Example");
 
 impl Story {
     /// The log of a story that is at its beginning at `start`. The same seed tells the same story.
     pub fn tell(seed: u64, start: Timestamp, length: StoryLength) -> Scenario {
-        let mut story = Self {
-            random: fastrand::Rng::with_seed(seed),
-            entries: Vec::new(),
-            number: 0,
-        };
+        let mut story = Self { random: fastrand::Rng::with_seed(seed), entries: Vec::new(), number: 0 };
         story.history(start, length);
         story.live(start, length.live);
         Scenario::of(story.entries)
@@ -159,10 +83,7 @@ impl Story {
     fn history(&mut self, start: Timestamp, length: StoryLength) {
         let begin = time::before(start, length.history);
         for index in 0..length.history_events {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a fraction of the day, to spread events over it"
-            )]
+            #[expect(clippy::cast_precision_loss, reason = "a fraction of the day, to spread events over it")]
             let fraction = (index as f64 + self.random.f64()) / length.history_events as f64;
             let at = time::after(begin, length.history.mul_f64(fraction.min(0.999)));
             self.ordinary(at);
@@ -219,14 +140,7 @@ impl Story {
             part += SILENCE / steps * (0.5 + self.random.f64());
         }
         // Dana works from Berlin as every day …
-        self.push(
-            at(0.02),
-            soon,
-            "user_login",
-            DANA,
-            Value::Null,
-            "Dana Wilson logged in",
-        );
+        self.push(at(0.02), soon, "user_login", DANA, Value::Null, "Dana Wilson logged in");
         // … while somebody guesses her password, and has it.
         for attempt in 0..7 {
             self.push(
@@ -238,14 +152,7 @@ impl Story {
                 "Dana Wilson failed to log in",
             );
         }
-        self.push(
-            at(0.14),
-            soon,
-            "user_login",
-            INTRUDER,
-            Value::Null,
-            "Dana Wilson logged in",
-        );
+        self.push(at(0.14), soon, "user_login", INTRUDER, Value::Null, "Dana Wilson logged in");
         // As Dana, who is an administrator, they become somebody else,
         self.push(at(0.23), soon, "user_logged_in_as_user", INTRUDER, json!([
             { "id": CEO.id, "type": "users", "attributes": { "name": CEO.name, "email": CEO.email, "accountType": "atlassian" } },
@@ -266,9 +173,16 @@ impl Story {
         // and make keys that outlive a password reset.
         for attempt in 0_u8..3 {
             let name = ["backup", "sync", "reporting"][usize::from(attempt)];
-            self.push(at(0.55 + 0.02 * f64::from(attempt)), soon, "api_token_created", HELPER, json!([
-                { "id": format!("token-{attempt}"), "type": "tokens", "attributes": { "name": name } },
-            ]), "IT Helper created an API token");
+            self.push(
+                at(0.55 + 0.02 * f64::from(attempt)),
+                soon,
+                "api_token_created",
+                HELPER,
+                json!([
+                    { "id": format!("token-{attempt}"), "type": "tokens", "attributes": { "name": name } },
+                ]),
+                "IT Helper created an API token",
+            );
         }
     }
 
@@ -279,19 +193,9 @@ impl Story {
             0 => ("user_profile_viewed", "viewed a profile"),
             1 => ("organization_users_viewed", "viewed the users"),
             2 => ("user_logout", "logged out"),
-            _ => (
-                "confluence_added_space_permission",
-                "added Confluence space permission Add Pages",
-            ),
+            _ => ("confluence_added_space_permission", "added Confluence space permission Add Pages"),
         };
-        self.push(
-            at,
-            Duration::from_millis(200),
-            action,
-            who,
-            json!([]),
-            &format!("{} {what}", who.name),
-        );
+        self.push(at, Duration::from_millis(200), action, who, json!([]), &format!("{} {what}", who.name));
     }
 
     fn system(&mut self, at: Timestamp, delay: Duration) {
@@ -312,13 +216,8 @@ impl Story {
 
     fn setting(&mut self, at: Timestamp, delay: Duration) {
         let id = self.id();
-        let mut entry = self.plain(
-            id,
-            at,
-            "org_settings_update",
-            INTRUDER,
-            "Dana Wilson changed an organization setting",
-        );
+        let mut entry =
+            self.plain(id, at, "org_settings_update", INTRUDER, "Dana Wilson changed an organization setting");
         if let Some(attributes) = entry.get_mut("attributes").and_then(Value::as_object_mut) {
             attributes.insert("container".to_owned(), json!([{ "id": "org-1", "type": "orgs", "attributes": {
                 "name": "Example Corp", "settingName": "Authentication policy: require two-step verification", "settingValues": ["true", "false"],
@@ -327,34 +226,18 @@ impl Story {
         self.entry(at, delay, entry);
     }
 
-    fn push(
-        &mut self,
-        at: Timestamp,
-        delay: Duration,
-        action: &str,
-        who: Person,
-        context: Value,
-        message: &str,
-    ) {
+    fn push(&mut self, at: Timestamp, delay: Duration, action: &str, who: Person, context: Value, message: &str) {
         let id = self.id();
         let mut entry = self.plain(id, at, action, who, message);
-        if let (Some(attributes), false) = (
-            entry.get_mut("attributes").and_then(Value::as_object_mut),
-            context.is_null(),
-        ) {
+        if let (Some(attributes), false) =
+            (entry.get_mut("attributes").and_then(Value::as_object_mut), context.is_null())
+        {
             attributes.insert("context".to_owned(), context);
         }
         self.entry(at, delay, entry);
     }
 
-    fn plain(
-        &mut self,
-        id: String,
-        at: Timestamp,
-        action: &str,
-        who: Person,
-        message: &str,
-    ) -> Value {
+    fn plain(&mut self, id: String, at: Timestamp, action: &str, who: Person, message: &str) -> Value {
         let time = if self.random.u8(0..3) == 0 {
             at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
         } else {
@@ -377,28 +260,15 @@ impl Story {
 
     fn id(&mut self) -> String {
         self.number += 1;
-        format!(
-            "{:08x}-{:04x}-4000-8000-{:012x}",
-            self.random.u32(..),
-            self.random.u16(..),
-            self.number
-        )
+        format!("{:08x}-{:04x}-4000-8000-{:012x}", self.random.u32(..), self.random.u16(..), self.number)
     }
 
     fn entry(&mut self, at: Timestamp, delay: Duration, mut entry: Value) {
         let processed = time::after(at, delay);
         if let Some(attributes) = entry.get_mut("attributes").and_then(Value::as_object_mut) {
-            attributes.insert(
-                "processedAt".to_owned(),
-                processed
-                    .strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
-                    .to_string()
-                    .into(),
-            );
+            attributes
+                .insert("processedAt".to_owned(), processed.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string().into());
         }
-        self.entries.push(Simulated {
-            processed,
-            json: entry.to_string(),
-        });
+        self.entries.push(Simulated { processed, json: entry.to_string() });
     }
 }

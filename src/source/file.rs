@@ -78,13 +78,8 @@ mod tests {
     #[test]
     fn lines_arrays_and_pages() {
         let event = |id: u8| format!(r#"{{"id":"{id}","attributes":{{"action":"a"}}}}"#);
-        let text = format!(
-            "{}\n[{},{}]\n{{\"data\":[{}],\"meta\":{{}}}}\n5\n{{",
-            event(1),
-            event(2),
-            event(3),
-            event(4)
-        );
+        let text =
+            format!("{}\n[{},{}]\n{{\"data\":[{}],\"meta\":{{}}}}\n5\n{{", event(1), event(2), event(3), event(4));
         let found = parse(&text);
         let ids: Vec<&str> = found.events.iter().map(|event| event.id.as_str()).collect();
         assert_eq!(ids, ["1", "2", "3", "4"]);

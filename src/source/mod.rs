@@ -66,11 +66,7 @@ pub struct FetchError {
 
 impl FetchError {
     pub(crate) fn new(kind: Condition, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            retry_after: None,
-        }
+        Self { kind, message: message.into(), retry_after: None }
     }
 }
 
@@ -105,13 +101,9 @@ impl Settings {
     pub fn read(mut table: TableReader<'_>, base: &Path) -> Option<Self> {
         const MINUTE: Duration = Duration::from_secs(60);
         const DAY: Duration = Duration::from_secs(86_400);
-        let name = table
-            .required_text("name", "\"My Atlassian event logs\"")
-            .and_then(|name| {
-                SourceName::parse(name)
-                    .map_err(|error| table.problem("name", error.to_string(), None))
-                    .ok()
-            });
+        let name = table.required_text("name", "\"My Atlassian event logs\"").and_then(|name| {
+            SourceName::parse(name).map_err(|error| table.problem("name", error.to_string(), None)).ok()
+        });
         // Atlassian keeps the log for 180 days.
         let backfill = table.duration("backfill", Duration::ZERO..=180 * DAY);
         let poll_interval = table.duration("poll_interval", Duration::from_millis(100)..=DAY);
@@ -125,9 +117,7 @@ impl Settings {
             backfill: backfill.unwrap_or(7 * DAY),
             poll_interval: poll_interval.unwrap_or(Duration::from_secs(30)),
             overlap: overlap.unwrap_or(10 * MINUTE),
-            rate_limit: rate_limit
-                .and_then(|number| u32::try_from(number).ok())
-                .unwrap_or(40),
+            rate_limit: rate_limit.and_then(|number| u32::try_from(number).ok()).unwrap_or(40),
             drop_off: drop_off.unwrap_or(DAY),
             kind: kind?,
         })
@@ -152,19 +142,12 @@ impl Source {
     /// Makes the source ready: reads its secret, builds its client.
     pub fn new(settings: &Settings) -> Result<Self, SourceSetupError> {
         match &settings.kind {
-            Kind::Atlassian(atlassian) => {
-                Ok(Self::Atlassian(AtlassianSource::new(atlassian.clone())?))
-            }
+            Kind::Atlassian(atlassian) => Ok(Self::Atlassian(AtlassianSource::new(atlassian.clone())?)),
         }
     }
 
     /// Fetches the page at a position. `limit` is the most entries wanted.
-    pub async fn fetch(
-        &self,
-        position: &Position,
-        limit: usize,
-        now: Timestamp,
-    ) -> Result<FetchedPage, FetchError> {
+    pub async fn fetch(&self, position: &Position, limit: usize, now: Timestamp) -> Result<FetchedPage, FetchError> {
         match self {
             Self::Atlassian(source) => source.fetch(position, limit, now).await,
         }

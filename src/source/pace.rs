@@ -21,27 +21,18 @@ pub struct Pace {
 impl Pace {
     /// A pace of `limit` requests a minute.
     pub fn new(limit: u32) -> Self {
-        Self {
-            limit: (limit as usize).max(1),
-            made: VecDeque::new(),
-        }
+        Self { limit: (limit as usize).max(1), made: VecDeque::new() }
     }
 
     /// Waits until a request may be made, and counts it. Dropping the future counts nothing.
     pub async fn turn(&mut self) {
         loop {
             let now = Instant::now();
-            while self
-                .made
-                .front()
-                .is_some_and(|oldest| now.duration_since(*oldest) >= MINUTE)
-            {
+            while self.made.front().is_some_and(|oldest| now.duration_since(*oldest) >= MINUTE) {
                 self.made.pop_front();
             }
             match self.made.front() {
-                Some(oldest) if self.made.len() >= self.limit => {
-                    tokio::time::sleep_until(*oldest + MINUTE).await
-                }
+                Some(oldest) if self.made.len() >= self.limit => tokio::time::sleep_until(*oldest + MINUTE).await,
                 _ => break,
             }
         }
@@ -52,12 +43,7 @@ impl Pace {
 /// How long the answer asks to wait: `Retry-After` or `X-Retry-After` (seconds or an HTTP date), else `X-RateLimit-Reset`
 /// (seconds or milliseconds since 1970, or ISO 8601 with or without seconds). All of these were seen or documented.
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::trim)
-    };
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let wait = ["retry-after", "x-retry-after"]
         .into_iter()
         .filter_map(text)
@@ -76,9 +62,7 @@ fn until(time: Timestamp, now: Timestamp) -> Option<Duration> {
 }
 
 fn http_date(value: &str) -> Option<Timestamp> {
-    jiff::fmt::rfc2822::parse(value)
-        .ok()
-        .map(|zoned| zoned.timestamp())
+    jiff::fmt::rfc2822::parse(value).ok().map(|zoned| zoned.timestamp())
 }
 
 fn reset(value: &str) -> Option<Timestamp> {
@@ -124,15 +108,8 @@ mod tests {
         ];
         for (name, value, wait) in cases {
             let mut headers = HeaderMap::new();
-            headers.insert(
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
-            assert_eq!(
-                retry_after(&headers, now),
-                Some(Duration::from_secs(wait)),
-                "{name}: {value}"
-            );
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            assert_eq!(retry_after(&headers, now), Some(Duration::from_secs(wait)), "{name}: {value}");
         }
         let mut headers = HeaderMap::new();
         headers.insert("retry-after", HeaderValue::from_static("soon"));

@@ -138,11 +138,7 @@ impl Poller {
         let now = self.clock.now();
         let mut record = self.status.borrow().record.clone();
         let position = self.position(&mut record, now);
-        match self
-            .source
-            .fetch(&position, self.timing.page_limit, now)
-            .await
-        {
+        match self.source.fetch(&position, self.timing.page_limit, now).await {
             Ok(page) => {
                 let entries = page.entries();
                 let before = record.cursor.take();
@@ -166,9 +162,7 @@ impl Poller {
                 let stuck = before.is_some() && before == page.next;
                 match self.store_page(page, record).await {
                     Ok(new) => self.after_page(entries, new, stuck),
-                    Err(error) => {
-                        self.failed(FetchError::new(Condition::StoreFailed, error.to_string()))
-                    }
+                    Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())),
                 }
             }
             Err(error) => self.failed(error),
@@ -181,19 +175,13 @@ impl Poller {
         }
         let from = match record.newest_processed.or(record.newest_event) {
             Some(newest) => time::before(newest, self.settings.overlap),
-            None => *record
-                .started_from
-                .get_or_insert(time::before(now, self.settings.backfill)),
+            None => *record.started_from.get_or_insert(time::before(now, self.settings.backfill)),
         };
         Position::From(from)
     }
 
     /// Stores a page with its record; returns how many of its events are new.
-    async fn store_page(
-        &mut self,
-        page: super::FetchedPage,
-        mut record: SourceRecord,
-    ) -> Result<usize, StoreError> {
+    async fn store_page(&mut self, page: super::FetchedPage, mut record: SourceRecord) -> Result<usize, StoreError> {
         let store = self.store.clone();
         let name = self.settings.name.clone();
         let arrived = self.clock.now();
@@ -204,18 +192,11 @@ impl Poller {
                 store.save_source(&name, &record)?;
                 return Ok((record, Appended::default()));
             }
-            let page = Page {
-                source: name,
-                arrived,
-                events: page.events,
-                rejected: page.rejected,
-            };
+            let page = Page { source: name, arrived, events: page.events, rejected: page.rejected };
             let appended = store.append_page(page, &mut record)?;
             Ok::<_, StoreError>((record, appended))
         });
-        let (record, appended) = task
-            .await
-            .map_err(|error| StoreError::Sync(std::io::Error::other(error)))??;
+        let (record, appended) = task.await.map_err(|error| StoreError::Sync(std::io::Error::other(error)))??;
         self.status.send_modify(|status| {
             status.record = record;
             status.polls += 1;
@@ -267,11 +248,7 @@ impl Poller {
             first = record.error.as_ref().is_none_or(|last| last.kind != kind);
             record.failures = record.failures.saturating_add(1);
             record.failing_since = record.failing_since.or(Some(now));
-            record.error = Some(SourceError {
-                kind,
-                message: error.message.clone(),
-                at: now,
-            });
+            record.error = Some(SourceError { kind, message: error.message.clone(), at: now });
             if kind == Condition::CursorRefused {
                 record.cursor = None;
                 record.cursor_trouble = Some(now);
@@ -293,16 +270,10 @@ impl Poller {
             self.timing.refused
         } else {
             let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(20));
-            let base = if kind == Condition::RateLimited {
-                self.timing.rate_limited
-            } else {
-                self.timing.first_retry
-            };
+            let base = if kind == Condition::RateLimited { self.timing.rate_limited } else { self.timing.first_retry };
             // Between half of it and all of it, so that many agents do not come back together.
-            let wait = base
-                .saturating_mul(doubled)
-                .min(self.timing.longest_retry)
-                .mul_f64(0.5 + self.random.f64() / 2.0);
+            let wait =
+                base.saturating_mul(doubled).min(self.timing.longest_retry).mul_f64(0.5 + self.random.f64() / 2.0);
             match error.retry_after {
                 Some(asked) => asked.max(self.timing.first_retry.mul_f64(0.5)),
                 None => wait,

@@ -76,10 +76,7 @@ impl Store {
         }
         for found in &commit.matches {
             if let Some(alert) = found.alert {
-                batch.insert(
-                    key::matched(alert, found.sequence),
-                    found.event.as_str().as_bytes(),
-                );
+                batch.insert(key::matched(alert, found.sequence), found.event.as_str().as_bytes());
             }
         }
         for (name, bytes) in &commit.state {

@@ -65,37 +65,21 @@ pub struct ScanFilter {
 impl ScanFilter {
     /// Whether the block can hold a wanted event at all.
     fn may_hold(&self, directory: &Directory) -> bool {
-        self.since
-            .is_none_or(|since| directory.times.1 >= since.as_millisecond())
-            && self
-                .until
-                .is_none_or(|until| directory.times.0 < until.as_millisecond())
-            && self
-                .source
-                .as_ref()
-                .is_none_or(|source| directory.sources.contains(source))
-            && self.action.as_ref().is_none_or(|glob| {
-                directory
-                    .actions
-                    .iter()
-                    .any(|action| glob.is_match(&**action))
-            })
+        self.since.is_none_or(|since| directory.times.1 >= since.as_millisecond())
+            && self.until.is_none_or(|until| directory.times.0 < until.as_millisecond())
+            && self.source.as_ref().is_none_or(|source| directory.sources.contains(source))
+            && self.action.as_ref().is_none_or(|glob| directory.actions.iter().any(|action| glob.is_match(&**action)))
     }
 
     fn wants(&self, directory: &Directory, entry: &Entry) -> bool {
-        self.since
-            .is_none_or(|since| entry.time >= since.as_millisecond())
+        self.since.is_none_or(|since| entry.time >= since.as_millisecond())
+            && self.until.is_none_or(|until| entry.time < until.as_millisecond())
             && self
-                .until
-                .is_none_or(|until| entry.time < until.as_millisecond())
-            && self.source.as_ref().is_none_or(|source| {
-                directory.sources.get(usize::from(entry.source)) == Some(source)
-            })
+                .source
+                .as_ref()
+                .is_none_or(|source| directory.sources.get(usize::from(entry.source)) == Some(source))
             && self.action.as_ref().is_none_or(|glob| {
-                directory
-                    .actions
-                    .get(usize::from(entry.action))
-                    .is_some_and(|action| glob.is_match(&**action))
+                directory.actions.get(usize::from(entry.action)).is_some_and(|action| glob.is_match(&**action))
             })
     }
 }
@@ -114,12 +98,7 @@ impl Directory {
         if !filter.may_hold(self) {
             return Vec::new();
         }
-        self.entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| filter.wants(self, entry))
-            .map(|(index, _)| index)
-            .collect()
+        self.entries.iter().enumerate().filter(|(_, entry)| filter.wants(self, entry)).map(|(index, _)| index).collect()
     }
 }
 
@@ -143,28 +122,19 @@ pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), Sto
     let lengths: Vec<(&EventId, u32)> = events
         .iter()
         .map(|event| {
-            Ok((
-                &event.id,
-                u32::try_from(event.raw.len())
-                    .map_err(|error| StoreError::damaged("an event", error))?,
-            ))
+            Ok((&event.id, u32::try_from(event.raw.len()).map_err(|error| StoreError::damaged("an event", error))?))
         })
         .collect::<Result<_, StoreError>>()?;
     raw.extend_from_slice(&value::to_postcard(&lengths)?);
     for event in events {
         raw.extend_from_slice(event.raw.as_bytes());
     }
-    let compressed = zstd::bulk::compress(&raw, COMPRESSION)
-        .map_err(|error| StoreError::damaged("a block", error))?;
+    let compressed = zstd::bulk::compress(&raw, COMPRESSION).map_err(|error| StoreError::damaged("a block", error))?;
     let times = entries.iter().map(|entry| entry.time);
     let directory = Directory {
         first: first.sequence,
         times: (times.clone().min().unwrap_or(0), times.max().unwrap_or(0)),
-        newest: entries
-            .iter()
-            .map(|entry| entry.time.min(entry.arrived))
-            .max()
-            .unwrap_or(0),
+        newest: entries.iter().map(|entry| entry.time.min(entry.arrived)).max().unwrap_or(0),
         sources,
         actions,
         entries,
@@ -174,10 +144,7 @@ pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), Sto
     for (index, chunk) in (0_u32..).zip(compressed.chunks(CHUNK_BYTES)) {
         batch.insert(key::chunk(first.sequence, index), chunk);
     }
-    batch.insert(
-        key::directory(first.sequence),
-        value::to_postcard(&directory)?,
-    );
+    batch.insert(key::directory(first.sequence), value::to_postcard(&directory)?);
     Ok(())
 }
 
@@ -204,13 +171,9 @@ impl Contents {
         }
         let size = usize::try_from(directory.raw_bytes).unwrap_or(usize::MAX);
         if size > MAX_BLOCK_BYTES {
-            return Err(StoreError::damaged(
-                "a block",
-                format!("it says to have {size} bytes"),
-            ));
+            return Err(StoreError::damaged("a block", format!("it says to have {size} bytes")));
         }
-        let bytes = zstd::bulk::decompress(&compressed, size)
-            .map_err(|error| StoreError::damaged("a block", error))?;
+        let bytes = zstd::bulk::decompress(&compressed, size).map_err(|error| StoreError::damaged("a block", error))?;
         let (lengths, rest) = value::from_postcard::<Vec<(EventId, u32)>>("a block", &bytes)?;
         let mut at = bytes.len() - rest.len();
         let mut ids = Vec::with_capacity(lengths.len());
@@ -221,10 +184,7 @@ impl Contents {
             at += length as usize;
         }
         if at != bytes.len() || ids.len() != directory.entries.len() {
-            return Err(StoreError::damaged(
-                "a block",
-                "its directory does not fit it",
-            ));
+            return Err(StoreError::damaged("a block", "its directory does not fit it"));
         }
         Ok(Self { bytes, ids, places })
     }
@@ -237,49 +197,30 @@ impl Contents {
     pub(super) fn event(&self, directory: &Directory, index: usize) -> Result<Event, StoreError> {
         let missing = || StoreError::damaged("a block", "an entry is missing");
         let entry = directory.entries.get(index).ok_or_else(missing)?;
-        let raw = self
-            .places
-            .get(index)
-            .and_then(|place| self.bytes.get(place.clone()))
-            .ok_or_else(missing)?;
-        let raw =
-            std::str::from_utf8(raw).map_err(|error| StoreError::damaged("an event", error))?;
+        let raw = self.places.get(index).and_then(|place| self.bytes.get(place.clone())).ok_or_else(missing)?;
+        let raw = std::str::from_utf8(raw).map_err(|error| StoreError::damaged("an event", error))?;
         Ok(Event {
             sequence: Sequence(directory.first.0 + index as u64),
-            source: directory
-                .sources
-                .get(usize::from(entry.source))
-                .ok_or_else(missing)?
-                .clone(),
+            source: directory.sources.get(usize::from(entry.source)).ok_or_else(missing)?.clone(),
             arrived: time::from_millis(entry.arrived),
             time: time::from_millis(entry.time),
             id: self.ids.get(index).ok_or_else(missing)?.clone(),
-            action: Arc::clone(
-                directory
-                    .actions
-                    .get(usize::from(entry.action))
-                    .ok_or_else(missing)?,
-            ),
+            action: Arc::clone(directory.actions.get(usize::from(entry.action)).ok_or_else(missing)?),
             raw: raw.into(),
         })
     }
 
     /// All events of the block.
     pub(super) fn all(&self, directory: &Directory) -> Result<Vec<Event>, StoreError> {
-        (0..directory.entries.len())
-            .map(|index| self.event(directory, index))
-            .collect()
+        (0..directory.entries.len()).map(|index| self.event(directory, index)).collect()
     }
 }
 
 fn index_of<T: Clone + PartialEq>(list: &mut Vec<T>, item: &T) -> Result<u16, StoreError> {
-    let index = list
-        .iter()
-        .position(|other| other == item)
-        .unwrap_or_else(|| {
-            list.push(item.clone());
-            list.len() - 1
-        });
+    let index = list.iter().position(|other| other == item).unwrap_or_else(|| {
+        list.push(item.clone());
+        list.len() - 1
+    });
     u16::try_from(index).map_err(|error| StoreError::damaged("a block", error))
 }
 

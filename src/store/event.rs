@@ -36,11 +36,7 @@ pub struct Appended {
 impl Store {
     /// Appends a page and, in the same write, the cursor behind it. `record` is what is known of the source after this page;
     /// its counts are filled in here.
-    pub fn append_page(
-        &self,
-        page: Page,
-        record: &mut SourceRecord,
-    ) -> Result<Appended, StoreError> {
+    pub fn append_page(&self, page: Page, record: &mut SourceRecord) -> Result<Appended, StoreError> {
         let _appending = self.lock_appending();
         let mut next = self.next_sequence()?;
         let mut batch = sled::Batch::default();
@@ -66,11 +62,7 @@ impl Store {
         for part in events.chunks(block::FULL_BLOCK) {
             block::write(&mut batch, part)?;
         }
-        if let Some(time) = events
-            .iter()
-            .map(|event| event.time.min(event.arrived))
-            .max()
-        {
+        if let Some(time) = events.iter().map(|event| event.time.min(event.arrived)).max() {
             record.newest_event = record.newest_event.max(Some(time));
             record.newest_arrival = Some(page.arrived);
         }

@@ -95,10 +95,7 @@ pub enum StoreError {
 
 impl StoreError {
     fn damaged(what: &'static str, detail: impl ToString) -> Self {
-        Self::Damaged {
-            what,
-            detail: detail.to_string(),
-        }
+        Self::Damaged { what, detail: detail.to_string() }
     }
 }
 
@@ -128,21 +125,10 @@ struct Inner {
 impl Store {
     /// Opens the store in `data_dir`, making both if need be. Only one process can have it open.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        let unusable = |error| StoreError::Directory {
-            path: data_dir.to_owned(),
-            error,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(data_dir)
-            .map_err(unusable)?;
+        let unusable = |error| StoreError::Directory { path: data_dir.to_owned(), error };
+        DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(unusable)?;
         let path = data_dir.join("store");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(unusable)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(unusable)?;
         let db = sled::Config::new()
             .path(&path)
             .cache_capacity(CACHE_BYTES)
@@ -151,15 +137,7 @@ impl Store {
         let log = File::open(path.join("db")).map_err(unusable)?;
         restrict(&path).map_err(unusable)?;
         let tree = (*db).clone();
-        let store = Self {
-            inner: Arc::new(Inner {
-                db,
-                tree,
-                log,
-                appending: Mutex::new(()),
-                path,
-            }),
-        };
+        let store = Self { inner: Arc::new(Inner { db, tree, log, appending: Mutex::new(()), path }) };
         store.check_format()?;
         Ok(store)
     }
@@ -183,19 +161,13 @@ impl Store {
     /// Notes that the agent is alive at `now`, so that the next one knows for how long there was none. Not flushed: a few
     /// seconds more or less do not matter.
     pub fn set_alive(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.tree()
-            .insert(key::ALIVE, now.as_millisecond().to_be_bytes().as_slice())?;
+        self.tree().insert(key::ALIVE, now.as_millisecond().to_be_bytes().as_slice())?;
         Ok(())
     }
 
     /// Saves what is known of a source after a poll that brought nothing. Not flushed: the next page will be.
-    pub fn save_source(
-        &self,
-        source: &SourceName,
-        record: &SourceRecord,
-    ) -> Result<(), StoreError> {
-        self.tree()
-            .insert(key::source(source), value::to_json(record)?)?;
+    pub fn save_source(&self, source: &SourceName, record: &SourceRecord) -> Result<(), StoreError> {
+        self.tree().insert(key::source(source), value::to_json(record)?)?;
         Ok(())
     }
 
@@ -210,23 +182,15 @@ impl Store {
     }
 
     fn lock_appending(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.inner
-            .appending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.appending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
         match self.tree().get(key::FORMAT)? {
             Some(bytes) => {
-                let found = value::number(&bytes)
-                    .and_then(|number| u32::try_from(number).ok())
-                    .unwrap_or(u32::MAX);
+                let found = value::number(&bytes).and_then(|number| u32::try_from(number).ok()).unwrap_or(u32::MAX);
                 if found > FORMAT {
-                    return Err(StoreError::Newer {
-                        path: self.inner.path.clone(),
-                        found,
-                    });
+                    return Err(StoreError::Newer { path: self.inner.path.clone(), found });
                 }
             }
             None if self.tree().is_empty() => {
@@ -235,9 +199,7 @@ impl Store {
                 self.write(batch)?;
             }
             None => {
-                return Err(StoreError::Foreign {
-                    path: self.inner.path.clone(),
-                });
+                return Err(StoreError::Foreign { path: self.inner.path.clone() });
             }
         }
         Ok(())
@@ -258,19 +220,10 @@ fn open_error(error: sled::Error, data_dir: &Path, path: &Path) -> StoreError {
                 .as_deref()
                 .map(str::trim)
                 .filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()) && !pid.is_empty());
-            let holder = pid.map_or_else(
-                || "another process".to_owned(),
-                |pid| format!("process {pid}"),
-            );
-            StoreError::Locked {
-                path: path.to_owned(),
-                holder,
-            }
+            let holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+            StoreError::Locked { path: path.to_owned(), holder }
         }
-        sled::Error::Io(error) => StoreError::Directory {
-            path: path.to_owned(),
-            error,
-        },
+        sled::Error::Io(error) => StoreError::Directory { path: path.to_owned(), error },
         other => StoreError::Disk(other),
     }
 }

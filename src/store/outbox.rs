@@ -34,18 +34,11 @@ pub struct Delivery {
 }
 
 impl Store {
-    pub(super) fn write_deliveries(
-        &self,
-        batch: &mut sled::Batch,
-        deliveries: &[Delivery],
-    ) -> Result<(), StoreError> {
+    pub(super) fn write_deliveries(&self, batch: &mut sled::Batch, deliveries: &[Delivery]) -> Result<(), StoreError> {
         for delivery in deliveries {
             // Numbers only need to go up; gaps after a crash do not matter.
             let number = self.inner.db.generate_id()?;
-            batch.insert(
-                key::delivery(&delivery.destination, number),
-                value::to_json(delivery)?,
-            );
+            batch.insert(key::delivery(&delivery.destination, number), value::to_json(delivery)?);
         }
         Ok(())
     }
@@ -63,10 +56,7 @@ impl Store {
     pub fn postpone(&self, deliveries: &[Delivery]) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for delivery in deliveries {
-            batch.insert(
-                key::delivery(&delivery.destination, delivery.number),
-                value::to_json(delivery)?,
-            );
+            batch.insert(key::delivery(&delivery.destination, delivery.number), value::to_json(delivery)?);
         }
         self.write(batch)
     }

@@ -30,20 +30,11 @@ pub(super) fn write(
     arrived: Timestamp,
     rejected: Vec<RejectedEntry>,
 ) -> Result<(), StoreError> {
-    let last = store
-        .tree()
-        .scan_prefix([key::QUARANTINE])
-        .next_back()
-        .transpose()?;
-    let mut number = last
-        .and_then(|(key, _)| key::number_at_end(&key))
-        .unwrap_or(0);
+    let last = store.tree().scan_prefix([key::QUARANTINE]).next_back().transpose()?;
+    let mut number = last.and_then(|(key, _)| key::number_at_end(&key)).unwrap_or(0);
     for entry in rejected {
         number += 1;
-        let end = (0..=KEPT_BYTES.min(entry.raw.len()))
-            .rev()
-            .find(|end| entry.raw.is_char_boundary(*end))
-            .unwrap_or(0);
+        let end = (0..=KEPT_BYTES.min(entry.raw.len())).rev().find(|end| entry.raw.is_char_boundary(*end)).unwrap_or(0);
         let quarantined = Quarantined {
             source: source.clone(),
             arrived,

@@ -39,16 +39,9 @@ pub struct AlertFilter {
 
 impl AlertFilter {
     fn wants(&self, alert: &Alert) -> bool {
-        self.min_severity
-            .is_none_or(|least| alert.severity >= least)
-            && self
-                .rule
-                .as_ref()
-                .is_none_or(|glob| glob.is_match(alert.rule.as_str()))
-            && self
-                .source
-                .as_ref()
-                .is_none_or(|source| alert.source.as_ref() == Some(source))
+        self.min_severity.is_none_or(|least| alert.severity >= least)
+            && self.rule.as_ref().is_none_or(|glob| glob.is_match(alert.rule.as_str()))
+            && self.source.as_ref().is_none_or(|source| alert.source.as_ref() == Some(source))
             && self.status.is_none_or(|status| alert.status == status)
     }
 }
@@ -61,9 +54,7 @@ impl Reader {
     /// The number of the last event that has been evaluated; zero if none was.
     pub fn mark(&self) -> Result<Sequence, StoreError> {
         let bytes = self.tree.get(key::MARK)?;
-        Ok(Sequence(
-            bytes.as_deref().and_then(value::number).unwrap_or(0),
-        ))
+        Ok(Sequence(bytes.as_deref().and_then(value::number).unwrap_or(0)))
     }
 
     /// The number of the last event that was stored; zero if none was.
@@ -76,18 +67,12 @@ impl Reader {
     /// When the agent was last alive.
     pub fn alive(&self) -> Result<Option<Timestamp>, StoreError> {
         let bytes = self.tree.get(key::ALIVE)?;
-        Ok(bytes
-            .as_deref()
-            .and_then(value::number)
-            .map(|millis| time::from_millis(millis.cast_signed())))
+        Ok(bytes.as_deref().and_then(value::number).map(|millis| time::from_millis(millis.cast_signed())))
     }
 
     /// What is known of a source.
     pub fn source(&self, source: &SourceName) -> Result<Option<SourceRecord>, StoreError> {
-        self.tree
-            .get(key::source(source))?
-            .map(|bytes| value::from_json("a source's record", &bytes))
-            .transpose()
+        self.tree.get(key::source(source))?.map(|bytes| value::from_json("a source's record", &bytes)).transpose()
     }
 
     /// All sources that ever were polled.
@@ -97,10 +82,7 @@ impl Reader {
             let (key, bytes) = item?;
             let name = std::str::from_utf8(key.get(1..).unwrap_or_default())
                 .map_err(|error| StoreError::damaged("a source's name", error))?;
-            sources.insert(
-                SourceName::parse(name)?,
-                value::from_json("a source's record", &bytes)?,
-            );
+            sources.insert(SourceName::parse(name)?, value::from_json("a source's record", &bytes)?);
         }
         Ok(sources)
     }
@@ -111,61 +93,37 @@ impl Reader {
             return Ok(Vec::new());
         };
         let contents = Contents::read(&self.tree, &directory)?;
-        let start =
-            usize::try_from(mark.next().0.saturating_sub(directory.first.0)).unwrap_or(usize::MAX);
-        (start..directory.entries.len())
-            .take(limit)
-            .map(|index| contents.event(&directory, index))
-            .collect()
+        let start = usize::try_from(mark.next().0.saturating_sub(directory.first.0)).unwrap_or(usize::MAX);
+        (start..directory.entries.len()).take(limit).map(|index| contents.event(&directory, index)).collect()
     }
 
     /// The block that holds `sequence`, or the first one after it where retention has taken it.
     fn directory_holding(&self, sequence: Sequence) -> Result<Option<Directory>, StoreError> {
-        if let Some(item) = self
-            .tree
-            .range(vec![key::DIRECTORY]..=key::directory(sequence))
-            .next_back()
-        {
+        if let Some(item) = self.tree.range(vec![key::DIRECTORY]..=key::directory(sequence)).next_back() {
             let directory = Directory::parse(&item?.1)?;
             if directory.last() >= sequence {
                 return Ok(Some(directory));
             }
         }
-        let next = self
-            .tree
-            .range(key::directory(sequence)..vec![key::DIRECTORY + 1])
-            .next();
+        let next = self.tree.range(key::directory(sequence)..vec![key::DIRECTORY + 1]).next();
         next.map(|item| Directory::parse(&item?.1)).transpose()
     }
 
     /// Directories of all blocks, oldest first.
-    pub(super) fn directories(
-        &self,
-    ) -> impl DoubleEndedIterator<Item = Result<Directory, StoreError>> + use<> {
-        self.tree
-            .scan_prefix([key::DIRECTORY])
-            .map(|item| Directory::parse(&item?.1))
+    pub(super) fn directories(&self) -> impl DoubleEndedIterator<Item = Result<Directory, StoreError>> + use<> {
+        self.tree.scan_prefix([key::DIRECTORY]).map(|item| Directory::parse(&item?.1))
     }
 
     /// Events that pass the filter, in the order of arrival. Whole blocks without such are not decompressed.
-    pub fn scan(
-        &self,
-        filter: ScanFilter,
-    ) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
+    pub fn scan(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
         let tree = self.tree.clone();
-        self.directories()
-            .flat_map(move |directory| picked(&tree, directory, &filter, false))
+        self.directories().flat_map(move |directory| picked(&tree, directory, &filter, false))
     }
 
     /// Events that pass the filter, the newest arrival first.
-    pub fn scan_newest_first(
-        &self,
-        filter: ScanFilter,
-    ) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
+    pub fn scan_newest_first(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
         let tree = self.tree.clone();
-        self.directories()
-            .rev()
-            .flat_map(move |directory| picked(&tree, directory, &filter, true))
+        self.directories().rev().flat_map(move |directory| picked(&tree, directory, &filter, true))
     }
 
     /// The event of a source with this id.
@@ -181,29 +139,20 @@ impl Reader {
             return Ok(None);
         };
         let contents = Contents::read(&self.tree, &directory)?;
-        contents
-            .event(&directory, usize::try_from(index).unwrap_or(usize::MAX))
-            .map(Some)
+        contents.event(&directory, usize::try_from(index).unwrap_or(usize::MAX)).map(Some)
     }
 
     /// How many events are stored, and how many bytes they are before compression.
     pub fn event_totals(&self) -> Result<(u64, u64), StoreError> {
-        self.directories()
-            .try_fold((0, 0), |(count, bytes), directory| {
-                let directory = directory?;
-                Ok((
-                    count + directory.entries.len() as u64,
-                    bytes + directory.raw_bytes,
-                ))
-            })
+        self.directories().try_fold((0, 0), |(count, bytes), directory| {
+            let directory = directory?;
+            Ok((count + directory.entries.len() as u64, bytes + directory.raw_bytes))
+        })
     }
 
     /// An alert.
     pub fn alert(&self, id: AlertId) -> Result<Option<Alert>, StoreError> {
-        self.tree
-            .get(key::alert(id))?
-            .map(|bytes| value::from_json("an alert", &bytes))
-            .transpose()
+        self.tree.get(key::alert(id))?.map(|bytes| value::from_json("an alert", &bytes)).transpose()
     }
 
     /// Alerts whose id begins with these hexadecimal digits, at most two: enough to know whether it is one.
@@ -211,8 +160,7 @@ impl Reader {
         let mut found = Vec::new();
         for item in self.tree.scan_prefix([key::ALERT]) {
             let (key, bytes) = item?;
-            let id = key::alert_at_end(&key)
-                .ok_or_else(|| StoreError::damaged("an alert", "its key"))?;
+            let id = key::alert_at_end(&key).ok_or_else(|| StoreError::damaged("an alert", "its key"))?;
             if id.to_string().starts_with(digits) {
                 found.push(value::from_json("an alert", &bytes)?);
             }
@@ -224,22 +172,14 @@ impl Reader {
     }
 
     /// Alerts that pass the filter, the newest first.
-    pub fn alerts(
-        &self,
-        filter: AlertFilter,
-    ) -> impl Iterator<Item = Result<Alert, StoreError>> + use<> {
+    pub fn alerts(&self, filter: AlertFilter) -> impl Iterator<Item = Result<Alert, StoreError>> + use<> {
         let reader = self.clone();
-        let from = filter
-            .since
-            .map_or_else(|| vec![key::ALERT_TIME], key::alert_times_from);
-        let to = filter
-            .until
-            .map_or_else(|| vec![key::ALERT_TIME + 1], key::alert_times_from);
+        let from = filter.since.map_or_else(|| vec![key::ALERT_TIME], key::alert_times_from);
+        let to = filter.until.map_or_else(|| vec![key::ALERT_TIME + 1], key::alert_times_from);
         let keys = (from <= to).then(|| self.tree.range(from..to).rev());
         keys.into_iter().flatten().filter_map(move |item| {
             let alert = item.map_err(StoreError::from).and_then(|(key, _)| {
-                let id = key::alert_at_end(&key)
-                    .ok_or_else(|| StoreError::damaged("an alert", "its key"))?;
+                let id = key::alert_at_end(&key).ok_or_else(|| StoreError::damaged("an alert", "its key"))?;
                 reader.alert(id)
             });
             match alert {
@@ -251,19 +191,12 @@ impl Reader {
     }
 
     /// Ids of all events of an alert, in the order of arrival.
-    pub fn events_of_alert(
-        &self,
-        id: AlertId,
-    ) -> impl Iterator<Item = Result<EventId, StoreError>> + use<> {
-        self.tree
-            .scan_prefix(key::matches(id))
-            .values()
-            .map(|bytes| {
-                let bytes = bytes?;
-                let text = std::str::from_utf8(&bytes)
-                    .map_err(|error| StoreError::damaged("an event's id", error))?;
-                Ok(EventId::parse(text)?)
-            })
+    pub fn events_of_alert(&self, id: AlertId) -> impl Iterator<Item = Result<EventId, StoreError>> + use<> {
+        self.tree.scan_prefix(key::matches(id)).values().map(|bytes| {
+            let bytes = bytes?;
+            let text = std::str::from_utf8(&bytes).map_err(|error| StoreError::damaged("an event's id", error))?;
+            Ok(EventId::parse(text)?)
+        })
     }
 
     /// All detection state.
@@ -278,17 +211,9 @@ impl Reader {
     }
 
     /// At most `limit` deliveries owed to a destination, in the order they came up.
-    pub fn owed(
-        &self,
-        destination: &DestinationName,
-        limit: usize,
-    ) -> Result<Vec<Delivery>, StoreError> {
+    pub fn owed(&self, destination: &DestinationName, limit: usize) -> Result<Vec<Delivery>, StoreError> {
         let mut owed = Vec::new();
-        for item in self
-            .tree
-            .scan_prefix(key::deliveries(destination))
-            .take(limit)
-        {
+        for item in self.tree.scan_prefix(key::deliveries(destination)).take(limit) {
             let (key, bytes) = item?;
             let mut delivery: Delivery = value::from_json("a delivery", &bytes)?;
             delivery.number = key::number_at_end(&key).unwrap_or(0);
@@ -298,16 +223,11 @@ impl Reader {
     }
 
     /// How many deliveries each destination is owed, when the oldest came up, and what it failed with.
-    pub fn outbox(
-        &self,
-    ) -> Result<BTreeMap<DestinationName, (u64, Timestamp, Option<String>)>, StoreError> {
-        let mut outbox: BTreeMap<DestinationName, (u64, Timestamp, Option<String>)> =
-            BTreeMap::new();
+    pub fn outbox(&self) -> Result<BTreeMap<DestinationName, (u64, Timestamp, Option<String>)>, StoreError> {
+        let mut outbox: BTreeMap<DestinationName, (u64, Timestamp, Option<String>)> = BTreeMap::new();
         for item in self.tree.scan_prefix([key::DELIVERY]) {
             let delivery: Delivery = value::from_json("a delivery", &item?.1)?;
-            let entry = outbox
-                .entry(delivery.destination)
-                .or_insert((0, delivery.created, None));
+            let entry = outbox.entry(delivery.destination).or_insert((0, delivery.created, None));
             entry.0 += 1;
             entry.1 = entry.1.min(delivery.created);
             entry.2 = entry.2.take().or(delivery.error);
@@ -317,10 +237,7 @@ impl Reader {
 
     /// Quarantined entries, the newest first.
     pub fn quarantined(&self) -> impl Iterator<Item = Result<Quarantined, StoreError>> + use<> {
-        self.tree
-            .scan_prefix([key::QUARANTINE])
-            .rev()
-            .map(|item| value::from_json("a quarantined entry", &item?.1))
+        self.tree.scan_prefix([key::QUARANTINE]).rev().map(|item| value::from_json("a quarantined entry", &item?.1))
     }
 }
 
@@ -340,10 +257,7 @@ fn picked(
             wanted.reverse();
         }
         let contents = Contents::read(tree, &directory)?;
-        wanted
-            .into_iter()
-            .map(|index| contents.event(&directory, index))
-            .collect()
+        wanted.into_iter().map(|index| contents.event(&directory, index)).collect()
     };
     match read() {
         Ok(events) => events.into_iter().map(Ok).collect(),

@@ -65,10 +65,7 @@ impl Store {
             owed.insert(value::from_json::<Delivery>("a delivery", &item?.1)?.alert);
         }
         let mut count = 0;
-        for item in self
-            .tree()
-            .range(vec![key::ALERT_TIME]..key::alert_times_from(cutoff))
-        {
+        for item in self.tree().range(vec![key::ALERT_TIME]..key::alert_times_from(cutoff)) {
             let (time_key, _) = item?;
             let Some(id) = key::alert_at_end(&time_key) else {
                 continue;
@@ -98,14 +95,10 @@ impl Store {
             if directory.last() > mark {
                 break;
             }
-            let fits = run
-                .last()
-                .is_none_or(|last| last.last().next() == directory.first)
-                && run.iter().map(|block| block.entries.len()).sum::<usize>()
-                    + directory.entries.len()
+            let fits = run.last().is_none_or(|last| last.last().next() == directory.first)
+                && run.iter().map(|block| block.entries.len()).sum::<usize>() + directory.entries.len()
                     <= block::FULL_BLOCK
-                && run.iter().map(|block| block.raw_bytes).sum::<u64>() + directory.raw_bytes
-                    <= MERGED_BYTES
+                && run.iter().map(|block| block.raw_bytes).sum::<u64>() + directory.raw_bytes <= MERGED_BYTES
                 && run.len() < MERGED_AT_ONCE;
             if !fits {
                 merged += self.merge(&run)?;
@@ -119,8 +112,7 @@ impl Store {
 
     fn merge(&self, run: &[Directory]) -> Result<u64, StoreError> {
         let events: usize = run.iter().map(|block| block.entries.len()).sum();
-        let worth =
-            run.len() >= WORTH_MERGING || (run.len() > 1 && events >= block::FULL_BLOCK / 2);
+        let worth = run.len() >= WORTH_MERGING || (run.len() > 1 && events >= block::FULL_BLOCK / 2);
         if !worth {
             return Ok(0);
         }

@@ -9,26 +9,19 @@ const POSTCARD: u8 = 2;
 
 pub(super) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
     let mut bytes = vec![JSON];
-    serde_json::to_writer(&mut bytes, value)
-        .map_err(|error| StoreError::damaged("a record", error))?;
+    serde_json::to_writer(&mut bytes, value).map_err(|error| StoreError::damaged("a record", error))?;
     Ok(bytes)
 }
 
-pub(super) fn from_json<T: DeserializeOwned>(
-    what: &'static str,
-    bytes: &[u8],
-) -> Result<T, StoreError> {
+pub(super) fn from_json<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
     match bytes.split_first() {
-        Some((&JSON, rest)) => {
-            serde_json::from_slice(rest).map_err(|error| StoreError::damaged(what, error))
-        }
+        Some((&JSON, rest)) => serde_json::from_slice(rest).map_err(|error| StoreError::damaged(what, error)),
         _ => Err(StoreError::damaged(what, "unknown version of the value")),
     }
 }
 
 pub(super) fn to_postcard<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
-    postcard::to_extend(value, vec![POSTCARD])
-        .map_err(|error| StoreError::damaged("a record", error))
+    postcard::to_extend(value, vec![POSTCARD]).map_err(|error| StoreError::damaged("a record", error))
 }
 
 /// Reads a value and returns what follows it.
@@ -37,9 +30,7 @@ pub(super) fn from_postcard<'a, T: serde::Deserialize<'a>>(
     bytes: &'a [u8],
 ) -> Result<(T, &'a [u8]), StoreError> {
     match bytes.split_first() {
-        Some((&POSTCARD, rest)) => {
-            postcard::take_from_bytes(rest).map_err(|error| StoreError::damaged(what, error))
-        }
+        Some((&POSTCARD, rest)) => postcard::take_from_bytes(rest).map_err(|error| StoreError::damaged(what, error)),
         _ => Err(StoreError::damaged(what, "unknown version of the value")),
     }
 }

@@ -4,26 +4,15 @@ use rhai::{Array, Dynamic, Engine, FuncRegistration, Map};
 
 pub(super) fn register(engine: &mut Engine) {
     // Methods called on the read-only event must be registered as pure, else Rhai refuses them.
-    let method = |name: &'static str| {
-        FuncRegistration::new(name)
-            .with_purity(true)
-            .with_volatility(false)
-    };
+    let method = |name: &'static str| FuncRegistration::new(name).with_purity(true).with_volatility(false);
     method("targets").register_into_engine(engine, |event: &mut Map| targets(event, None));
-    method("targets").register_into_engine(engine, |event: &mut Map, kind: &str| {
-        targets(event, Some(kind))
-    });
-    method("get").register_into_engine(engine, |map: &mut Map, path: &str| {
-        get(map, path).unwrap_or(Dynamic::UNIT)
-    });
+    method("targets").register_into_engine(engine, |event: &mut Map, kind: &str| targets(event, Some(kind)));
+    method("get").register_into_engine(engine, |map: &mut Map, path: &str| get(map, path).unwrap_or(Dynamic::UNIT));
     method("get").register_into_engine(engine, |map: &mut Map, path: &str, default: Dynamic| {
-        get(map, path)
-            .filter(|value| !value.is_unit())
-            .unwrap_or(default)
+        get(map, path).filter(|value| !value.is_unit()).unwrap_or(default)
     });
-    method("has").register_into_engine(engine, |map: &mut Map, path: &str| {
-        get(map, path).is_some_and(|value| !value.is_unit())
-    });
+    method("has")
+        .register_into_engine(engine, |map: &mut Map, path: &str| get(map, path).is_some_and(|value| !value.is_unit()));
     engine.register_fn("targets", |(): ()| Array::new());
     engine.register_fn("targets", |(): (), _: &str| Array::new());
     engine.register_fn("get", |(): (), _: &str| Dynamic::UNIT);
@@ -43,22 +32,14 @@ fn targets(event: &Map, kind: Option<&str>) -> Array {
         };
         kind.is_none_or(|kind| {
             map.get("type")
-                .and_then(|found| {
-                    found
-                        .read_lock::<rhai::ImmutableString>()
-                        .map(|found| *found == kind)
-                })
+                .and_then(|found| found.read_lock::<rhai::ImmutableString>().map(|found| *found == kind))
                 .unwrap_or(false)
         })
     };
     if let Some(items) = context.read_lock::<Array>() {
         return items.iter().filter(|item| wanted(item)).cloned().collect();
     }
-    if wanted(&context) {
-        vec![context.clone()]
-    } else {
-        Array::new()
-    }
+    if wanted(&context) { vec![context.clone()] } else { Array::new() }
 }
 
 /// The value at a path of keys joined by dots and indexes in brackets. A key that itself contains a dot is found only as the
@@ -69,22 +50,16 @@ fn get(map: &Map, path: &str) -> Option<Dynamic> {
     }
     let mut value: Option<Dynamic> = None;
     for step in path.split('.') {
-        let (key, indexes) = step
-            .split_once('[')
-            .map_or((step, ""), |(key, rest)| (key, rest));
+        let (key, indexes) = step.split_once('[').map_or((step, ""), |(key, rest)| (key, rest));
         if !key.is_empty() {
             value = match &value {
                 None => map.get(key).cloned(),
-                Some(value) => value
-                    .read_lock::<Map>()
-                    .and_then(|map| map.get(key).cloned()),
+                Some(value) => value.read_lock::<Map>().and_then(|map| map.get(key).cloned()),
             };
         }
         for index in indexes.split('[').filter(|index| !index.is_empty()) {
             let index: usize = index.strip_suffix(']')?.parse().ok()?;
-            value = value?
-                .read_lock::<Array>()
-                .and_then(|array| array.get(index).cloned());
+            value = value?.read_lock::<Array>().and_then(|array| array.get(index).cloned());
         }
         value.as_ref()?;
     }

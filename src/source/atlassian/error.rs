@@ -23,32 +23,17 @@ pub(super) fn detail(body: &[u8], key: &str) -> String {
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         return String::new();
     };
-    let text = [
-        "/message",
-        "/errors/0/detail",
-        "/errors/0/title",
-        "/errors/0/message",
-        "/error_description",
-        "/error",
-    ]
-    .into_iter()
-    .find_map(|pointer| value.pointer(pointer).and_then(Value::as_str));
-    let scopes = value
-        .get("acceptableScopes")
-        .map(|scopes| format!(" (acceptable scopes: {scopes})"));
+    let text = ["/message", "/errors/0/detail", "/errors/0/title", "/errors/0/message", "/error_description", "/error"]
+        .into_iter()
+        .find_map(|pointer| value.pointer(pointer).and_then(Value::as_str));
+    let scopes = value.get("acceptableScopes").map(|scopes| format!(" (acceptable scopes: {scopes})"));
     let Some(text) = text else {
         return scopes.unwrap_or_default();
     };
     let plain: String = text
         .replace(key, "…")
         .chars()
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
+        .map(|character| if character.is_control() { ' ' } else { character })
         .take(200)
         .collect();
     format!(": {plain}{}", scopes.unwrap_or_default())
@@ -56,10 +41,9 @@ pub(super) fn detail(body: &[u8], key: &str) -> String {
 
 /// A request that got no answer, or lost it on the way. URLs are left out: they hold the cursor.
 pub(super) fn transport(error: &reqwest::Error) -> (Condition, String) {
-    let causes: Vec<String> =
-        std::iter::successors(std::error::Error::source(error), |cause| cause.source())
-            .map(ToString::to_string)
-            .collect();
+    let causes: Vec<String> = std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+        .map(ToString::to_string)
+        .collect();
     let cause = causes.last().cloned().unwrap_or_default();
     let untrusted = causes.iter().any(|cause| {
         let cause = cause.to_lowercase();
@@ -68,22 +52,13 @@ pub(super) fn transport(error: &reqwest::Error) -> (Condition, String) {
     if error.is_timeout() {
         (Condition::Timeout, "no answer in time".to_owned())
     } else if untrusted {
-        (
-            Condition::Untrusted,
-            format!("its certificate is not accepted ({cause})"),
-        )
+        (Condition::Untrusted, format!("its certificate is not accepted ({cause})"))
     } else if error.is_connect() {
         (Condition::Unreachable, format!("no connection ({cause})"))
     } else if error.is_body() || error.is_decode() {
-        (
-            Condition::UnreadableAnswer,
-            format!("the answer broke off ({cause})"),
-        )
+        (Condition::UnreadableAnswer, format!("the answer broke off ({cause})"))
     } else {
-        (
-            Condition::Unreachable,
-            format!("the request failed ({cause})"),
-        )
+        (Condition::Unreachable, format!("the request failed ({cause})"))
     }
 }
 
@@ -93,15 +68,9 @@ mod tests {
 
     #[test]
     fn details_are_short_and_never_hold_the_key() {
-        assert_eq!(
-            detail(br#"{"message":"key SECRET is wrong\u0007"}"#, "SECRET"),
-            ": key … is wrong "
-        );
+        assert_eq!(detail(br#"{"message":"key SECRET is wrong\u0007"}"#, "SECRET"), ": key … is wrong ");
         assert_eq!(detail(b"<html>", "SECRET"), "");
         assert_eq!(kind(StatusCode::GONE, true), Condition::CursorRefused);
-        assert_eq!(
-            kind(StatusCode::BAD_REQUEST, false),
-            Condition::UnreadableAnswer
-        );
+        assert_eq!(kind(StatusCode::BAD_REQUEST, false), Condition::UnreadableAnswer);
     }
 }

@@ -49,9 +49,7 @@ impl Settings {
         let org_id = org_id.filter(|org_id| {
             let valid = !org_id.is_empty() && org_id.len() <= 100 && org_id.bytes().all(plain);
             if !valid {
-                let help =
-                    "copy the organization ID from admin.atlassian.com: letters, digits and `-`"
-                        .to_owned();
+                let help = "copy the organization ID from admin.atlassian.com: letters, digits and `-`".to_owned();
                 table.problem("org_id", "`org_id` is not an organization id", Some(help));
             }
             valid
@@ -64,44 +62,27 @@ impl Settings {
         };
         let api_key = table.secret("api_key", base);
         let api_key_expires = table.date("api_key_expires");
-        Some(Self {
-            org_id: org_id?,
-            base_url: base_url?,
-            api_key: api_key?,
-            api_key_expires,
-        })
+        Some(Self { org_id: org_id?, base_url: base_url?, api_key: api_key?, api_key_expires })
     }
 }
 
 fn parse_base_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("`{text}` is not a URL: {error}"))?;
     if url.scheme() == "http" && !is_loopback(&url) {
-        return Err(
-            "the key would travel unencrypted: use `https` (`http` is for loopback only)"
-                .to_owned(),
-        );
+        return Err("the key would travel unencrypted: use `https` (`http` is for loopback only)".to_owned());
     }
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
         return Err(format!("`{text}` is not an https URL"));
     }
-    if url.path() != "/"
-        || url.query().is_some()
-        || !url.username().is_empty()
-        || url.password().is_some()
-    {
-        return Err(format!(
-            "`{text}` must be scheme and host only, such as `https://api.atlassian.com`"
-        ));
+    if url.path() != "/" || url.query().is_some() || !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("`{text}` must be scheme and host only, such as `https://api.atlassian.com`"));
     }
     Ok(url)
 }
 
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// An organization whose log can be read.
@@ -115,13 +96,8 @@ pub struct AtlassianSource {
 impl AtlassianSource {
     pub(super) fn new(settings: Settings) -> Result<Self, SourceSetupError> {
         let key = Secret::load(&settings.api_key)?;
-        let client =
-            client(&settings).map_err(|error| SourceSetupError::Client(error.to_string()))?;
-        Ok(Self {
-            settings,
-            key,
-            client,
-        })
+        let client = client(&settings).map_err(|error| SourceSetupError::Client(error.to_string()))?;
+        Ok(Self { settings, key, client })
     }
 
     pub(super) fn reload_secret(&mut self) -> Result<(), SecretError> {
@@ -140,10 +116,7 @@ impl AtlassianSource {
         now: Timestamp,
     ) -> Result<FetchedPage, FetchError> {
         let mut url = self.settings.base_url.clone();
-        url.set_path(&format!(
-            "/admin/v1/orgs/{}/events-stream",
-            self.settings.org_id
-        ));
+        url.set_path(&format!("/admin/v1/orgs/{}/events-stream", self.settings.org_id));
         let limit = limit.min(PAGE_LIMIT).to_string();
         let place = match position {
             Position::Cursor(cursor) => ("cursor", cursor.clone()),
@@ -155,10 +128,7 @@ impl AtlassianSource {
             .query(&[("sortOrder", "asc"), ("limit", &limit), (place.0, &place.1)])
             .bearer_auth(self.key.expose())
             .header(header::ACCEPT, "application/json");
-        let response = request
-            .send()
-            .await
-            .map_err(|error| self.transport_error(&error))?;
+        let response = request.send().await.map_err(|error| self.transport_error(&error))?;
         let status = response.status();
         let server_time = server_time(response.headers());
         let retry_after = pace::retry_after(response.headers(), now);
@@ -171,20 +141,13 @@ impl AtlassianSource {
             let detail = error::detail(&body, self.key.expose());
             let kind = error::kind(status, matches!(position, Position::Cursor(_)));
             let message = format!("{} answered {status}{detail}", self.host());
-            return Err(FetchError {
-                kind,
-                message,
-                retry_after,
-            });
+            return Err(FetchError { kind, message, retry_after });
         }
         let text = match String::from_utf8(body) {
             Ok(text) => text,
             Err(error) => {
                 // One bad byte must not stop the log: it becomes U+FFFD, in that event alone.
-                tracing::warn!(
-                    host = self.host(),
-                    "an answer is not valid UTF-8: wrong bytes are replaced"
-                );
+                tracing::warn!(host = self.host(), "an answer is not valid UTF-8: wrong bytes are replaced");
                 String::from_utf8_lossy(error.as_bytes()).into_owned()
             }
         };
@@ -198,30 +161,16 @@ impl AtlassianSource {
         Ok(page)
     }
 
-    async fn body(
-        &self,
-        mut response: reqwest::Response,
-        status: StatusCode,
-    ) -> Result<Vec<u8>, FetchError> {
+    async fn body(&self, mut response: reqwest::Response, status: StatusCode) -> Result<Vec<u8>, FetchError> {
         // Only the beginning of an error's text is of use.
-        let limit = if status == StatusCode::OK {
-            MAX_BODY_BYTES
-        } else {
-            64 * 1024
-        };
+        let limit = if status == StatusCode::OK { MAX_BODY_BYTES } else { 64 * 1024 };
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= limit => {
-                    body.extend_from_slice(&chunk)
-                }
+                Ok(Some(chunk)) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
                 Ok(Some(_)) if status != StatusCode::OK => return Ok(body),
                 Ok(Some(_)) => {
-                    let message = format!(
-                        "{} answered with more than {} MiB",
-                        self.host(),
-                        MAX_BODY_BYTES >> 20
-                    );
+                    let message = format!("{} answered with more than {} MiB", self.host(), MAX_BODY_BYTES >> 20);
                     return Err(FetchError::new(Condition::OversizedAnswer, message));
                 }
                 Ok(None) => return Ok(body),
@@ -243,9 +192,7 @@ impl AtlassianSource {
 /// The one place that builds a client for a source.
 fn client(settings: &Settings) -> reqwest::Result<Client> {
     // Fails only where a provider is installed already, which is the same one.
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .ok();
+    rustls::crypto::ring::default_provider().install_default().ok();
     let mut builder = Client::builder()
         .user_agent(concat!("watchbell/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -262,9 +209,7 @@ fn client(settings: &Settings) -> reqwest::Result<Client> {
 
 fn server_time(headers: &header::HeaderMap) -> Option<Timestamp> {
     let date = headers.get(header::DATE)?.to_str().ok()?;
-    jiff::fmt::rfc2822::parse(date)
-        .ok()
-        .map(|zoned| zoned.timestamp())
+    jiff::fmt::rfc2822::parse(date).ok().map(|zoned| zoned.timestamp())
 }
 
 #[cfg(test)]
@@ -273,22 +218,12 @@ mod tests {
 
     #[test]
     fn the_key_travels_encrypted_or_not_at_all() {
-        for right in [
-            "https://api.atlassian.com",
-            "http://127.0.0.1:8080",
-            "http://[::1]:1",
-            "http://localhost:1",
-        ] {
+        for right in ["https://api.atlassian.com", "http://127.0.0.1:8080", "http://[::1]:1", "http://localhost:1"] {
             assert!(parse_base_url(right).is_ok(), "{right}");
         }
-        for wrong in [
-            "http://api.atlassian.com",
-            "ftp://x",
-            "https://a/b",
-            "https://u:p@a",
-            "x",
-            "http://127.0.0.1.evil.com",
-        ] {
+        for wrong in
+            ["http://api.atlassian.com", "ftp://x", "https://a/b", "https://u:p@a", "x", "http://127.0.0.1.evil.com"]
+        {
             assert!(parse_base_url(wrong).is_err(), "{wrong}");
         }
     }

@@ -20,12 +20,7 @@ pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
     let entries: Vec<&RawValue> =
         serde_json::from_str(data.get()).map_err(|_| "its `data` is not a list".to_owned())?;
     let mut page = FetchedPage {
-        next: envelope
-            .meta
-            .get("next")
-            .and_then(Value::as_str)
-            .filter(|next| !next.is_empty())
-            .map(bare_cursor),
+        next: envelope.meta.get("next").and_then(Value::as_str).filter(|next| !next.is_empty()).map(bare_cursor),
         ..FetchedPage::default()
     };
     for entry in entries {
@@ -40,11 +35,9 @@ pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
 /// `meta.next` is documented as the bare token. Should it ever be a URL, only its `cursor` is taken: the rest of a URL in an
 /// answer is never used.
 fn bare_cursor(next: &str) -> String {
-    let from_url = reqwest::Url::parse(next).ok().and_then(|url| {
-        url.query_pairs()
-            .find(|(name, _)| name == "cursor")
-            .map(|(_, value)| value.into_owned())
-    });
+    let from_url = reqwest::Url::parse(next)
+        .ok()
+        .and_then(|url| url.query_pairs().find(|(name, _)| name == "cursor").map(|(_, value)| value.into_owned()));
     from_url.unwrap_or_else(|| next.to_owned())
 }
 
@@ -55,18 +48,14 @@ mod tests {
 
     #[test]
     fn good_entries_are_used_and_others_set_aside() {
-        let page = parse(r#"{"data":[{"id":"1","attributes":{"action":"a"},"x":1.10},7,{"id":"2"}],"meta":{"next":"c"}}"#).unwrap();
+        let page =
+            parse(r#"{"data":[{"id":"1","attributes":{"action":"a"},"x":1.10},7,{"id":"2"}],"meta":{"next":"c"}}"#)
+                .unwrap();
         assert_eq!(page.events.len(), 1);
         // Byte for byte, `1.10` included.
+        assert_eq!(&*page.events[0].raw, r#"{"id":"1","attributes":{"action":"a"},"x":1.10}"#);
         assert_eq!(
-            &*page.events[0].raw,
-            r#"{"id":"1","attributes":{"action":"a"},"x":1.10}"#
-        );
-        assert_eq!(
-            page.rejected
-                .iter()
-                .map(|entry| entry.reason.as_str())
-                .collect::<Vec<_>>(),
+            page.rejected.iter().map(|entry| entry.reason.as_str()).collect::<Vec<_>>(),
             ["not a JSON object", "no `attributes.action`"]
         );
         assert_eq!(page.next.as_deref(), Some("c"));
@@ -74,16 +63,10 @@ mod tests {
 
     #[test]
     fn both_endings() {
-        assert_eq!(
-            parse(r#"{"data":[],"meta":{"next":null}}"#).unwrap().next,
-            None
-        );
+        assert_eq!(parse(r#"{"data":[],"meta":{"next":null}}"#).unwrap().next, None);
         assert_eq!(parse(r#"{"data":[],"links":{}}"#).unwrap().next, None);
         assert_eq!(
-            parse(r#"{"data":[],"meta":{"next":"https://evil.example/x?cursor=abc&to=1"}}"#)
-                .unwrap()
-                .next
-                .as_deref(),
+            parse(r#"{"data":[],"meta":{"next":"https://evil.example/x?cursor=abc&to=1"}}"#).unwrap().next.as_deref(),
             Some("abc")
         );
         assert!(parse("<html>").is_err());

@@ -1,0 +1,148 @@
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Each file of `src` with the module it belongs to: the part of its path that names the layer.
+fn modules() -> Vec<(String, PathBuf, String)> {
+    let mut files = Vec::new();
+    sources(Path::new("src"), &mut files);
+    files
+        .into_iter()
+        .map(|path| {
+            let inside = path.strip_prefix("src").unwrap().with_extension("");
+            let module = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+            let text = fs::read_to_string(&path).unwrap();
+            (module, path, text)
+        })
+        .collect()
+}
+
+const VALUES: [&str; 9] =
+    ["alert", "condition", "diagnostic", "event", "name", "outcome", "secret", "settings", "time"];
+
+/// What a module may use beside the values and itself.
+fn may_use(module: &str) -> &'static [&'static str] {
+    match module {
+        "store" => &[],
+        "rule" => &[],
+        "detect" => &["rule"],
+        "source" | "deliver" => &["store"],
+        "replay" => &["detect", "rule"],
+        "config" => &["deliver", "detect", "rule", "source"],
+        "agent" => &["config", "deliver", "detect", "rule", "source", "store"],
+        "simulator" => &[],
+        _ if VALUES.contains(&module) => &[],
+        other => panic!("module `{other}` has no place in the table of layers: give it one here and in lib.rs"),
+    }
+}
+
+/// The code of a file without its unit tests and comments.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]").next().unwrap_or(text);
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+}
+
+/// Names after `crate::`, in paths and in braces.
+fn used(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for part in code(text).split("crate::").skip(1) {
+        if let Some(list) = part.strip_prefix('{') {
+            // Only the first names of each branch, whatever is nested in it.
+            let mut depth = 0;
+            let mut name = String::new();
+            for character in list.chars() {
+                match character {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => names.push(std::mem::take(&mut name)),
+                    _ if depth == 0 => name.push(character),
+                    _ => {}
+                }
+            }
+            names.push(name);
+        } else {
+            names.push(part.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect());
+        }
+    }
+    names
+        .into_iter()
+        .map(|name| name.trim().split("::").next().unwrap_or_default().trim().to_owned())
+        .filter(|name| name.chars().next().is_some_and(char::is_lowercase))
+        .collect()
+}
+
+#[test]
+fn modules_use_only_what_stands_below_them() {
+    let mut wrong = Vec::new();
+    for (module, path, text) in modules() {
+        if matches!(module.as_str(), "main" | "lib" | "cli") {
+            continue;
+        }
+        for name in used(&text) {
+            let values = VALUES.contains(&name.as_str());
+            if !values && name != module && !may_use(&module).contains(&name.as_str()) {
+                wrong.push(format!("{} uses `{name}`", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What a crate is for stays behind the module that owns it.
+#[test]
+fn dependencies_stay_behind_their_owner() {
+    let owners: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("sled::", &["store"][..]),
+        ("zstd::", &["store"]),
+        ("rhai::", &["rule"]),
+        ("notify::", &["rule"]),
+        ("reqwest::", &["source", "deliver"]),
+        ("axum::", &["simulator"]),
+        ("clap::", &["cli"]),
+        ("indicatif::", &["cli"]),
+        ("tokio::spawn", &["agent", "cli", "simulator"]),
+        ("Clock::system()", &["cli", "simulator"]),
+    ]);
+    let mut wrong = Vec::new();
+    for (module, path, text) in modules() {
+        for (used, owners) in &owners {
+            if code(&text).contains(used) && !owners.contains(&module.as_str()) {
+                wrong.push(format!("{} uses `{used}`", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn files_have_a_subject() {
+    let mut wrong = Vec::new();
+    for (_, path, text) in modules() {
+        if !text.starts_with("//! ") {
+            wrong.push(format!("{} has no module doc", path.display()));
+        }
+        if text.lines().count() > 600 {
+            wrong.push(format!("{} has {} lines", path.display(), text.lines().count()));
+        }
+        for word in ["TODO", "FIXME", "todo!(", "unimplemented!("] {
+            if text.contains(word) {
+                wrong.push(format!("{} has a {word}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

@@ -1,0 +1,260 @@
+use std::sync::Arc;
+
+use insta::assert_snapshot;
+use watchbell::{
+    detect::{Detector, Settings},
+    rule::{Loader, Overrides},
+};
+
+use crate::support::{entry, event, events, found, load, rule, rule_set, run};
+
+const GOOD: &str = "const RULE = #{ id: \"good.rule\", title: \"good\", severity: \"low\" };\nfn rule(event) { event.attributes.context[0].id == \"u1\" && event.extra == () && event.actor.name == \"ann\" }";
+
+/// The bad rule's id sorts before the good one's, so it runs first.
+#[track_caller]
+fn good_rule_lives_beside(functions: &str) -> String {
+    let bad = rule("bad.rule", "", functions);
+    let report = run(&rule_set(&[&bad, GOOD]), &events(&[entry("1", "x", 0, "ann")]));
+    assert!(report.alerts.iter().any(|alert| alert.rule.as_str() == "good.rule"), "{functions}");
+    report.rules.values().find_map(|rule| rule.first_error.clone()).unwrap_or_default()
+}
+
+#[test]
+fn limits_stop_what_never_ends() {
+    let errors: Vec<String> = [
+        "fn rule(event) { loop {} }",
+        "fn rule(event) { while true { let x = 1; } }",
+        "fn deeper(n) { deeper(n + 1) } fn rule(event) { deeper(0) }",
+        "fn rule(event) { let s = \"x\"; loop { s += s; } }",
+        "fn rule(event) { let a = [1]; loop { a.append(a); } }",
+        "fn rule(event) { let a = []; a.pad(1000000000, 1); true }",
+        "fn rule(event) { let m = #{}; let i = 0; loop { m[i.to_string()] = i; i += 1; } }",
+        "fn rule(event) { sleep(3600); true }",
+        "fn rule(event) { \"yes\" }",
+        "fn rule(event) { }",
+        "fn rule(event) { throw #{ code: 5 } }",
+        "fn rule(event) { 1 / 0 == 1 }",
+        "fn rule(event) { 9223372036854775807 + 1 == 0 }",
+    ]
+    .into_iter()
+    .map(good_rule_lives_beside)
+    .collect();
+    assert_snapshot!(errors.join("\n"), @r#"
+    ran out of its budget of operations (does it loop without end?)
+    ran out of its budget of operations (does it loop without end?)
+    called functions too deep (does it recurse without end?)
+    Length of string too large
+    Size of array/BLOB too large
+    Size of array/BLOB too large
+    ran out of its budget of operations (does it loop without end?)
+    `sleep` is switched off: a rule may not wait (line 2, column 18)
+    `rule` must return true or false, it returned the text "yes"
+    `rule` must return true or false, it returned nothing, `()`
+    Runtime error: #{"code": 5} (line 2, column 18)
+    Division by zero: 1 / 0 (line 2, column 20)
+    Addition overflow: 9223372036854775807 + 1 (line 2, column 38)
+    "#);
+}
+
+#[test]
+fn nothing_outside_can_be_reached() {
+    let (_, problems) = load(&[
+        &rule("a.eval", "", "fn rule(event) { eval(\"1 == 1\") }"),
+        &rule("a.passwd", "", "import \"/etc/passwd\" as p;\nfn rule(event) { true }"),
+        &rule("a.climb", "", "import \"../../../../etc/passwd\" as p;\nfn rule(event) { true }"),
+        &rule("a.undefined", "", "fn rule(event) { env == 1 }"),
+    ]);
+    assert_snapshot!(problems.join("\n"), @"
+    E101 rule0.rhai:2:18 reserved keyword 'eval' is disabled
+    E103 rule1.rhai:2:8 no file `/etc/passwd.rhai` beside this one or under the rules directories
+    E103 rule2.rhai:2:8 no file `../../../../etc/passwd.rhai` beside this one or under the rules directories
+    E101 rule3.rhai:2:18 `env` is not defined
+    ");
+    // Functions that other hosts offer do not exist here.
+    for call in [
+        "timestamp()",
+        "open_file(\"/etc/passwd\")",
+        "env(\"HOME\")",
+        "http_get(\"http://127.0.0.1\")",
+        "rand()",
+        "exit(1)",
+    ] {
+        let error = good_rule_lives_beside(&format!("fn rule(event) {{ {call} == 1 }}"));
+        assert!(error.contains("no function") || error.contains("must return"), "{call}: {error}");
+    }
+}
+
+/// Every way to write that Rhai has. Whether the bad rule fails or changes a copy of its own, the next rule sees what came.
+#[test]
+fn no_rule_can_change_what_the_next_one_sees() {
+    let forms = [
+        "event.attributes.action = \"x2\";",
+        "event.attributes = #{};",
+        "event.extra = 5;",
+        "event[\"extra\"] = 5;",
+        "event.attributes.extra = 5; event.extra = event.attributes.extra;",
+        "event.attributes.context[0].id = \"other\";",
+        "event.attributes.context[0][\"id\"] = \"other\";",
+        "event.attributes.context.push(1);",
+        "event.attributes.context.clear();",
+        "event.attributes.context.remove(0);",
+        "event.attributes.context += [1];",
+        "event.attributes.context[0].attributes.remove(\"name\");",
+        "event.remove(\"attributes\");",
+        "event.clear();",
+        "event.mixin(#{ extra: 1 });",
+        "event += #{ extra: 1 };",
+        "event.fill_with(#{ extra: 1 });",
+        "let copy = event; copy.extra = 1; copy.attributes.context.clear();",
+        "let a = event.attributes; a.context.clear(); a.actor.name = \"eve\";",
+        "for entry in event.attributes.context { entry.id = \"other\"; }",
+        "let f = |e| { e.extra = 1; }; f.call(event);",
+        "event.attributes.context.for_each(|| this.id = \"other\");",
+        "event.attributes.context.map(|entry| { entry.id = \"other\"; entry });",
+        "event.attributes.context.retain(|entry| false);",
+        "event.attributes.context.drain(|entry| true);",
+        "event.attributes.context.sort();",
+        "event.attributes.actor.name.make_upper();",
+        "event.attributes.actor.name.append(\"x\");",
+        "event.attributes.actor.name += \"x\";",
+        "event.attributes.actor.name[0] = 'z';",
+        "event.actor.name = \"eve\";",
+        "let list = [event]; list[0].extra = 1; list[0].attributes.context.clear();",
+        "let map = #{ e: event }; map.e.extra = 1; map.e.attributes.context.clear();",
+        "change(event);",
+        "event.change();",
+        "swap(event.attributes.context, []);",
+    ];
+    for form in forms {
+        good_rule_lives_beside(&format!("fn change(e) {{ e.extra = 1; }}\nfn rule(event) {{ {form} false }}"));
+        // Nor in any other function, nor for the rule's own next call.
+        let bad = rule(
+            "bad.title",
+            "",
+            &format!(
+                "fn change(e) {{ e.extra = 1; }}\nfn rule(event) {{ event.extra == () && event.attributes.context[0].id == \"u1\" }}\nfn title(event) {{ {form} \"t\" }}\nfn context(event) {{ #{{ extra: event.extra }} }}"
+            ),
+        );
+        let report = run(&rule_set(&[&bad, GOOD]), &events(&[entry("1", "x", 0, "ann"), entry("2", "x", 1, "ann")]));
+        assert_eq!(report.rules.values().map(|rule| rule.matches).sum::<u64>(), 4, "{form}");
+        assert!(
+            report.alerts.iter().all(|alert| alert.context.get("extra").is_none_or(serde_json::Value::is_null)),
+            "{form}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_that_exceeds_its_limits_three_times_in_a_row_is_suspended_until_its_file_changes() {
+    let looping = rule("a.loop", "", "fn rule(event) { if event.action == \"slow\" { loop {} } true }");
+    let rules = rule_set(&[&looping]);
+    let mut detector = Detector::new(Arc::clone(&rules), Settings::default());
+    let mut run = |id: &str, action: &str| {
+        let outcome = detector.evaluate(&event(1, &entry(id, action, 0, "ann")));
+        (outcome.rules_run, outcome.matches.len(), outcome.failures.len())
+    };
+    assert_eq!([run("1", "slow"), run("2", "slow")], [(1, 0, 1), (1, 0, 1)]);
+    // One success in between: the count begins anew.
+    assert_eq!(run("3", "fine"), (1, 1, 0));
+    assert_eq!([run("4", "slow"), run("5", "slow"), run("6", "slow")], [(1, 0, 1); 3]);
+    assert_eq!(run("7", "fine"), (0, 0, 0));
+    // The file changes, and it runs again.
+    detector.set_rules(rule_set(&[&looping.replace("medium", "high")]));
+    assert_eq!(detector.evaluate(&event(8, &entry("8", "fine", 0, "ann"))).matches.len(), 1);
+}
+
+#[test]
+fn files_that_are_no_rules_are_told_with_their_place() {
+    let (set, problems) = load(&[
+        "const RULE = #{ id: \"a.ok\", title: \"t\", severity: \"low\" };\nfn rule(event) { true }",
+        "const RULE = #{ id: \"a.two\", title: \"t\", sevrity: \"low\" };\nfn rule(event) { true }",
+        "const RULE = #{ id: 5, title: \"\", severity: \"hihg\", actions: [\"a b\"], threshold: 0, dedup_period: \"soon\", tags: \"x\" };\nfn rule(event) { true }",
+        "const RULE = #{ id: \"a.four\", title: \"t\", severity: \"low\" };\nfn rul(event) { true }",
+        "const RULE = #{ id: \"a.five\", title: \"t\", severity: \"low\" };\nfn rule(event, more) { true }",
+        "const RULE = #{ id: \"a.six\", title: \"t\", severity: \"low\" };\nfn rule(event) { event.a == }",
+        "const RULE = #{ id: \"a.ok\", title: \"t\", severity: \"low\" };\nfn rule(event) { true }",
+        "const RULE = 7;\nfn rule(event) { true }",
+        "const RULE = #{ id: \"a.nine\", title: \"t\", severity: \"low\" };\nfn rule(event) { true }\nfn Title(event) { \"t\" }",
+        "const RULE = #{ id: \"a.ten\", title: \"t\", severity: \"low\" };\nloop {}\nfn rule(event) { true }",
+        "fn helper(x) { x + }",
+    ]);
+    let ids: Vec<&str> = set.detections.iter().map(|rule| rule.id().as_str()).collect();
+    assert_eq!(ids, ["a.nine", "a.ok"]);
+    assert_snapshot!(problems.join("\n"), @r#"
+    E201 rule1.rhai:1:42 unknown key `sevrity` in `RULE`
+    E204 rule1.rhai:1:7 `RULE` has no `severity`
+    E101 rule10.rhai:1:20 unexpected '}'
+    E202 rule2.rhai:1:21 `id` must be a text, found the number 5
+    E203 rule2.rhai:1:31 `title` is empty
+    E203 rule2.rhai:1:45 `hihg` is not a severity: write `info`, `low`, `medium`, `high` or `critical`
+    E203 rule2.rhai:1:99 `dedup_period`: `soon` is not a duration: write a number and a unit, such as `30s`, `5m`, `1h30m` or `7d`
+    E203 rule2.rhai:1:62 `a b` is not an action id: letters, digits, `_ - . :`, and `*` for any text
+    E202 rule2.rhai:1:113 `tags` must be a list of texts, found the text "x"
+    E202 rule2.rhai:1:82 `threshold` must be a whole number from 1 to 10000, found the number 0
+    E206 rule3.rhai:1:7 the file has `RULE` but no `fn rule(event)`
+    E207 rule4.rhai:2:4 `fn rule` must have one parameter, it has 2
+    E101 rule5.rhai:2:29 unexpected '}'
+    E210 rule6.rhai:1:21 rule id `a.ok` is already used by `/tmp/.tmpGMuwMG/rule0.rhai`
+    E205 rule7.rhai:1:7 `RULE` is not a map
+    W201 rule8.rhai:3:4 `fn Title` is never called: the function is `fn title`
+    E102 rule9.rhai:2:6 the top level of the file fails: ran out of its budget of operations (does it loop without end?) (line 2, column 6)
+    "#);
+}
+
+#[test]
+fn binary_and_oversized_files_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("binary.rhai"), [0x7f, b'E', b'L', b'F', 0xff, 0xfe]).unwrap();
+    std::fs::write(directory.path().join("large.rhai"), vec![b' '; 2 << 20]).unwrap();
+    std::fs::write(directory.path().join("notes.txt"), "not a rule").unwrap();
+    let loaded = Loader::new(vec![directory.path().to_owned()], Overrides::new()).without_builtin().load();
+    let messages: Vec<&str> = loaded.diagnostics.iter().map(|found| found.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        ["the file is not text: byte 4 is not UTF-8", "the file is larger than 1 MiB: this is no rule"]
+    );
+    assert_eq!(loaded.set.broken.len(), 2);
+}
+
+#[test]
+fn constants_helpers_and_imports_work_inside_functions() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("lib/names.rhai", "const ADMINS = [\"ann\", \"bob\"];\nfn is_admin(name) { name in ADMINS }");
+    write(
+        "admin/rule.rhai",
+        "import \"lib/names\" as names;\nconst LIMIT = 2;\nconst RULE = #{ id: \"a.imports\", title: \"t\", severity: \"low\", params: #{ extra: 1 } };\nfn small(n) { n < LIMIT + params.extra }\nfn rule(event) { names::is_admin(event.actor.id) && small(2) }",
+    );
+    let mut loader = Loader::new(vec![directory.path().to_owned()], Overrides::new()).without_builtin();
+    let loaded = loader.load();
+    assert!(loaded.diagnostics.is_empty(), "{:#?}", loaded.diagnostics);
+    let (ann, eve) = (event(1, &entry("1", "x", 0, "ann")), event(2, &entry("2", "x", 9_999, "eve")));
+    assert_eq!(run(&loaded.set, &[ann.clone(), eve.clone()]).alerts.len(), 1);
+    let hash = loaded.set.detections[0].hash.clone();
+
+    // What is imported changes, and with it the rule; the old set goes on as it was.
+    write("lib/names.rhai", "fn is_admin(name) { name == \"eve\" }");
+    let again = loader.load();
+    assert!(again.changed);
+    assert_ne!(again.set.detections[0].hash, hash);
+    let found = run(&again.set, &[ann.clone(), eve.clone()]);
+    assert_eq!(found.alerts[0].first_events[0].as_str(), "2");
+    assert_eq!(run(&loaded.set, &[ann, eve]).alerts[0].first_events[0].as_str(), "1");
+
+    // It breaks, and the last good version runs.
+    write("lib/names.rhai", "fn is_admin(name) {");
+    let broken = loader.load();
+    assert_eq!(broken.set.detections.len(), 1);
+    assert!(broken.set.broken.iter().any(|file| file.last_good_runs));
+    assert!(!loader.load().changed);
+}
+
+#[test]
+fn print_and_debug_do_not_disturb() {
+    let text = rule("a.print", "", "fn rule(event) { print(event.action); debug(event); true }");
+    assert_eq!(found(&text, &[entry("1", "x", 0, "ann")]).len(), 1);
+}

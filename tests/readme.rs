@@ -1,0 +1,71 @@
+use std::fs;
+
+use clap_words::verbs;
+
+/// Verbs and flags as README writes them.
+mod clap_words {
+    /// Lines of README's code blocks that call the program, without their comments.
+    pub(super) fn verbs(readme: &str) -> Vec<Vec<String>> {
+        let mut inside = false;
+        let mut calls = Vec::new();
+        for line in readme.lines() {
+            if line.starts_with("```") {
+                inside = !inside && (line.contains("console") || line.contains("sh"));
+                continue;
+            }
+            let line = line.split('#').next().unwrap_or("").trim().trim_start_matches("$ ");
+            if let (true, Some(call)) = (inside, line.strip_prefix("watchbell ")) {
+                calls.push(call.split_whitespace().map(|word| word.trim_matches('\'').to_owned()).collect());
+            }
+        }
+        calls
+    }
+}
+
+use crate::support::Lab;
+
+#[test]
+fn the_two_commands_are_there() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    assert!(readme.contains("cargo run --release -- demo") && readme.contains("cargo test"));
+}
+
+/// Every call of the program in README has verbs and flags that the program has.
+#[test]
+fn every_call_is_understood() {
+    let lab = Lab::new();
+    let calls = verbs(&fs::read_to_string("README.md").unwrap());
+    assert!(calls.len() >= 8, "{calls:?}");
+    for mut call in calls {
+        call.push("--help".to_owned());
+        let words: Vec<&str> = call.iter().map(String::as_str).collect();
+        let finished = lab.watchbell(&words);
+        assert_eq!(finished.code, Some(0), "watchbell {}: {}", call.join(" "), finished.stderr);
+    }
+}
+
+/// The rule that README writes compiles, and finds what README says it finds.
+#[test]
+fn the_rule_in_readme_works() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let rule = readme.split("```rhai\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let lab = Lab::new();
+    lab.write("rules/mine.rhai", rule);
+    fs::copy("examples/events/incident.jsonl", lab.path("incident.jsonl")).unwrap();
+    let finished = lab.watchbell(&["replay", "--rules", "rules", "--events", "incident.jsonl", "--format", "json"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.show());
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(report["alerts"].as_array().unwrap().len(), 1, "{}", report["alerts"]);
+}
+
+/// The configuration that README shows is one that the program accepts.
+#[test]
+fn the_configuration_in_readme_is_accepted() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let config = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let lab = Lab::new();
+    lab.write("watchbell.toml", config);
+    fs::create_dir_all(lab.path("rules")).unwrap();
+    let finished = lab.watchbell(&["check", "--offline"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.show());
+}

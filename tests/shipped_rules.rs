@@ -1,0 +1,74 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use watchbell::{
+    event::IncomingEvent,
+    name::SourceName,
+    replay::{self, Report},
+    rule::{BUILTIN, SHIPPED},
+    simulator::{Story, StoryLength},
+    time,
+};
+
+use crate::support::{base, load, rule_set, run};
+
+fn texts() -> Vec<&'static str> {
+    SHIPPED.iter().filter(|file| file.path.ends_with(".rhai")).map(|file| file.text).collect()
+}
+
+#[test]
+fn they_compile_without_a_warning_and_explain_themselves() {
+    let (set, problems) = load(&texts());
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert!(set.detections.len() >= 6);
+    for rule in &set.detections {
+        let metadata = &rule.metadata;
+        let id = rule.id();
+        assert!(metadata.description.is_some() && metadata.runbook.is_some(), "{id} explains itself");
+        assert!(!metadata.attack.is_empty() && !metadata.tags.is_empty(), "{id} is classified");
+        assert!(metadata.actions.is_some(), "{id} says what it looks at");
+        assert!(rule.has("title"), "{id} has a title that varies");
+    }
+    for file in SHIPPED.iter().filter(|file| file.path.ends_with(".rhai")) {
+        assert!(file.text.contains("// Action id"), "{} says how sure its action ids are", file.path);
+    }
+    assert!(load(&BUILTIN.iter().map(|file| file.text).collect::<Vec<_>>()).1.is_empty());
+}
+
+fn story(live: u64) -> Report {
+    let length =
+        StoryLength { history: Duration::from_secs(80_000), history_events: 2_400, live: Duration::from_secs(live) };
+    let scenario = Story::tell(7, base(), length);
+    let events = (0..scenario.len()).map(|index| IncomingEvent::parse(&scenario.entry(index).json).unwrap()).collect();
+    let events: Vec<_> = replay::file_events(events, &SourceName::parse("story").unwrap(), base()).collect();
+    run(&rule_set(&texts()), &events)
+}
+
+/// The demo's story has an alert for each of its steps, and its ordinary day has next to none.
+#[test]
+fn the_demo_is_found_step_by_step() {
+    let report = story(60);
+    let counts: BTreeMap<String, u64> = report.rules.iter().map(|(id, rule)| (id.to_string(), rule.alerts)).collect();
+    insta::assert_debug_snapshot!(counts, @r#"
+    {
+        "atlassian.admin.impersonated_user": 1,
+        "atlassian.admin.organization_admin_added": 1,
+        "atlassian.apps.installed": 1,
+        "atlassian.identity.failed_sign_ins": 1,
+        "atlassian.identity.two_countries": 1,
+        "atlassian.identity.two_step_verification_disabled": 2,
+        "atlassian.policy.security_setting_changed": 1,
+        "atlassian.tokens.several_created": 1,
+    }
+    "#);
+    assert!(report.rules.values().all(|rule| rule.errors == 0));
+    assert!(report.alerts.iter().all(|alert| alert.errors.is_empty()));
+    let before = report.alerts.iter().filter(|alert| alert.opened_at < base()).count();
+    assert_eq!(before, 1, "the ordinary day");
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story() {
+    let titles = |report: Report| report.alerts.iter().map(|alert| (alert.id, alert.title.clone())).collect::<Vec<_>>();
+    assert_eq!(titles(story(60)), titles(story(60)));
+    assert!(story(10).alerts.iter().all(|alert| alert.opened_at <= time::after(base(), Duration::from_secs(10))));
+}

@@ -1,0 +1,168 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use watchbell::{
+    condition::Condition,
+    simulator::{Ending, Fault, Faults, Options, Scenario, Simulated},
+    store::{AlertFilter, ScanFilter},
+    time::{self, Clock},
+};
+
+use crate::support::{Lab, base, entry, evaluated, now, organization, stored_ids};
+
+fn entries(count: usize) -> Vec<Value> {
+    (0..count).map(|index| entry(&format!("e{index:04}"), "x", i64::try_from(index).unwrap(), "ann")).collect()
+}
+
+fn ids(count: usize) -> Vec<String> {
+    (0..count).map(|index| format!("e{index:04}")).collect()
+}
+
+#[test]
+fn both_endings_deliver_everything_once_and_in_order() {
+    for ending in [Ending::Cursor, Ending::Null] {
+        for page_limit in [1, 7, 500] {
+            let options = Options { ending, page_limit, ..organization(&entries(60)) };
+            let lab = Lab::with_organization(options, "");
+            lab.run_agent_until(|reader| evaluated(reader, 60));
+            assert_eq!(stored_ids(&lab.reader().1), ids(60), "{ending:?} {page_limit}");
+        }
+    }
+}
+
+/// Polling goes on after the end: what is processed later comes in as well, with either ending, also over a restart.
+#[test]
+fn events_that_are_processed_later_are_not_missed() {
+    for ending in [Ending::Cursor, Ending::Null] {
+        let clock = time::Clock::manual(time::after(base(), Duration::from_secs(100)));
+        let mut given = entries(20);
+        // It happened first and was processed last.
+        given[0]["attributes"]["processedAt"] = time::after(base(), Duration::from_secs(400)).to_string().into();
+        let options = Options { ending, page_limit: 8, clock: clock.clone(), ..organization(&given) };
+        let lab = Lab::with_organization(options, "");
+        lab.run_agent_with(&clock, |reader| evaluated(reader, 19));
+        lab.run_agent_with(&clock, |reader| {
+            clock.set(time::after(base(), Duration::from_secs(500)));
+            evaluated(reader, 20)
+        });
+        assert_eq!(stored_ids(&lab.reader().1).last().map(String::as_str), Some("e0000"), "{ending:?}");
+    }
+}
+
+/// Each fault, on every request: the agent says which trouble it is in, goes on trying, and gets everything once it ends.
+#[test]
+fn every_fault_is_named_and_outlived() {
+    for fault in Fault::ALL {
+        let options = Options { page_limit: 10, faults: Faults::always(fault), ..organization(&entries(30)) };
+        let lab = Lab::with_organization(options, "");
+        let expected = match fault {
+            Fault::RetryAfterSeconds
+            | Fault::RetryAfterDate
+            | Fault::XRetryAfter
+            | Fault::ResetIso
+            | Fault::ResetMinutes
+            | Fault::ResetEpoch => Some(Condition::RateLimited),
+            Fault::ServerError | Fault::Unavailable => Some(Condition::ServerError),
+            Fault::BrokenJson => Some(Condition::UnreadableAnswer),
+            // Told as no answer or as a broken one, by how much of it came.
+            Fault::CutOff => None,
+            Fault::Unauthorized => Some(Condition::KeyRefused),
+            Fault::Forbidden => Some(Condition::KeyLacksScope),
+            Fault::NotFound => Some(Condition::OrganizationNotFound),
+            Fault::Redirect => Some(Condition::Redirected),
+            Fault::Oversized => Some(Condition::OversizedAnswer),
+            Fault::CursorRefused => Some(Condition::CursorRefused),
+            // Pages that can be used in spite of it.
+            Fault::Slow
+            | Fault::InvalidUtf8
+            | Fault::Duplicates
+            | Fault::Malformed
+            | Fault::DeeplyNested
+            | Fault::CursorStuck => None,
+        };
+        lab.run_agent_until(|reader| match reader.sources().unwrap().values().next() {
+            Some(record) => match expected {
+                Some(condition) => record.error.as_ref().is_some_and(|error| error.kind == condition),
+                None => record.stored > 0 || record.error.is_some(),
+            },
+            None => false,
+        });
+        lab.simulator.as_ref().unwrap().set_faults(Faults::none());
+        lab.run_agent_until(|reader| evaluated(reader, 30));
+        assert_eq!(stored_ids(&lab.reader().1), ids(30), "{fault:?}");
+    }
+}
+
+#[test]
+fn entries_that_are_no_events_are_quarantined_and_the_rest_is_used() {
+    let mut given: Vec<Simulated> =
+        entries(3).iter().map(|entry| Simulated { processed: base(), json: entry.to_string() }).collect();
+    let deep = format!(
+        "{{\"id\":\"deep\",\"attributes\":{{\"action\":\"x\",\"y\":{}1{}}}}}",
+        "[".repeat(5_000),
+        "]".repeat(5_000)
+    );
+    for bad in ["17", "null", "[]", "{}", "{\"id\":\"\"}", "{\"id\":\"no-action\"}", &deep] {
+        given.insert(1, Simulated { processed: base(), json: bad.to_owned() });
+    }
+    let lab = Lab::with_organization(Options { clock: Clock::manual(now()), ..Options::new(Scenario::of(given)) }, "");
+    lab.run_agent_until(|reader| evaluated(reader, 3));
+    let (_store, reader) = lab.reader();
+    assert_eq!(stored_ids(&reader), ids(3));
+    let reasons: Vec<String> = reader.quarantined().map(|entry| entry.unwrap().reason).collect();
+    assert_eq!(reasons.len(), 7, "{reasons:?}");
+    assert!(reasons.iter().any(|reason| reason.contains("recursion limit")));
+}
+
+#[test]
+fn two_organizations_are_read_side_by_side() {
+    let lab = Lab::with_organization(organization(&entries(10)), "");
+    let other = Lab::with_organization(Options { org_id: "other".to_owned(), ..organization(&entries(4)) }, "");
+    let config = format!(
+        "[[source]]\nname = \"other\"\norg_id = \"other\"\nbase_url = \"{}\"\napi_key = {{ file = \"key\" }}\nbackfill = \"180d\"\npoll_interval = \"100ms\"\n",
+        other.simulator.as_ref().unwrap().base_url()
+    );
+    let text = std::fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    lab.write("watchbell.toml", format!("{text}\n{config}"));
+    lab.run_agent_until(|reader| evaluated(reader, 14));
+    let stored: Vec<(String, u64)> =
+        lab.reader().1.sources().unwrap().into_iter().map(|(name, record)| (name.to_string(), record.stored)).collect();
+    // The same ids in two organizations are two events each.
+    assert_eq!(stored, [("other".to_owned(), 4), ("test".to_owned(), 10)]);
+}
+
+/// A page as a real organization returned it (the public copy blanks all values, so ids and what the rule looks for are put
+/// in): stored byte for byte, and the alerts are right.
+#[test]
+fn a_real_envelope_is_stored_as_it_came() {
+    let text = std::fs::read_to_string("tests/data/real-envelope.json").unwrap();
+    let mut page: Value = serde_json::from_str(&text).unwrap();
+    let entries = page["data"].as_array_mut().unwrap();
+    let count = entries.len();
+    for (index, entry) in entries.iter_mut().enumerate() {
+        entry["id"] = json!(format!("real-{index}"));
+        entry["attributes"]["time"] =
+            json!(time::from_millis(base().as_millisecond() + i64::try_from(index).unwrap() * 1_000).to_string());
+        if index == 3 {
+            entry["attributes"]["action"] = json!("user_logged_in_as_user");
+            entry["attributes"]["actor"]["email"] = json!("admin@example.com");
+        }
+    }
+    let raws: Vec<String> = entries.iter().map(ToString::to_string).collect();
+    let simulated = raws.iter().map(|raw| Simulated { processed: base(), json: raw.clone() }).collect();
+    let lab =
+        Lab::with_organization(Options { clock: Clock::manual(now()), ..Options::new(Scenario::of(simulated)) }, "");
+    for file in watchbell::rule::SHIPPED {
+        lab.write(&format!("rules/{}", file.path), file.text);
+    }
+    lab.run_agent_until(|reader| evaluated(reader, count as u64));
+    let (_store, reader) = lab.reader();
+    let stored: Vec<String> = reader.scan(ScanFilter::default()).map(|event| event.unwrap().raw.to_string()).collect();
+    assert_eq!(stored, raws);
+    let alerts: Vec<(String, String)> = reader
+        .alerts(AlertFilter::default())
+        .map(Result::unwrap)
+        .map(|alert| (alert.title, alert.first_events[0].to_string()))
+        .collect();
+    assert_eq!(alerts, [("Alba Ferrer logged in as noor.haddad@example.com".to_owned(), "real-3".to_owned())]);
+}

@@ -1,0 +1,185 @@
+use std::{sync::Arc, time::Duration};
+
+use watchbell::{
+    event::IncomingEvent,
+    name::{Sequence, SourceName},
+    store::{Commit, Page, ScanFilter, SourceRecord, Store, StoreError},
+    time::{self, Timestamp},
+};
+
+use crate::support::{base, entry};
+
+fn source() -> SourceName {
+    SourceName::parse("test").unwrap()
+}
+
+/// A page of events, one a second from `at` on, with about a kilobyte of text that compresses badly.
+fn page(first: u64, count: u64, at: Timestamp, random: &mut fastrand::Rng) -> Page {
+    let events = (first..first + count)
+        .map(|number| {
+            let mut given = entry(&format!("e{number}"), &format!("action_{}", number % 60), 0, "ann");
+            let time = time::after(at, Duration::from_secs(number - first));
+            given["attributes"]["time"] = time.to_string().into();
+            let text: String = std::iter::repeat_with(|| random.alphanumeric()).take(700).collect();
+            given["attributes"]["filler"] = text.into();
+            IncomingEvent::parse(&given.to_string()).unwrap()
+        })
+        .collect();
+    Page { source: source(), arrived: time::after(at, Duration::from_secs(count)), events, rejected: Vec::new() }
+}
+
+fn evaluate_all(store: &Store) {
+    let mark = store.reader().last_sequence().unwrap();
+    store.commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
+}
+
+fn numbers(store: &Store) -> Vec<u64> {
+    store.reader().scan(ScanFilter::default()).map(|event| event.unwrap().sequence.0).collect()
+}
+
+#[test]
+fn small_pages_are_merged_and_read_as_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut record = SourceRecord::default();
+    let mut first = 0;
+    for count in (1..=120).map(|number| 1 + number % 3) {
+        store
+            .append_page(page(first, count, time::after(base(), Duration::from_secs(first)), &mut random), &mut record)
+            .unwrap();
+        first += count;
+    }
+    let before: Vec<_> = store.reader().scan(ScanFilter::default()).map(Result::unwrap).collect();
+    // Nothing is merged that has not been evaluated.
+    assert_eq!(store.merge_blocks().unwrap(), 0);
+    evaluate_all(&store);
+    assert!(store.merge_blocks().unwrap() > 100);
+    assert_eq!(store.merge_blocks().unwrap(), 0);
+    let after: Vec<_> = store.reader().scan(ScanFilter::default()).map(Result::unwrap).collect();
+    assert_eq!(after, before);
+    // Reading on from any number, and by id.
+    for mark in [0, 1, 77, first - 1, first] {
+        let next = store.reader().events_after(Sequence(mark), 10).unwrap();
+        assert_eq!(next.first().map(|event| event.sequence.0), (mark < first).then_some(mark + 1));
+    }
+    let wanted = &before[33];
+    assert_eq!(store.reader().event(&source(), &wanted.id).unwrap().as_ref(), Some(wanted));
+}
+
+/// Ten retention spans are written with a span of one day: what is live stays whole, and the disk does not fill.
+#[test]
+fn retention_keeps_the_disk_below_three_times_the_live_data() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut random = fastrand::Rng::with_seed(2);
+    let mut record = SourceRecord::default();
+    let (pages_a_day, page_size) = (24, 250);
+    let mut number = 0;
+    let mut live = 0;
+    for day in 0..10 {
+        for hour in 0..pages_a_day {
+            let at = time::after(base(), Duration::from_secs(86_400 * day + 3_600 * hour));
+            store.append_page(page(number, page_size, at, &mut random), &mut record).unwrap();
+            number += page_size;
+            evaluate_all(&store);
+            store.remove_before(time::before(at, Duration::from_secs(86_400))).unwrap();
+        }
+        let size = store.size_on_disk().unwrap();
+        if day == 0 {
+            // A day without removals: what is live, as sled stores it.
+            live = size;
+        }
+        assert!(size < 3 * live, "day {day}: {size} bytes on disk, {live} live");
+    }
+    let kept = numbers(&store);
+    // Whole blocks are removed, so up to one more than a day is left; nothing within the day is missing.
+    let day = pages_a_day * page_size;
+    assert!((day..=day + 2 * page_size).contains(&(kept.len() as u64)), "{}", kept.len());
+    assert_eq!(kept.last(), Some(&number));
+    assert!(kept.windows(2).all(|pair| pair[1] == pair[0] + 1));
+    // Ids of removed events are forgotten with them: the store does not grow by what it has seen.
+    drop(store);
+    let reopened = Store::open(directory.path()).unwrap();
+    assert_eq!(numbers(&reopened), kept);
+}
+
+#[test]
+fn what_has_not_been_evaluated_is_never_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut random = fastrand::Rng::with_seed(3);
+    store.append_page(page(0, 50, base(), &mut random), &mut SourceRecord::default()).unwrap();
+    let later = time::after(base(), Duration::from_secs(999_999));
+    assert_eq!(store.remove_before(later).unwrap().events, 0);
+    evaluate_all(&store);
+    assert_eq!(store.remove_before(later).unwrap().events, 50);
+    assert!(numbers(&store).is_empty());
+    // Numbers go on where they were.
+    store.append_page(page(50, 1, base(), &mut random), &mut SourceRecord::default()).unwrap();
+    assert_eq!(numbers(&store), [51]);
+    assert_eq!(store.reader().events_after(Sequence(0), 10).unwrap().len(), 1);
+}
+
+#[test]
+fn a_second_process_is_refused_and_told_who_holds_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let _store = Store::open(directory.path()).unwrap();
+    std::fs::write(directory.path().join("agent.pid"), "4242\n").unwrap();
+    match Store::open(directory.path()) {
+        Err(StoreError::Locked { holder, .. }) => assert_eq!(holder, "process 4242"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn stores_of_others_and_of_the_future_are_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let put = |key: &[u8], value: &[u8]| {
+        let db = sled::open(&path).unwrap();
+        db.clear().unwrap();
+        db.insert(key, value).unwrap();
+        db.flush().unwrap();
+    };
+    put(b"something", b"else");
+    assert!(matches!(Store::open(directory.path()), Err(StoreError::Foreign { .. })));
+    put(b"m/format", &9_u64.to_be_bytes());
+    assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { found: 9, .. })));
+}
+
+#[test]
+fn files_are_for_their_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let store = Store::open(&data).unwrap();
+    store.flush().unwrap();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&data), mode(&data.join("store"))), (0o700, 0o700));
+    assert_eq!(mode(&data.join("store/db")), 0o600);
+}
+
+#[test]
+fn a_scan_picks_by_time_action_and_source() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut random = fastrand::Rng::with_seed(4);
+    let mut record = SourceRecord::default();
+    for number in 0..5 {
+        let at = time::after(base(), Duration::from_secs(number * 1_000));
+        store.append_page(page(number * 100, 100, at, &mut random), &mut record).unwrap();
+    }
+    let filter = ScanFilter {
+        since: Some(time::after(base(), Duration::from_secs(1_050))),
+        until: Some(time::after(base(), Duration::from_secs(3_000))),
+        action: Some(globset::Glob::new("action_4*").unwrap().compile_matcher()),
+        source: Some(source()),
+    };
+    let picked: Vec<Arc<str>> = store.reader().scan(filter.clone()).map(|event| event.unwrap().action).collect();
+    let expected = (150..300).filter(|number| format!("action_{}", number % 60).starts_with("action_4")).count();
+    assert_eq!(picked.len(), expected);
+    let mut newest: Vec<_> = store.reader().scan_newest_first(filter).map(|event| event.unwrap().sequence).collect();
+    newest.reverse();
+    assert!(newest.windows(2).all(|pair| pair[0] < pair[1]) && newest.len() == expected);
+}

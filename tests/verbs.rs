@@ -1,0 +1,440 @@
+use std::{fs, process::Stdio, time::Duration};
+
+use insta::assert_snapshot;
+use serde_json::Value;
+use watchbell::simulator::{Fault, Faults, Options, Scenario};
+
+use crate::support::{Finished, Lab, Running, entry, evaluated, eventually, organization, rule};
+
+/// With what changes from run to run replaced.
+fn snapshot(finished: &Finished) -> String {
+    let mut text = finished.show();
+    for (pattern, replacement) in [
+        (r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d+)?Z?", "[TIME]"),
+        (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
+        (r"last alive [\w ]+ ago", "last alive [AGO]"),
+        (r"\b\d+[dhms]( \d+[hms])? ago", "[AGO]"),
+        (r" +\n", "\n"),
+    ] {
+        text = regex_lite(&text, pattern, replacement);
+    }
+    text
+}
+
+fn regex_lite(text: &str, pattern: &str, replacement: &str) -> String {
+    regex::Regex::new(pattern).unwrap().replace_all(text, replacement).into_owned()
+}
+
+/// A laboratory whose agent has evaluated a few events and stopped.
+fn evaluated_lab() -> Lab {
+    let entries = [
+        entry("e1", "user_login", 0, "ann"),
+        entry("e2", "user_logged_in_as_user", 60, "bob"),
+        entry("e3", "user_logged_in_as_user", 120, "bob"),
+        entry("e4", "user_login", 180, "eve"),
+    ];
+    let lab = Lab::with_organization(organization(&entries), "");
+    lab.write("rules/imp.rhai", rule("team.impersonation", "actions: [\"user_logged_in_as_user\"], runbook: \"Ask why.\", attack: [\"T1098\"],", "fn rule(event) { true }\nfn title(event) { `${event.actor.name} became somebody else` }\nfn context(event) { #{ target: event.targets(\"users\")[0].attributes.email } }"));
+    lab.write(
+        "rules/bad.rhai",
+        rule("team.bad", "actions: [\"user_login\"],", "fn rule(event) { event.actor.id == \"eve\" && 1 / 0 == 1 }"),
+    );
+    lab.run_agent_until(|reader| evaluated(reader, 4));
+    lab
+}
+
+#[test]
+fn init_writes_what_check_accepts_and_overwrites_nothing() {
+    let lab = Lab::new();
+    let first = lab.watchbell(&["init"]);
+    assert_eq!(first.code, Some(0));
+    assert!(first.stdout.contains("watchbell check") && first.stdout.contains("watchbell run"), "{}", first.stdout);
+    lab.write("watchbell.toml", fs::read_to_string(lab.path("watchbell.toml")).unwrap() + "\n# mine\n");
+    let again = lab.watchbell(&["init", "."]);
+    assert!(again.stderr.contains("kept ./watchbell.toml"), "{}", again.stderr);
+    assert!(fs::read_to_string(lab.path("watchbell.toml")).unwrap().ends_with("# mine\n"));
+    let checked = lab.watchbell(&["check", "--offline"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.show());
+    // Without the key nothing can be asked, and that is told.
+    let asked = lab.watchbell(&["check"]);
+    assert_eq!(asked.code, Some(3));
+    assert!(asked.stdout.contains("`ATLASSIAN_API_KEY` is not set"), "{}", asked.show());
+}
+
+#[test]
+fn a_garbled_configuration_is_told_all_at_once() {
+    let lab = Lab::new();
+    lab.write(
+        "watchbell.toml",
+        "data_dri = \"x\"\nretention = \"soon\"\n\n[rules]\npaths = \"rules\"\n\n[[source]]\nname = \"a\"\norg_id = \"no spaces please\"\nbase_url = \"http://api.atlassian.com\"\napi_key = \"SECRET\"\npoll_intervall = \"30s\"\nrate_limit = 0\n\n[[destination]]\nname = \"f\"\nkind = \"slak\"\nmin_severity = \"loud\"\n",
+    );
+    let finished = lab.watchbell(&["run"]);
+    assert_snapshot!(snapshot(&finished), @r#"
+    exit: 3
+    --- stdout
+    --- stderr
+    error[E105]: unknown key `data_dri` in the configuration
+     --> watchbell.toml:1:1
+      |
+    1 | data_dri = "x"
+      | ^^^^^^^^
+      |
+      = help: did you mean `data_dir`?
+
+    error[E101]: `retention`: `soon` is not a duration: write a number and a unit, such as `30s`, `5m`, `1h30m` or `7d`
+     --> watchbell.toml:2:13
+      |
+    2 | retention = "soon"
+      |             ^^^^^^
+
+    error[E102]: `paths` must be a list of texts, found the text "rules"
+     --> watchbell.toml:5:9
+      |
+    5 | paths = "rules"
+      |         ^^^^^^^
+
+    error[E101]: `org_id` is not an organization id
+     --> watchbell.toml:9:10
+      |
+    9 | org_id = "no spaces please"
+      |          ^^^^^^^^^^^^^^^^^^
+      |
+      = help: copy the organization ID from admin.atlassian.com: letters, digits and `-`
+
+    error[E101]: `base_url`: the key would travel unencrypted: use `https` (`http` is for loopback only)
+      --> watchbell.toml:10:12
+       |
+    10 | base_url = "http://api.atlassian.com"
+       |            ^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+    error[E104]: `api_key` must be `{ env = "NAME" }` or `{ file = "PATH" }`
+      --> watchbell.toml:11:11
+       |
+    11 | api_key = "SECRET"
+       |           ^^^^^^^^
+       |
+       = help: a secret is never written into the configuration itself
+
+    error[E105]: unknown key `poll_intervall` in `[[source]]`
+      --> watchbell.toml:12:1
+       |
+    12 | poll_intervall = "30s"
+       | ^^^^^^^^^^^^^^
+       |
+       = help: did you mean `poll_interval`?
+
+    error[E102]: `rate_limit` must be a whole number from 1 to 6000, found the number 0
+      --> watchbell.toml:13:14
+       |
+    13 | rate_limit = 0
+       |              ^
+
+    error[E101]: there is no destination of kind `slak`
+      --> watchbell.toml:17:8
+       |
+    17 | kind = "slak"
+       |        ^^^^^^
+       |
+       = help: known here: `terminal`, `file`
+
+    error[E101]: `min_severity`: `loud` is not a severity: write `info`, `low`, `medium`, `high` or `critical`
+      --> watchbell.toml:18:16
+       |
+    18 | min_severity = "loud"
+       |                ^^^^^^
+
+    error: the configuration is not usable: 10 problems
+    "#);
+    for garbage in ["= = =", "[[source]", "\u{0}\u{1}"] {
+        lab.write("watchbell.toml", garbage);
+        assert_eq!(lab.watchbell(&["check"]).code, Some(3));
+    }
+    lab.write("watchbell.toml", [0xff, 0xfe, 0x00]);
+    assert!(lab.watchbell(&["check"]).stderr.contains("not text"));
+    fs::remove_file(lab.path("watchbell.toml")).unwrap();
+    let missing = lab.watchbell(&["run"]);
+    assert_eq!(missing.code, Some(3));
+    assert!(missing.stderr.contains("`watchbell init` writes one"), "{}", missing.stderr);
+}
+
+#[test]
+fn broken_rules_are_shown_with_their_line_and_a_caret() {
+    let lab = Lab::with_organization(organization(&[]), "");
+    lab.write("rules/a.rhai", "const RULE = #{\n    id: \"team.a\",\n    title: \"t\",\n    sevrity: \"high\",\n};\nfn rule(event) { true }\n");
+    lab.write("rules/b.rhai", "const RULE = #{ id: \"team.b\", title: \"t\", severity: \"low\" };\nfn rule(event) {\n    event.actor.nmae == owner\n}\n");
+    let finished = lab.watchbell(&["check", "--offline"]);
+    assert_snapshot!(snapshot(&finished), @r#"
+    exit: 2
+    --- stdout
+    ok       configuration watchbell.toml: 1 source, 1 destination
+    FAILED   9 rules compiled, 2 broken
+    ok       data directory data
+    skipped  sources were not asked (--offline)
+    --- stderr
+    error[E201]: unknown key `sevrity` in `RULE`
+     --> rules/a.rhai:4:5
+      |
+    4 |     sevrity: "high",
+      |     ^^^^^^^
+      |
+      = help: did you mean `severity`?
+
+    error[E204]: `RULE` has no `severity`
+     --> rules/a.rhai:1:7
+      |
+    1 | const RULE = #{
+      |       ^^^^
+      |
+      = help: add `severity: "medium"`
+
+    error[E101]: `owner` is not defined
+     --> rules/b.rhai:3:25
+      |
+    3 |     event.actor.nmae == owner
+      |                         ^^^^^
+      |
+      = help: a function sees its own parameters and variables, the file's constants, and `params`
+
+    error: rules do not load: 3 problems
+    "#);
+}
+
+#[test]
+fn wrong_arguments_are_code_3() {
+    let lab = Lab::new();
+    assert_eq!(lab.watchbell(&["chekc"]).code, Some(3));
+    assert_eq!(lab.watchbell(&["alerts", "list", "--severity", "loud"]).code, Some(3));
+    assert_eq!(lab.watchbell(&["--help"]).code, Some(0));
+    assert_eq!(lab.watchbell(&["--version"]).code, Some(0));
+}
+
+#[test]
+fn check_says_what_to_do_about_each_refusal() {
+    let lab = Lab::with_organization(organization(&[entry("e1", "x", 0, "ann")]), "");
+    let simulator = lab.simulator.as_ref().unwrap();
+    let mut told = Vec::new();
+    for fault in
+        [Fault::Unauthorized, Fault::Forbidden, Fault::NotFound, Fault::ServerError, Fault::Redirect, Fault::BrokenJson]
+    {
+        simulator.set_faults(Faults::always(fault));
+        let finished = lab.watchbell(&["check"]);
+        assert_eq!(finished.code, Some(3), "{fault:?}");
+        let line = finished.stdout.lines().find(|line| line.starts_with("FAILED")).unwrap();
+        told.push(regex_lite(line, r"127\.0\.0\.1(:\d+)?", "[HOST]"));
+        assert!(!finished.show().contains("demo-key"), "{}", finished.show());
+    }
+    assert_snapshot!(told.join("\n"), @r#"
+    FAILED   source "test": [HOST] answered 401 Unauthorized: Unauthenticated (key_refused)
+    FAILED   source "test": [HOST] answered 403 Forbidden: Forbidden (acceptable scopes: ["read:events:admin"]) (key_lacks_scope)
+    FAILED   source "test": [HOST] answered 404 Not Found (organization_not_found)
+    FAILED   source "test": [HOST] answered 500 Internal Server Error: InternalError (server_error)
+    FAILED   source "test": [HOST] answered 302 Found, a redirect (redirected)
+    FAILED   source "test": [HOST] answered with no events page: EOF while parsing a list at line 1 column 10 (unreadable_answer)
+    "#);
+    simulator.set_faults(Faults::none());
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    lab.write("watchbell.toml", config.replace("127.0.0.1", "localhost"));
+    assert_eq!(lab.watchbell(&["check"]).code, Some(0));
+    lab.write(
+        "watchbell.toml",
+        config.replace("http://127.0.0.1:", "http://127.0.0.1:1#").split('#').next().unwrap().to_owned()
+            + "\"\napi_key = { file = \"key\" }\n",
+    );
+    assert!(lab.watchbell(&["check"]).stdout.contains("unreachable"), "{}", lab.watchbell(&["check"]).show());
+}
+
+#[test]
+fn an_organization_without_events_is_inconclusive() {
+    let options = Options::new(Scenario::of(Vec::new()));
+    let lab = Lab::with_organization(options, "");
+    let finished = lab.watchbell(&["check"]);
+    assert_eq!(finished.code, Some(0));
+    assert!(finished.stdout.contains("unclear") && finished.stdout.contains("Guard"), "{}", finished.stdout);
+}
+
+#[test]
+fn what_was_found_is_listed_and_shown() {
+    let lab = evaluated_lab();
+    assert_snapshot!(snapshot(&lab.watchbell(&["alerts", "list"])), @"
+    exit: 0
+    --- stdout
+     ALERT       OPENED (UTC)         SEVERITY  STATUS  EVENTS  TITLE                     RULE
+     47801b432d  [TIME]  high      open    1       rule `team.bad` throws    team.bad
+     ece239efb2  [TIME]  medium    open    2       bob became somebody else  team.impersonation
+    --- stderr
+    ");
+    assert_snapshot!(snapshot(&lab.watchbell(&["events", "list", "--action", "*_as_user", "--actor", "BOB"])), @"
+    exit: 0
+    --- stdout
+     TIME (UTC)           ACTION                  ACTOR            FROM                           EVENT
+     [TIME]  user_logged_in_as_user  bob@example.com  203.0.113.9 (Berlin, Germany)  e3
+     [TIME]  user_logged_in_as_user  bob@example.com  203.0.113.9 (Berlin, Germany)  e2
+    --- stderr
+    ");
+    assert_snapshot!(snapshot(&lab.watchbell(&["rules", "list"])), @"
+    exit: 0
+    --- stdout
+     RULE                        SEVERITY  STATE  RUNS ON                 MATCHES  ERRORS
+     team.bad                    medium    on     user_login              0        1
+     team.impersonation          medium    on     user_logged_in_as_user  2        0
+     builtin.cursor_stuck        low       on     on a timer              0        0
+     builtin.delivery_failing    high      on     on a timer              0        0
+     builtin.events_quarantined  low       on     on a timer              0        0
+     builtin.key_expiring        info      on     on a timer              0        0
+     builtin.log_drop_off        high      on     on a timer              0        0
+     builtin.rule_broken         medium    on     on a timer              0        0
+     builtin.rule_suspended      high      on     on a timer              0        0
+     builtin.source_failing      medium    on     on a timer              0        0
+     builtin.source_refused      high      on     on a timer              0        0
+    --- stderr
+    ");
+
+    let json: Vec<Value> = lab
+        .watchbell(&["alerts", "list", "--format", "json", "--severity", "medium", "--rule", "team.imp*"])
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(json.len(), 1);
+    assert_eq!(
+        (json[0]["count"].as_u64(), json[0]["context"]["target"].as_str()),
+        (Some(2), Some("target@example.com"))
+    );
+    let id = json[0]["id"].as_str().unwrap();
+    assert_snapshot!(snapshot(&lab.watchbell(&["alerts", "show", &id[..8]])), @"
+    exit: 0
+    --- stdout
+    ● MEDIUM    bob became somebody else
+      who       bob@example.com from 203.0.113.9 (Berlin, Germany)
+      when      [TIME] UTC to [TIME] UTC, 2 events
+      evidence  target: target@example.com
+      do        Ask why.
+      rule      team.impersonation  alert ece239efb2  source test
+      id        ece239efb288aed553257a2896b37790
+      status    open, revision 2
+      dedup key bob became somebody else
+      rule file 7f057a34145c6d47 of generation 1
+      raised    [TIME] UTC
+      ATT&CK    T1098
+      message   bob did user_logged_in_as_user
+
+      2 events, by arrival:
+        e2
+        e3
+    --- stderr
+    ");
+
+    // An event as it came, byte for byte.
+    let shown = lab.watchbell(&["events", "show", "e2", "--format", "json"]);
+    assert_eq!(shown.stdout.trim_end(), entry("e2", "user_logged_in_as_user", 60, "bob").to_string());
+    assert_eq!(lab.watchbell(&["events", "show", "nope"]).code, Some(3));
+    assert_eq!(lab.watchbell(&["alerts", "show", "ffffff"]).code, Some(3));
+    assert!(
+        lab.watchbell(&["rules", "show", "team.impersonatoin"]).stderr.contains("did you mean `team.impersonation`")
+    );
+    let since = lab.watchbell(&["events", "list", "--since", "2026-03-01T12:01:30Z", "--format", "json"]);
+    assert_eq!(since.stdout.lines().count(), 2);
+
+    let status = lab.watchbell(&["status", "--format", "json"]);
+    let status: Value = serde_json::from_str(&status.stdout).unwrap();
+    assert_eq!((status["events"]["stored"].as_u64(), status["events"]["backlog"].as_u64()), (Some(4), Some(0)));
+    assert_eq!(status["sources"]["test"]["stored"].as_u64(), Some(4));
+    let human = lab.watchbell(&["status"]);
+    assert!(human.stdout.contains("team.bad: 1 error"), "{}", human.stdout);
+}
+
+#[test]
+fn replay_runs_over_a_file_without_store_or_configuration() {
+    let lab = Lab::new();
+    lab.write("rules/a.rhai", rule("team.a", "", "fn rule(event) { event.action == \"x\" }"));
+    let lines: Vec<String> = [entry("1", "x", 0, "ann"), entry("2", "y", 1, "ann"), entry("3", "x", 2, "bob")]
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    lab.write("events.jsonl", lines.join("\n"));
+    assert_snapshot!(snapshot(&lab.watchbell(&["replay", "--rules", "rules", "--events", "events.jsonl"])), @"
+    exit: 0
+    --- stdout
+    3 events, [TIME] to [TIME] UTC
+
+     RULE    MATCHES  ALERTS  ERRORS  FIRST ERROR
+     team.a  2        1       0
+
+    ● MEDIUM    team.a fired
+      who       ann@example.com from 203.0.113.9 (Berlin, Germany)
+      when      [TIME] UTC to [TIME] UTC, 2 events
+      rule      team.a  alert 861aa7a411  source file
+
+
+    --- stderr
+    ");
+    assert!(!lab.path("data").exists());
+    assert_eq!(lab.watchbell(&["replay", "--rules", "nowhere", "--events", "events.jsonl"]).code, Some(2));
+    assert_eq!(lab.watchbell(&["replay", "--rules", "rules", "--events", "nowhere"]).code, Some(3));
+}
+
+/// SIGTERM and SIGINT end it within two seconds, whatever it waits for; a second agent is refused.
+#[test]
+fn run_refuses_to_start_twice_and_stops_when_asked() {
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let lab =
+            Lab::with_organization(Options { faults: Faults::always(Fault::Unauthorized), ..organization(&[]) }, "");
+        let mut agent = Running(
+            lab.command(&["run", "--format", "json"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(),
+        );
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let simulator = lab.simulator.as_ref().unwrap();
+        assert!(runtime.block_on(eventually(|| simulator.requests() > 0)));
+        let second = lab.watchbell(&["run"]);
+        assert_eq!(second.code, Some(3));
+        let holder = format!("in use by process {}", agent.0.id());
+        assert!(second.stderr.contains(&holder), "{}", second.stderr);
+        // Other verbs cannot read beside it yet, and say so.
+        assert!(lab.watchbell(&["status"]).stderr.contains(&holder));
+        let id = rustix::process::Pid::from_raw(i32::try_from(agent.0.id()).unwrap()).unwrap();
+        let asked = std::time::Instant::now();
+        rustix::process::kill_process(id, signal).unwrap();
+        let status = agent.0.wait().unwrap();
+        assert!(status.success(), "{status}");
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert!(!lab.path("data/agent.pid").exists());
+    }
+}
+
+#[test]
+fn an_unwritable_data_directory_and_a_missing_secret_are_told() {
+    let lab = Lab::with_organization(organization(&[]), "");
+    fs::remove_file(lab.path("key")).unwrap();
+    let missing = lab.watchbell(&["run"]);
+    assert_eq!(missing.code, Some(3));
+    assert!(missing.stderr.contains("cannot be read"), "{}", missing.stderr);
+    lab.write("key", "two words");
+    assert!(lab.watchbell(&["run"]).stderr.contains("characters that a key never has"));
+    lab.write("key", "fine");
+    // A file where the directory should be: unwritable for root as well.
+    lab.write("data", "");
+    let unwritable = lab.watchbell(&["run"]);
+    assert_eq!(unwritable.code, Some(3));
+    assert!(unwritable.stderr.contains("data directory"), "{}", unwritable.stderr);
+    assert!(lab.watchbell(&["check"]).stdout.contains("cannot be written"));
+}
+
+#[test]
+fn a_demo_ends_by_itself_and_tells_its_story() {
+    let lab = Lab::new();
+    let finished = lab.watchbell(&["demo", "--duration", "10s", "--format", "json"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.show());
+    let rules: Vec<String> = finished
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|message| message["notice"] == "opened")
+        .map(|message| message["alert"]["rule"].as_str().unwrap().to_owned())
+        .collect();
+    for expected in
+        ["atlassian.admin.impersonated_user", "atlassian.admin.organization_admin_added", "builtin.log_drop_off"]
+    {
+        assert!(rules.iter().any(|rule| rule == expected), "{expected}: {}", finished.show());
+    }
+    assert!(finished.stderr.contains("watchbell init"), "{}", finished.stderr);
+}
