@@ -2,6 +2,7 @@
 
 use std::{env, error::Error, fmt::Write, fs, path::Path};
 
+#[expect(clippy::disallowed_methods, reason = "cargo tells build scripts by the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     let rules = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("rules");
     let mut files = Vec::new();

@@ -1,1 +1,100 @@
-fn main() {}
+//! The way of a page: from memory through the store (flushed and synced), through the shipped rules, and back into the store
+//! with what followed. `cargo bench`
+
+#![allow(clippy::expect_used, missing_docs, reason = "a benchmark fails by panicking")]
+
+use std::{sync::Arc, time::Duration};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use watchbell::{
+    detect::{Detector, Settings},
+    event::IncomingEvent,
+    name::{Sequence, SourceName},
+    outcome::Outcome,
+    rule::{Loader, Overrides, RuleSet},
+    simulator::Scenario,
+    store::{Commit, Page, SourceRecord, Store},
+    time::{self, Timestamp},
+};
+
+const PAGE: usize = 500;
+
+fn rules() -> Arc<RuleSet> {
+    Loader::new(vec!["rules".into()], Overrides::new()).without_builtin().load().set
+}
+
+fn page(scenario: &Scenario, number: usize, now: Timestamp) -> Page {
+    let events = (number * PAGE..(number + 1) * PAGE)
+        .map(|index| IncomingEvent::parse(&scenario.entry(index).json).expect("the simulator makes events"))
+        .collect();
+    Page { source: SourceName::parse("bench").expect("a name"), arrived: now, events, rejected: Vec::new() }
+}
+
+fn pipeline(criterion: &mut Criterion) {
+    let start: Timestamp = "2026-03-01T00:00:00Z".parse().expect("a time");
+    let now = time::after(start, Duration::from_secs(3_600));
+    let scenario = Scenario::Flood { count: 10_000_000, start };
+    let mut group = criterion.benchmark_group("pipeline");
+    group.throughput(Throughput::Elements(PAGE as u64)).sample_size(30);
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Store::open(directory.path()).expect("a store");
+    let mut record = SourceRecord::default();
+    let mut detector = Detector::new(rules(), Settings::default());
+    let mut number = 0;
+    group.bench_function("page_stored_evaluated_committed", |bencher| {
+        bencher.iter_batched(
+            || {
+                number += 1;
+                page(&scenario, number, now)
+            },
+            |page| {
+                store.append_page(page, &mut record).expect("the page is stored");
+                let reader = store.reader();
+                let mut mark = reader.mark().expect("a mark");
+                let mut outcome = Outcome::default();
+                for event in reader.events_after(mark, PAGE).expect("the page is read") {
+                    outcome.append(detector.evaluate(&event));
+                    mark = event.sequence;
+                }
+                let staged = store.stage(outcome.alerts, now).expect("alerts are staged");
+                let state = detector.take_changes();
+                let commit = Commit { staged, matches: outcome.matches, state, mark: Some(mark), ..Commit::default() };
+                store.commit(&commit).expect("the batch is committed");
+            },
+            criterion::BatchSize::PerIteration,
+        );
+    });
+
+    let mut number = 1_000;
+    let mut record = SourceRecord::default();
+    group.bench_function("page_stored", |bencher| {
+        bencher.iter_batched(
+            || {
+                number += 1;
+                page(&scenario, number, now)
+            },
+            |page| store.append_page(page, &mut record).expect("the page is stored"),
+            criterion::BatchSize::PerIteration,
+        );
+    });
+
+    let events: Vec<_> = page(&scenario, 5, now)
+        .events
+        .into_iter()
+        .map(|event| event.into_event(SourceName::parse("bench").expect("a name"), Sequence(1), now))
+        .collect();
+    let mut detector = Detector::new(rules(), Settings::default());
+    group.bench_function("page_evaluated", |bencher| {
+        bencher.iter(|| {
+            for event in &events {
+                std::hint::black_box(detector.evaluate(event));
+            }
+            detector.take_changes()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, pipeline);
+criterion_main!(benches);

@@ -1,5 +1,14 @@
 //! Tests of what Watchbell promises, through its binary and its public interface. One binary, so that it is linked once.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
+
 /// What tests share: a laboratory with a simulated organization, events and rule sets.
 mod support;
 

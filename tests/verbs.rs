@@ -412,6 +412,7 @@ fn an_unwritable_data_directory_and_a_missing_secret_are_told() {
     assert!(lab.watchbell(&["run"]).stderr.contains("characters that a key never has"));
     lab.write("key", "fine");
     // A file where the directory should be: unwritable for root as well.
+    fs::remove_dir_all(lab.path("data")).ok();
     lab.write("data", "");
     let unwritable = lab.watchbell(&["run"]);
     assert_eq!(unwritable.code, Some(3));
@@ -422,7 +423,7 @@ fn an_unwritable_data_directory_and_a_missing_secret_are_told() {
 #[test]
 fn a_demo_ends_by_itself_and_tells_its_story() {
     let lab = Lab::new();
-    let finished = lab.watchbell(&["demo", "--duration", "10s", "--format", "json"]);
+    let finished = lab.watchbell(&["demo", "--duration", "15s", "--format", "json"]);
     assert_eq!(finished.code, Some(0), "{}", finished.show());
     let rules: Vec<String> = finished
         .stdout

@@ -90,7 +90,7 @@ pub(super) fn subjects(
         .iter()
         .map(|(name, status)| {
             let status = status.borrow();
-            let (owed, oldest) = outbox.get(name).map_or((0, None), |(owed, oldest, _)| (*owed, Some(*oldest)));
+            let (owed, oldest) = outbox.get(name).map_or((0, None), |owed| (owed.count, Some(owed.oldest)));
             json!({
                 "name": name,
                 "owed": owed,

@@ -113,11 +113,7 @@ impl Agent {
         if config.sources.is_empty() {
             return Err(AgentError::NoSource);
         }
-        let store = Store::open(&config.data_dir)?;
-        let pid_file = PidFile::write(&config)?;
-        let stored = watch::Sender::new(0);
-        let owed = watch::Sender::new(0);
-
+        // Secrets first: without them nothing is written.
         let mut paces: Vec<(usize, Arc<Mutex<Pace>>)> = Vec::new();
         let mut sources: Vec<Source> = Vec::new();
         for settings in &config.sources {
@@ -131,6 +127,10 @@ impl Agent {
             paces.push((sources.len(), pace));
             sources.push(source);
         }
+        let store = Store::open(&config.data_dir)?;
+        let pid_file = PidFile::write(&config)?;
+        let stored = watch::Sender::new(0);
+        let owed = watch::Sender::new(0);
         let mut pollers = Vec::new();
         for ((settings, source), (_, pace)) in config.sources.iter().zip(sources).zip(paces) {
             let poller =

@@ -27,12 +27,12 @@ pub(super) struct Demo {
 
 const HISTORY_EVENTS: usize = 2_400;
 /// Below this there is no time for a story.
-const SHORTEST: Duration = Duration::from_secs(10);
+const SHORTEST: Duration = Duration::from_secs(15);
 
 impl Demo {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         if self.duration < SHORTEST {
-            return Err(CliError::Usage("a demo takes at least 10s".to_owned()));
+            return Err(CliError::Usage("a demo takes at least 15s".to_owned()));
         }
         let directory = tempfile::Builder::new()
             .prefix("watchbell-demo-")
@@ -121,10 +121,10 @@ impl Demo {
         };
         put(&directory.join("key"), &options.key)?;
         init::write_rules(&directory.join("rules"), &mut put)?;
-        let drop_off = self.duration.mul_f64(0.2);
+        let drop_off = self.duration.mul_f64(0.15);
         let text = format!(
             "[[source]]\nname = \"demo\"\norg_id = \"{}\"\nbase_url = \"{}\"\napi_key = {{ file = \"key\" }}\n\
-             backfill = \"1d\"\npoll_interval = \"1s\"\nrate_limit = 600\ndrop_off = \"{}ms\"\n",
+             backfill = \"1d\"\npoll_interval = \"500ms\"\nrate_limit = 600\ndrop_off = \"{}ms\"\n",
             options.org_id,
             simulator.base_url(),
             drop_off.as_millis()

@@ -170,7 +170,9 @@ fn set_up_logging(arguments: &Arguments) {
     // A panic is a bug of ours; one line of it is enough for people, and rules' threads catch theirs.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let text = panic.payload_as_str().unwrap_or("no message");
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("no message");
         tracing::error!(place, "the program failed: {text}: please report this");
     }));
 }

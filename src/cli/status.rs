@@ -42,7 +42,7 @@ impl Status {
                 .collect();
             let outbox: Vec<_> = outbox
                 .iter()
-                .map(|(name, (owed, oldest, error))| json!({ "destination": name, "owed": owed, "oldest": oldest, "error": error }))
+                .map(|(name, owed)| json!({ "destination": name, "owed": owed.count, "oldest": owed.oldest, "error": owed.error }))
                 .collect();
             return Ok(context.output.json(&json!({
                 "running": false,
@@ -93,12 +93,10 @@ impl Status {
         if outbox.is_empty() {
             out.line("outbox     nothing is owed")?;
         }
-        for (name, (owed, oldest, error)) in &outbox {
-            let error = error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
-            out.line(&format!(
-                "outbox     {name} is owed {owed}, the oldest from {}{error}",
-                output::ago(Some(*oldest), now)
-            ))?;
+        for (name, owed) in &outbox {
+            let error = owed.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+            let oldest = output::ago(Some(owed.oldest), now);
+            out.line(&format!("outbox     {name} is owed {}, the oldest from {oldest}{error}", owed.count))?;
         }
         out.line("")?;
         let rows = sources

@@ -104,8 +104,8 @@ impl Story {
     }
 
     fn ordinary(&mut self, at: Timestamp) {
-        let who = STAFF[self.random.usize(0..STAFF.len())];
-        let other = STAFF[self.random.usize(0..STAFF.len())];
+        let who = self.somebody(0);
+        let other = self.somebody(0);
         // Some entries are processed minutes after the others.
         let delay = if self.random.u8(0..40) == 0 {
             Duration::from_secs(180)
@@ -171,8 +171,7 @@ impl Story {
         }
         self.setting(at(0.49), soon);
         // and make keys that outlive a password reset.
-        for attempt in 0_u8..3 {
-            let name = ["backup", "sync", "reporting"][usize::from(attempt)];
+        for (attempt, name) in (0_u8..).zip(["backup", "sync", "reporting"]) {
             self.push(
                 at(0.55 + 0.02 * f64::from(attempt)),
                 soon,
@@ -188,7 +187,7 @@ impl Story {
 
     /// Ordinary events that make no sign-ins: those would tell a second story.
     fn ordinary_live(&mut self, at: Timestamp) {
-        let who = STAFF[self.random.usize(1..STAFF.len())];
+        let who = self.somebody(1);
         let (action, what) = match self.random.u8(0..4) {
             0 => ("user_profile_viewed", "viewed a profile"),
             1 => ("organization_users_viewed", "viewed the users"),
@@ -256,6 +255,11 @@ impl Story {
             "message": { "content": message, "format": "simple" },
             "links": { "self": "https://api.atlassian.com/admin/v1/orgs/example/events/example" },
         })
+    }
+
+    /// One of the staff, leaving out the first so many.
+    fn somebody(&mut self, from: usize) -> Person {
+        STAFF.get(self.random.usize(from..STAFF.len())).copied().unwrap_or(CEO)
     }
 
     fn id(&mut self) -> String {

@@ -34,8 +34,8 @@ pub fn read(path: &Path) -> std::io::Result<FileEvents> {
 /// Reads a text of events.
 pub fn parse(text: &str) -> FileEvents {
     let mut found = FileEvents::default();
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-    while let Some(value) = values.next() {
+    let values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    for value in values {
         match value {
             Ok(value) => take(value.get(), &mut found),
             Err(error) => {

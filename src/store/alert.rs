@@ -1,6 +1,6 @@
 //! Committing what followed from a batch of events: alerts, matches, detection state, deliveries and the mark, in one write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{Delivery, Store, StoreError, key, value};
 use crate::{
@@ -48,21 +48,18 @@ impl Store {
                 staged.alerts.insert(id, *alert);
                 continue;
             }
-            if !staged.alerts.contains_key(&id) {
-                match self.reader().alert(id)? {
-                    Some(alert) => {
-                        staged.alerts.insert(id, alert);
-                    }
+            let alert = match staged.alerts.entry(id) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => match self.reader().alert(id)? {
+                    Some(alert) => entry.insert(alert),
                     None => {
                         // Retention took it while its key was still open: nobody is left to tell.
                         staged.notices.retain(|(other, _)| *other != id);
                         continue;
                     }
-                }
-            }
-            if let Some(alert) = staged.alerts.get_mut(&id) {
-                alert.apply(&change);
-            }
+                },
+            };
+            alert.apply(&change);
         }
         Ok(staged)
     }

@@ -36,7 +36,7 @@ pub use cursor::{SourceError, SourceRecord};
 pub use event::{Appended, Page};
 pub use outbox::Delivery;
 pub use quarantine::Quarantined;
-pub use reader::{AlertFilter, Reader};
+pub use reader::{AlertFilter, Owed, Reader};
 pub use retention::Removed;
 
 /// The version of the layout that this program writes.

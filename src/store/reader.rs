@@ -20,6 +20,17 @@ pub struct Reader {
     tree: sled::Tree,
 }
 
+/// What a destination is owed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Owed {
+    /// Deliveries.
+    pub count: u64,
+    /// When the oldest came up.
+    pub oldest: Timestamp,
+    /// What the last attempt failed with, if it did.
+    pub error: Option<String>,
+}
+
 /// Which alerts a listing wants. Empty: all.
 #[derive(Debug, Clone, Default)]
 pub struct AlertFilter {
@@ -222,15 +233,16 @@ impl Reader {
         Ok(owed)
     }
 
-    /// How many deliveries each destination is owed, when the oldest came up, and what it failed with.
-    pub fn outbox(&self) -> Result<BTreeMap<DestinationName, (u64, Timestamp, Option<String>)>, StoreError> {
-        let mut outbox: BTreeMap<DestinationName, (u64, Timestamp, Option<String>)> = BTreeMap::new();
+    /// What each destination is owed; those that are owed nothing are left out.
+    pub fn outbox(&self) -> Result<BTreeMap<DestinationName, Owed>, StoreError> {
+        let mut outbox: BTreeMap<DestinationName, Owed> = BTreeMap::new();
         for item in self.tree.scan_prefix([key::DELIVERY]) {
             let delivery: Delivery = value::from_json("a delivery", &item?.1)?;
-            let entry = outbox.entry(delivery.destination).or_insert((0, delivery.created, None));
-            entry.0 += 1;
-            entry.1 = entry.1.min(delivery.created);
-            entry.2 = entry.2.take().or(delivery.error);
+            let created = delivery.created;
+            let owed = outbox.entry(delivery.destination).or_insert(Owed { count: 0, oldest: created, error: None });
+            owed.count += 1;
+            owed.oldest = owed.oldest.min(created);
+            owed.error = owed.error.take().or(delivery.error);
         }
         Ok(outbox)
     }

@@ -1,0 +1,35 @@
+//! Watchbell as a library: load rules, run them over a file of events, look at the alerts.
+//!
+//! `cargo run --example embed -- rules examples/events/incident.jsonl`
+
+use std::{env, error::Error, io::Write, path::Path, path::PathBuf};
+
+use watchbell::{
+    detect::Settings,
+    name::SourceName,
+    replay::{Replay, file_events},
+    rule::{Loader, Overrides},
+    source::file,
+    time::Timestamp,
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = env::args().skip(1);
+    let rules = arguments.next().unwrap_or_else(|| "rules".to_owned());
+    let events = arguments.next().unwrap_or_else(|| "examples/events/incident.jsonl".to_owned());
+
+    let loaded = Loader::new(vec![PathBuf::from(rules)], Overrides::new()).without_builtin().load();
+    let mut output = std::io::stdout().lock();
+    for problem in &loaded.diagnostics {
+        writeln!(output, "{}", problem.one_line())?;
+    }
+    let mut replay = Replay::new(loaded.set, Settings::default());
+    let found = file::read(Path::new(&events))?;
+    for event in file_events(found.events, &SourceName::parse("example")?, Timestamp::UNIX_EPOCH) {
+        replay.event(&event);
+    }
+    for alert in replay.finish().alerts {
+        writeln!(output, "{:<8} {} ({} events)", alert.severity, alert.title, alert.count)?;
+    }
+    Ok(())
+}
