@@ -16,8 +16,11 @@ fn ids(set: &RuleSet) -> Vec<String> {
     set.detections.iter().map(|rule| rule.id().to_string()).collect()
 }
 
+/// A change, and the rules that run once it is taken up.
+type Step<'a> = (&'a dyn Fn(&Lab), &'a [&'a str]);
+
 /// Runs an agent, does one change after the other, and waits for each to be taken up.
-fn changes(prepare: impl Fn(&Lab), watch: &str, steps: &[(&dyn Fn(&Lab), &[&str])]) {
+fn changes(prepare: impl Fn(&Lab), watch: &str, steps: &[Step<'_>]) {
     let mut lab = Lab::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let _entered = runtime.enter();
