@@ -163,7 +163,7 @@ impl Detector {
             outcome.failures.push((rule.id().clone(), format!("fn {}: {}", error.function, error.error)));
         }
         let state_key = state::key_of(rule.id(), event.source.as_str(), found.key.as_str());
-        let mut keyed = self.state.key(&state_key);
+        let mut keyed = self.state.take(&state_key);
         let period = rule.metadata.dedup_period;
         let mut alert = None;
         if let Some(open) = keyed.open_at(event.time, period) {
@@ -289,7 +289,7 @@ impl Detector {
         outcome: &mut Outcome,
     ) {
         let state_key = state::key_of(rule.id(), event.source.as_str(), key);
-        let mut keyed = self.state.key(&state_key);
+        let mut keyed = self.state.take(&state_key);
         if let Some(open) = keyed.open_at(event.time, ERROR_PERIOD) {
             let change = joined(open, event, Severity::High);
             outcome.alerts.push(change);

@@ -135,14 +135,14 @@ impl State {
         }
     }
 
-    pub(super) fn key(&self, name: &str) -> KeyState {
-        self.keys.get(name).cloned().unwrap_or_default()
+    /// Takes what is known of a key out; [`State::put`] puts it back.
+    pub(super) fn take(&mut self, name: &str) -> KeyState {
+        let keyed = self.keys.remove(name).unwrap_or_default();
+        self.expiry.remove(&(keyed.expires, name.to_owned()));
+        keyed
     }
 
     pub(super) fn put(&mut self, name: &str, mut keyed: KeyState, lifetime: Duration) {
-        if let Some(old) = self.keys.get(name) {
-            self.expiry.remove(&(old.expires, name.to_owned()));
-        }
         // From the clock on, so that a late match is not forgotten at once.
         keyed.expires = keyed.newest().max(self.clock).saturating_add(millis(lifetime));
         self.expiry.insert((keyed.expires, name.to_owned()));

@@ -2,14 +2,18 @@
 //!
 //! Matches are kept in the order of their times, so that one that arrives late counts where it belongs.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::name::EventId;
 
-/// Never more matches than this are remembered for one key; the oldest go first.
-const MAX_PENDING: usize = 20_000;
+/// Beyond its threshold, so many matches are remembered for one key; the oldest go first. Only matches that do not add up, such
+/// as a thousand with the same value within a window, come near it.
+const MAX_SPARE: usize = 1_000;
 
 /// A match that counts towards a threshold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,17 +48,11 @@ pub(super) fn count(
     let newest = pending.last().map_or(time, |last| last.time);
     let keep_from = newest.saturating_sub(window.saturating_mul(2));
     pending.retain(|other| other.time >= keep_from || other.time == time);
-    if pending.len() > MAX_PENDING {
-        pending.drain(..pending.len() - MAX_PENDING);
+    let most = threshold as usize + MAX_SPARE;
+    if pending.len() > most {
+        pending.drain(..pending.len() - most);
     }
-
-    let starts = pending.iter().map(|other| other.time).filter(|start| *start <= time && time - start < window);
-    let full = starts.collect::<Vec<_>>().into_iter().find(|start| {
-        let inside = pending.iter().filter(|other| other.time >= *start && other.time - start < window);
-        let count =
-            if distinct { inside.map(|other| &other.unique).collect::<HashSet<_>>().len() } else { inside.count() };
-        count >= threshold as usize
-    })?;
+    let full = full_window(pending, time, threshold as usize, window, distinct)?;
     let mut events = Vec::new();
     pending.retain(|other| {
         let inside = other.time >= full && other.time - full < window;
@@ -66,8 +64,40 @@ pub(super) fn count(
     Some(events)
 }
 
+/// The start of the earliest window that holds `time` and enough matches. One pass: matches enter at its end and leave at its
+/// start.
+fn full_window(pending: &[Counted], time: i64, threshold: usize, window: i64, distinct: bool) -> Option<i64> {
+    let mut inside: VecDeque<&Counted> = VecDeque::new();
+    let mut values: HashMap<Option<&str>, usize> = HashMap::new();
+    let mut later = pending.iter().skip_while(|other| time - other.time >= window).peekable();
+    let starts: Vec<i64> = later.clone().map(|other| other.time).take_while(|start| *start <= time).collect();
+    for start in starts {
+        while let Some(entering) = later.next_if(|other| other.time - start < window) {
+            *values.entry(entering.unique.as_deref()).or_default() += 1;
+            inside.push_back(entering);
+        }
+        while inside.front().is_some_and(|first| first.time < start) {
+            let Some(leaving) = inside.pop_front() else { break };
+            let value = leaving.unique.as_deref();
+            if let Some(count) = values.get_mut(&value) {
+                *count -= 1;
+                if *count == 0 {
+                    values.remove(&value);
+                }
+            }
+        }
+        let count = if distinct { values.len() } else { inside.len() };
+        if count >= threshold {
+            return Some(start);
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use proptest::prelude::*;
 
