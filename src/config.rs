@@ -74,6 +74,7 @@ impl Config {
         }
         if broken {
             // What could be read around a syntax error would only bring problems that are none.
+            problems.hide_what_looks_secret();
             return (None, problems.into_sorted());
         }
         let base = file.parent().unwrap_or(Path::new(""));

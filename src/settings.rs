@@ -23,12 +23,14 @@ pub struct Problems {
     file: Arc<Path>,
     text: Arc<str>,
     found: Rc<RefCell<Vec<Diagnostic>>>,
+    /// Places that may hold a secret by mistake, and are never shown.
+    hidden: Rc<RefCell<Vec<Range<usize>>>>,
 }
 
 impl Problems {
     /// Nothing found yet in this file.
     pub fn new(file: &Path, text: &str) -> Self {
-        Self { file: file.into(), text: text.into(), found: Rc::default() }
+        Self { file: file.into(), text: text.into(), found: Rc::default(), hidden: Rc::default() }
     }
 
     /// Notes a problem at a place of the file.
@@ -38,9 +40,38 @@ impl Problems {
         self.found.borrow_mut().push(diagnostic);
     }
 
+    /// Never shows this place of the file, in no message.
+    fn hide(&self, span: Range<usize>) {
+        self.hidden.borrow_mut().push(span);
+    }
+
+    /// Hides what stands behind `=` on lines that look like secrets: for a file that is not even TOML.
+    pub fn hide_what_looks_secret(&self) {
+        let mut start = 0;
+        for line in self.text.split_inclusive('\n') {
+            if let Some((name, _)) = line.split_once('=')
+                && ["key", "secret", "token", "password"].iter().any(|word| name.to_lowercase().contains(word))
+            {
+                self.hide(start + name.len() + 1..start + line.len());
+            }
+            start += line.len();
+        }
+    }
+
     /// All that was found, in the order of the file.
     pub fn into_sorted(self) -> Vec<Diagnostic> {
         let mut found = self.found.take();
+        let mut bytes = self.text.as_bytes().to_vec();
+        for place in self.hidden.take() {
+            for byte in bytes.get_mut(place).into_iter().flatten() {
+                *byte = if *byte == b'\n' { b'\n' } else { b'*' };
+            }
+        }
+        // Whole values were replaced, so what is left is still text.
+        let shown: Arc<str> = String::from_utf8_lossy(&bytes).as_ref().into();
+        for diagnostic in &mut found {
+            diagnostic.text = Arc::clone(&shown);
+        }
         found.sort_by_key(|diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start));
         found
     }
@@ -205,6 +236,7 @@ impl<'a> TableReader<'a> {
         let Some(table) = value.get_ref().as_table() else {
             let help = "a secret is never written into the configuration itself".to_owned();
             let message = format!("`{key}` must be {wanted}");
+            self.problems.hide(value.span());
             self.problems.push("E104", value.span(), message, Some(help));
             return None;
         };
@@ -276,9 +308,11 @@ impl<'a> TableReader<'a> {
 
     /// Notes every key that was not asked for.
     pub fn finish(self) {
-        for (key, _) in self.table {
+        for (key, value) in self.table {
             let name: &str = key.get_ref();
             if !self.known.contains(&name) {
+                // A misspelt `api_key` holds a secret as well as a rightly spelt one.
+                self.problems.hide(value.span());
                 let message = format!("unknown key `{name}` in {}", self.name);
                 let help = suggest(name, self.known.iter().copied());
                 self.problems.push("E105", key.span(), message, Some(help));

@@ -76,7 +76,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
     error[E105]: unknown key `data_dri` in the configuration
      --> watchbell.toml:1:1
       |
-    1 | data_dri = "x"
+    1 | data_dri = ***
       | ^^^^^^^^
       |
       = help: did you mean `data_dir`?
@@ -110,7 +110,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
     error[E104]: `api_key` must be `{ env = "NAME" }` or `{ file = "PATH" }`
       --> watchbell.toml:11:11
        |
-    11 | api_key = "SECRET"
+    11 | api_key = ********
        |           ^^^^^^^^
        |
        = help: a secret is never written into the configuration itself
@@ -118,7 +118,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
     error[E105]: unknown key `poll_intervall` in `[[source]]`
       --> watchbell.toml:12:1
        |
-    12 | poll_intervall = "30s"
+    12 | poll_intervall = *****
        | ^^^^^^^^^^^^^^
        |
        = help: did you mean `poll_interval`?
@@ -155,6 +155,26 @@ fn a_garbled_configuration_is_told_all_at_once() {
     let missing = lab.watchbell(&["run"]);
     assert_eq!(missing.code, Some(3));
     assert!(missing.stderr.contains("`watchbell init` writes one"), "{}", missing.stderr);
+}
+
+/// A key that was written into the configuration by mistake is not shown, however wrong the rest is.
+#[test]
+fn a_key_in_the_configuration_is_never_shown() {
+    let lab = Lab::new();
+    for wrong in [
+        "api_key = \"HUSH-1\"",
+        "api_kye = \"HUSH-1\"",
+        "api_key = HUSH-1",
+        "api_key = { env = \"A\", kee = \"HUSH-1\" }",
+        "api_key = { HUSH-1 }",
+    ] {
+        lab.write("watchbell.toml", format!("[[source]]\nname = \"a\"\norg_id = \"b\"\n{wrong}\n"));
+        for format in ["human", "json"] {
+            let finished = lab.watchbell(&["check", "--offline", "--format", format]);
+            assert_eq!(finished.code, Some(3), "{wrong}");
+            assert!(!finished.show().contains("HUSH"), "{}", finished.show());
+        }
+    }
 }
 
 #[test]

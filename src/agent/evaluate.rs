@@ -1,12 +1,9 @@
 //! The rules' thread: reads what follows the mark, asks the detector what it means, and commits everything that follows
 //! together with the new mark. Between batches it takes up new rules and runs the health checks.
 //!
-//! If a commit fails the detector is ahead of the disk: it is thrown away and restored from the store.
+//! If a commit fails the detector is ahead of the disk: it is thrown away, and the agent opened again from the store.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +22,6 @@ use crate::{
 
 /// Events evaluated between two commits. A commit waits for the disk, an event takes microseconds.
 const BATCH: usize = 500;
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// How far evaluation has come since the agent started.
 #[derive(Debug, Clone, Default)]
@@ -55,25 +51,11 @@ pub(super) struct Evaluator {
 }
 
 impl Evaluator {
-    /// Evaluates until `stop`. Must be called on a thread of its own.
-    pub(super) fn run(mut self, runtime: &Handle, stop: &CancellationToken) {
-        while !stop.is_cancelled() {
-            match self.restore() {
-                Ok((detector, checks)) => match self.evaluate(detector, checks, runtime, stop) {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::error!(%error, "evaluation failed: going back to what is on disk")
-                    }
-                },
-                Err(error) => tracing::error!(%error, "detection state cannot be read"),
-            }
-            runtime.block_on(async {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(AFTER_FAILURE) => {}
-                }
-            });
-        }
+    /// Evaluates until `stop`. Must be called on a thread of its own. Ends early if the store fails: the detector is then ahead
+    /// of the disk, and sled refuses all work after an error, so that only opening everything again helps.
+    pub(super) fn run(mut self, runtime: &Handle, stop: &CancellationToken) -> Result<(), StoreError> {
+        let (detector, checks) = self.restore()?;
+        self.evaluate(detector, checks, runtime, stop)
     }
 
     fn restore(&mut self) -> Result<(Detector, HealthDetector), StoreError> {

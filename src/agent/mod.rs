@@ -249,9 +249,8 @@ impl Agent {
             .name("rules".to_owned())
             .stack_size(RULE_STACK)
             .spawn(move || {
-                evaluator.run(&runtime, &evaluate_stop);
                 // Nobody listens any more if the agent is gone already.
-                ended.send(()).ok();
+                ended.send(evaluator.run(&runtime, &evaluate_stop)).ok();
             })
             .map_err(|error| AgentError::System { what: "no thread for the rules", error })?;
         let mut evaluator_ended = evaluator_ended;
@@ -260,7 +259,10 @@ impl Agent {
             biased;
             () = stop.cancelled() => Ok(()),
             ended = tasks.join_next() => Err(AgentError::TaskEnded(describe(ended))),
-            _ = &mut evaluator_ended => Err(AgentError::TaskEnded("the rules' thread".to_owned())),
+            ended = &mut evaluator_ended => match ended {
+                Ok(Err(error)) => Err(AgentError::Store(error)),
+                Ok(Ok(())) | Err(_) => Err(AgentError::TaskEnded("the rules' thread".to_owned())),
+            },
         };
         stop.cancel();
         if result.is_ok() {

@@ -1,10 +1,13 @@
 //! `watchbell run`: the agent.
 
+use std::time::Duration;
+
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use watchbell::{
-    agent::{Agent, Options},
+    agent::{Agent, AgentError, Options},
+    config::Config,
     deliver::{Terminal, TerminalFormat},
     diagnostic::{Level, any_error},
     source::Timing,
@@ -20,46 +23,65 @@ impl Run {
     #[expect(clippy::unused_self, reason = "every verb is called alike")]
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let config = context.config()?;
-        let options = Options {
-            clock: Clock::system(),
-            timing: Timing::default(),
-            terminal: terminal(context.format),
-            pulse: None,
-        };
         let runtime = runtime()?;
         let result = runtime.block_on(async {
             let stop = stop_on_signal()?;
-            let agent = Agent::open(config.clone(), options)?;
-            for diagnostic in &agent.diagnostics {
-                match diagnostic.level {
-                    Level::Error => {
-                        tracing::error!(code = diagnostic.code, "{}", diagnostic.one_line())
+            let mut agent = open(&config, context.format)?;
+            loop {
+                let Err(error) = agent.run(stop.clone()).await else { break };
+                // A full or failing disk: whatever was not written is fetched or evaluated again once there is room.
+                let AgentError::Store(_) = &error else { return Err(error.into()) };
+                tracing::error!("{error}");
+                agent = loop {
+                    tracing::error!(
+                        "nothing is stored or evaluated until the store works again: trying in {AFTER_FAILURE:?}"
+                    );
+                    tokio::select! {
+                        () = stop.cancelled() => return Err(error.into()),
+                        () = tokio::time::sleep(AFTER_FAILURE) => {}
                     }
-                    Level::Warning => {
-                        tracing::warn!(code = diagnostic.code, "{}", diagnostic.one_line())
+                    match open(&config, context.format) {
+                        Ok(agent) => break agent,
+                        Err(error) => tracing::error!("{error}"),
                     }
-                }
+                };
+                tracing::info!("the store works again");
             }
-            if any_error(&agent.diagnostics) {
-                // The agent goes on with the rules that load: silence would be worse.
-                tracing::error!("some rules do not load: `watchbell check --offline` shows the problems in full");
-            }
-            let rules = agent.rules().borrow().clone();
-            tracing::info!(
-                sources = config.sources.len(),
-                rules = rules.detections.len(),
-                checks = rules.checks.len(),
-                data_dir = %config.data_dir.display(),
-                "watchbell {} runs", env!("CARGO_PKG_VERSION")
-            );
-            agent.run(stop).await?;
             tracing::info!("stopped");
             Ok(())
         });
         // A request that hangs, or a name that is being looked up, must not hold up the end.
-        runtime.shutdown_timeout(std::time::Duration::from_millis(300));
+        runtime.shutdown_timeout(Duration::from_millis(300));
         result
     }
+}
+
+/// Before a store that failed is opened again.
+const AFTER_FAILURE: Duration = Duration::from_secs(15);
+
+fn open(config: &Config, format: Format) -> Result<Agent, CliError> {
+    let options =
+        Options { clock: Clock::system(), timing: Timing::default(), terminal: terminal(format), pulse: None };
+    let agent = Agent::open(config.clone(), options)?;
+    for diagnostic in &agent.diagnostics {
+        match diagnostic.level {
+            Level::Error => tracing::error!(code = diagnostic.code, "{}", diagnostic.one_line()),
+            Level::Warning => tracing::warn!(code = diagnostic.code, "{}", diagnostic.one_line()),
+        }
+    }
+    if any_error(&agent.diagnostics) {
+        // The agent goes on with the rules that load: silence would be worse.
+        tracing::error!("some rules do not load: `watchbell check --offline` shows the problems in full");
+    }
+    let rules = agent.rules().borrow().clone();
+    tracing::info!(
+        sources = config.sources.len(),
+        rules = rules.detections.len(),
+        checks = rules.checks.len(),
+        data_dir = %config.data_dir.display(),
+        "watchbell {} runs", env!("CARGO_PKG_VERSION")
+    );
+    Ok(agent)
 }
 
 /// The terminal that alerts are written to.

@@ -42,9 +42,10 @@ pub(super) fn fields(alert: &Alert) -> Vec<(&'static str, String)> {
         (None, None) => {}
     }
     let time = |time: crate::time::Timestamp| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
-    let mut when = time(alert.opened_at);
-    if alert.last_seen > alert.opened_at {
-        when.push_str(&format!(" to {}", time(alert.last_seen)));
+    let (opened, seen) = (time(alert.opened_at), time(alert.last_seen));
+    let mut when = opened.clone();
+    if alert.last_seen > alert.opened_at && seen != opened {
+        when.push_str(&format!(" to {seen}"));
     }
     if alert.count > 1 {
         when.push_str(&format!(", {} events", alert.count));
