@@ -194,7 +194,7 @@ fn files_that_are_no_rules_are_told_with_their_place() {
     E206 rule3.rhai:1:7 the file has `RULE` but no `fn rule(event)`
     E207 rule4.rhai:2:4 `fn rule` must have one parameter, it has 2
     E101 rule5.rhai:2:29 unexpected '}'
-    E210 rule6.rhai:1:21 rule id `a.ok` is already used by `/tmp/.tmpTLtuYc/rule0.rhai`
+    E210 rule6.rhai:1:21 rule id `a.ok` is already used by `[DIR]/rule0.rhai`
     E205 rule7.rhai:1:7 `RULE` is not a map
     W201 rule8.rhai:3:4 `fn Title` is never called: the function is `fn title`
     E102 rule9.rhai:2:6 the top level of the file fails: ran out of its budget of operations (does it loop without end?) (line 2, column 6)

@@ -95,7 +95,9 @@ pub(crate) fn load(rules: &[&str]) -> (Arc<RuleSet>, Vec<String>) {
         .iter()
         .map(|found| {
             let name = found.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            format!("{} {name}:{}:{} {}", found.code, found.line.unwrap_or(0), found.column.unwrap_or(0), found.message)
+            let place = format!("{name}:{}:{}", found.line.unwrap_or(0), found.column.unwrap_or(0));
+            format!("{} {place} {}", found.code, found.message)
+                .replace(&directory.path().display().to_string(), "[DIR]")
         })
         .collect();
     (loaded.set, problems)
