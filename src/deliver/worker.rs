@@ -13,8 +13,8 @@ use crate::{
     time::{self, Clock, Timestamp},
 };
 
-/// Deliveries read at a time.
-const AT_ONCE: usize = 100;
+/// Deliveries read at a time, and the most that one digest tells of: a backfill should bring one digest, not many.
+const AT_ONCE: usize = 5_000;
 /// Late alerts are told together once none has come up for so long.
 const DIGEST_QUIET: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_secs(2);

@@ -89,7 +89,8 @@ fn notifications(
     for directory in directories {
         debouncer.watch(directory, RecursiveMode::Recursive)?;
         // A directory that is itself a symbolic link, or is replaced as a whole, changes in its parent.
-        if let Some(parent) = directory.parent().filter(|parent| *parent != Path::new("")) {
+        if let Some(parent) = directory.parent() {
+            let parent = if parent == Path::new("") { Path::new(".") } else { parent };
             debouncer.watch(parent, RecursiveMode::NonRecursive)?;
         }
     }
