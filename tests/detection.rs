@@ -151,8 +151,8 @@ fn rule_errors_are_one_alert_a_rule_and_kind() {
     let entries = [entry("1", "x", 0, "ann"), entry("2", "x", 5, "ann"), entry("3", "x", 9, "bob")];
     assert_debug_snapshot!(found(&text, &entries), @r#"
     [
-        "high x2 rule `a.error` throws [error/threw]",
-        "high x1 rule `a.error` does not return true or false [error/wrong_type]",
+        "high x2 Rule `a.error` throws [error/threw]",
+        "high x1 Rule `a.error` does not return true or false [error/wrong_type]",
         "error: broken (line 2, column 62)",
     ]
     "#);

@@ -177,13 +177,19 @@ fn files_that_are_no_rules_are_told_with_their_place() {
         "const RULE = #{ id: \"a.nine\", title: \"t\", severity: \"low\" };\nfn rule(event) { true }\nfn Title(event) { \"t\" }",
         "const RULE = #{ id: \"a.ten\", title: \"t\", severity: \"low\" };\nloop {}\nfn rule(event) { true }",
         "fn helper(x) { x + }",
+        "const RULES = #{ id: \"a.eleven\", title: \"t\", severity: \"low\" };\nfn rule(event) { true }",
+        "garbage",
+        "const RULE = #{ id: \"a.thirteen\", title: \"t\", severity: \"low\" };\nfn rule(event) { true }\nfn titel(event) { \"t\" }",
     ]);
     let ids: Vec<&str> = set.detections.iter().map(|rule| rule.id().as_str()).collect();
-    assert_eq!(ids, ["a.nine", "a.ok"]);
+    assert_eq!(ids, ["a.nine", "a.ok", "a.thirteen"]);
     assert_snapshot!(problems.join("\n"), @r#"
     E201 rule1.rhai:1:42 unknown key `sevrity` in `RULE`
     E204 rule1.rhai:1:7 `RULE` has no `severity`
     E101 rule10.rhai:1:20 unexpected '}'
+    E211 rule11.rhai:2:4 the file has `fn rule` but no `const RULE`
+    W202 rule12.rhai:0:0 the file is no rule, and has nothing that could be imported
+    W201 rule13.rhai:3:4 `fn titel` is never called: the function is `fn title`
     E202 rule2.rhai:1:21 `id` must be a text, found the number 5
     E203 rule2.rhai:1:31 `title` is empty
     E203 rule2.rhai:1:45 `hihg` is not a severity: write `info`, `low`, `medium`, `high` or `critical`
@@ -191,6 +197,7 @@ fn files_that_are_no_rules_are_told_with_their_place() {
     E203 rule2.rhai:1:62 `a b` is not an action id: letters, digits, `_ - . :`, and `*` for any text
     E202 rule2.rhai:1:113 `tags` must be a list of texts, found the text "x"
     E202 rule2.rhai:1:82 `threshold` must be a whole number from 1 to 10000, found the number 0
+    W201 rule3.rhai:2:4 `fn rul` is never called: the function is `fn rule`
     E206 rule3.rhai:1:7 the file has `RULE` but no `fn rule(event)`
     E207 rule4.rhai:2:4 `fn rule` must have one parameter, it has 2
     E101 rule5.rhai:2:29 unexpected '}'
@@ -257,4 +264,25 @@ fn constants_helpers_and_imports_work_inside_functions() {
 fn print_and_debug_do_not_disturb() {
     let text = rule("a.print", "", "fn rule(event) { print(event.action); debug(event); true }");
     assert_eq!(found(&text, &[entry("1", "x", 0, "ann")]).len(), 1);
+}
+
+/// As while a checkout replaces it: the rules run on, and it is told.
+#[test]
+fn a_rules_directory_that_vanishes_takes_no_rules_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let rules = directory.path().join("rules");
+    std::fs::create_dir(&rules).unwrap();
+    std::fs::write(rules.join("a.rhai"), rule("a.stays", "", "fn rule(event) { true }")).unwrap();
+    let mut loader = Loader::new(vec![rules.clone()], Overrides::new()).without_builtin();
+    assert_eq!(loader.load().set.detections.len(), 1);
+    std::fs::rename(&rules, directory.path().join("away")).unwrap();
+    let gone = loader.load().set;
+    assert_eq!((gone.detections.len(), gone.broken.len()), (1, 2));
+    assert!(gone.broken.iter().any(|file| file.last_good_runs));
+    std::fs::rename(directory.path().join("away"), &rules).unwrap();
+    let back = loader.load().set;
+    assert_eq!((back.detections.len(), back.broken.len()), (1, 0));
+    // A file that is deleted from a directory that is there is meant to be gone.
+    std::fs::remove_file(rules.join("a.rhai")).unwrap();
+    assert!(loader.load().set.detections.is_empty());
 }

@@ -78,6 +78,8 @@ impl Evaluator {
         while !stop.is_cancelled() {
             if self.rules.has_changed().unwrap_or(false) {
                 detector.set_rules(Arc::clone(&self.rules.borrow_and_update()));
+                // A file that broke is told at once.
+                pulse.hurry();
             }
             if pulse.is_due() {
                 self.check(&mut detector, &mut checks, &mut pulse, mark)?;

@@ -23,6 +23,7 @@ pub(super) struct Pulse {
     last: Instant,
     last_clock: Timestamp,
     first: bool,
+    hurried: bool,
     /// Since when the agent has been awake: what was silent before says nothing about the log.
     awake_since: Timestamp,
     /// How long it was away before that.
@@ -38,13 +39,19 @@ impl Pulse {
             last: Instant::now(),
             last_clock: clock.now(),
             first: true,
+            hurried: false,
             awake_since: watched.started,
             away: watched.last_alive.map_or(Duration::ZERO, |alive| time::since(watched.started, alive)),
         }
     }
 
     pub(super) fn is_due(&self) -> bool {
-        self.first || self.last.elapsed() >= self.interval
+        self.first || self.hurried || self.last.elapsed() >= self.interval
+    }
+
+    /// Makes the next round due now.
+    pub(super) fn hurry(&mut self) {
+        self.hurried = true;
     }
 
     pub(super) fn until_due(&self) -> Duration {
@@ -62,6 +69,7 @@ impl Pulse {
             self.away = asleep;
         }
         self.first = false;
+        self.hurried = false;
         self.last = Instant::now();
         self.last_clock = now;
         now

@@ -56,11 +56,11 @@ impl Alerts {
 
 impl List {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let now = Clock::system().now();
+        let (since, until) = self.range.bounds(Clock::system().now())?;
         let (_, _store, reader) = context.store()?;
         let wanted = AlertFilter {
-            since: self.range.since(now),
-            until: self.range.until(now),
+            since,
+            until,
             min_severity: self.severity,
             rule: filter::glob(self.rule.as_deref())?,
             source: self.range.source(),

@@ -6,9 +6,9 @@ use clap::Args;
 use serde_json::json;
 use watchbell::{
     config::Config,
-    diagnostic::any_error,
-    rule::Loader,
-    source::{Position, Settings, Source},
+    diagnostic::{any_error, nearest},
+    rule::{Loader, RuleSet},
+    source::{Kind, Position, Settings, Source},
     time::{self, Clock, Timestamp},
 };
 
@@ -37,12 +37,21 @@ impl Check {
         let config = context.config()?;
         let loaded = Loader::new(config.rule_paths.clone(), config.overrides.clone()).load();
         context.output.diagnostics(&loaded.diagnostics);
-        for id in config.overrides.keys().filter(|id| !loaded.set.all().any(|rule| rule.id() == *id)) {
-            context.output.warning(&format!("`[checks.\"{id}\"]` names a rule that does not exist"));
+        for id in config
+            .overrides
+            .keys()
+            .filter(|id| !any_error(&loaded.diagnostics) && !loaded.set.all().any(|rule| rule.id() == *id))
+        {
+            let near = nearest(id.as_str(), loaded.set.all().map(|rule| rule.id().as_str()));
+            let near = near.map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
+            context.output.warning(&format!("`[checks.\"{id}\"]` names a rule that does not exist{near}"));
+        }
+        for warning in doubtful(&config, &loaded.set) {
+            context.output.warning(&warning);
         }
         let unwritable = writable(&config);
         let answers = if self.offline { Vec::new() } else { runtime()?.block_on(ask_all(&config)) };
-        let rules = loaded.set.detections.len() + loaded.set.checks.len();
+        let (rules, checks) = (loaded.set.detections.len(), loaded.set.checks.len());
         if context.is_json() {
             let sources: Vec<_> = answers
                 .iter()
@@ -51,6 +60,7 @@ impl Check {
             context.output.json(&json!({
                 "config": config.file,
                 "rules": rules,
+                "checks": checks,
                 "broken": loaded.set.broken,
                 "diagnostics": loaded.diagnostics,
                 "data_dir": unwritable.clone().map_or("writable".to_owned(), |error| error),
@@ -64,15 +74,15 @@ impl Check {
                 output::count(config.sources.len() as u64, "source"),
                 output::count(config.destinations.len() as u64, "destination")
             ))?;
-            let word = if any_error(&loaded.diagnostics) { "FAILED  " } else { "ok      " };
+            let word = if any_error(&loaded.diagnostics) { "FAILED" } else { "ok" };
+            let broken = match loaded.set.broken.len() {
+                0 => String::new(),
+                count => format!(", {count} broken"),
+            };
             out.line(&format!(
-                "{word} {} {}",
+                "{word:<8} {} and {} compiled{broken}",
                 output::count(rules as u64, "rule"),
-                if loaded.set.broken.is_empty() {
-                    "compiled".to_owned()
-                } else {
-                    format!("compiled, {} broken", loaded.set.broken.len())
-                }
+                output::count(checks as u64, "check")
             ))?;
             match &unwritable {
                 None => out.line(&format!("ok       data directory {}", config.data_dir.display()))?,
@@ -97,8 +107,55 @@ impl Check {
         if unwritable.is_some() || config.sources.is_empty() || answers.iter().any(|answer| answer.state == "FAILED") {
             return Err(CliError::Usage("not everything is right".to_owned()));
         }
+        if answers.iter().any(|answer| answer.state == "unclear") {
+            return Err(CliError::Findings("whether a source works is unclear".to_owned()));
+        }
         Ok(())
     }
+}
+
+/// What is allowed and yet probably not meant.
+fn doubtful(config: &Config, rules: &RuleSet) -> Vec<String> {
+    let now = Clock::system().now();
+    let mut found = Vec::new();
+    if rules.detections.is_empty() {
+        found.push(
+            "there are no rules: the agent would only watch over itself; `watchbell init` writes some".to_owned(),
+        );
+    }
+    for source in &config.sources {
+        let Kind::Atlassian(atlassian) = &source.kind;
+        if atlassian.org_id.bytes().all(|byte| matches!(byte, b'0' | b'-')) {
+            found.push(format!("source \"{}\": `org_id` is still the placeholder", source.name));
+        }
+        let midnight = source.key_expires().and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC).ok());
+        match midnight.map(|midnight| midnight.timestamp().duration_since(now).as_secs().div_euclid(86_400)) {
+            Some(days) if days < 0 => {
+                found.push(format!("source \"{}\": by `api_key_expires` the key has expired", source.name))
+            }
+            Some(days) if days <= 30 => found.push(format!(
+                "source \"{}\": the key expires in {}",
+                source.name,
+                output::count(days.unsigned_abs(), "day")
+            )),
+            _ => {}
+        }
+    }
+    for destination in &config.destinations {
+        if let Some(directory) = destination.directory().filter(|directory| !directory.is_dir()) {
+            found.push(format!(
+                "destination \"{}\": there is no directory `{}`",
+                destination.name,
+                directory.display()
+            ));
+        }
+        if let Some(patterns) = &destination.rules
+            && !rules.all().any(|rule| patterns.is_match(rule.id().as_str()))
+        {
+            found.push(format!("destination \"{}\": its `rules` fit no rule", destination.name));
+        }
+    }
+    found
 }
 
 /// Why the data directory cannot be written, if it cannot.
@@ -133,7 +190,7 @@ async fn ask(settings: &Settings) -> Vec<Answer> {
     };
     let now = Clock::system().now();
     let from = time::before(now, settings.backfill.max(Duration::from_secs(7 * 86_400)));
-    let mut answers = match source.fetch(&Position::From(from), 10, now).await {
+    match source.fetch(&Position::From(from), 10, now).await {
         Ok(page) if page.entries() == 0 => vec![answer(
             "unclear",
             "the key is accepted, and no events are returned".to_owned(),
@@ -145,20 +202,7 @@ async fn ask(settings: &Settings) -> Vec<Answer> {
             answers
         }
         Err(error) => vec![answer("FAILED", format!("{} ({})", error.message, error.kind.name()), Some(error.kind.remedy().to_owned()))],
-    };
-    if let Some(expires) = settings.key_expires() {
-        let days = expires
-            .to_zoned(jiff::tz::TimeZone::UTC)
-            .map_or(i64::MAX, |midnight| midnight.timestamp().duration_since(now).as_secs() / 86_400);
-        if days <= 30 {
-            answers.push(answer(
-                "warning",
-                format!("the key expires on {expires}"),
-                Some("create a new one in time, and change `api_key_expires`".to_owned()),
-            ));
-        }
     }
-    answers
 }
 
 fn clock_answer(server: Option<Timestamp>, now: Timestamp) -> Option<(String, String)> {

@@ -56,17 +56,13 @@ impl Events {
 
 impl List {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let now = Clock::system().now();
+        let (since, until) = self.range.bounds(Clock::system().now())?;
         let (_, _store, reader) = context.store()?;
         if self.quarantined {
             return quarantined(context, &reader, self.limit);
         }
-        let wanted = ScanFilter {
-            since: self.range.since(now),
-            until: self.range.until(now),
-            action: filter::glob(self.action.as_deref())?,
-            source: self.range.source(),
-        };
+        let wanted =
+            ScanFilter { since, until, action: filter::glob(self.action.as_deref())?, source: self.range.source() };
         let by_actor = |event: &Event| {
             self.actor.as_deref().is_none_or(|actor| {
                 let evidence = event.evidence();

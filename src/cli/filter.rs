@@ -32,6 +32,17 @@ impl Range {
         self.until.map(|time| time.resolve(now))
     }
 
+    /// Both ends, the earlier first.
+    pub(super) fn bounds(&self, now: Timestamp) -> Result<(Option<Timestamp>, Option<Timestamp>), CliError> {
+        let (since, until) = (self.since(now), self.until(now));
+        match (since, until) {
+            (Some(since), Some(until)) if since >= until => {
+                Err(CliError::Usage("`--until` is not after `--since`: nothing lies between".to_owned()))
+            }
+            _ => Ok((since, until)),
+        }
+    }
+
     pub(super) fn source(&self) -> Option<SourceName> {
         self.source.clone()
     }

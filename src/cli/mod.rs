@@ -74,6 +74,9 @@ enum Verb {
 /// Why a verb did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
+    /// It worked, and there is something the caller should know: exit code 1.
+    #[error("{0}")]
+    Findings(String),
     /// Rules do not load: exit code 2. The diagnostics have been shown.
     #[error("{0}")]
     Rules(String),
@@ -94,6 +97,7 @@ enum CliError {
 impl CliError {
     fn code(&self) -> u8 {
         match self {
+            Self::Findings(_) => 1,
             Self::Rules(_) => 2,
             Self::Usage(_) | Self::Store(_) | Self::Agent(_) | Self::Output(_) => 3,
         }
@@ -102,7 +106,7 @@ impl CliError {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Store(StoreError::Locked { .. }) => Some(
-                "an agent holds the store: stop it to read the store with this verb, or give each agent a `data_dir` of its own",
+                "one process can have the store open: stop the agent to look at it, or give a second agent a `data_dir` of its own",
             ),
             _ => None,
         }

@@ -68,7 +68,8 @@ impl Output {
     pub(super) fn table(&self, header: &[&str], rows: Vec<Vec<String>>) -> std::io::Result<()> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        if std::io::stdout().is_terminal() {
+        // Below this, words broken in the middle are harder to read than lines that the terminal wraps.
+        if std::io::stdout().is_terminal() && table.width().is_some_and(|width| width >= 80) {
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
         table.set_header(header.iter().map(|name| Cell::new(name.to_uppercase())));
@@ -134,6 +135,11 @@ pub(super) fn ago(time: Option<Timestamp>, now: Timestamp) -> String {
         || "never".to_owned(),
         |time| format!("{} ago", watchbell::time::show_duration(watchbell::time::since(now, time))),
     )
+}
+
+/// `512 KiB`, `17 MiB`.
+pub(super) fn size(bytes: u64) -> String {
+    if bytes < 1 << 20 { format!("{} KiB", bytes.div_ceil(1024)) } else { format!("{} MiB", bytes >> 20) }
 }
 
 /// `1 event`, `2 events`.

@@ -11,7 +11,7 @@ use watchbell::{
     detect,
     diagnostic::any_error,
     name::SourceName,
-    replay::{self, Report},
+    replay::{self, Report, RuleReport},
     rule::{Loader, Overrides},
     source::file,
     store::{ScanFilter, Store},
@@ -69,6 +69,10 @@ impl Replay {
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("some rules do not load and were left out", &loaded.diagnostics)));
         }
+        let errors: u64 = report.rules.values().map(|rule| rule.errors).sum();
+        if errors > 0 {
+            return Err(CliError::Findings(format!("rules failed on events: {}", output::count(errors, "error"))));
+        }
         Ok(())
     }
 
@@ -79,7 +83,7 @@ impl Replay {
         context: &Context,
         now: watchbell::time::Timestamp,
     ) -> Result<Report, CliError> {
-        let (since, until) = (self.range.since(now), self.range.until(now));
+        let (since, until) = self.range.bounds(now)?;
         let wanted = |time| since.is_none_or(|since| time >= since) && until.is_none_or(|until| time < until);
         if self.events.is_empty() {
             let config =
@@ -91,6 +95,9 @@ impl Replay {
             }
             let store = Store::open(&config.data_dir)?;
             let reader = store.reader();
+            if let Some(source) = self.range.source().filter(|source| !matches!(reader.source(source), Ok(Some(_)))) {
+                return Err(CliError::Usage(format!("there are no events of a source \"{source}\"")));
+            }
             let progress = progress(reader.event_totals()?.0);
             let filter = ScanFilter { since, until, action: None, source: self.range.source() };
             for event in reader.scan(filter) {
@@ -105,7 +112,12 @@ impl Replay {
             let found = file::read(path)
                 .map_err(|error| CliError::Usage(format!("`{}` cannot be read: {error}", path.display())))?;
             if let Some(reason) = &found.broken {
-                context.output.warning(&format!("`{}` is read up to where it breaks: {reason}", path.display()));
+                context
+                    .output
+                    .warning(&format!("`{}` has parts that cannot be read and are left out: {reason}", path.display()));
+                if found.events.is_empty() {
+                    return Err(CliError::Usage(format!("`{}` holds no events", path.display())));
+                }
             }
             if !found.rejected.is_empty() {
                 let first = found.rejected.first().map_or("", |entry| entry.reason.as_str());
@@ -139,11 +151,16 @@ pub(super) fn progress(total: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(total);
-    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} events  {per_sec}  {eta} left");
+    let style = ProgressStyle::with_template("{bar:32} {human_pos} of {human_len} events, {eta} left");
     if let Ok(style) = style {
         bar.set_style(style);
     }
     bar
+}
+
+fn problem(rule: &RuleReport) -> String {
+    let error = rule.first_error.clone().unwrap_or_default();
+    if rule.suspended { format!("suspended after this: {error}") } else { error }
 }
 
 fn show(context: &Context, report: &Report, limit: usize) -> Result<(), CliError> {
@@ -165,7 +182,7 @@ fn show(context: &Context, report: &Report, limit: usize) -> Result<(), CliError
                 rule.matches.to_string(),
                 rule.alerts.to_string(),
                 rule.errors.to_string(),
-                rule.first_error.clone().unwrap_or_default(),
+                problem(rule),
             ]
         })
         .collect();
@@ -173,7 +190,8 @@ fn show(context: &Context, report: &Report, limit: usize) -> Result<(), CliError
     out.line("")?;
     for alert in report.alerts.iter().take(limit) {
         let message = Message::Alert { notice: Notice::Opened, alert: Box::new(alert.clone()) };
-        out.line(&render(&message))?;
+        out.line(render(&message).trim_end())?;
+        out.line("")?;
     }
     if report.alerts.len() > limit {
         out.line(&format!(

@@ -1,6 +1,9 @@
 //! `watchbell rules list|show`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -165,6 +168,7 @@ fn as_json(rule: &Arc<CompiledRule>, record: Option<&RuleRecord>) -> serde_json:
         "dedup_period": time::show_duration(metadata.dedup_period),
         "threshold": metadata.threshold,
         "window": time::show_duration(metadata.window),
+        "params": metadata.params.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<BTreeMap<_, _>>(),
         "file": rule.file,
         "hash": rule.hash,
         "matches": record.map_or(0, |record| record.matches),

@@ -58,11 +58,11 @@ impl Status {
         let out = &context.output;
         out.line(&format!("agent      not running, last alive {}", output::ago(reader.alive()?, now)))?;
         out.line(&format!(
-            "events     {events} stored, {} evaluated, {} to do; {} MiB on disk for {} MiB of events",
+            "events     {events} stored, {} evaluated, {} to do; {} on disk for {} of events",
             mark,
             last.0.saturating_sub(mark.0),
-            size >> 20,
-            bytes >> 20
+            output::size(size),
+            output::size(bytes)
         ))?;
         let alerts: Vec<String> = Severity::ALL
             .iter()

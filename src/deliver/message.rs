@@ -3,7 +3,10 @@
 
 use serde::Serialize;
 
-use crate::alert::{Alert, Notice};
+use crate::{
+    alert::{Alert, Notice},
+    time::{self, Timestamp},
+};
 
 /// A message to a destination.
 #[derive(Debug, Clone, Serialize)]
@@ -33,16 +36,24 @@ impl Message {
 }
 
 /// Names and values that say who, from where and when, in the order they are shown. Absent ones are left out.
-pub(super) fn fields(alert: &Alert) -> Vec<(&'static str, String)> {
+pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String)> {
     let mut fields = Vec::new();
+    let show = |time: Timestamp| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    let source = alert.source.as_ref().map_or_else(String::new, |source| format!("  source {source}"));
+    let rule = ("rule", format!("{}  alert {}{source}", alert.rule, alert.id.short()));
+    if notice == Notice::Resolved {
+        // What it was about has passed: only when, and for how long it lasted.
+        let resolved = alert.resolved_at.unwrap_or(alert.last_seen);
+        let lasted = time::show_duration(time::since(resolved, alert.opened_at));
+        return vec![("when", format!("{}, after {lasted}", show(resolved))), rule];
+    }
     match (alert.evidence.who(), alert.evidence.whence()) {
         (Some(who), Some(whence)) => fields.push(("who", format!("{who} from {whence}"))),
         (Some(who), None) => fields.push(("who", who.to_owned())),
         (None, Some(whence)) => fields.push(("who", format!("unknown, from {whence}"))),
         (None, None) => {}
     }
-    let time = |time: crate::time::Timestamp| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
-    let (opened, seen) = (time(alert.opened_at), time(alert.last_seen));
+    let (opened, seen) = (show(alert.opened_at), show(alert.last_seen));
     let mut when = opened.clone();
     if alert.last_seen > alert.opened_at && seen != opened {
         when.push_str(&format!(" to {seen}"));
@@ -71,8 +82,7 @@ pub(super) fn fields(alert: &Alert) -> Vec<(&'static str, String)> {
     for error in &alert.errors {
         fields.push(("error", format!("`fn {}` of the rule failed: {}", error.function, error.error)));
     }
-    let source = alert.source.as_ref().map_or_else(String::new, |source| format!("  source {source}"));
-    fields.push(("rule", format!("{}  alert {}{source}", alert.rule, alert.id.short())));
+    fields.push(rule);
     fields
 }
 

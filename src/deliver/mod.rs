@@ -93,6 +93,14 @@ impl Settings {
         Self { name, min_severity: Severity::Info, rules: None, kind: Kind::Terminal }
     }
 
+    /// The directory that must be there for it, if it needs one.
+    pub fn directory(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::Terminal => None,
+            Kind::File(settings) => settings.path.parent().filter(|parent| *parent != Path::new("")),
+        }
+    }
+
     /// Makes the destination ready. Terminals write to `terminal`.
     pub fn open(&self, terminal: &Terminal) -> Box<dyn Destination> {
         match &self.kind {

@@ -109,7 +109,7 @@ fn block(text: &mut String, notice: Notice, alert: &Alert) {
     };
     // Writing to a String cannot fail.
     writeln!(text, "{style}● {word:<8}{style:#}  {bold}{}{bold:#}", printable(&alert.title)).ok();
-    for (name, value) in message::fields(alert) {
+    for (name, value) in message::fields(alert, notice) {
         writeln!(text, "  {dim}{name:<8}{dim:#}  {}", printable(&value)).ok();
     }
     text.push('\n');

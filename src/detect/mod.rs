@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     alert::{Alert, AlertChange, FunctionError, Kind, Severity, Status},
-    event::Event,
+    event::{Event, Evidence},
     name::{AlertId, DedupKey, EventId, RuleId},
     outcome::{Match, Outcome, StateChanges},
     rule::{CompiledRule, Limits, RuleFailure, RuleHost, RuleInput, RuleSet},
@@ -311,7 +311,8 @@ impl Detector {
                 first_events: vec![event.id.clone()],
                 newest_events: Vec::new(),
                 dedup_key: DedupKey::clipped(key),
-                evidence: event.evidence(),
+                // Whoever did what the rule fails on has nothing to do with it.
+                evidence: Evidence::default(),
                 context: serde_json::Map::new(),
                 description: Some(what.to_owned()),
                 // The file's path is left out: it would differ between the agent and a replay started elsewhere.
@@ -358,7 +359,7 @@ fn error_title(rule: &CompiledRule, failure: &RuleFailure) -> String {
         Failure::Size => "builds or recurses beyond its limits",
         Failure::Panicked => "made the host fail",
     };
-    format!("rule `{}` {what}", rule.id())
+    format!("Rule `{}` {what}", rule.id())
 }
 
 /// The value of an optional function; its error is kept and the fallback used.

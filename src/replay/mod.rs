@@ -43,6 +43,8 @@ pub struct RuleReport {
     pub errors: u64,
     /// Text of the first failure.
     pub first_error: Option<String>,
+    /// It exceeded its limits three times in a row, and looked at no event after that.
+    pub suspended: bool,
 }
 
 /// Runs rules over events as they come.
@@ -96,6 +98,9 @@ impl Replay {
 
     /// What was found.
     pub fn finish(mut self) -> Report {
+        for (rule, _) in self.detector.records().filter(|(_, record)| record.suspended.is_some()) {
+            self.report.rules.entry(rule.clone()).or_default().suspended = true;
+        }
         self.report.alerts = self.order.iter().filter_map(|id| self.alerts.remove(id)).collect();
         self.report
     }

@@ -103,7 +103,7 @@ impl Compiler {
         if !is_rule_file(text) {
             // It is still parsed, so that its mistakes are told where they are.
             return match self.engine.set_strict_variables(false).compile(text) {
-                Ok(_) => (Compiled::LibraryFile, Vec::new()),
+                Ok(ast) => library_file(&ast, file, text),
                 Err(error) => (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
             };
         }
@@ -233,6 +233,22 @@ fn is_rule_file(text: &str) -> bool {
     })
 }
 
+/// A file without `RULE`: to be imported, unless it was meant as a rule.
+fn library_file(ast: &AST, file: &Path, text: &Arc<str>) -> (Compiled, Vec<Diagnostic>) {
+    let mut functions = ast.iter_functions();
+    if let Some(function) =
+        functions.find(|found| found.params.len() == 1 && ["rule", "check", "check_agent"].contains(&found.name))
+    {
+        let message = format!("the file has `fn {}` but no `const RULE`", function.name);
+        let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
+        let at = function_span(text, function.name);
+        return (Compiled::Broken, vec![Diagnostic::error("E211", file, message).at(text, at).help(help)]);
+    }
+    let useless = ast.iter_functions().next().is_none() && !text.contains("const ");
+    let warning = || Diagnostic::warning("W202", file, "the file is no rule, and has nothing that could be imported");
+    (Compiled::LibraryFile, if useless { vec![warning()] } else { Vec::new() })
+}
+
 /// Whether the script assigns to a property or an index, and the paths it imports.
 fn scan(ast: &AST) -> (bool, Vec<String>) {
     let mut assigns = false;
@@ -306,7 +322,7 @@ fn functions(
             names.push(function.name.to_owned());
         } else if function.params.len() == 1
             && let Some(near) = nearest(function.name, OPTIONAL_FUNCTIONS.iter().copied().chain(["rule"]))
-            && near.eq_ignore_ascii_case(function.name)
+            && !text.replace(&format!("fn {}(", function.name), "").contains(&format!("{}(", function.name))
         {
             let message = format!("`fn {}` is never called: the function is `fn {near}`", function.name);
             found.push(Diagnostic::warning("W201", file, message).at(text, at));

@@ -116,6 +116,11 @@ impl Loader {
         let mut owners: HashMap<RuleId, PathBuf> = HashMap::new();
         let mut failed: Vec<(PathBuf, String)> =
             unreadable.iter().map(|diagnostic| (diagnostic.file.clone(), diagnostic.one_line())).collect();
+        // A directory that cannot be read, as while it is being replaced, says nothing about its files.
+        for lost in &unreadable {
+            let inside = self.last_good.keys().filter(|file| **file != lost.file && file.starts_with(&lost.file));
+            failed.extend(inside.map(|file| (file.clone(), lost.one_line())));
+        }
         for (file, text) in self.builtin_texts().into_iter().chain(texts) {
             let (compiled, mut found) = compiler.compile(&file, &text, &params);
             let rule = match compiled {

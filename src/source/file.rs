@@ -14,7 +14,7 @@ pub struct FileEvents {
     pub events: Vec<IncomingEvent>,
     /// Its entries that are no events.
     pub rejected: Vec<RejectedEntry>,
-    /// Where and why reading ended early, if it did.
+    /// The first thing that could not be read, if anything.
     pub broken: Option<String>,
 }
 
@@ -24,25 +24,38 @@ struct Envelope<'a> {
     data: Vec<&'a RawValue>,
 }
 
-/// Reads a file of events. What stands before the place where it breaks is used.
+/// Reads a file of events.
 pub fn read(path: &Path) -> std::io::Result<FileEvents> {
     let bytes = std::fs::read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     Ok(parse(&text))
 }
 
-/// Reads a text of events.
+/// Reads a text of events. What cannot be read is passed over up to the end of its line.
 pub fn parse(text: &str) -> FileEvents {
     let mut found = FileEvents::default();
-    let values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-    for value in values {
-        match value {
-            Ok(value) => take(value.get(), &mut found),
-            Err(error) => {
-                found.broken = Some(error.to_string());
-                break;
+    let mut start = 0;
+    while let Some(rest) = text.get(start..).filter(|rest| !rest.trim_start().is_empty()) {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
+        // Where the last value that could be read ended.
+        let mut end = 0;
+        let mut problem = None;
+        while let Some(value) = values.next() {
+            match value {
+                Ok(value) => take(value.get(), &mut found),
+                Err(error) => {
+                    problem = Some(error.to_string());
+                    break;
+                }
             }
+            end = values.byte_offset();
         }
+        let Some(problem) = problem else { break };
+        found.broken.get_or_insert(problem);
+        let bad = rest.get(end..).unwrap_or_default();
+        let line = bad.len() - bad.trim_start().len();
+        let line_end = bad.get(line..).and_then(|bad| bad.find('\n')).map_or(bad.len(), |index| line + index + 1);
+        start += end + line_end;
     }
     found
 }
@@ -78,11 +91,17 @@ mod tests {
     #[test]
     fn lines_arrays_and_pages() {
         let event = |id: u8| format!(r#"{{"id":"{id}","attributes":{{"action":"a"}}}}"#);
-        let text =
-            format!("{}\n[{},{}]\n{{\"data\":[{}],\"meta\":{{}}}}\n5\n{{", event(1), event(2), event(3), event(4));
+        let text = format!(
+            "{}\n[{},{}]\n{{\"data\":[{}],\"meta\":{{}}}}\n5\n{{\n{}",
+            event(1),
+            event(2),
+            event(3),
+            event(4),
+            event(5)
+        );
         let found = parse(&text);
         let ids: Vec<&str> = found.events.iter().map(|event| event.id.as_str()).collect();
-        assert_eq!(ids, ["1", "2", "3", "4"]);
+        assert_eq!(ids, ["1", "2", "3", "4", "5"]);
         assert_eq!(found.rejected.len(), 1);
         assert!(found.broken.is_some());
     }

@@ -141,6 +141,9 @@ impl Poller {
         match self.source.fetch(&position, self.timing.page_limit, now).await {
             Ok(page) => {
                 let entries = page.entries();
+                if record.failures > 0 {
+                    tracing::info!(source = %self.settings.name, failures = record.failures, "the source can be read again");
+                }
                 let before = record.cursor.take();
                 let newest = page.events.iter().filter_map(|event| event.time).max();
                 if let (true, Some(newest)) = (record.caught_up, newest) {
@@ -279,8 +282,9 @@ impl Poller {
                 None => wait,
             }
         };
-        if first {
-            tracing::warn!(source = %self.settings.name, kind = kind.name(), retry = time::show_duration(wait), "{}", error.message);
+        // Each kind of trouble once, then ever more rarely: an outage is a few lines, and never silent.
+        if first || failures.is_power_of_two() {
+            tracing::warn!(source = %self.settings.name, kind = kind.name(), failures, retry = time::show_duration(wait), "{}", error.message);
         } else {
             tracing::debug!(source = %self.settings.name, kind = kind.name(), failures, retry = time::show_duration(wait), "{}", error.message);
         }
