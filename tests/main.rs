@@ -12,6 +12,8 @@
 /// What tests share: a laboratory with a simulated organization, events and rule sets.
 mod support;
 
+/// The outbox: routing, failing destinations, rotation.
+mod deliver;
 /// What a match becomes: dedup, thresholds, escalation, fallbacks, late events.
 mod detection;
 /// Rules directories that change under a running agent.
