@@ -190,19 +190,22 @@ async fn ask(settings: &Settings) -> Vec<Answer> {
     };
     let now = Clock::system().now();
     let from = time::before(now, settings.backfill.max(Duration::from_secs(7 * 86_400)));
-    match source.fetch(&Position::From(from), 10, now).await {
-        Ok(page) if page.entries() == 0 => vec![answer(
-            "unclear",
-            "the key is accepted, and no events are returned".to_owned(),
-            Some("that proves neither health nor trouble: without Atlassian Guard or an Enterprise plan there is no organization audit log to return. Compare with admin.atlassian.com > Security > Audit log".to_owned()),
-        )],
-        Ok(page) => {
-            let mut answers = vec![answer("ok", "the key is accepted, and events are returned".to_owned(), None)];
-            answers.extend(clock_answer(page.server_time, now).map(|(message, remedy)| answer("warning", message, Some(remedy))));
-            answers
+    let page = match source.fetch(&Position::From(from), 10, now).await {
+        Ok(page) => page,
+        Err(error) => {
+            let remedy = error.kind.remedy().to_owned();
+            return vec![answer("FAILED", format!("{} ({})", error.message, error.kind.name()), Some(remedy))];
         }
-        Err(error) => vec![answer("FAILED", format!("{} ({})", error.message, error.kind.name()), Some(error.kind.remedy().to_owned()))],
-    }
+    };
+    let accepted = if page.entries() == 0 {
+        let remedy = "that proves neither health nor trouble: without Atlassian Guard or an Enterprise plan there is no \
+                      organization audit log to return. Compare with admin.atlassian.com > Security > Audit log";
+        answer("unclear", "the key is accepted, and no events are returned".to_owned(), Some(remedy.to_owned()))
+    } else {
+        answer("ok", "the key is accepted, and events are returned".to_owned(), None)
+    };
+    let clock = clock_answer(page.server_time, now).map(|(message, remedy)| answer("warning", message, Some(remedy)));
+    std::iter::once(accepted).chain(clock).collect()
 }
 
 fn clock_answer(server: Option<Timestamp>, now: Timestamp) -> Option<(String, String)> {
@@ -213,4 +216,18 @@ fn clock_answer(server: Option<Timestamp>, now: Timestamp) -> Option<(String, St
             "set the clock (NTP): times of polls, drop-off and certificates depend on it".to_owned(),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_is_told() {
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(clock_answer(None, now), None);
+        assert_eq!(clock_answer(Some(time::after(now, Duration::from_secs(60))), now), None);
+        let (message, _) = clock_answer(Some(time::after(now, Duration::from_secs(7_200))), now).unwrap();
+        assert_eq!(message, "this machine's clock differs from Atlassian's by 2h");
+    }
 }
