@@ -191,6 +191,8 @@ impl Agent {
 
     /// Runs until `stop`. Whatever happens to sources, rules and destinations, it goes on; only a failure of its own ends it.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AgentError> {
+        // A failure ends this agent's tasks, not whatever else the caller's token stands for.
+        let stop = stop.child_token();
         let watched = Watched {
             sources: self.config.sources.iter().cloned().zip(self.pollers.iter().map(Poller::status)).collect(),
             destinations: self

@@ -42,6 +42,8 @@ impl Default for Timing {
     }
 }
 
+/// Atlassian keeps the log for 180 days.
+const KEPT: Duration = Duration::from_secs(180 * 86_400);
 /// Pages in a row that bring nothing new before the cursor counts as going in circles. An overlap of ten minutes is rarely
 /// more than a few pages.
 const FRUITLESS_PAGES: u32 = 200;
@@ -141,9 +143,7 @@ impl Poller {
         match self.source.fetch(&position, self.timing.page_limit, now).await {
             Ok(page) => {
                 let entries = page.entries();
-                if record.failures > 0 {
-                    tracing::info!(source = %self.settings.name, failures = record.failures, "the source can be read again");
-                }
+                let failures = record.failures;
                 let before = record.cursor.take();
                 let newest = page.events.iter().filter_map(|event| event.time).max();
                 if let (true, Some(newest)) = (record.caught_up, newest) {
@@ -164,7 +164,12 @@ impl Poller {
                 }
                 let stuck = before.is_some() && before == page.next;
                 match self.store_page(page, record).await {
-                    Ok(new) => self.after_page(entries, new, stuck),
+                    Ok(new) => {
+                        if failures > 0 {
+                            tracing::info!(source = %self.settings.name, failures, "the source can be read again");
+                        }
+                        self.after_page(entries, new, stuck)
+                    }
                     Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())),
                 }
             }
@@ -180,7 +185,11 @@ impl Poller {
             Some(newest) => time::before(newest, self.settings.overlap),
             None => *record.started_from.get_or_insert(time::before(now, self.settings.backfill)),
         };
-        Position::From(from)
+        let kept_since = time::before(now, KEPT);
+        if from < kept_since && record.newest_processed.is_some() {
+            tracing::warn!(source = %self.settings.name, newest = %from, "the newest event is older than Atlassian keeps: what happened up to 180 days ago is lost");
+        }
+        Position::From(from.max(kept_since))
     }
 
     /// Stores a page with its record; returns how many of its events are new.
