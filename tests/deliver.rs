@@ -5,12 +5,14 @@ use watchbell::name::DestinationName;
 
 use crate::support::{Lab, entry, evaluated, organization, rule};
 
-/// Rules whose alerts the lines of a file tell of.
+/// Detection rules whose alerts the lines of a file tell of. (That a delivery failed may be among them as well, by whether the
+/// check or the worker comes first.)
 fn told(lab: &Lab, name: &str) -> BTreeSet<String> {
     let text = fs::read_to_string(lab.path(name)).unwrap_or_default();
     text.lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .filter_map(|message| message["alert"]["rule"].as_str().map(str::to_owned))
+        .filter(|rule| !rule.starts_with("builtin."))
         .collect()
 }
 

@@ -127,6 +127,24 @@ fn a_finding_is_one_alert_from_beginning_to_end() {
     assert!(stored.is_empty());
 }
 
+/// A restart, or a backlog, is no reason to say that logs are back.
+#[test]
+fn what_cannot_be_judged_yet_stays_as_it_was() {
+    let rules = checks(Overrides::new());
+    let mut detector = HealthDetector::restore(&Limits::default(), []);
+    let silent = json!({ "silent_for": 90_000, "newest_arrival": 90_000 });
+    let (opened, state) = detector.check(&rules, &[source(silent)], base());
+    assert_eq!(opened.alerts.len(), 1);
+    let stored: Vec<(String, Vec<u8>)> = state.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect();
+    let mut restarted = HealthDetector::restore(&Limits::default(), stored);
+    let mut changes = |record: Value| restarted.check(&rules, &[source(record)], base()).0.alerts.len();
+    assert_eq!(changes(json!({ "polled": false, "silent_for": 90_000, "away": 60 })), 0);
+    assert_eq!(changes(json!({ "caught_up": false, "silent_for": 90_000 })), 0);
+    // Polled, and still silent: the same alert goes on. Then events come.
+    assert_eq!(changes(json!({ "silent_for": 90_000, "newest_arrival": 90_000 })), 0);
+    assert_eq!(changes(json!({})), 1);
+}
+
 #[test]
 fn checks_can_be_switched_off_and_set() {
     let id = |text: &str| watchbell::name::RuleId::parse(text).unwrap();

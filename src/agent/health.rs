@@ -98,14 +98,16 @@ pub(super) fn subjects(
         .iter()
         .map(|(name, status)| {
             let status = status.borrow();
-            let (owed, oldest) = outbox.get(name).map_or((0, None), |owed| (owed.count, Some(owed.oldest)));
+            let owed = outbox.get(name);
+            // What is owed remembers its error over a restart, the worker does not.
+            let failing_before = owed.filter(|owed| owed.error.is_some()).map(|owed| owed.oldest);
             json!({
                 "name": name,
-                "owed": owed,
-                "oldest": age(oldest, now),
+                "owed": owed.map_or(0, |owed| owed.count),
+                "oldest": age(owed.map(|owed| owed.oldest), now),
                 "delivered": status.delivered,
-                "error": status.error,
-                "failing_for": age(status.failing_since, now),
+                "error": status.error.clone().or_else(|| owed.and_then(|owed| owed.error.clone())),
+                "failing_for": age(status.failing_since.or(failing_before), now),
             })
         })
         .collect();

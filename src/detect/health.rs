@@ -3,7 +3,10 @@
 //! Unlike detection this watches the clock: it is told the time. A finding that lasts is one alert, from the check that first
 //! made it to the one that no longer does.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,13 +62,19 @@ impl HealthDetector {
     /// Judges all subjects as they are at `now`.
     pub fn check(&mut self, rules: &RuleSet, subjects: &[Subject], now: Timestamp) -> (Outcome, StateChanges) {
         let mut outcome = Outcome::default();
-        let mut seen: BTreeMap<String, ()> = BTreeMap::new();
+        let mut seen: BTreeSet<String> = BTreeSet::new();
         let mut changes = StateChanges::new();
         for rule in &rules.checks {
             for subject in subjects {
                 let findings = match self.judge(rule, subject) {
                     None => continue,
-                    Some(Ok(findings)) => findings,
+                    Some(Ok(Some(findings))) => findings,
+                    Some(Ok(None)) => {
+                        // It cannot tell now: what is open stays open.
+                        let same = |open: &OpenFinding| open.rule == *rule.id() && open.source == subject.source;
+                        seen.extend(self.open.iter().filter(|(_, open)| same(open)).map(|(name, _)| name.clone()));
+                        continue;
+                    }
                     Some(Err(message)) => {
                         outcome.failures.push((rule.id().clone(), message.clone()));
                         vec![Finding {
@@ -81,12 +90,12 @@ impl HealthDetector {
                     let source = subject.source.as_ref().map_or("", SourceName::as_str);
                     let hash = AlertId::derive(rule.id(), source, &finding.key, "");
                     let name = format!("health/{}/{hash}", rule.id());
-                    seen.insert(name.clone(), ());
+                    seen.insert(name.clone());
                     self.found(rule, rules.generation, subject, finding, &name, now, &mut outcome, &mut changes);
                 }
             }
         }
-        let over: Vec<String> = self.open.keys().filter(|name| !seen.contains_key(*name)).cloned().collect();
+        let over: Vec<String> = self.open.keys().filter(|name| !seen.contains(*name)).cloned().collect();
         for name in over {
             if let Some(open) = self.open.remove(&name) {
                 let title = open.resolved.unwrap_or_else(|| format!("Resolved: {}", open.title));
@@ -97,7 +106,7 @@ impl HealthDetector {
         (outcome, changes)
     }
 
-    fn judge(&self, rule: &Arc<CompiledRule>, subject: &Subject) -> Option<Result<Vec<Finding>, String>> {
+    fn judge(&self, rule: &Arc<CompiledRule>, subject: &Subject) -> Option<Result<Option<Vec<Finding>>, String>> {
         let function = match (rule.kind, &subject.source) {
             (RuleKind::CheckSource, Some(_)) => "check",
             (RuleKind::CheckAgent, None) => "check_agent",

@@ -130,18 +130,26 @@ impl RuleHost {
         })
     }
 
-    /// Calls the check function of a check rule with a record of what is to be judged.
-    pub fn check(&self, rule: &CompiledRule, function: &str, record: Dynamic) -> Result<Vec<Finding>, RuleFailure> {
+    /// Calls the check function of a check rule with a record of what is to be judged. `None`: it cannot tell now.
+    pub fn check(
+        &self,
+        rule: &CompiledRule,
+        function: &str,
+        record: Dynamic,
+    ) -> Result<Option<Vec<Finding>>, RuleFailure> {
         let answer = self.call(rule, function, record)?;
-        let wrong = || RuleFailure::wrong_type(function, "true, false, a map, or a list of maps", &answer);
+        let wrong = || RuleFailure::wrong_type(function, "true, false, `()`, a map, or a list of maps", &answer);
+        if answer.is_unit() {
+            return Ok(None);
+        }
         if let Ok(unwell) = answer.as_bool() {
-            return Ok(if unwell { vec![Finding::default()] } else { Vec::new() });
+            return Ok(Some(if unwell { vec![Finding::default()] } else { Vec::new() }));
         }
         if answer.is_map() {
-            return finding(&answer).map(|finding| vec![finding]).ok_or_else(wrong);
+            return finding(&answer).map(|finding| Some(vec![finding])).ok_or_else(wrong);
         }
         let findings = answer.read_lock::<Array>().and_then(|items| items.iter().map(finding).collect());
-        findings.ok_or_else(wrong)
+        findings.map(Some).ok_or_else(wrong)
     }
 
     fn optional<T>(
