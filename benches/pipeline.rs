@@ -27,7 +27,7 @@ fn page(scenario: &Scenario, number: usize, now: Timestamp) -> Page {
     let events = (number * PAGE..(number + 1) * PAGE)
         .map(|index| IncomingEvent::parse(&scenario.entry(index).json).expect("the simulator makes events"))
         .collect();
-    Page { source: SourceName::parse("bench").expect("a name"), arrived: now, events, rejected: Vec::new() }
+    Page::new(SourceName::parse("bench").expect("a name"), now, events)
 }
 
 fn pipeline(criterion: &mut Criterion) {
@@ -57,10 +57,11 @@ fn pipeline(criterion: &mut Criterion) {
                     outcome.append(detector.evaluate(&event));
                     mark = event.sequence;
                 }
-                let staged = store.stage(outcome.alerts, now).expect("alerts are staged");
+                let mut writing = store.writing();
+                let staged = writing.stage(outcome.alerts, now).expect("alerts are staged");
                 let state = detector.take_changes();
                 let commit = Commit { staged, matches: outcome.matches, state, mark: Some(mark), ..Commit::default() };
-                store.commit(&commit).expect("the batch is committed");
+                writing.commit(&commit).expect("the batch is committed");
             },
             criterion::BatchSize::PerIteration,
         );

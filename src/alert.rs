@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::Evidence,
-    name::{AlertId, DedupKey, EventId, RuleId, Sequence, SourceName},
+    name::{AlertId, DedupKey, EventId, RuleId, Sequence, SilenceId, SourceName},
     time::Timestamp,
 };
 
@@ -68,17 +68,85 @@ impl FromStr for Severity {
 pub enum Status {
     /// Nobody has dealt with it.
     Open,
-    /// What it was about has passed.
+    /// Somebody is at it.
+    Acknowledged,
+    /// It is over: what it was about has passed, or somebody has dealt with it.
     Resolved,
+}
+
+impl Status {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Open, Self::Acknowledged, Self::Resolved];
+
+    /// The name in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Acknowledged => "acknowledged",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+impl FromStr for Status {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is not a status: write `open`, `acknowledged` or `resolved`"))
+    }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// What an alert turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disposition {
+    /// What the rule looks for had happened.
+    TruePositive,
+    /// It had not, or it was allowed.
+    FalsePositive,
+}
+
+impl fmt::Display for Disposition {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(match self {
-            Self::Open => "open",
-            Self::Resolved => "resolved",
+            Self::TruePositive => "true positive",
+            Self::FalsePositive => "false positive",
         })
     }
+}
+
+/// What a person did with an alert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Took it on.
+    Acknowledge,
+    /// Dealt with it.
+    Resolve(Option<Disposition>),
+    /// Took that back: it is open again.
+    Reopen,
+    /// Said something about it.
+    Comment,
+}
+
+/// Who did something with an alert, when, and what they said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remark {
+    /// Who.
+    pub author: String,
+    /// When, by the machine's clock.
+    pub at: Timestamp,
+    /// What they said.
+    pub comment: Option<String>,
 }
 
 /// What raised an alert.
@@ -161,6 +229,18 @@ pub struct Alert {
     pub generation: u64,
     /// Its opening event was already old when it arrived.
     pub late: bool,
+    /// When a person took it on.
+    #[serde(default)]
+    pub acknowledged_at: Option<Timestamp>,
+    /// What it turned out to be, if whoever resolved it said.
+    #[serde(default)]
+    pub disposition: Option<Disposition>,
+    /// The last thing that a person did with it or said about it.
+    #[serde(default)]
+    pub remark: Option<Remark>,
+    /// The silence that kept it from being delivered when it opened.
+    #[serde(default)]
+    pub silenced_by: Option<SilenceId>,
 }
 
 /// How an alert changed. Data: whoever keeps alerts applies it.
@@ -205,6 +285,15 @@ pub enum AlertChange {
         /// What to say about it.
         title: String,
     },
+    /// A person dealt with it.
+    Handled {
+        /// The alert.
+        alert: AlertId,
+        /// What they did.
+        action: Action,
+        /// Who, when, and what they said.
+        remark: Remark,
+    },
 }
 
 /// Why people are told about an alert.
@@ -215,8 +304,62 @@ pub enum Notice {
     Opened,
     /// Its severity went up.
     Escalated,
+    /// A person took it on.
+    Acknowledged,
     /// It is over.
     Resolved,
+    /// A person opened it again.
+    Reopened,
+    /// A person said something about it.
+    Commented,
+    /// Many more events have joined it: ten, a hundred, a thousand …
+    Grew,
+}
+
+impl Notice {
+    /// The name in JSON and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Escalated => "escalated",
+            Self::Acknowledged => "acknowledged",
+            Self::Resolved => "resolved",
+            Self::Reopened => "reopened",
+            Self::Commented => "commented",
+            Self::Grew => "grew",
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// An entry of the log of changes: what happened to an alert, when, and through whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedChange {
+    /// Its place in the log: 1, 2, 3 …
+    pub number: u64,
+    /// When, by the machine's clock.
+    pub at: Timestamp,
+    /// The alert.
+    pub alert: AlertId,
+    /// The alert's revision after it.
+    pub revision: u32,
+    /// What happened.
+    pub what: Notice,
+    /// The alert's severity after it.
+    pub severity: Severity,
+    /// Who did it, where a person did.
+    pub author: Option<String>,
+    /// What they said.
+    pub comment: Option<String>,
+    /// What it turned out to be, where they said.
+    pub disposition: Option<Disposition>,
+    /// The last event that had been evaluated by then: a replay carries it out at the same place.
+    pub mark: Sequence,
 }
 
 impl AlertChange {
@@ -224,16 +367,25 @@ impl AlertChange {
     pub fn alert(&self) -> AlertId {
         match self {
             Self::Opened(alert) => alert.id,
-            Self::Joined { alert, .. } | Self::Restated { alert, .. } | Self::Resolved { alert, .. } => *alert,
+            Self::Joined { alert, .. }
+            | Self::Restated { alert, .. }
+            | Self::Resolved { alert, .. }
+            | Self::Handled { alert, .. } => *alert,
         }
     }
 
-    /// Whether people are told, and why.
+    /// Whether people are told because of what it is, and why.
     pub fn notice(&self) -> Option<Notice> {
         match self {
             Self::Opened(_) => Some(Notice::Opened),
             Self::Joined { raised_to, .. } | Self::Restated { raised_to, .. } => raised_to.map(|_| Notice::Escalated),
             Self::Resolved { .. } => Some(Notice::Resolved),
+            Self::Handled { action, .. } => Some(match action {
+                Action::Acknowledge => Notice::Acknowledged,
+                Action::Resolve(_) => Notice::Resolved,
+                Action::Reopen => Notice::Reopened,
+                Action::Comment => Notice::Commented,
+            }),
         }
     }
 }
@@ -243,6 +395,20 @@ impl Alert {
     pub const FIRST_EVENTS: usize = 10;
     /// How many of the newest event ids are kept.
     pub const NEWEST_EVENTS: usize = 20;
+
+    /// Whether a person can do this with the alert as it stands; if not, why.
+    pub fn allows(&self, action: Action) -> Result<(), String> {
+        let id = self.id.short();
+        match (action, self.status) {
+            (Action::Acknowledge, Status::Acknowledged) => Err(format!("alert {id} is acknowledged already")),
+            (Action::Acknowledge, Status::Resolved) => {
+                Err(format!("alert {id} is resolved: `watchbell alerts reopen {id}` opens it again"))
+            }
+            (Action::Resolve(_), Status::Resolved) => Err(format!("alert {id} is resolved already")),
+            (Action::Reopen, Status::Open) => Err(format!("alert {id} is open")),
+            _ => Ok(()),
+        }
+    }
 
     /// Carries a change out. [`AlertChange::Opened`] changes nothing: the alert is already that.
     pub fn apply(&mut self, change: &AlertChange) {
@@ -272,6 +438,27 @@ impl Alert {
                 self.status = Status::Resolved;
                 self.resolved_at = Some(*time);
                 self.title.clone_from(title);
+            }
+            AlertChange::Handled { action, remark, .. } => {
+                match action {
+                    Action::Acknowledge => {
+                        self.status = Status::Acknowledged;
+                        self.acknowledged_at = Some(remark.at);
+                    }
+                    Action::Resolve(disposition) => {
+                        self.status = Status::Resolved;
+                        self.resolved_at = Some(remark.at);
+                        self.disposition = *disposition;
+                    }
+                    Action::Reopen => {
+                        self.status = Status::Open;
+                        self.acknowledged_at = None;
+                        self.resolved_at = None;
+                        self.disposition = None;
+                    }
+                    Action::Comment => {}
+                }
+                self.remark = Some(remark.clone());
             }
         }
         self.revision = self.revision.saturating_add(1);

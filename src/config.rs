@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashSet,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -41,6 +42,10 @@ pub struct Config {
     pub sources: Vec<source::Settings>,
     /// Where alerts go.
     pub destinations: Vec<deliver::Settings>,
+    /// Where metrics and health are served, if they are.
+    pub metrics: Option<SocketAddr>,
+    /// The heartbeat, if one is sent.
+    pub heartbeat: Option<deliver::Heartbeat>,
 }
 
 impl Config {
@@ -117,6 +122,18 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         max_age = table.duration("max_age", Duration::from_secs(60)..=3_660 * DAY).unwrap_or(max_age);
         table.finish();
     }
+    let metrics = top.table("metrics").and_then(|mut table| {
+        table.required_text("listen", "\"127.0.0.1:9469\"");
+        let listen = table.has("listen").then(|| {
+            table.parsed("listen", |text| {
+                text.parse::<SocketAddr>()
+                    .map_err(|_| format!("`{text}` is not an address and a port, such as `127.0.0.1:9469`"))
+            })
+        });
+        table.finish();
+        listen.flatten()
+    });
+    let heartbeat = top.table("heartbeat").and_then(|table| deliver::Heartbeat::read(table, base));
     let overrides = top.table("checks").map(read_overrides).unwrap_or_default();
 
     let sources: Vec<_> = top
@@ -168,6 +185,8 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         detection: detect::Settings { limits, max_age },
         sources: sources.into_iter().map(|(settings, _)| settings).collect(),
         destinations,
+        metrics,
+        heartbeat,
     })
 }
 

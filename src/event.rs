@@ -76,7 +76,7 @@ impl IncomingEvent {
 }
 
 /// An event with its place in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Event {
     /// Its arrival number.
     pub sequence: Sequence,
@@ -135,6 +135,12 @@ impl Evidence {
             place: (!place.is_empty()).then(|| place.join(", ")),
             message: owned("/message/content"),
         }
+    }
+
+    /// Whether the actor's name, address or IP contains `text`, whatever the case of its letters.
+    pub fn mentions(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        [&self.actor, &self.email, &self.ip].into_iter().flatten().any(|field| field.to_lowercase().contains(&text))
     }
 
     /// The actor as shown in a line: email address if it is one, else the name.

@@ -149,6 +149,24 @@ impl fmt::Display for Sequence {
     }
 }
 
+/// The number of a silence: 1, 2, 3 …
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SilenceId(pub u64);
+
+impl fmt::Display for SilenceId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl FromStr for SilenceId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| format!("`{text}` is not the number of a silence"))
+    }
+}
+
 /// The id of an alert: 128 bits derived from what opened it, so that evaluating again gives the same alert.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -24,6 +24,25 @@ impl fmt::Display for SecretOrigin {
     }
 }
 
+/// A text that may be a secret, as the configuration says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretOrText {
+    /// Written into the configuration: everybody may read it.
+    Text(String),
+    /// Kept elsewhere.
+    Secret(SecretOrigin),
+}
+
+impl SecretOrText {
+    /// The text, read from where it is kept.
+    pub fn load(&self) -> Result<SecretString, SecretError> {
+        match self {
+            Self::Text(text) => Ok(SecretString::from(text.clone())),
+            Self::Secret(origin) => Secret::load_text(origin).map(|secret| secret.value),
+        }
+    }
+}
+
 /// Why a secret could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
@@ -48,6 +67,9 @@ pub enum SecretError {
         "{0} holds characters that a key never has (spaces, line breaks or letters outside ASCII): copy the key again"
     )]
     Garbled(SecretOrigin),
+    /// It is more than one line.
+    #[error("{0} holds control characters or more than one line")]
+    SeveralLines(SecretOrigin),
 }
 
 /// A secret text, wiped from memory when dropped.
@@ -58,16 +80,33 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// Reads the secret from where `origin` says. White space around it is dropped.
+    /// Reads a key from where `origin` says: printable ASCII without spaces. White space around it is dropped.
     pub fn load(origin: &SecretOrigin) -> Result<Self, SecretError> {
-        let text = match origin {
+        Self::new(Self::read(origin)?.trim(), origin.clone())
+    }
+
+    /// Reads a secret text, such as a password or a header, from where `origin` says: anything but control characters.
+    /// White space around it is dropped.
+    pub fn load_text(origin: &SecretOrigin) -> Result<Self, SecretError> {
+        let text = Self::read(origin)?;
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(SecretError::Empty(origin.clone()));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(SecretError::SeveralLines(origin.clone()));
+        }
+        Ok(Self { value: SecretString::from(text.to_owned()), origin: origin.clone() })
+    }
+
+    fn read(origin: &SecretOrigin) -> Result<String, SecretError> {
+        match origin {
             #[expect(clippy::disallowed_methods, reason = "the one place that reads secrets from the environment")]
-            SecretOrigin::Environment(name) => std::env::var(name).map_err(|_| SecretError::Unset(name.clone()))?,
+            SecretOrigin::Environment(name) => std::env::var(name).map_err(|_| SecretError::Unset(name.clone())),
             SecretOrigin::File(path) => {
-                std::fs::read_to_string(path).map_err(|error| SecretError::Unreadable { path: path.clone(), error })?
+                std::fs::read_to_string(path).map_err(|error| SecretError::Unreadable { path: path.clone(), error })
             }
-        };
-        Self::new(text.trim(), origin.clone())
+        }
     }
 
     /// A secret of this text, which must be printable ASCII without spaces.

@@ -13,7 +13,7 @@ use toml::{
 
 use crate::{
     diagnostic::{Diagnostic, suggest},
-    secret::SecretOrigin,
+    secret::{SecretOrText, SecretOrigin},
     time,
 };
 
@@ -252,6 +252,54 @@ impl<'a> TableReader<'a> {
                 None
             }
         }
+    }
+
+    /// Where a secret is, if the key is there.
+    pub fn optional_secret(&mut self, key: &'static str, base: &Path) -> Option<SecretOrigin> {
+        if self.has(key) {
+            return self.secret(key, base);
+        }
+        self.known.push(key);
+        None
+    }
+
+    /// A text, or where a secret is.
+    pub fn text_or_secret(&mut self, key: &'static str, base: &Path) -> Option<SecretOrText> {
+        if self.table.get(key).is_some_and(|value| value.get_ref().as_str().is_some()) {
+            return self.text(key).map(|text| SecretOrText::Text(text.to_owned()));
+        }
+        self.secret(key, base).map(SecretOrText::Secret)
+    }
+
+    /// A table whose keys are names of something and whose values are texts or secrets, such as headers.
+    pub fn texts_or_secrets(&mut self, key: &'static str, base: &Path) -> Vec<(String, SecretOrText)> {
+        let Some(table) = self.table(key) else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for (name, value) in table.table {
+            let name = name.get_ref().to_string();
+            if let Some(text) = value.get_ref().as_str() {
+                found.push((name, SecretOrText::Text(text.to_owned())));
+            } else if let Some(inner) = value.get_ref().as_table() {
+                let mut reader = TableReader::new(inner, value.span(), &format!("`{name}`"), &self.problems);
+                let environment = reader.text("env").map(str::to_owned);
+                let file = reader.text("file").map(|file| base.join(file));
+                reader.finish();
+                let origin = match (environment, file) {
+                    (Some(variable), None) => Some(SecretOrigin::Environment(variable)),
+                    (None, Some(path)) => Some(SecretOrigin::File(path)),
+                    _ => None,
+                };
+                match origin {
+                    Some(origin) => found.push((name, SecretOrText::Secret(origin))),
+                    None => self.wrong_type(&name, value, "a text, `{ env = \"NAME\" }` or `{ file = \"PATH\" }`"),
+                }
+            } else {
+                self.wrong_type(&name, value, "a text, `{ env = \"NAME\" }` or `{ file = \"PATH\" }`");
+            }
+        }
+        found
     }
 
     /// A table inside this one.

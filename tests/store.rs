@@ -25,12 +25,12 @@ fn page(first: u64, count: u64, at: Timestamp, random: &mut fastrand::Rng) -> Pa
             IncomingEvent::parse(&given.to_string()).unwrap()
         })
         .collect();
-    Page { source: source(), arrived: time::after(at, Duration::from_secs(count)), events, rejected: Vec::new() }
+    Page::new(source(), time::after(at, Duration::from_secs(count)), events)
 }
 
 fn evaluate_all(store: &Store) {
     let mark = store.reader().last_sequence().unwrap();
-    store.commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
+    store.writing().commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
 }
 
 fn numbers(store: &Store) -> Vec<u64> {
@@ -175,6 +175,7 @@ fn a_scan_picks_by_time_action_and_source() {
         until: Some(time::after(base(), Duration::from_secs(3_000))),
         action: Some(globset::Glob::new("action_4*").unwrap().compile_matcher()),
         source: Some(source()),
+        ..ScanFilter::default()
     };
     let picked: Vec<Arc<str>> = store.reader().scan(filter.clone()).map(|event| event.unwrap().action).collect();
     let expected = (150..300).filter(|number| format!("action_{}", number % 60).starts_with("action_4")).count();

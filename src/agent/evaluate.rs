@@ -5,18 +5,22 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Watched, health};
+use super::{Watched, health, live::Beat};
 use crate::{
-    alert::Severity,
-    deliver::Router,
+    alert::{Action, Alert, Remark},
+    api::allowed,
+    deliver::{Recorded, Recorder},
     detect::{Detector, HealthDetector, Settings},
-    name::Sequence,
+    name::{AlertId, Sequence},
     outcome::{Outcome, StateChanges},
     rule::RuleSet,
-    store::{Commit, Delivery, Store, StoreError},
+    store::{Store, StoreError},
     time::Clock,
 };
 
@@ -36,13 +40,28 @@ pub struct Progress {
     pub failures: u64,
     /// Alerts opened, by severity, in the order of [`Severity::ALL`].
     pub alerts: [u64; 5],
+    /// Alerts that a silence kept from being delivered.
+    pub silenced: u64,
+}
+
+/// What a person wants to do with an alert.
+#[derive(Debug)]
+pub(super) struct HandleRequest {
+    pub(super) alert: AlertId,
+    pub(super) action: Action,
+    pub(super) remark: Remark,
+    /// The alert as it is then, or why it was not done.
+    pub(super) reply: oneshot::Sender<Result<Alert, String>>,
 }
 
 pub(super) struct Evaluator {
     pub(super) store: Store,
     pub(super) settings: Settings,
-    pub(super) router: Router,
+    pub(super) recorder: Recorder,
     pub(super) clock: Clock,
+    pub(super) requests: mpsc::Receiver<HandleRequest>,
+    /// Shows that the thread does not hang.
+    pub(super) beat: Arc<Beat>,
     pub(super) rules: watch::Receiver<Arc<RuleSet>>,
     pub(super) stored: watch::Receiver<u64>,
     pub(super) owed: watch::Sender<u64>,
@@ -76,6 +95,10 @@ impl Evaluator {
         let mut mark = reader.mark()?;
         let mut pulse = health::Pulse::new(&self.watched, &self.clock);
         while !stop.is_cancelled() {
+            self.beat.beat();
+            while let Ok(request) = self.requests.try_recv() {
+                self.handle(request, &mut detector, &checks)?;
+            }
             if self.rules.has_changed().unwrap_or(false) {
                 detector.set_rules(Arc::clone(&self.rules.borrow_and_update()));
                 // A file that broke is told at once.
@@ -85,34 +108,38 @@ impl Evaluator {
                 self.check(&mut detector, &mut checks, &mut pulse, mark)?;
             }
             self.stored.mark_unchanged();
-            let events = reader.events_after(mark, BATCH)?;
-            let Some(last) = events.last().map(|event| event.sequence) else {
+            let Some(batch) = reader.batch_after(mark, BATCH)? else {
                 let wait = pulse.until_due();
-                runtime.block_on(async {
+                let request = runtime.block_on(async {
                     tokio::select! {
-                        () = stop.cancelled() => {}
-                        _ = self.stored.changed() => {}
-                        _ = self.rules.changed() => self.rules.mark_changed(),
-                        () = tokio::time::sleep(wait) => {}
+                        () = stop.cancelled() => None,
+                        _ = self.stored.changed() => None,
+                        _ = self.rules.changed() => { self.rules.mark_changed(); None }
+                        request = self.requests.recv() => request,
+                        () = tokio::time::sleep(wait) => None,
                     }
                 });
+                if let Some(request) = request {
+                    self.handle(request, &mut detector, &checks)?;
+                }
                 continue;
             };
             let begun = Instant::now();
             let mut outcome = Outcome::default();
-            let count = events.len();
-            let mut evaluated = mark;
-            for event in &events {
+            let mut evaluated = batch.last;
+            let mut count = 0;
+            for event in &batch.events {
                 outcome.append(detector.evaluate(event));
-                evaluated = event.sequence;
+                count += 1;
+                self.beat.beat();
                 // A batch of slow rules must not hold up the end; what is done so far is committed.
                 if stop.is_cancelled() {
+                    evaluated = event.sequence;
                     break;
                 }
             }
-            debug_assert!(evaluated <= last);
             let state = detector.take_changes();
-            self.commit(outcome, state, Some(evaluated), count as u64)?;
+            self.record(outcome, state, Some(evaluated), count)?;
             mark = evaluated;
             tracing::debug!(events = count, %mark, took = ?begun.elapsed(), "batch evaluated");
         }
@@ -128,6 +155,8 @@ impl Evaluator {
     ) -> Result<(), StoreError> {
         let now = pulse.beat(&self.clock);
         self.store.set_alive(now)?;
+        let ended = self.recorder.end_silences(now)?;
+        self.look_again(&ended);
         let subjects = health::subjects(&self.watched, pulse, &self.store.reader(), detector, mark, now)?;
         let rules = Arc::clone(detector.rules());
         let (outcome, state) = checks.check(&rules, &subjects, now);
@@ -137,62 +166,57 @@ impl Evaluator {
         if outcome.alerts.is_empty() && state.is_empty() {
             return Ok(());
         }
-        self.commit(outcome, state, None, 0)
+        self.record(outcome, state, None, 0)
     }
 
-    fn commit(
-        &self,
-        outcome: Outcome,
-        state: StateChanges,
-        mark: Option<Sequence>,
-        events: u64,
-    ) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let staged = self.store.stage(outcome.alerts, now)?;
-        let mut deliveries = Vec::new();
-        let mut opened = [0; 5];
-        for (id, notice) in &staged.notices {
-            let Some(alert) = staged.alerts.get(id) else {
-                continue;
-            };
-            if *notice == crate::alert::Notice::Opened {
-                let index = Severity::ALL.iter().position(|severity| *severity == alert.severity);
-                if let Some(count) = index.and_then(|index| opened.get_mut(index)) {
-                    *count += 1_u64;
-                }
-                tracing::debug!(alert = %alert.id, rule = %alert.rule, severity = %alert.severity, late = alert.late, "alert opened");
-            }
-            for destination in self.router.route(alert) {
-                deliveries.push(Delivery {
-                    number: 0,
-                    destination,
-                    alert: *id,
-                    notice: *notice,
-                    late: alert.late,
-                    created: now,
-                    attempts: 0,
-                    due: now,
-                    error: None,
-                });
-            }
-        }
+    fn record(&self, outcome: Outcome, state: StateChanges, mark: Option<Sequence>, events: u64) -> Result<(), StoreError> {
         for (rule, error) in &outcome.failures {
             tracing::debug!(%rule, "rule failed: {error}");
         }
-        let owes = !deliveries.is_empty();
-        self.store.commit(&Commit { staged, matches: outcome.matches, state, deliveries, mark })?;
-        if owes {
-            self.owed.send_modify(|count| *count += 1);
-        }
+        let recorded = self.recorder.record(outcome.alerts, outcome.matches, state, mark, self.clock.now())?;
+        self.look_again(&recorded);
         self.progress.send_modify(|progress| {
             progress.mark = mark.unwrap_or(progress.mark);
             progress.events += events;
             progress.rules_run += u64::from(outcome.rules_run);
             progress.failures += outcome.failures.len() as u64;
-            for (total, count) in progress.alerts.iter_mut().zip(opened) {
+            progress.silenced += recorded.silenced;
+            for (total, count) in progress.alerts.iter_mut().zip(recorded.opened) {
                 *total += count;
             }
         });
+        Ok(())
+    }
+
+    fn look_again(&self, recorded: &Recorded) {
+        if recorded.owes {
+            self.owed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Carries out what a person does with an alert: here, where detection's memory of it is.
+    fn handle(
+        &self,
+        request: HandleRequest,
+        detector: &mut Detector,
+        checks: &HealthDetector,
+    ) -> Result<(), StoreError> {
+        let HandleRequest { alert: id, action, remark, reply } = request;
+        let answer = match self.store.reader().alert(id)? {
+            None => Err(format!("there is no alert `{id}`")),
+            Some(alert) => match allowed(&alert, action, checks.is_open(id)) {
+                Err(reason) => Err(reason),
+                Ok(()) => {
+                    detector.handled(&alert, action);
+                    let state = detector.take_changes();
+                    let handled = self.recorder.handle(id, action, remark, state)?;
+                    self.owed.send_modify(|count| *count += 1);
+                    handled.ok_or_else(|| format!("there is no alert `{id}`"))
+                }
+            },
+        };
+        // Whoever asked may have gone.
+        reply.send(answer).ok();
         Ok(())
     }
 }

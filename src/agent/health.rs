@@ -100,11 +100,12 @@ pub(super) fn subjects(
             let status = status.borrow();
             let owed = outbox.get(name);
             // What is owed remembers its error over a restart, the worker does not.
-            let failing_before = owed.filter(|owed| owed.error.is_some()).map(|owed| owed.oldest);
+            let failing_before = owed.filter(|owed| owed.error.is_some()).and_then(|owed| owed.oldest);
             json!({
                 "name": name,
                 "owed": owed.map_or(0, |owed| owed.count),
-                "oldest": age(owed.map(|owed| owed.oldest), now),
+                "oldest": age(owed.and_then(|owed| owed.oldest), now),
+                "given_up": owed.map_or(0, |owed| owed.given_up),
                 "delivered": status.delivered,
                 "error": status.error.clone().or_else(|| owed.and_then(|owed| owed.error.clone())),
                 "failing_for": age(status.failing_since.or(failing_before), now),

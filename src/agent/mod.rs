@@ -2,20 +2,22 @@
 //! destination, one task that reloads rules, and housekeeping. Between them there is only the store and "look again" signals.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::{self, Desk, DeskSettings, server::Socket},
     config::Config,
-    deliver::{DestinationStatus, Router, Terminal, Worker},
+    deliver::{DestinationStatus, OpenError, Recorder, Router, Terminal, Worker},
     diagnostic::Diagnostic,
     name::{DestinationName, SourceName},
     rule::{Loader, RuleSet},
@@ -26,7 +28,9 @@ use crate::{
 
 mod evaluate;
 mod health;
+mod live;
 mod reload;
+mod service;
 
 pub use evaluate::Progress;
 
@@ -48,6 +52,22 @@ pub enum AgentError {
         name: SourceName,
         /// Why.
         error: SourceSetupError,
+    },
+    /// A destination could not be made ready.
+    #[error("destination \"{name}\": {error}")]
+    Destination {
+        /// Its name.
+        name: DestinationName,
+        /// Why.
+        error: OpenError,
+    },
+    /// The port for metrics is not to be had.
+    #[error("`listen` under `[metrics]`: {address}: {error}")]
+    Port {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
     },
     /// There is nothing to poll.
     #[error("the configuration has no `[[source]]`: there is nothing to poll")]
@@ -92,6 +112,7 @@ pub struct Agent {
     owed: watch::Sender<u64>,
     progress: watch::Sender<Progress>,
     pid_file: PidFile,
+    metrics: Option<std::net::TcpListener>,
     /// Problems of the rule files, as they were found at the start.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -127,6 +148,14 @@ impl Agent {
             paces.push((sources.len(), pace));
             sources.push(source);
         }
+        let mut destinations = Vec::new();
+        for settings in &config.destinations {
+            let opened = settings.open(&options.terminal, &options.clock);
+            destinations.push(
+                opened.map_err(|error| AgentError::Destination { name: settings.name.clone(), error })?,
+            );
+        }
+        let metrics = config.metrics.map(listen).transpose()?;
         let store = Store::open(&config.data_dir)?;
         let pid_file = PidFile::write(&config)?;
         let stored = watch::Sender::new(0);
@@ -140,11 +169,11 @@ impl Agent {
         let workers = config
             .destinations
             .iter()
-            .map(|settings| {
-                let destination = settings.open(&options.terminal);
-                Worker::new(settings.name.clone(), destination, store.clone(), options.clock.clone(), owed.subscribe())
+            .zip(destinations)
+            .map(|(settings, destination)| {
+                Worker::new(settings.clone(), destination, store.clone(), options.clock.clone(), owed.subscribe())
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
 
         let mut loader = Loader::new(config.rule_paths.clone(), config.overrides.clone());
         let loaded = loader.load();
@@ -161,6 +190,7 @@ impl Agent {
             owed,
             progress: watch::Sender::default(),
             pid_file,
+            metrics,
         })
     }
 
@@ -206,6 +236,45 @@ impl Agent {
             pulse: self.options.pulse,
             last_alive: self.store.reader().alive()?,
         };
+        let recorder = Recorder::new(self.store.clone(), Router::new(self.config.destinations.clone()));
+        let (requests, handle_requests) = mpsc::channel(16);
+        let beat = Arc::new(live::Beat::new());
+        let live = Arc::new(live::LiveAgent {
+            clock: self.options.clock.clone(),
+            started: watched.started,
+            sources: self
+                .config
+                .sources
+                .iter()
+                .zip(&self.pollers)
+                .map(|(settings, poller)| live::LiveSource {
+                    settings: settings.clone(),
+                    status: poller.status(),
+                    refetches: poller.refetches(),
+                })
+                .collect(),
+            destinations: watched.destinations.clone(),
+            rules: self.rules.subscribe(),
+            progress: self.progress.subscribe(),
+            stored: self.stored.clone(),
+            owed: self.owed.clone(),
+            requests,
+            beat: Arc::clone(&beat),
+            last_heartbeat: std::sync::Mutex::new(None),
+        });
+        let desk = Desk::new(
+            self.store.clone(),
+            recorder.clone(),
+            DeskSettings { sources: self.config.sources.clone(), destinations: self.config.destinations.clone() },
+            self.options.clock.clone(),
+            Some(Arc::clone(&live) as Arc<dyn api::Live>),
+        );
+        let socket = Socket::bind(&api::socket(&self.config.data_dir)).map_err(|error| AgentError::System {
+            what: "the control socket `agent.sock` cannot be made in the data directory (is its path longer than 90 characters?)",
+            error,
+        })?;
+        let metrics = self.metrics.map(tokio::net::TcpListener::from_std).transpose();
+        let metrics = metrics.map_err(|error| AgentError::System { what: "the port for metrics", error })?;
         // Workers outlive the others, so that what these leave owed is still delivered.
         let stop_workers = CancellationToken::new();
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
@@ -231,12 +300,32 @@ impl Agent {
             reloading.run(reload_stop).await;
             "the reloader"
         });
+        {
+            let (desk, stop) = (desk.clone(), stop.clone());
+            tasks.spawn(async move {
+                socket.serve(desk, stop).await;
+                "the control socket"
+            });
+        }
+        if let Some(listener) = metrics {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                api::server::serve_metrics(listener, desk, stop).await;
+                "metrics"
+            });
+        }
+        if let Some(settings) = self.config.heartbeat.clone() {
+            tasks.spawn(service::heartbeat(settings, Arc::clone(&live), stop.clone()));
+        }
+        tasks.spawn(service::watchdog(live, stop.clone()));
         tasks.spawn(housekeeping(self.store.clone(), self.config.retention, self.options.clock.clone(), stop.clone()));
 
         let evaluator = evaluate::Evaluator {
             store: self.store.clone(),
             settings: self.config.detection.clone(),
-            router: Router::new(self.config.destinations.clone()),
+            recorder,
+            requests: handle_requests,
+            beat,
             clock: self.options.clock.clone(),
             rules: self.rules.subscribe(),
             stored: self.stored.subscribe(),
@@ -280,6 +369,14 @@ impl Agent {
         drop(self.pid_file);
         result
     }
+}
+
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener, AgentError> {
+    let listener = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| AgentError::Port { address, error })
 }
 
 fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> String {

@@ -1,10 +1,10 @@
-//! `watchbell alerts list|show`.
+//! `watchbell alerts list|show|tail|ack|resolve|reopen|comment`.
 
 use clap::{Args, Subcommand};
 use watchbell::{
-    alert::{Alert, Notice, Severity},
+    alert::{Action, Alert, Disposition, LoggedChange, Notice, Severity, Status},
+    api::{Client, ClientError, Request, wire},
     deliver::{Message, render},
-    store::AlertFilter,
     time::Clock,
 };
 
@@ -20,11 +20,37 @@ pub(super) struct Alerts {
 enum Verb {
     /// Lists alerts, the newest first
     List(List),
-    /// Shows an alert whole
+    /// Shows an alert whole, with everything that happened to it
     Show {
         /// Its id, or the beginning of it
         id: String,
     },
+    /// Shows what happened to alerts last, and with -f what happens
+    Tail {
+        /// Go on with what happens
+        #[arg(short, long)]
+        follow: bool,
+        /// How many of the last changes
+        #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 10)]
+        lines: usize,
+    },
+    /// Says that somebody is at it
+    Ack(Handling),
+    /// Says that it is dealt with; its next match opens a new alert
+    Resolve {
+        #[command(flatten)]
+        handling: Handling,
+        /// What the rule looks for had happened
+        #[arg(long, conflicts_with = "false_positive")]
+        true_positive: bool,
+        /// It had not, or it was allowed
+        #[arg(long)]
+        false_positive: bool,
+    },
+    /// Takes a resolution or an acknowledgement back
+    Reopen(Handling),
+    /// Says something about it
+    Comment(Handling),
 }
 
 #[derive(Debug, Args)]
@@ -34,6 +60,9 @@ struct List {
     /// At least so severe: info, low, medium, high, critical
     #[arg(long, value_name = "SEVERITY")]
     severity: Option<Severity>,
+    /// Where it stands: open, acknowledged, resolved
+    #[arg(long, value_name = "STATUS")]
+    status: Option<Status>,
     /// Only of rules whose id fits; `*` for any text
     #[arg(long, value_name = "PATTERN")]
     rule: Option<String>,
@@ -45,81 +74,142 @@ struct List {
     limit: usize,
 }
 
+/// Doing something with alerts.
+#[derive(Debug, Args)]
+struct Handling {
+    /// Ids of alerts, or the beginnings of them
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+    #[command(flatten)]
+    who: filter::Who,
+}
+
 impl Alerts {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         match self.verb {
             Verb::List(list) => list.run(context),
-            Verb::Show { id } => show(context, &id),
+            Verb::Show { id } => show(context, id),
+            Verb::Tail { follow, lines } => tail(context, follow, lines),
+            Verb::Ack(handling) => handling.run(context, Action::Acknowledge),
+            Verb::Resolve { handling, true_positive, false_positive } => {
+                let disposition = match (true_positive, false_positive) {
+                    (true, _) => Some(Disposition::TruePositive),
+                    (_, true) => Some(Disposition::FalsePositive),
+                    _ => None,
+                };
+                handling.run(context, Action::Resolve(disposition))
+            }
+            Verb::Reopen(handling) => handling.run(context, Action::Reopen),
+            Verb::Comment(handling) => {
+                if handling.who.comment.is_none() {
+                    return Err(CliError::Usage("say something: `--comment TEXT`".to_owned()));
+                }
+                handling.run(context, Action::Comment)
+            }
         }
     }
+}
+
+impl Handling {
+    fn run(self, context: &mut Context, action: Action) -> Result<(), CliError> {
+        let author = self.who.author()?;
+        let (_, client) = context.client()?;
+        for id in &self.ids {
+            let details = details(&client, id)?;
+            let request = Request::Handle {
+                alert: details.alert.id,
+                action,
+                author: author.clone(),
+                comment: self.who.comment.clone(),
+            };
+            client.each(request, |alert: Alert| {
+                if context.is_json() {
+                    return Ok(context.output.json_line(&alert)?);
+                }
+                let disposition =
+                    alert.disposition.map_or_else(String::new, |disposition| format!(", {disposition}"));
+                let line = format!("{}  {}{disposition}  {}", alert.id.short(), alert.status, alert.title);
+                Ok(context.output.line(&output::printable(&line))?)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn details(client: &Client, id: &str) -> Result<wire::AlertDetails, CliError> {
+    let details = client.one(Request::Alert { id: id.to_owned() })?;
+    details.ok_or_else(|| CliError::Usage(format!("there is no alert `{id}`")))
 }
 
 impl List {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
         let (since, until) = self.range.bounds(Clock::system().now())?;
-        let (_, _store, reader) = context.store()?;
-        let wanted = AlertFilter {
+        let (_, client) = context.client()?;
+        let query = wire::AlertQuery {
             since,
             until,
-            min_severity: self.severity,
-            rule: filter::glob(self.rule.as_deref())?,
+            severity: self.severity,
+            rule: self.rule,
             source: self.range.source(),
-            status: None,
+            actor: self.actor,
+            status: self.status,
+            limit: Some(self.limit),
         };
-        let by_actor = |alert: &Alert| {
-            let evidence = &alert.evidence;
-            self.actor.as_deref().is_none_or(|actor| {
-                filter::mentions(actor, [evidence.actor.as_deref(), evidence.email.as_deref(), evidence.ip.as_deref()])
-            })
-        };
-        let alerts = reader.alerts(wanted).filter(|alert| alert.as_ref().map_or(true, by_actor)).take(self.limit);
+        let out = &context.output;
         if context.is_json() {
-            for alert in alerts {
-                context.output.json_line(&alert?)?;
-            }
-            return Ok(());
+            return Ok(client.each(Request::Alerts(query), |alert: Alert| Ok(out.json_line(&alert)?))?);
         }
         let mut rows = Vec::new();
-        for alert in alerts {
-            let alert = alert?;
+        client.each(Request::Alerts(query), |alert: Alert| {
             rows.push(vec![
                 alert.id.short(),
                 output::time(alert.opened_at),
                 output::severity(alert.severity),
-                format!("{}{}", alert.status, if alert.late { ", late" } else { "" }),
+                status(&alert),
                 alert.count.to_string(),
-                alert.title.clone(),
+                alert.title,
                 alert.rule.to_string(),
             ]);
-        }
+            Ok(())
+        })?;
         if rows.is_empty() {
-            context.output.note("no alerts");
+            out.note("no alerts");
             return Ok(());
         }
-        Ok(context.output.table(&["alert", "opened (utc)", "severity", "status", "events", "title", "rule"], rows)?)
+        Ok(out.table(&["alert", "opened (utc)", "severity", "status", "events", "title", "rule"], rows)?)
     }
 }
 
-fn show(context: &mut Context, id: &str) -> Result<(), CliError> {
-    let (_, _store, reader) = context.store()?;
-    let alert = match reader.alerts_beginning(&id.to_lowercase())?.as_slice() {
-        [alert] => alert.clone(),
-        [] => {
-            return Err(CliError::Usage(format!("there is no alert `{id}`: `watchbell alerts list` lists them")));
-        }
-        _ => {
-            return Err(CliError::Usage(format!("several alerts begin with `{id}`: write more of it")));
-        }
-    };
-    if context.is_json() {
-        return Ok(context.output.json(&alert)?);
+fn status(alert: &Alert) -> String {
+    let mut text = alert.status.to_string();
+    if let Some(disposition) = alert.disposition {
+        text.push_str(&format!(" ({disposition})"));
     }
-    let message = Message::Alert { notice: Notice::Opened, alert: Box::new(alert.clone()) };
+    if alert.late {
+        text.push_str(", late");
+    }
+    if alert.silenced_by.is_some() {
+        text.push_str(", silenced");
+    }
+    text
+}
+
+fn show(context: &mut Context, id: String) -> Result<(), CliError> {
+    let (_, client) = context.client()?;
+    let wire::AlertDetails { alert, changes, events } = details(&client, &id)?;
+    if context.is_json() {
+        let mut value = serde_json::to_value(&alert).map_err(std::io::Error::from)?;
+        if let Some(object) = value.as_object_mut() {
+            object.insert("changes".to_owned(), serde_json::to_value(&changes).map_err(std::io::Error::from)?);
+        }
+        return Ok(context.output.json(&value)?);
+    }
+    let message = Message::alert(Notice::Opened, alert.clone());
     let out = &context.output;
     out.line(render(&message).trim_end())?;
     let mut more: Vec<(&str, String)> = vec![
         ("id", alert.id.to_string()),
-        ("status", format!("{}, revision {}", alert.status, alert.revision)),
+        ("status", format!("{}, revision {}", status(&alert), alert.revision)),
         ("dedup key", alert.dedup_key.to_string()),
         ("rule file", format!("{} of generation {}", alert.rule_hash, alert.generation)),
     ];
@@ -131,6 +221,9 @@ fn show(context: &mut Context, id: &str) -> Result<(), CliError> {
     }
     if alert.late {
         more.push(("late", "its opening event was already old when it arrived".to_owned()));
+    }
+    if let Some(silence) = alert.silenced_by {
+        more.push(("silenced", format!("by silence {silence}")));
     }
     if !alert.tags.is_empty() {
         more.push(("tags", alert.tags.join(", ")));
@@ -148,13 +241,61 @@ fn show(context: &mut Context, id: &str) -> Result<(), CliError> {
         out.line(&format!("  {name:<10}{}", output::printable(&value)))?;
     }
     out.line("")?;
+    out.line("  what happened:")?;
+    for change in &changes {
+        out.line(&format!("    {}", output::printable(&change_line(change, None))))?;
+    }
+    out.line("")?;
     out.line(&format!("  {}, by arrival:", output::count(alert.count, "event")))?;
-    let shown: Vec<_> = reader.events_of_alert(alert.id).take(20).collect::<Result<_, _>>()?;
-    for event in &shown {
+    for event in events.iter().take(20) {
         out.line(&format!("    {event}"))?;
     }
-    if alert.count > shown.len() as u64 && !shown.is_empty() {
+    if alert.count > 20 && !events.is_empty() {
         out.line("    …")?;
     }
     Ok(())
+}
+
+/// A change in one line.
+fn change_line(change: &LoggedChange, alert: Option<&Alert>) -> String {
+    let mut line = format!("{}  {:<12}", output::time(change.at), change.what);
+    if let Some(alert) = alert {
+        line.push_str(&format!("  {:<8}  {}  {}", change.severity, alert.id.short(), alert.title));
+    }
+    if let Some(author) = &change.author {
+        line.push_str(&format!("  by {author}"));
+    }
+    if let Some(disposition) = change.disposition {
+        line.push_str(&format!("  {disposition}"));
+    }
+    if let Some(comment) = &change.comment {
+        line.push_str(&format!("  \"{comment}\""));
+    }
+    line
+}
+
+fn tail(context: &mut Context, follow: bool, lines: usize) -> Result<(), CliError> {
+    let (config, client) = context.client()?;
+    let out = &context.output;
+    let json = context.is_json();
+    let print = |line: &wire::ChangeLine| -> Result<(), ClientError> {
+        if json {
+            return Ok(out.json_line(line)?);
+        }
+        Ok(out.line(&output::printable(&change_line(&line.change, line.alert.as_ref())))?)
+    };
+    let mut after = 0;
+    client.each(Request::Changes { after: None, limit: lines.max(1), wait: 0 }, |line: wire::ChangeLine| {
+        after = after.max(line.change.number);
+        if lines > 0 { print(&line) } else { Ok(()) }
+    })?;
+    if !follow {
+        return Ok(());
+    }
+    super::follow(context, &config, client, |client| {
+        client.each(Request::Changes { after: Some(after), limit: 1_000, wait: 25 }, |line: wire::ChangeLine| {
+            after = after.max(line.change.number);
+            print(&line)
+        })
+    })
 }

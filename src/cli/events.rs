@@ -1,11 +1,19 @@
-//! `watchbell events list|show`.
+//! `watchbell events list|show|tail|import|export|fetch`.
+
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use watchbell::{
+    api::{Client, ClientError, Request, wire},
     event::Event,
-    name::EventId,
-    store::{Reader, ScanFilter},
-    time::Clock,
+    name::{EventId, SourceName},
+    source::file,
+    store::{Appended, Quarantined},
+    time::{Clock, TimeArgument},
 };
 
 use super::{CliError, Context, filter, output};
@@ -18,17 +26,25 @@ pub(super) struct Events {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists stored events, the newest first
+    /// Lists stored events, the newest arrival first
     List(List),
-    /// Shows an event as it came
+    /// Shows an event whole
     Show {
         /// Its id
         id: EventId,
     },
+    /// Shows the last events, and with -f those that come
+    Tail(Tail),
+    /// Loads events collected elsewhere: JSON lines, arrays or pages of the API, plain or gzipped
+    Import(Import),
+    /// Writes stored events as JSON lines, byte for byte as they came
+    Export(Export),
+    /// Has a part of the log fetched again; events that are there already are left as they are
+    Fetch(Fetch),
 }
 
 #[derive(Debug, Args)]
-struct List {
+struct Wanted {
     #[command(flatten)]
     range: filter::Range,
     /// Only with an action that fits; `*` for any text
@@ -37,6 +53,26 @@ struct List {
     /// Only where the actor's name, address or IP contains this
     #[arg(long, value_name = "TEXT")]
     actor: Option<String>,
+}
+
+impl Wanted {
+    fn query(&self) -> Result<wire::EventQuery, CliError> {
+        let (since, until) = self.range.bounds(Clock::system().now())?;
+        Ok(wire::EventQuery {
+            since,
+            until,
+            action: self.action.clone(),
+            source: self.range.source(),
+            actor: self.actor.clone(),
+            ..wire::EventQuery::default()
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+struct List {
+    #[command(flatten)]
+    wanted: Wanted,
     /// Entries of the log that were no events, and why
     #[arg(long)]
     quarantined: bool,
@@ -45,43 +81,76 @@ struct List {
     limit: usize,
 }
 
+#[derive(Debug, Args)]
+struct Tail {
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Go on with those that come
+    #[arg(short, long)]
+    follow: bool,
+    /// How many of the last
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 10)]
+    lines: usize,
+}
+
+#[derive(Debug, Args)]
+struct Import {
+    /// Files; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// The source under whose name they are kept
+    #[arg(long, value_name = "NAME")]
+    source: SourceName,
+    /// Keep them without running rules on them, to replay rules over them
+    #[arg(long)]
+    no_evaluate: bool,
+}
+
+#[derive(Debug, Args)]
+struct Export {
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Where to write them; otherwise to stdout
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Fetch {
+    /// From this time on: a time, a date, or a duration before now such as `30d`
+    #[arg(long, value_name = "TIME")]
+    since: TimeArgument,
+    /// Of this source only
+    #[arg(long, value_name = "NAME")]
+    source: Option<SourceName>,
+}
+
 impl Events {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         match self.verb {
             Verb::List(list) => list.run(context),
-            Verb::Show { id } => show(context, &id),
+            Verb::Show { id } => show(context, id),
+            Verb::Tail(tail) => tail.run(context),
+            Verb::Import(import) => import.run(context),
+            Verb::Export(export) => export.run(context),
+            Verb::Fetch(fetch) => fetch.run(context),
         }
     }
 }
 
 impl List {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let (since, until) = self.range.bounds(Clock::system().now())?;
-        let (_, _store, reader) = context.store()?;
+        let query = wire::EventQuery { limit: Some(self.limit), newest_first: true, ..self.wanted.query()? };
+        let (_, client) = context.client()?;
         if self.quarantined {
-            return quarantined(context, &reader, self.limit);
+            return quarantined(context, &client, self.limit);
         }
-        let wanted =
-            ScanFilter { since, until, action: filter::glob(self.action.as_deref())?, source: self.range.source() };
-        let by_actor = |event: &Event| {
-            self.actor.as_deref().is_none_or(|actor| {
-                let evidence = event.evidence();
-                filter::mentions(actor, [evidence.actor.as_deref(), evidence.email.as_deref(), evidence.ip.as_deref()])
-            })
-        };
-        let events =
-            reader.scan_newest_first(wanted).filter(|event| event.as_ref().map_or(true, by_actor)).take(self.limit);
+        let out = &context.output;
         if context.is_json() {
-            for event in events {
-                // Byte for byte as it came; line breaks inside an entry would break the lines.
-                let event = event?;
-                context.output.line(&event.raw.replace(['\n', '\r'], " "))?;
-            }
-            return Ok(());
+            return Ok(client.each(Request::Events(query), |event: Event| Ok(out.line(&raw_line(&event))?))?);
         }
         let mut rows = Vec::new();
-        for event in events {
-            let event = event?;
+        client.each(Request::Events(query), |event: Event| {
             let evidence = event.evidence();
             rows.push(vec![
                 output::time(event.time),
@@ -90,51 +159,228 @@ impl List {
                 evidence.whence().unwrap_or_else(|| "-".to_owned()),
                 event.id.to_string(),
             ]);
-        }
+            Ok(())
+        })?;
         if rows.is_empty() {
-            context.output.note("no events");
+            out.note("no events");
             return Ok(());
         }
-        Ok(context.output.table(&["time (utc)", "action", "actor", "from", "event"], rows)?)
+        Ok(out.table(&["time (utc)", "action", "actor", "from", "event"], rows)?)
     }
 }
 
-fn quarantined(context: &Context, reader: &Reader, limit: usize) -> Result<(), CliError> {
-    let entries = reader.quarantined().take(limit);
+/// Byte for byte as it came; line breaks inside an entry, which mean nothing in JSON, would break the lines.
+fn raw_line(event: &Event) -> String {
+    event.raw.replace(['\n', '\r'], " ")
+}
+
+fn quarantined(context: &Context, client: &Client, limit: usize) -> Result<(), CliError> {
+    let entries: Vec<Quarantined> = client.all(Request::Quarantined { limit })?;
     if context.is_json() {
-        for entry in entries {
-            context.output.json_line(&entry?)?;
+        for entry in &entries {
+            context.output.json_line(entry)?;
         }
         return Ok(());
     }
-    let mut rows = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let beginning: String = entry.raw.chars().take(60).collect();
-        rows.push(vec![output::time(entry.arrived), entry.source.to_string(), entry.reason, beginning]);
-    }
-    if rows.is_empty() {
+    if entries.is_empty() {
         context.output.note("nothing was quarantined");
         return Ok(());
     }
+    let rows = entries
+        .into_iter()
+        .map(|entry| {
+            let beginning: String = entry.raw.chars().take(60).collect();
+            vec![output::time(entry.arrived), entry.source.to_string(), entry.reason, beginning]
+        })
+        .collect();
     Ok(context.output.table(&["arrived (utc)", "source", "reason", "entry"], rows)?)
 }
 
-fn show(context: &mut Context, id: &EventId) -> Result<(), CliError> {
-    let (_, _store, reader) = context.store()?;
-    for source in reader.sources()?.keys() {
-        let Some(event) = reader.event(source, id)? else {
-            continue;
-        };
-        if context.is_json() {
-            return Ok(context.output.line(&event.raw)?);
-        }
-        let out = &context.output;
-        out.line(&format!("event     {}", event.id))?;
-        out.line(&format!("source    {}, number {}", event.source, event.sequence))?;
-        out.line(&format!("time      {} UTC, arrived {} UTC", output::time(event.time), output::time(event.arrived)))?;
-        out.line("")?;
-        return Ok(out.json(&event.value())?);
+fn show(context: &mut Context, id: EventId) -> Result<(), CliError> {
+    let (_, client) = context.client()?;
+    let Some(event) = client.one::<Event>(Request::Event { id: id.clone() })? else {
+        return Err(CliError::Usage(format!("there is no event `{id}`: `watchbell events list` lists them")));
+    };
+    let out = &context.output;
+    if context.is_json() {
+        return Ok(out.line(&event.raw)?);
     }
-    Err(CliError::Usage(format!("there is no event `{id}`: `watchbell events list` lists them")))
+    out.line(&format!("event     {}", event.id))?;
+    out.line(&format!("source    {}, number {}", event.source, event.sequence))?;
+    out.line(&format!("time      {} UTC, arrived {} UTC", output::time(event.time), output::time(event.arrived)))?;
+    out.line("")?;
+    Ok(out.json(&event.value())?)
+}
+
+impl Tail {
+    fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let query = self.wanted.query()?;
+        let (config, client) = context.client()?;
+        let out = &context.output;
+        let json = context.is_json();
+        let print = |event: &Event| -> Result<(), ClientError> {
+            if json {
+                return Ok(out.line(&raw_line(event))?);
+            }
+            let evidence = event.evidence();
+            let who = evidence.who().unwrap_or("-").to_owned();
+            let whence = evidence.whence().map_or_else(String::new, |whence| format!(" from {whence}"));
+            let line = format!("{}  {:<40}  {who}{whence}", output::time(event.time), event.action);
+            Ok(out.line(&output::printable(&line))?)
+        };
+        let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {})?;
+        let mut after = totals.map_or(0, |totals| totals.last);
+        let last = wire::EventQuery { limit: Some(self.lines), newest_first: true, ..query.clone() };
+        let mut events: Vec<Event> = client.all(Request::Events(last))?;
+        events.reverse();
+        for event in &events {
+            print(event)?;
+            after = after.max(event.sequence.0);
+        }
+        if !self.follow {
+            return Ok(());
+        }
+        super::follow(context, &config, client, |client| {
+            let query = wire::EventQuery { after: Some(after), limit: Some(1_000), wait: 25, ..query.clone() };
+            // What does not fit the filter is passed over as well.
+            let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {})?;
+            let mut count = 0;
+            let mut newest = after;
+            client.each(Request::Events(query), |event: Event| {
+                count += 1;
+                newest = newest.max(event.sequence.0);
+                print(&event)
+            })?;
+            after = if count < 1_000 { newest.max(totals.map_or(0, |totals| totals.last)) } else { newest };
+            Ok(())
+        })
+    }
+}
+
+/// Entries sent at a time.
+const AT_ONCE: usize = 500;
+const AT_ONCE_BYTES: usize = 8 * 1024 * 1024;
+
+impl Import {
+    fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let (_, client) = context.client_or_new_store()?;
+        let mut total = Appended::default();
+        let mut add = |appended: Appended| {
+            total.stored += appended.stored;
+            total.duplicates += appended.duplicates;
+            total.quarantined += appended.quarantined;
+        };
+        for path in &self.files {
+            let unreadable =
+                |error: std::io::Error| CliError::Usage(format!("`{}` cannot be read: {error}", path.display()));
+            let size = std::fs::metadata(path).map_or(0, |file| file.len());
+            let bar = bytes_bar(size);
+            let mut pieces = file::open(path).map_err(unreadable)?;
+            while let Some(piece) = pieces.next() {
+                let piece = piece.map_err(unreadable)?;
+                if let Some(reason) = &piece.broken {
+                    context.output.warning(&format!(
+                        "`{}` has parts that cannot be read and are left out: {reason}",
+                        path.display()
+                    ));
+                }
+                let entries = piece.events.iter().map(|event| &event.raw).chain(piece.rejected.iter().map(|entry| &entry.raw));
+                let mut batch: Vec<String> = Vec::new();
+                let mut bytes = 0;
+                for entry in entries {
+                    bytes += entry.len();
+                    batch.push(entry.to_string());
+                    if batch.len() >= AT_ONCE || bytes >= AT_ONCE_BYTES {
+                        self.send(&client, std::mem::take(&mut batch), &mut add)?;
+                        bytes = 0;
+                    }
+                }
+                self.send(&client, batch, &mut add)?;
+                bar.set_position(pieces.bytes_read());
+            }
+            bar.finish_and_clear();
+        }
+        if context.is_json() {
+            return Ok(context.output.json(&total)?);
+        }
+        let evaluated = match (self.no_evaluate, client.is_agent()) {
+            (true, _) => "they are kept, and no rule runs on them",
+            (false, true) => "rules run on them now; what they raise is late",
+            (false, false) => "rules run on them when the agent starts; what they raise is late",
+        };
+        context.output.line(&format!(
+            "{} stored under \"{}\", {} there already, {} quarantined: {evaluated}",
+            output::count(total.stored as u64, "event"),
+            self.source,
+            total.duplicates,
+            total.quarantined
+        ))?;
+        Ok(())
+    }
+
+    fn send(&self, client: &Client, entries: Vec<String>, add: &mut dyn FnMut(Appended)) -> Result<(), CliError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let request = Request::Import { source: self.source.clone(), entries, evaluate: !self.no_evaluate };
+        client.each(request, |appended| {
+            add(appended);
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+fn bytes_bar(size: u64) -> ProgressBar {
+    if size == 0 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(size);
+    if let Ok(style) = ProgressStyle::with_template("{bar:32} {bytes} of {total_bytes}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+impl Export {
+    fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let query = self.wanted.query()?;
+        let (_, client) = context.client()?;
+        let mut target: Box<dyn Write> = match &self.output {
+            None => Box::new(std::io::BufWriter::new(std::io::stdout())),
+            Some(path) => Box::new(std::io::BufWriter::new(super::private_file(path)?)),
+        };
+        let mut count = 0;
+        client.each(Request::Events(query), |event: Event| {
+            count += 1;
+            target.write_all(raw_line(&event).as_bytes())?;
+            Ok(target.write_all(b"\n")?)
+        })?;
+        target.flush()?;
+        if let Some(path) = &self.output {
+            context.output.note(&format!("{} written to {}", output::count(count, "event"), path.display()));
+        }
+        Ok(())
+    }
+}
+
+impl Fetch {
+    fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let (_, client) = context.client()?;
+        let since = self.since.resolve(Clock::system().now());
+        let answers: Vec<wire::FetchAnswer> = client.all(Request::Fetch { source: self.source, since })?;
+        for answer in &answers {
+            if context.is_json() {
+                context.output.json_line(answer)?;
+                continue;
+            }
+            let when = if answer.now { "is fetched again now" } else { "will be fetched again by the next agent" };
+            context.output.line(&format!(
+                "{}: the log since {} UTC {when}; `watchbell status` shows how far it has come",
+                answer.source,
+                output::time(answer.since)
+            ))?;
+        }
+        Ok(())
+    }
 }

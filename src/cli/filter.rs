@@ -1,7 +1,6 @@
 //! Flags that listing verbs share.
 
 use clap::Args;
-use globset::{GlobBuilder, GlobMatcher};
 use watchbell::{
     name::SourceName,
     time::{TimeArgument, Timestamp},
@@ -48,20 +47,19 @@ impl Range {
     }
 }
 
-/// A pattern with `*`.
-pub(super) fn glob(text: Option<&str>) -> Result<Option<GlobMatcher>, CliError> {
-    text.map(|text| {
-        GlobBuilder::new(text)
-            .literal_separator(false)
-            .build()
-            .map(|glob| glob.compile_matcher())
-            .map_err(|error| CliError::Usage(format!("`{text}` is not a pattern: {error}")))
-    })
-    .transpose()
+/// Who does something, and what they say about it.
+#[derive(Debug, Args)]
+pub(super) struct Who {
+    /// Who you are
+    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true)]
+    author: Option<String>,
+    /// What you have to say about it
+    #[arg(long, short = 'm', value_name = "TEXT")]
+    pub(super) comment: Option<String>,
 }
 
-/// Whether one of the texts contains `wanted`, whatever the case.
-pub(super) fn mentions(wanted: &str, texts: [Option<&str>; 3]) -> bool {
-    let wanted = wanted.to_lowercase();
-    texts.into_iter().flatten().any(|text| text.to_lowercase().contains(&wanted))
+impl Who {
+    pub(super) fn author(&self) -> Result<String, CliError> {
+        self.author.clone().ok_or_else(|| CliError::Usage("say who you are: `--author NAME`".to_owned()))
+    }
 }

@@ -7,14 +7,17 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use watchbell::{
     agent::AgentError,
+    api::{Client, ClientError},
     config::Config,
     diagnostic::{Diagnostic, any_error},
-    store::{Reader, Store, StoreError},
+    store::{Store, StoreError},
+    time::Clock,
 };
 
 mod alerts;
 mod check;
 mod demo;
+mod destinations;
 mod events;
 mod filter;
 mod init;
@@ -22,7 +25,9 @@ mod output;
 mod replay;
 mod rules;
 mod run;
+mod silence;
 mod status;
+mod store;
 
 use output::Output;
 
@@ -63,12 +68,18 @@ enum Verb {
     Replay(replay::Replay),
     /// Lists rules
     Rules(rules::Rules),
-    /// Looks at stored events
+    /// Looks at stored events; takes events in and out
     Events(events::Events),
-    /// Looks at alerts
+    /// Looks at alerts, and deals with them
     Alerts(alerts::Alerts),
+    /// Stops deliveries for a while
+    Silence(silence::Silences),
+    /// Looks at destinations, and tries them
+    Destinations(destinations::Destinations),
     /// Shows how sources, rules, alerts and deliveries stand
-    Status(status::Status),
+    Status(status::StatusVerb),
+    /// Takes care of the store
+    Store(store::StoreVerbs),
 }
 
 /// Why a verb did not do what it was asked.
@@ -86,6 +97,9 @@ enum CliError {
     /// The store: exit code 3.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Asking the agent or the store: exit code 3.
+    #[error(transparent)]
+    Client(ClientError),
     /// The agent: exit code 3.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -99,16 +113,30 @@ impl CliError {
         match self {
             Self::Findings(_) => 1,
             Self::Rules(_) => 2,
-            Self::Usage(_) | Self::Store(_) | Self::Agent(_) | Self::Output(_) => 3,
+            Self::Usage(_) | Self::Store(_) | Self::Client(_) | Self::Agent(_) | Self::Output(_) => 3,
         }
     }
 
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Store(StoreError::Locked { .. }) => Some(
-                "one process can have the store open: stop the agent to look at it, or give a second agent a `data_dir` of its own",
-            ),
+            Self::Agent(AgentError::Store(StoreError::Locked { .. })) => {
+                Some("one agent can run on a data directory: give a second one a `data_dir` of its own")
+            }
+            Self::Store(StoreError::Locked { .. }) => Some("stop the agent first: this needs the store for itself"),
+            Self::Client(ClientError::Store(StoreError::Locked { .. })) => {
+                Some("whoever holds the store does not answer on its control socket: try again, or stop that process")
+            }
             _ => None,
+        }
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            // Whoever read the output may have gone, which is no error.
+            ClientError::Output(error) => Self::Output(error),
+            other => Self::Client(other),
         }
     }
 }
@@ -143,7 +171,10 @@ pub(crate) fn main() -> ExitCode {
         Verb::Rules(verb) => verb.run(&mut context),
         Verb::Events(verb) => verb.run(&mut context),
         Verb::Alerts(verb) => verb.run(&mut context),
+        Verb::Silence(verb) => verb.run(&mut context),
+        Verb::Destinations(verb) => verb.run(&mut context),
         Verb::Status(verb) => verb.run(&mut context),
+        Verb::Store(verb) => verb.run(&mut context),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -189,21 +220,71 @@ impl Context {
         config.ok_or_else(|| CliError::Usage(problems("the configuration is not usable", &diagnostics)))
     }
 
-    /// The store as the configuration says, to read. An agent that runs holds it.
-    fn store(&self) -> Result<(Config, Store, Reader), CliError> {
+    /// Whom to ask: the agent that runs, or the store.
+    fn client(&self) -> Result<(Config, Client), CliError> {
+        let config = self.config()?;
+        let client = Client::open(&config, &Clock::system())?;
+        Ok((config, client))
+    }
+
+    /// The same, for verbs that may be the first to store something.
+    fn client_or_new_store(&self) -> Result<(Config, Client), CliError> {
         let config = self.config()?;
         if !config.data_dir.join("store").exists() {
-            let path = config.data_dir.display();
-            return Err(CliError::Usage(format!("there is no store in `{path}` yet: `watchbell run` makes it")));
+            drop(Store::open(&config.data_dir)?);
         }
-        let store = Store::open(&config.data_dir)?;
-        let reader = store.reader();
-        Ok((config, store, reader))
+        let client = Client::open(&config, &Clock::system())?;
+        Ok((config, client))
+    }
+
+    /// The configuration, for verbs that need the store for themselves.
+    fn existing_store(&self) -> Result<Config, CliError> {
+        let config = self.config()?;
+        if config.data_dir.join("store").exists() {
+            return Ok(config);
+        }
+        Err(CliError::Usage(format!("there is no store in `{}`", config.data_dir.display())))
     }
 
     fn is_json(&self) -> bool {
         self.format == Format::Json
     }
+}
+
+/// Asks again and again, of one agent after another if need be. Between them the store is left alone, so that the next can
+/// start.
+fn follow(
+    context: &Context,
+    config: &Config,
+    mut client: Client,
+    mut ask: impl FnMut(&Client) -> Result<(), ClientError>,
+) -> Result<(), CliError> {
+    loop {
+        if client.is_agent() {
+            match ask(&client) {
+                Ok(()) => continue,
+                Err(ClientError::Agent(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        drop(client);
+        context.output.note("no agent runs: waiting for one");
+        loop {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            if std::os::unix::net::UnixStream::connect(watchbell::api::socket(&config.data_dir)).is_ok() {
+                break;
+            }
+        }
+        client = Client::open(config, &Clock::system())?;
+    }
+}
+
+/// A new file, or an old one emptied, that nobody else may read.
+fn private_file(path: &std::path::Path) -> Result<std::fs::File, CliError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
 }
 
 /// `what: 2 problems`.

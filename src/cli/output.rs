@@ -30,6 +30,13 @@ impl Output {
         writeln!(anstream::stdout(), "{text}")
     }
 
+    /// Text without a line's end.
+    pub(super) fn raw(&self, text: &str) -> std::io::Result<()> {
+        let mut stdout = anstream::stdout();
+        write!(stdout, "{text}")?;
+        stdout.flush()
+    }
+
     /// A line that is not data.
     pub(super) fn note(&self, text: &str) {
         // Where stderr is closed there is nobody to tell.

@@ -5,16 +5,17 @@ use std::{io::IsTerminal, path::PathBuf, sync::Arc};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use watchbell::{
-    alert::Notice,
+    alert::{LoggedChange, Notice},
+    api::{Client, Request, wire},
     config::Config,
     deliver::{Message, render},
     detect,
     diagnostic::any_error,
+    event::Event,
     name::SourceName,
     replay::{self, Report, RuleReport},
     rule::{Loader, Overrides},
     source::file,
-    store::{ScanFilter, Store},
     time::Clock,
 };
 
@@ -78,7 +79,7 @@ impl Replay {
 
     fn feed(
         &self,
-        mut replay: replay::Replay,
+        replay: replay::Replay,
         config: Option<&Config>,
         context: &Context,
         now: watchbell::time::Timestamp,
@@ -93,18 +94,25 @@ impl Replay {
                     "there are no stored events yet: `--events FILE` replays a file".to_owned(),
                 ));
             }
-            let store = Store::open(&config.data_dir)?;
-            let reader = store.reader();
-            if let Some(source) = self.range.source().filter(|source| !matches!(reader.source(source), Ok(Some(_)))) {
-                return Err(CliError::Usage(format!("there are no events of a source \"{source}\"")));
-            }
-            let progress = progress(reader.event_totals()?.0);
-            let filter = ScanFilter { since, until, action: None, source: self.range.source() };
-            for event in reader.scan(filter) {
-                replay.event(&event?);
+            let client = Client::open(config, &Clock::system())?;
+            let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {})?;
+            let changes: Vec<LoggedChange> = client.all(Request::HandledChanges {})?;
+            let mut replay = replay.with_changes(changes);
+            let progress = progress(totals.map_or(0, |totals| totals.events));
+            let source = self.range.source();
+            let query = wire::EventQuery { since, until, source: source.clone(), ..wire::EventQuery::default() };
+            let mut count = 0_u64;
+            client.each(Request::Events(query), |event: Event| {
+                replay.event(&event);
                 progress.inc(1);
-            }
+                count += 1;
+                Ok(())
+            })?;
             progress.finish_and_clear();
+            if let (Some(source), 0) = (source, count) {
+                let range = if since.is_some() || until.is_some() { " in that range" } else { "" };
+                return Err(CliError::Usage(format!("there are no events of a source \"{source}\"{range}")));
+            }
             return Ok(replay.finish());
         }
         let mut events = Vec::new();
@@ -133,6 +141,7 @@ impl Replay {
             Some(source) => source,
             None => SourceName::parse("file").map_err(|error| CliError::Usage(error.to_string()))?,
         };
+        let mut replay = replay;
         let progress = progress(events.len() as u64);
         for event in replay::file_events(events, &source, now) {
             if wanted(event.time) {
@@ -189,7 +198,7 @@ fn show(context: &Context, report: &Report, limit: usize) -> Result<(), CliError
     out.table(&["rule", "matches", "alerts", "errors", "first error"], rows)?;
     out.line("")?;
     for alert in report.alerts.iter().take(limit) {
-        let message = Message::Alert { notice: Notice::Opened, alert: Box::new(alert.clone()) };
+        let message = Message::alert(Notice::Opened, alert.clone());
         out.line(render(&message).trim_end())?;
         out.line("")?;
     }

@@ -8,11 +8,11 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
-    detect::{RuleRecord, rule_records},
+    api::{Client, Request, wire},
+    detect::RuleRecord,
     name::RuleId,
     rule::{CompiledRule, Loader, RuleKind, RuleSet},
-    store::{Store, StoreError},
-    time,
+    time::{self, Clock},
 };
 
 use super::{CliError, Context, output, problems};
@@ -39,16 +39,10 @@ impl Rules {
         let config = context.config()?;
         let loaded = Loader::new(config.rule_paths.clone(), config.overrides.clone()).load();
         context.output.diagnostics(&loaded.diagnostics);
-        // Without a store, or beside an agent that holds it, rules are listed without their records.
+        // Before there is a store, rules are listed without their records.
         let records: HashMap<RuleId, RuleRecord> = if config.data_dir.join("store").exists() {
-            match Store::open(&config.data_dir) {
-                Ok(store) => rule_records(store.reader().state()?).into_iter().collect(),
-                Err(error @ StoreError::Locked { .. }) => {
-                    context.output.warning(&format!("{error}: counts are left out"));
-                    HashMap::new()
-                }
-                Err(error) => return Err(error.into()),
-            }
+            let entries: Vec<wire::RuleEntry> = Client::open(&config, &Clock::system())?.all(Request::Rules {})?;
+            entries.into_iter().map(|entry| (entry.rule, entry.record)).collect()
         } else {
             HashMap::new()
         };

@@ -1,16 +1,18 @@
 //! `watchbell run`: the agent.
 
-use std::time::Duration;
+use std::{os::unix::net::UnixStream, time::Duration};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use watchbell::{
     agent::{Agent, AgentError, Options},
+    api,
     config::Config,
     deliver::{Terminal, TerminalFormat},
     diagnostic::{Level, any_error},
     source::Timing,
+    store::StoreError,
     time::Clock,
 };
 
@@ -62,7 +64,19 @@ const AFTER_FAILURE: Duration = Duration::from_secs(15);
 fn open(config: &Config, format: Format) -> Result<Agent, CliError> {
     let options =
         Options { clock: Clock::system(), timing: Timing::default(), terminal: terminal(format), pulse: None };
-    let agent = Agent::open(config.clone(), options)?;
+    // Another verb may have the store open for a moment.
+    let mut patience = 30;
+    let agent = loop {
+        match Agent::open(config.clone(), options.clone()) {
+            Err(AgentError::Store(StoreError::Locked { .. }))
+                if patience > 0 && UnixStream::connect(api::socket(&config.data_dir)).is_err() =>
+            {
+                patience -= 1;
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            opened => break opened?,
+        }
+    };
     for diagnostic in &agent.diagnostics {
         match diagnostic.level {
             Level::Error => tracing::error!(code = diagnostic.code, "{}", diagnostic.one_line()),

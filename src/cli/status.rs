@@ -1,135 +1,196 @@
-//! `watchbell status`: how things stand, from the store.
+//! `watchbell status`: how things stand.
+
+use std::{io::IsTerminal, time::Duration};
 
 use clap::Args;
-use serde_json::json;
 use watchbell::{
-    alert::{Severity, Status as AlertStatus},
-    detect::rule_records,
-    store::AlertFilter,
-    time::Clock,
+    api::{Request, SeverityCounts, Status},
+    time::{self, Timestamp},
 };
 
 use super::{CliError, Context, output};
 
 #[derive(Debug, Args)]
-pub(super) struct Status {}
+pub(super) struct StatusVerb {
+    /// Show it again every two seconds
+    #[arg(long, short)]
+    watch: bool,
+}
 
-impl Status {
-    #[expect(clippy::unused_self, reason = "every verb is called alike")]
+const AGAIN: Duration = Duration::from_secs(2);
+
+impl StatusVerb {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let now = Clock::system().now();
-        let (config, store, reader) = context.store()?;
-        let (events, bytes) = reader.event_totals()?;
-        let size = store.size_on_disk()?;
-        let (mark, last) = (reader.mark()?, reader.last_sequence()?);
-        let sources = reader.sources()?;
-        let outbox = reader.outbox()?;
-        let records = rule_records(reader.state()?);
-        let mut open = [0_u64; 5];
-        let filter = AlertFilter { status: Some(AlertStatus::Open), ..AlertFilter::default() };
-        for alert in reader.alerts(filter) {
-            let severity = alert?.severity;
-            for (count, of) in open.iter_mut().zip(Severity::ALL) {
-                *count += u64::from(of == severity);
+        loop {
+            // Anew each time: an agent may start or stop meanwhile.
+            let status = {
+                let (_, client) = context.client()?;
+                client.one::<Status>(Request::Status {})?
+            };
+            if let Some(status) = &status {
+                if self.watch && !context.is_json() && std::io::stdout().is_terminal() {
+                    // To the top left, and everything below is cleared.
+                    context.output.raw("\u{1b}[H\u{1b}[2J\u{1b}[3J")?;
+                }
+                show(context, status, self.watch)?;
             }
-        }
-        if context.is_json() {
-            let open: serde_json::Map<_, _> =
-                Severity::ALL.iter().zip(open).map(|(severity, count)| (severity.to_string(), count.into())).collect();
-            let rules: Vec<_> = records
-                .iter()
-                .map(|(id, record)| json!({ "rule": id, "matches": record.matches, "errors": record.errors, "suspended": record.suspended.is_some(), "last_error": record.last_error }))
-                .collect();
-            let outbox: Vec<_> = outbox
-                .iter()
-                .map(|(name, owed)| json!({ "destination": name, "owed": owed.count, "oldest": owed.oldest, "error": owed.error }))
-                .collect();
-            return Ok(context.output.json(&json!({
-                "running": false,
-                "last_alive": reader.alive()?,
-                "sources": sources,
-                "events": { "stored": events, "bytes": bytes, "last": last, "evaluated": mark, "backlog": last.0 - mark.0.min(last.0) },
-                "store_bytes": size,
-                "open_alerts": open,
-                "rules": rules,
-                "outbox": outbox,
-            }))?);
-        }
-        let out = &context.output;
-        out.line(&format!("agent      not running, last alive {}", output::ago(reader.alive()?, now)))?;
-        out.line(&format!(
-            "events     {events} stored, {} evaluated, {} to do; {} on disk for {} of events",
-            mark,
-            last.0.saturating_sub(mark.0),
-            output::size(size),
-            output::size(bytes)
-        ))?;
-        let alerts: Vec<String> = Severity::ALL
-            .iter()
-            .zip(open)
-            .rev()
-            .filter(|(_, count)| *count > 0)
-            .map(|(severity, count)| format!("{count} {severity}"))
-            .collect();
-        out.line(&format!(
-            "alerts     {}",
-            if alerts.is_empty() { "none open".to_owned() } else { format!("open: {}", alerts.join(", ")) }
-        ))?;
-        let errors: Vec<String> = records
-            .iter()
-            .filter(|(_, record)| record.errors > 0)
-            .map(|(id, record)| {
-                format!(
-                    "{id}: {}{}",
-                    output::count(record.errors, "error"),
-                    if record.suspended.is_some() { ", suspended" } else { "" }
-                )
-            })
-            .collect();
-        out.line(&format!(
-            "rules      {}",
-            if errors.is_empty() { "no errors".to_owned() } else { errors.join("; ") }
-        ))?;
-        if outbox.is_empty() {
-            out.line("outbox     nothing is owed")?;
-        }
-        for (name, owed) in &outbox {
-            let error = owed.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
-            let oldest = output::ago(Some(owed.oldest), now);
-            out.line(&format!("outbox     {name} is owed {}, the oldest from {oldest}{error}", owed.count))?;
-        }
-        out.line("")?;
-        let rows = sources
-            .iter()
-            .map(|(name, record)| {
-                let configured = config.sources.iter().any(|source| source.name == *name);
-                let state = match &record.error {
-                    _ if !configured => "not configured any more".to_owned(),
-                    Some(error) if error.kind.needs_a_person() => {
-                        format!("refused ({})", error.kind.name())
-                    }
-                    Some(error) => format!("failing ({})", error.kind.name()),
-                    None if record.caught_up => "up to date".to_owned(),
-                    None => "reading".to_owned(),
-                };
-                vec![
-                    name.to_string(),
-                    state,
-                    output::ago(record.newest_event, now),
-                    output::ago(record.last_poll, now),
-                    record.stored.to_string(),
-                    record.quarantined.to_string(),
-                ]
-            })
-            .collect();
-        out.table(&["source", "state", "newest event", "last poll", "stored", "quarantined"], rows)?;
-        for (name, record) in &sources {
-            if let Some(error) = &record.error {
-                out.line("")?;
-                out.line(&format!("{name}: {}", error.message))?;
-                out.line(&format!("  {}", error.kind.remedy()))?;
+            if !self.watch {
+                return Ok(());
             }
+            std::thread::sleep(AGAIN);
         }
-        Ok(())
     }
+}
+
+fn show(context: &Context, status: &Status, again: bool) -> Result<(), CliError> {
+    let out = &context.output;
+    let now = status.now;
+    if context.is_json() {
+        return Ok(if again { out.json_line(status)? } else { out.json(status)? });
+    }
+    match &status.agent {
+        Some(agent) => {
+            out.line(&format!(
+                "agent      watchbell {}, process {}, up {}",
+                status.version,
+                agent.pid,
+                time::show_duration(time::since(now, agent.started))
+            ))?;
+            for problem in &agent.problems {
+                out.line(&format!("  problem  {}", output::printable(problem)))?;
+            }
+        }
+        None => out.line(&format!("agent      not running, last alive {}", output::ago(status.last_alive, now)))?,
+    }
+    let events = &status.events;
+    out.line(&format!(
+        "events     {} stored, evaluated up to number {}, {} to do; {} on disk for {} of events",
+        events.stored,
+        events.evaluated,
+        events.backlog,
+        output::size(status.store_bytes),
+        output::size(events.bytes)
+    ))?;
+    let silences = match status.silences {
+        0 => String::new(),
+        count => format!("; {} active", output::count(count, "silence")),
+    };
+    out.line(&format!(
+        "alerts     open: {}; acknowledged: {}{silences}",
+        counts(&status.open_alerts),
+        counts(&status.acknowledged_alerts)
+    ))?;
+    rules(context, status)?;
+    for state in &status.destinations {
+        let mut parts = Vec::new();
+        if state.owed > 0 {
+            parts.push(format!("owed {}, the oldest from {}", state.owed, output::ago(state.oldest, now)));
+        }
+        if state.given_up > 0 {
+            parts.push(format!("{} given up", state.given_up));
+        }
+        if parts.is_empty() {
+            parts.push("nothing owed".to_owned());
+        }
+        parts.push(format!("delivered {}, last {}", state.delivered, output::ago(state.last_delivered, now)));
+        let error = state.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        out.line(&output::printable(&format!("delivery   {}: {}{error}", state.name, parts.join(", "))))?;
+    }
+    out.line("")?;
+    sources(context, status)
+}
+
+fn counts(counts: &SeverityCounts) -> String {
+    let parts: Vec<String> = counts
+        .by_severity()
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(severity, count)| format!("{count} {severity}"))
+        .collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}
+
+fn rules(context: &Context, status: &Status) -> Result<(), CliError> {
+    let out = &context.output;
+    let errors: Vec<String> = status
+        .rules
+        .iter()
+        .filter(|rule| rule.errors > 0)
+        .map(|rule| {
+            let suspended = if rule.suspended { ", suspended" } else { "" };
+            format!("{}: {}{suspended}", rule.rule, output::count(rule.errors, "error"))
+        })
+        .collect();
+    let errors = if errors.is_empty() { "no errors".to_owned() } else { errors.join("; ") };
+    match &status.agent {
+        None => out.line(&format!("rules      {errors}"))?,
+        Some(agent) => {
+            let files = if agent.files_changed { ", files on disk are newer" } else { "" };
+            out.line(&format!(
+                "rules      {} and {}, generation {}{files}; {errors}",
+                output::count(agent.rules, "rule"),
+                output::count(agent.checks, "check"),
+                agent.generation
+            ))?;
+            for broken in &agent.broken {
+                out.line(&format!("  broken   {}", output::printable(broken)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sources(context: &Context, status: &Status) -> Result<(), CliError> {
+    let out = &context.output;
+    let now = status.now;
+    let rows = status
+        .sources
+        .iter()
+        .map(|state| {
+            let record = &state.record;
+            vec![
+                state.name.to_string(),
+                state.state.clone(),
+                output::ago(record.newest_event, now),
+                record.lag.map_or_else(|| "-".to_owned(), |lag| time::show_duration(Duration::from_secs(lag))),
+                output::ago(record.last_poll, now),
+                state.next_poll.map_or_else(|| "-".to_owned(), |next| until(next, now)),
+                state.drop_off.as_ref().map_or_else(
+                    || "-".to_owned(),
+                    |drop_off| {
+                        let after = time::show_duration(Duration::from_secs(drop_off.after));
+                        if drop_off.alarm { format!("ALARM (after {after})") } else { format!("after {after}") }
+                    },
+                ),
+                record.stored.to_string(),
+                record.quarantined.to_string(),
+            ]
+        })
+        .collect();
+    let header =
+        ["source", "state", "newest event", "lag", "last poll", "next poll", "drop-off", "stored", "quarantined"];
+    out.table(&header, rows)?;
+    for state in &status.sources {
+        if let Some(refetch) = &state.record.refetch {
+            out.line("")?;
+            out.line(&format!(
+                "{}: the log since {} UTC is fetched again: {} so far, {} of them new",
+                state.name,
+                output::time(refetch.since),
+                if refetch.fetched == 1 { "1 entry".to_owned() } else { format!("{} entries", refetch.fetched) },
+                refetch.found
+            ))?;
+        }
+        if let Some(error) = &state.record.error {
+            out.line("")?;
+            out.line(&output::printable(&format!("{}: {}", state.name, error.message)))?;
+            out.line(&format!("  {}", error.kind.remedy()))?;
+        }
+    }
+    Ok(())
+}
+
+fn until(time: Timestamp, now: Timestamp) -> String {
+    let wait = time::since(time, now);
+    if wait.is_zero() { "now".to_owned() } else { format!("in {}", time::show_duration(wait)) }
 }

@@ -9,20 +9,27 @@ use std::{
     time::Duration,
 };
 
-use super::{Destination, Message, Sending, Verdict};
-use crate::settings::TableReader;
+use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format};
+use crate::{settings::TableReader, time::Clock};
 
 /// Where the file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Its path.
     pub path: PathBuf,
+    /// Native or OCSF.
+    pub format: JsonFormat,
 }
 
 impl Settings {
     pub(super) fn read(table: &mut TableReader<'_>, base: &Path) -> Option<Self> {
-        let path = table.required_text("path", "\"alerts.jsonl\"")?;
-        Some(Self { path: base.join(path) })
+        let path = table.required_text("path", "\"alerts.jsonl\"");
+        let format = json_format(table);
+        Some(Self { path: base.join(path?), format })
+    }
+
+    pub(super) fn open(&self, _clock: &Clock) -> Result<FileDestination, OpenError> {
+        Ok(FileDestination { settings: self.clone() })
     }
 }
 
@@ -32,12 +39,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct FileDestination {
     settings: Settings,
-}
-
-impl FileDestination {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { settings }
-    }
 }
 
 fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
@@ -61,24 +62,22 @@ fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
 }
 
 impl Destination for FileDestination {
-    fn send<'a>(&'a mut self, message: &'a Message) -> Sending<'a> {
+    fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
         Box::pin(async move {
             let path = self.settings.path.clone();
             let shown = path.display().to_string();
-            let mut line = match serde_json::to_vec(message) {
-                Ok(line) => line,
-                Err(error) => {
-                    return Verdict::Retry(format!("a message has no JSON form: {error}"));
-                }
+            let values = match json(message, self.settings.format) {
+                Ok(values) => values,
+                Err(error) => return Verdict::Refused(format!("a message has no JSON form: {error}")),
             };
-            line.push(b'\n');
+            let lines: String = values.iter().map(|value| format!("{value}\n")).collect();
             // On a thread of its own: a disk may hang, and nothing else must wait for it.
-            let writing = tokio::task::spawn_blocking(move || append(&path, &line));
+            let writing = tokio::task::spawn_blocking(move || append(&path, lines.as_bytes()));
             match tokio::time::timeout(TIMEOUT, writing).await {
-                Ok(Ok(Ok(()))) => Verdict::Delivered,
-                Ok(Ok(Err(error))) => Verdict::Retry(format!("`{shown}` cannot be written: {error}")),
-                Ok(Err(error)) => Verdict::Retry(format!("`{shown}` cannot be written: {error}")),
-                Err(_) => Verdict::Retry(format!("`{shown}` was not written in time")),
+                Ok(Ok(Ok(()))) => Verdict::delivered("written"),
+                Ok(Ok(Err(error))) => Verdict::retry(format!("`{shown}` cannot be written: {error}")),
+                Ok(Err(error)) => Verdict::retry(format!("`{shown}` cannot be written: {error}")),
+                Err(_) => Verdict::retry(format!("`{shown}` was not written in time")),
             }
         })
     }

@@ -1,10 +1,11 @@
-//! What people are told: an alert with the reason why they are told, or a digest of late alerts. Written once; each destination
+//! What people are told: an alert with the reason why they are told, or several alerts together. Written once; each destination
 //! only puts it into its own form.
 
 use serde::Serialize;
 
 use crate::{
-    alert::{Alert, Notice},
+    alert::{Alert, Notice, Severity},
+    name::{AlertId, SilenceId},
     time::{self, Timestamp},
 };
 
@@ -19,20 +20,148 @@ pub enum Message {
         /// As it stands now.
         alert: Box<Alert>,
     },
-    /// Alerts about events that were old when they arrived.
-    LateDigest {
-        /// Always `late_digest`.
-        notice: &'static str,
+    /// Several alerts at once.
+    Digest {
+        /// Why they come together.
+        notice: DigestNotice,
+        /// The silence that ended, where one did.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        silence: Option<SilenceId>,
         /// The alerts.
         alerts: Vec<Alert>,
     },
 }
 
+/// Why alerts are told together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DigestNotice {
+    /// They are about events that were old when they arrived.
+    LateDigest,
+    /// There were more than the destination's `rate` allows.
+    RateDigest,
+    /// They were silenced, and the silence has ended.
+    SilenceDigest,
+}
+
 impl Message {
-    /// A digest of late alerts.
-    pub fn digest(alerts: Vec<Alert>) -> Self {
-        Self::LateDigest { notice: "late_digest", alerts }
+    /// A message about one alert.
+    pub fn alert(notice: Notice, alert: Alert) -> Self {
+        Self::Alert { notice, alert: Box::new(alert) }
     }
+
+    /// A message about several alerts.
+    pub fn digest(notice: DigestNotice, silence: Option<SilenceId>, alerts: Vec<Alert>) -> Self {
+        Self::Digest { notice, silence, alerts }
+    }
+
+    /// The same for the same news, so that a receiver can tell a repetition: of one alert its id and revision.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Alert { alert, notice } => format!("{}-{}-{notice}", alert.id, alert.revision),
+            Self::Digest { alerts, .. } => {
+                let mut hasher = blake3::Hasher::new();
+                for alert in alerts {
+                    hasher.update(&alert.id.bytes());
+                    hasher.update(&alert.revision.to_be_bytes());
+                }
+                format!("digest-{}", hasher.finalize().to_hex().get(..32).unwrap_or_default())
+            }
+        }
+    }
+
+    /// The highest severity in it.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::Alert { alert, .. } => alert.severity,
+            Self::Digest { alerts, .. } => alerts.iter().map(|alert| alert.severity).max().unwrap_or(Severity::Info),
+        }
+    }
+
+    /// Its alerts.
+    pub fn alerts(&self) -> &[Alert] {
+        match self {
+            Self::Alert { alert, .. } => std::slice::from_ref(alert),
+            Self::Digest { alerts, .. } => alerts,
+        }
+    }
+
+    /// The alert it is about, if it is about one.
+    pub fn single(&self) -> Option<(Notice, &Alert)> {
+        match self {
+            Self::Alert { notice, alert } => Some((*notice, alert)),
+            Self::Digest { .. } => None,
+        }
+    }
+}
+
+/// One line that says it all.
+pub(super) fn headline(message: &Message) -> String {
+    match message {
+        Message::Alert { notice, alert } => {
+            let word = match notice {
+                Notice::Opened => alert.severity.as_str().to_uppercase(),
+                Notice::Escalated => format!("{} (raised)", alert.severity.as_str().to_uppercase()),
+                other => other.as_str().to_uppercase(),
+            };
+            format!("{word}: {}", printable(&alert.title))
+        }
+        Message::Digest { notice, silence, alerts } => {
+            let count = alerts.len();
+            let plural = if count == 1 { "" } else { "s" };
+            match (notice, silence) {
+                (DigestNotice::LateDigest, _) => {
+                    format!("{count} late alert{plural}: about events that were already old when they arrived")
+                }
+                (DigestNotice::RateDigest, _) => {
+                    format!("{count} alert{plural} together: more than this destination's rate allows one by one")
+                }
+                (DigestNotice::SilenceDigest, Some(silence)) => {
+                    format!("{count} alert{plural} came up during silence {silence}, which has ended")
+                }
+                (DigestNotice::SilenceDigest, None) => format!("{count} alert{plural} came up during a silence"),
+            }
+        }
+    }
+}
+
+/// The whole message as plain text.
+pub(super) fn plain_text(message: &Message) -> String {
+    let mut text = format!("{}\n\n", headline(message));
+    match message {
+        Message::Alert { notice, alert } => {
+            for (name, value) in fields(alert, *notice) {
+                text.push_str(&format!("{name:<10}{}\n", printable(&value)));
+            }
+        }
+        Message::Digest { alerts, .. } => {
+            for alert in alerts.iter().take(SHOWN) {
+                text.push_str(&format!("{}\n", digest_line(alert)));
+            }
+            text.push_str(&more(alerts.len()));
+        }
+    }
+    text
+}
+
+/// Alerts of a digest that are shown one by one.
+pub(super) const SHOWN: usize = 20;
+
+/// An alert in a digest.
+pub(super) fn digest_line(alert: &Alert) -> String {
+    let plural = if alert.count == 1 { "" } else { "s" };
+    format!(
+        "{:<8}  {}  {}  ({} event{plural})",
+        alert.severity.as_str(),
+        alert.opened_at.strftime("%Y-%m-%d %H:%M"),
+        printable(&alert.title),
+        alert.count,
+    )
+}
+
+/// How many alerts of a digest are not shown, if any.
+pub(super) fn more(count: usize) -> String {
+    if count > SHOWN { format!("… and {} more: `watchbell alerts list`\n", count - SHOWN) } else { String::new() }
 }
 
 /// Names and values that say who, from where and when, in the order they are shown. Absent ones are left out.
@@ -41,6 +170,22 @@ pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String
     let show = |time: Timestamp| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     let source = alert.source.as_ref().map_or_else(String::new, |source| format!("  source {source}"));
     let rule = ("rule", format!("{}  alert {}{source}", alert.rule, alert.id.short()));
+    let by_a_person = alert.remark.as_ref().filter(|_| {
+        matches!(notice, Notice::Acknowledged | Notice::Resolved | Notice::Reopened | Notice::Commented)
+    });
+    if let Some(remark) = by_a_person {
+        let disposition = match (notice, alert.disposition) {
+            (Notice::Resolved, Some(disposition)) => format!(", {disposition}"),
+            _ => String::new(),
+        };
+        fields.push(("by", format!("{}{disposition}", remark.author)));
+        if let Some(comment) = &remark.comment {
+            fields.push(("comment", first_line(comment)));
+        }
+        fields.push(("when", show(remark.at)));
+        fields.push(rule);
+        return fields;
+    }
     if notice == Notice::Resolved {
         // What it was about has passed: only when, and for how long it lasted.
         let resolved = alert.resolved_at.unwrap_or(alert.last_seen);
@@ -96,4 +241,58 @@ fn plain(value: &serde_json::Value) -> String {
 
 fn first_line(text: &str) -> String {
     text.trim().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Text from events without what a terminal or a mail header would obey: an attacker chooses names and titles.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+/// At most so many characters of a text, with a sign where it was cut.
+pub(super) fn clipped(text: &str, limit: usize) -> String {
+    if text.chars().count() <= limit {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(limit.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+/// An alert that says it is none, to try a destination with.
+pub fn test_alert(now: Timestamp) -> Result<Alert, crate::name::NameError> {
+    let rule = crate::name::RuleId::parse("watchbell.test")?;
+    Ok(Alert {
+        id: AlertId::derive(&rule, "", "test", &now.to_string()),
+        revision: 1,
+        kind: crate::alert::Kind::Health,
+        rule,
+        title: "Test alert from Watchbell: nothing has happened".to_owned(),
+        severity: Severity::Info,
+        status: crate::alert::Status::Open,
+        source: None,
+        opened_at: now,
+        last_seen: now,
+        raised_at: Some(now),
+        resolved_at: None,
+        count: 1,
+        first_events: Vec::new(),
+        newest_events: Vec::new(),
+        dedup_key: crate::name::DedupKey::clipped("test"),
+        evidence: crate::event::Evidence::default(),
+        context: serde_json::Map::new(),
+        description: Some("Somebody tried whether alerts arrive here.".to_owned()),
+        runbook: Some("Nothing is to be done.".to_owned()),
+        reference: None,
+        tags: vec!["test".to_owned()],
+        attack: Vec::new(),
+        destinations: None,
+        errors: Vec::new(),
+        rule_hash: String::new(),
+        generation: 0,
+        late: false,
+        acknowledged_at: None,
+        disposition: None,
+        remark: None,
+        silenced_by: None,
+    })
 }

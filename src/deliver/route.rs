@@ -1,7 +1,10 @@
 //! Which destinations an alert goes to.
 
 use super::Settings;
-use crate::{alert::Alert, name::DestinationName};
+use crate::alert::{Alert, Kind, Notice};
+
+/// The check that tells of failing destinations. Its alerts have the destination's name as their dedup key.
+const DELIVERY_FAILING: &str = "builtin.delivery_failing";
 
 /// Knows all destinations and what each wants.
 #[derive(Debug, Clone)]
@@ -15,15 +18,27 @@ impl Router {
         Self { destinations }
     }
 
-    /// The destinations an alert is owed to: those that its rule names, else all that want its severity and its rule. A rule
-    /// that names only destinations which do not exist is routed like any other, so that nothing is lost to a misspelling.
-    pub fn route(&self, alert: &Alert) -> Vec<DestinationName> {
+    /// The destinations that are told of this about an alert: those that its rule names, else all that want its severity, its
+    /// rule and its tags. A rule that names only destinations which do not exist is routed like any other, so that nothing is
+    /// lost to a misspelling. That a destination fails is told to the others, if there are any.
+    pub fn route(&self, alert: &Alert, notice: Notice) -> impl Iterator<Item = &Settings> {
+        let mut wanted = self.wanted(alert);
+        if alert.kind == Kind::Health && alert.rule.as_str() == DELIVERY_FAILING {
+            let others: Vec<&Settings> =
+                wanted.iter().copied().filter(|settings| settings.name.as_str() != alert.dedup_key.as_str()).collect();
+            if !others.is_empty() {
+                wanted = others;
+            }
+        }
+        wanted.into_iter().filter(move |settings| settings.kind.tells(notice))
+    }
+
+    fn wanted(&self, alert: &Alert) -> Vec<&Settings> {
         if let Some(named) = &alert.destinations {
-            let found: Vec<DestinationName> = self
+            let found: Vec<&Settings> = self
                 .destinations
                 .iter()
                 .filter(|destination| named.iter().any(|name| name == destination.name.as_str()))
-                .map(|destination| destination.name.clone())
                 .collect();
             if !found.is_empty() || named.is_empty() {
                 return found;
@@ -34,8 +49,8 @@ impl Router {
             .filter(|destination| {
                 alert.severity >= destination.min_severity
                     && destination.rules.as_ref().is_none_or(|rules| rules.is_match(alert.rule.as_str()))
+                    && destination.tags.as_ref().is_none_or(|tags| alert.tags.iter().any(|tag| tags.is_match(tag)))
             })
-            .map(|destination| destination.name.clone())
             .collect()
     }
 }

@@ -52,12 +52,12 @@ impl std::fmt::Debug for Terminal {
 }
 
 impl Destination for Terminal {
-    fn send<'a>(&'a mut self, message: &'a Message) -> Sending<'a> {
+    fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
         Box::pin(async move {
             match self.write(message) {
                 // Nobody reads the terminal any more (`watchbell run | head`): there is nobody to deliver to.
-                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Verdict::Retry(error.to_string()),
-                _ => Verdict::Delivered,
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Verdict::retry(error.to_string()),
+                _ => Verdict::delivered("written"),
             }
         })
     }
@@ -68,30 +68,16 @@ pub fn render(message: &Message) -> String {
     let mut text = String::new();
     match message {
         Message::Alert { notice, alert } => block(&mut text, *notice, alert),
-        Message::LateDigest { alerts, .. } => {
+        Message::Digest { alerts, .. } => {
             let bold = Style::new().bold();
-            writeln!(
-                text,
-                "{bold}{} late alert{}{bold:#}: about events that were already old when they arrived",
-                alerts.len(),
-                plural(alerts.len())
-            )
-            .ok();
-            for alert in alerts.iter().take(20) {
+            writeln!(text, "{bold}{}{bold:#}", message::headline(message)).ok();
+            for alert in alerts.iter().take(message::SHOWN) {
                 let style = style(alert.severity);
-                writeln!(
-                    text,
-                    "  {style}{:<8}{style:#}  {}  {}  ({} event{})",
-                    alert.severity.as_str(),
-                    alert.opened_at.strftime("%Y-%m-%d %H:%M"),
-                    printable(&alert.title),
-                    alert.count,
-                    plural(usize::try_from(alert.count).unwrap_or(usize::MAX))
-                )
-                .ok();
+                writeln!(text, "  {style}{}{style:#}", message::digest_line(alert)).ok();
             }
-            if alerts.len() > 20 {
-                writeln!(text, "  … and {} more: `watchbell alerts list`", alerts.len() - 20).ok();
+            let more = message::more(alerts.len());
+            if !more.is_empty() {
+                write!(text, "  {more}").ok();
             }
             text.push('\n');
         }
@@ -106,11 +92,14 @@ fn block(text: &mut String, notice: Notice, alert: &Alert) {
         Notice::Opened => (alert.severity.as_str().to_uppercase(), style(alert.severity)),
         Notice::Escalated => (format!("{} (raised)", alert.severity.as_str().to_uppercase()), style(alert.severity)),
         Notice::Resolved => ("RESOLVED".to_owned(), AnsiColor::Green.on_default().bold()),
+        Notice::Acknowledged | Notice::Reopened | Notice::Commented | Notice::Grew => {
+            (notice.as_str().to_uppercase(), AnsiColor::Cyan.on_default().bold())
+        }
     };
     // Writing to a String cannot fail.
-    writeln!(text, "{style}● {word:<8}{style:#}  {bold}{}{bold:#}", printable(&alert.title)).ok();
+    writeln!(text, "{style}● {word:<8}{style:#}  {bold}{}{bold:#}", message::printable(&alert.title)).ok();
     for (name, value) in message::fields(alert, notice) {
-        writeln!(text, "  {dim}{name:<8}{dim:#}  {}", printable(&value)).ok();
+        writeln!(text, "  {dim}{name:<8}{dim:#}  {}", message::printable(&value)).ok();
     }
     text.push('\n');
 }
@@ -123,15 +112,6 @@ fn style(severity: Severity) -> Style {
         Severity::Low => AnsiColor::Cyan.on_default(),
         Severity::Info => AnsiColor::Blue.on_default(),
     }
-}
-
-/// Text from events without what a terminal would obey: an attacker chooses names and titles.
-fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
-}
-
-fn plural(count: usize) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }
 
 fn json(message: &Message) -> String {

@@ -41,6 +41,15 @@ struct OpenFinding {
     resolved: Option<String>,
 }
 
+/// Whether what a health alert is about still lasts, by stored state.
+pub fn is_open_finding(entries: impl IntoIterator<Item = (String, Vec<u8>)>, alert: AlertId) -> bool {
+    entries
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("health/"))
+        .filter_map(|(_, bytes)| decode::<OpenFinding>(&bytes))
+        .any(|open| open.alert == alert)
+}
+
 /// Runs check rules and remembers what they found.
 #[derive(Debug)]
 pub struct HealthDetector {
@@ -57,6 +66,11 @@ impl HealthDetector {
             .filter_map(|(name, bytes)| Some((name, decode(&bytes)?)))
             .collect();
         Self { host: RuleHost::new(limits), open }
+    }
+
+    /// Whether what an alert is about still lasts.
+    pub fn is_open(&self, alert: AlertId) -> bool {
+        self.open.values().any(|open| open.alert == alert)
     }
 
     /// Judges all subjects as they are at `now`.
@@ -184,6 +198,10 @@ impl HealthDetector {
             rule_hash: rule.hash.clone(),
             generation,
             late: false,
+            acknowledged_at: None,
+            disposition: None,
+            remark: None,
+            silenced_by: None,
         };
         let open = OpenFinding {
             alert: alert.id,

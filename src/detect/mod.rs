@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
-    alert::{Alert, AlertChange, FunctionError, Kind, Severity, Status},
+    alert::{Action, Alert, AlertChange, FunctionError, Kind, Severity, Status},
     event::{Event, Evidence},
     name::{AlertId, DedupKey, EventId, RuleId},
     outcome::{Match, Outcome, StateChanges},
@@ -19,7 +19,7 @@ mod health;
 mod state;
 mod window;
 
-pub use health::{HealthDetector, Subject};
+pub use health::{HealthDetector, Subject, is_open_finding};
 pub use state::RuleRecord;
 use state::{OpenAlert, State};
 use window::Counted;
@@ -47,6 +47,17 @@ impl Default for Settings {
 /// What is on record of each rule, read from stored state.
 pub fn rule_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<(RuleId, RuleRecord)> {
     State::restore(entries).rules().map(|(id, record)| (id.clone(), record.clone())).collect()
+}
+
+/// What becomes of stored state through what a person did with an alert while no detector runs: see [`Detector::handled`].
+pub fn handled(
+    entries: impl IntoIterator<Item = (String, Vec<u8>)>,
+    alert: &Alert,
+    action: Action,
+) -> StateChanges {
+    let mut state = State::restore(entries);
+    state.handled(alert, action);
+    state.take_changes()
 }
 
 /// Evaluates events against a rule set.
@@ -113,6 +124,12 @@ impl Detector {
     /// State that changed since the last call.
     pub fn take_changes(&mut self) -> StateChanges {
         self.state.take_changes()
+    }
+
+    /// Takes note of what a person did: matches no longer join an alert that was resolved, and join one again that was
+    /// reopened.
+    pub fn handled(&mut self, alert: &Alert, action: Action) {
+        self.state.handled(alert, action);
     }
 
     /// Runs every rule that wants it on an event. Rules run in the order of their ids; none sees what another does.
@@ -269,6 +286,10 @@ impl Detector {
             rule_hash: rule.hash.clone(),
             generation: self.rules.generation,
             late: time::since(event.arrived, event.time) > self.settings.max_age,
+            acknowledged_at: None,
+            disposition: None,
+            remark: None,
+            silenced_by: None,
         }
     }
 
@@ -329,6 +350,10 @@ impl Detector {
                 rule_hash: rule.hash.clone(),
                 generation: self.rules.generation,
                 late: time::since(event.arrived, event.time) > self.settings.max_age,
+                acknowledged_at: None,
+                disposition: None,
+                remark: None,
+                silenced_by: None,
             };
             keyed.open(OpenAlert { id: alert.id, opened: event.time.as_millisecond(), severity: Severity::High });
             outcome.alerts.push(AlertChange::Opened(Box::new(alert)));

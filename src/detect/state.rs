@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::window::Counted;
 use crate::{
-    alert::Severity,
-    name::{AlertId, RuleId},
+    alert::{Action, Alert, Severity},
+    name::{AlertId, RuleId, SourceName},
     outcome::StateChanges,
     rule::{CompiledRule, RuleFailure},
     time::{self, Timestamp},
@@ -22,6 +22,8 @@ const MAX_OPEN: usize = 8;
 /// Version of the bytes. Others are forgotten when read: counting begins anew, which costs at most one doubled alert.
 const VERSION: u8 = 1;
 const CLOCK: &str = "clock";
+/// How long a reopened alert is remembered at least; until when matches join it is its rule's dedup period.
+const REOPENED: Duration = Duration::from_secs(30 * 86_400);
 
 /// An alert that takes in further matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +150,33 @@ impl State {
         self.expiry.insert((keyed.expires, name.to_owned()));
         self.keys.insert(name.to_owned(), keyed);
         self.changed.insert(name.to_owned());
+    }
+
+    /// See [`super::Detector::handled`]. Counted matches stay as they are.
+    pub(super) fn handled(&mut self, alert: &Alert, action: Action) {
+        let source = alert.source.as_ref().map_or("", SourceName::as_str);
+        let name = key_of(&alert.rule, source, alert.dedup_key.as_str());
+        match action {
+            Action::Resolve(_) if self.keys.contains_key(&name) => {
+                let mut keyed = self.take(&name);
+                keyed.open.retain(|open| open.id != alert.id);
+                // Its own lifetime goes on.
+                self.expiry.insert((keyed.expires, name.clone()));
+                self.keys.insert(name.clone(), keyed);
+                self.changed.insert(name);
+            }
+            Action::Reopen => {
+                let mut keyed = self.take(&name);
+                keyed.open.retain(|open| open.id != alert.id);
+                keyed.open(OpenAlert {
+                    id: alert.id,
+                    opened: alert.opened_at.as_millisecond(),
+                    severity: alert.severity,
+                });
+                self.put(&name, keyed, REOPENED);
+            }
+            Action::Resolve(_) | Action::Acknowledge | Action::Comment => {}
+        }
     }
 
     pub(super) fn rules(&self) -> impl Iterator<Item = (&RuleId, &RuleRecord)> {

@@ -4,12 +4,15 @@
 //! It is the same [`Detector`] as in `run`, fed the same way, so that replaying what was evaluated gives the alerts that were
 //! raised.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
 use crate::{
-    alert::{Alert, AlertChange},
+    alert::{Action, Alert, AlertChange, LoggedChange, Notice},
     detect::{Detector, Settings},
     event::{Event, IncomingEvent},
     name::{AlertId, RuleId, Sequence, SourceName},
@@ -54,6 +57,8 @@ pub struct Replay {
     report: Report,
     alerts: BTreeMap<AlertId, Alert>,
     order: Vec<AlertId>,
+    /// What people did with alerts, in order, that has not been reached yet.
+    handled: VecDeque<LoggedChange>,
 }
 
 impl Replay {
@@ -65,11 +70,31 @@ impl Replay {
             report: Report { rules: reports, ..Report::default() },
             alerts: BTreeMap::new(),
             order: Vec::new(),
+            handled: VecDeque::new(),
         }
+    }
+
+    /// Takes account of what people did with alerts while the events were evaluated live: a resolved alert takes no more
+    /// matches in. `changes` is the log of changes.
+    #[must_use]
+    pub fn with_changes(mut self, changes: impl IntoIterator<Item = LoggedChange>) -> Self {
+        self.handled = changes
+            .into_iter()
+            .filter(|change| change.author.is_some() && matches!(change.what, Notice::Resolved | Notice::Reopened))
+            .collect();
+        self
     }
 
     /// Evaluates the next event.
     pub fn event(&mut self, event: &Event) {
+        while self.handled.front().is_some_and(|change| change.mark < event.sequence)
+            && let Some(change) = self.handled.pop_front()
+        {
+            let action = if change.what == Notice::Reopened { Action::Reopen } else { Action::Resolve(None) };
+            if let Some(alert) = self.alerts.get(&change.alert) {
+                self.detector.handled(alert, action);
+            }
+        }
         self.report.events += 1;
         self.report.earliest = Some(self.report.earliest.map_or(event.time, |time| time.min(event.time)));
         self.report.latest = Some(self.report.latest.map_or(event.time, |time| time.max(event.time)));

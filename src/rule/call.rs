@@ -171,7 +171,7 @@ impl RuleHost {
     }
 
     fn call(&self, rule: &CompiledRule, function: &str, argument: Dynamic) -> Result<Dynamic, RuleFailure> {
-        self.call.begin(self.limits.time);
+        let begun = self.call.begin(self.limits.time);
         self.call.set_current(Some((rule.id().clone(), Arc::clone(&rule.library))));
         let options = CallFnOptions::new().eval_ast(rule.imports);
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -181,6 +181,7 @@ impl RuleHost {
             }
             self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &rule.ast, function, (argument,))
         }));
+        rule.cost.add(self.call.since(begun));
         match result {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(RuleFailure::of(&error)),

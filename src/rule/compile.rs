@@ -3,7 +3,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -53,6 +56,32 @@ pub struct CompiledRule {
     /// It assigns to a property or an index somewhere: it is given an event of its own (see `view`).
     pub assigns_properties: bool,
     functions: Vec<String>,
+    /// What calling it has cost since it was compiled.
+    pub cost: Cost,
+}
+
+/// How often a rule's functions were called, and for how long they ran. For people to look at; detection does not read it.
+#[derive(Debug, Default)]
+pub struct Cost {
+    calls: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+impl Cost {
+    pub(super) fn add(&self, time: Duration) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Calls of its functions.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// How long they took.
+    pub fn time(&self) -> Duration {
+        Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
+    }
 }
 
 impl CompiledRule {
@@ -190,6 +219,7 @@ impl Compiler {
             assigns_properties: assigns,
             imports: !imports.is_empty(),
             functions,
+            cost: Cost::default(),
         };
         Ok((rule, found))
     }

@@ -56,9 +56,17 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn begin(&self, limit: Duration) {
-        let end = self.started.elapsed().saturating_add(limit);
+    /// Begins a call that may take so long; returns when that was.
+    pub(super) fn begin(&self, limit: Duration) -> Duration {
+        let now = self.started.elapsed();
+        let end = now.saturating_add(limit);
         self.deadline.store(u64::try_from(end.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        now
+    }
+
+    /// How long the call has taken that began then.
+    pub(super) fn since(&self, begun: Duration) -> Duration {
+        self.started.elapsed().saturating_sub(begun)
     }
 
     pub(super) fn set_current(&self, current: Option<(RuleId, Arc<Library>)>) {

@@ -97,7 +97,7 @@ impl Loader {
 
     /// Reads and compiles all files, unless none has changed since the last time.
     pub fn load(&mut self) -> Loaded {
-        let (texts, mut diagnostics) = self.read();
+        let (texts, mut diagnostics) = read(&self.roots);
         let fingerprint = fingerprint(&texts, &diagnostics);
         if self.fingerprint == Some(fingerprint) {
             return Loaded { set: Arc::clone(&self.current), diagnostics: Vec::new(), changed: false };
@@ -165,7 +165,13 @@ impl Loader {
         }
         self.last_good.clone_from(&rules);
         self.generation += 1;
-        self.current = Arc::new(RuleSet::new(self.generation, rules.into_values(), broken));
+        self.current = Arc::new(RuleSet::new(
+            self.generation,
+            rules.into_values(),
+            broken,
+            fingerprint.to_hex().to_string(),
+            self.roots.clone(),
+        ));
         Loaded { set: Arc::clone(&self.current), diagnostics, changed: true }
     }
 
@@ -180,27 +186,35 @@ impl Loader {
         let files = if self.builtin { BUILTIN } else { &[] };
         files.iter().map(|file| (PathBuf::from(format!("(built in)/{}", file.path)), Arc::from(file.text))).collect()
     }
+}
 
-    fn read(&self) -> (BTreeMap<PathBuf, Arc<str>>, Vec<Diagnostic>) {
-        let mut texts = BTreeMap::new();
-        let mut diagnostics = Vec::new();
-        for root in &self.roots {
-            if root.is_file() {
-                read_file(root, &mut texts, &mut diagnostics);
-            } else {
-                let mut seen = HashSet::new();
-                walk(root, 0, &mut seen, &mut |file| read_file(file, &mut texts, &mut diagnostics)).unwrap_or_else(
-                    |error| {
-                        diagnostics.push(
-                            Diagnostic::error("E001", root, format!("the rules directory cannot be read: {error}"))
-                                .help("create it, or correct `paths` under `[rules]`"),
-                        );
-                    },
-                );
-            }
+/// A fingerprint of the files under `roots` as they are now: another than a [`RuleSet`]'s if they have changed since it was
+/// loaded.
+pub fn fingerprint_on_disk(roots: &[PathBuf]) -> String {
+    let (texts, diagnostics) = read(&roots.iter().map(|root| normal(root)).collect::<Vec<_>>());
+    fingerprint(&texts, &diagnostics).to_hex().to_string()
+}
+
+/// Reads all files under `roots`.
+fn read(roots: &[PathBuf]) -> (BTreeMap<PathBuf, Arc<str>>, Vec<Diagnostic>) {
+    let mut texts = BTreeMap::new();
+    let mut diagnostics = Vec::new();
+    for root in roots {
+        if root.is_file() {
+            read_file(root, &mut texts, &mut diagnostics);
+        } else {
+            let mut seen = HashSet::new();
+            walk(root, 0, &mut seen, &mut |file| read_file(file, &mut texts, &mut diagnostics)).unwrap_or_else(
+                |error| {
+                    diagnostics.push(
+                        Diagnostic::error("E001", root, format!("the rules directory cannot be read: {error}"))
+                            .help("create it, or correct `paths` under `[rules]`"),
+                    );
+                },
+            );
         }
-        (texts, diagnostics)
     }
+    (texts, diagnostics)
 }
 
 /// Calls `found` for each `*.rhai` file below `directory`. Names that begin with a dot are passed over: editors' and

@@ -21,7 +21,7 @@ mod watch;
 pub use call::{Finding, RuleHost, RuleInput};
 pub use compile::{CompiledRule, OPTIONAL_FUNCTIONS, RuleKind};
 pub use engine::Limits;
-pub use load::{Loaded, Loader, Overrides, RuleOverride};
+pub use load::{Loaded, Loader, Overrides, RuleOverride, fingerprint_on_disk};
 pub use metadata::{KEYS as METADATA_KEYS, Metadata};
 pub use problem::{FailureKind, RuleFailure};
 pub use shipped::{BUILTIN, SHIPPED, ShippedFile};
@@ -52,6 +52,10 @@ pub struct RuleSet {
     pub disabled: Vec<Arc<CompiledRule>>,
     /// Files that are not running as they are.
     pub broken: Vec<BrokenFile>,
+    /// Of the files as they were read: see [`fingerprint_on_disk`].
+    pub fingerprint: String,
+    /// Where the files are.
+    pub roots: Vec<PathBuf>,
     dispatch: Dispatch,
 }
 
@@ -69,8 +73,10 @@ impl RuleSet {
         generation: u64,
         rules: impl IntoIterator<Item = Arc<CompiledRule>>,
         broken: Vec<BrokenFile>,
+        fingerprint: String,
+        roots: Vec<PathBuf>,
     ) -> Self {
-        let mut set = Self { generation, broken, ..Self::default() };
+        let mut set = Self { generation, broken, fingerprint, roots, ..Self::default() };
         for rule in rules {
             match rule.kind {
                 _ if !rule.metadata.enabled => set.disabled.push(rule),

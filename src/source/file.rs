@@ -1,6 +1,15 @@
-//! Events from files: JSON lines, arrays, pages of the events stream, or any of these one after another.
+//! Events from files: JSON lines, arrays, pages of the events stream, or any of these one after another; compressed with gzip
+//! or not. Files of lines are read in pieces, so that a history of any length needs little memory.
 
-use std::path::Path;
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -24,11 +33,94 @@ struct Envelope<'a> {
     data: Vec<&'a RawValue>,
 }
 
-/// Reads a file of events.
-pub fn read(path: &Path) -> std::io::Result<FileEvents> {
-    let bytes = std::fs::read(path)?;
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(parse(&text))
+/// So much of a file of lines is read at a time.
+const PIECE: usize = 4 * 1024 * 1024;
+/// What is not in lines has to be read whole.
+const WHOLE: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Reads a file of events, piece by piece. See [`open`].
+pub struct Pieces {
+    input: Box<dyn BufRead>,
+    /// A value on each line; none before the first line has been seen.
+    lines: Option<bool>,
+    read: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Pieces {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Pieces({} bytes read)", self.bytes_read())
+    }
+}
+
+/// Opens a file of events; `-` is standard input.
+pub fn open(path: &Path) -> io::Result<Pieces> {
+    let read = Arc::new(AtomicU64::new(0));
+    let input: Box<dyn Read> = if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
+    let mut input = BufReader::with_capacity(64 * 1024, Counting { inner: input, read: Arc::clone(&read) });
+    let gzip = input.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    let input: Box<dyn BufRead> =
+        if gzip { Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(input))) } else { Box::new(input) };
+    Ok(Pieces { input, lines: None, read })
+}
+
+/// Reads a file of events whole. See [`open`].
+pub fn read(path: &Path) -> io::Result<FileEvents> {
+    let mut found = FileEvents::default();
+    for piece in open(path)? {
+        let piece = piece?;
+        found.events.extend(piece.events);
+        found.rejected.extend(piece.rejected);
+        found.broken = found.broken.or(piece.broken);
+    }
+    Ok(found)
+}
+
+impl Pieces {
+    /// Bytes of the file that have been read, compressed as they are.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    fn piece(&mut self) -> io::Result<Option<FileEvents>> {
+        let mut bytes = Vec::new();
+        if self.lines.is_none() {
+            self.input.read_until(b'\n', &mut bytes)?;
+            self.lines = Some(serde_json::from_slice::<&RawValue>(&bytes).is_ok());
+        }
+        if self.lines == Some(true) {
+            while bytes.len() < PIECE && self.input.read_until(b'\n', &mut bytes)? > 0 {}
+        } else {
+            let more = (&mut self.input).take(WHOLE).read_to_end(&mut bytes)?;
+            if more as u64 >= WHOLE {
+                return Err(io::Error::other("it is no file of lines, and too large to be read whole"));
+            }
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(parse(&String::from_utf8_lossy(&bytes))))
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = io::Result<FileEvents>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.piece().transpose()
+    }
+}
+
+struct Counting<R> {
+    inner: R,
+    read: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
 }
 
 /// Reads a text of events. What cannot be read is passed over up to the end of its line.

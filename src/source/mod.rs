@@ -18,7 +18,7 @@ pub mod file;
 mod pace;
 mod poll;
 
-pub use pace::{Pace, retry_after};
+pub use pace::Pace;
 pub use poll::{Poller, SourceStatus, Timing};
 
 use atlassian::AtlassianSource;

@@ -3,16 +3,20 @@
 //! The log has two endings, and both work: a cursor on an empty page (kept, and asked again later), and no cursor at all (the
 //! next poll starts at the newest `processedAt` minus an overlap, and known ids are dropped). Trouble never ends the loop.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{FetchError, Pace, Position, Settings, Source, atlassian::PAGE_LIMIT};
 use crate::{
     condition::Condition,
-    store::{Appended, Page, SourceError, SourceRecord, Store, StoreError},
-    time::{self, Clock},
+    store::{Appended, Page, Refetch, SourceError, SourceRecord, Store, StoreError},
+    time::{self, Clock, Timestamp},
 };
 
 /// How long the loop waits for what. Only tests change it.
@@ -55,6 +59,10 @@ pub struct SourceStatus {
     pub record: SourceRecord,
     /// Polls since the agent started, succeeded or not.
     pub polls: u64,
+    /// Of these, the ones that failed, by kind of trouble.
+    pub failed: BTreeMap<&'static str, u64>,
+    /// When it will be polled next; absent while it is.
+    pub next_poll: Option<Timestamp>,
 }
 
 /// Polls one source until it is told to stop.
@@ -71,6 +79,10 @@ pub struct Poller {
     stored: watch::Sender<u64>,
     fruitless: u32,
     random: fastrand::Rng,
+    /// Parts of the log that shall be fetched again.
+    refetches: (mpsc::Sender<Refetch>, mpsc::Receiver<Refetch>),
+    /// When the end of the log was last asked for.
+    polled: Option<Instant>,
 }
 
 enum Next {
@@ -91,7 +103,7 @@ impl Poller {
         let mut record = store.reader().source(&settings.name)?.unwrap_or_default();
         // Whatever came up while no agent ran has to be read first.
         record.caught_up = false;
-        let (status, _) = watch::channel(SourceStatus { record, polls: 0 });
+        let (status, _) = watch::channel(SourceStatus { record, ..SourceStatus::default() });
         Ok(Self {
             settings,
             timing: Timing::default(),
@@ -103,6 +115,8 @@ impl Poller {
             stored,
             fruitless: 0,
             random: fastrand::Rng::new(),
+            refetches: mpsc::channel(4),
+            polled: None,
         })
     }
 
@@ -118,6 +132,11 @@ impl Poller {
         self.status.subscribe()
     }
 
+    /// Where to ask for a part of the log to be fetched again.
+    pub fn refetches(&self) -> mpsc::Sender<Refetch> {
+        self.refetches.0.clone()
+    }
+
     /// Polls until `stop`. A page that is being stored is finished first.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
@@ -127,16 +146,85 @@ impl Poller {
                 next = self.poll() => next,
             };
             if let Next::After(wait) = next {
+                let due = time::after(self.clock.now(), wait);
+                self.status.send_modify(|status| status.next_poll = Some(due));
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(wait) => {}
+                    refetch = self.refetches.1.recv() => self.begin_refetch(refetch),
+                }
+                self.status.send_modify(|status| status.next_poll = None);
+            }
+            if let Ok(refetch) = self.refetches.1.try_recv() {
+                self.begin_refetch(Some(refetch));
+            }
+        }
+    }
+
+    fn begin_refetch(&mut self, refetch: Option<Refetch>) {
+        let Some(refetch) = refetch else { return };
+        tracing::info!(source = %self.settings.name, since = %refetch.since, until = %refetch.until, "a part of the log is fetched again");
+        self.status.send_modify(|status| status.record.refetch = Some(refetch));
+        self.save();
+    }
+
+    async fn poll(&mut self) -> Next {
+        self.pace.lock().await.turn().await;
+        let status = self.status.borrow().record.clone();
+        let idle = status.caught_up
+            && status.error.is_none()
+            && self.polled.is_some_and(|polled| polled.elapsed() < self.settings.poll_interval);
+        match status.refetch {
+            Some(refetch) if idle => self.refetch(refetch).await,
+            refetch => {
+                self.polled = Some(Instant::now());
+                match self.poll_end().await {
+                    Next::After(_) if refetch.is_some() && self.status.borrow().record.error.is_none() => Next::AtOnce,
+                    next => next,
                 }
             }
         }
     }
 
-    async fn poll(&mut self) -> Next {
-        self.pace.lock().await.turn().await;
+    /// Fetches a page of the part of the log that is fetched again. Its cursor is kept apart from the one at the end.
+    async fn refetch(&mut self, mut refetch: Refetch) -> Next {
+        let now = self.clock.now();
+        let position = match &refetch.cursor {
+            Some(cursor) => Position::Cursor(cursor.clone()),
+            None => Position::From(refetch.since.max(time::before(now, KEPT))),
+        };
+        let page = match self.source.fetch(&position, self.timing.page_limit, now).await {
+            Ok(page) => page,
+            Err(error) if error.kind == Condition::CursorRefused && refetch.cursor.is_some() => {
+                // Known events cost only time: it begins anew.
+                refetch.cursor = None;
+                self.status.send_modify(|status| status.record.refetch = Some(refetch));
+                return Next::After(self.settings.poll_interval);
+            }
+            Err(error) => return self.failed(error),
+        };
+        let entries = page.entries();
+        let past = page.events.iter().filter_map(|event| event.processed).max().is_some_and(|newest| newest > refetch.until);
+        let over = entries == 0 || past || page.next.is_none() || page.next == refetch.cursor;
+        refetch.cursor.clone_from(&page.next);
+        refetch.fetched += entries as u64;
+        let mut record = self.status.borrow().record.clone();
+        record.refetch = Some(refetch.clone());
+        match self.store_page(page, record).await {
+            Ok(new) => {
+                refetch.found += new as u64;
+                if over {
+                    tracing::info!(source = %self.settings.name, entries = refetch.fetched, new = refetch.found, "fetched again");
+                }
+                self.status.send_modify(|status| status.record.refetch = (!over).then_some(refetch));
+                self.save();
+                Next::AtOnce
+            }
+            Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())),
+        }
+    }
+
+    async fn poll_end(&mut self) -> Next {
         let now = self.clock.now();
         let mut record = self.status.borrow().record.clone();
         let position = self.position(&mut record, now);
@@ -204,7 +292,8 @@ impl Poller {
                 store.save_source(&name, &record)?;
                 return Ok((record, Appended::default()));
             }
-            let page = Page { source: name, arrived, events: page.events, rejected: page.rejected };
+            let quiet_before = record.evaluated_before;
+            let page = Page { source: name, arrived, events: page.events, rejected: page.rejected, quiet_before };
             let appended = store.append_page(page, &mut record)?;
             Ok::<_, StoreError>((record, appended))
         });
@@ -257,6 +346,7 @@ impl Poller {
         self.status.send_modify(|status| {
             let record = &mut status.record;
             status.polls += 1;
+            *status.failed.entry(kind.name()).or_default() += 1;
             first = record.error.as_ref().is_none_or(|last| last.kind != kind);
             record.failures = record.failures.saturating_add(1);
             record.failing_since = record.failing_since.or(Some(now));

@@ -1,12 +1,20 @@
-//! Committing what followed from a batch of events: alerts, matches, detection state, deliveries and the mark, in one write.
+//! Changes of alerts: carried out, logged, and committed with everything else that followed from the same cause, in one
+//! write.
+//!
+//! An alert is read, changed and written back, by the rules' thread and by people. [`Writing`] is the turn to do so: whoever
+//! holds it is alone.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{MutexGuard, PoisonError},
+};
 
 use super::{Delivery, Store, StoreError, key, value};
 use crate::{
-    alert::{Alert, AlertChange, Notice},
-    name::{AlertId, Sequence},
+    alert::{Alert, AlertChange, LoggedChange, Notice},
+    name::{AlertId, Sequence, SilenceId},
     outcome::{Match, StateChanges},
+    silence::Silence,
     time::Timestamp,
 };
 
@@ -17,12 +25,13 @@ pub struct Staged {
     pub alerts: BTreeMap<AlertId, Alert>,
     /// Whom to tell of what, in order.
     pub notices: Vec<(AlertId, Notice)>,
+    log: Vec<LoggedChange>,
 }
 
 /// Everything that is written together.
 #[derive(Debug, Default)]
 pub struct Commit {
-    /// From [`Store::stage`].
+    /// From [`Writing::stage`].
     pub staged: Staged,
     /// Matches of the batch.
     pub matches: Vec<Match>,
@@ -30,46 +39,94 @@ pub struct Commit {
     pub state: StateChanges,
     /// Deliveries that are owed from now on.
     pub deliveries: Vec<Delivery>,
-    /// The last event that has been evaluated; absent where no event was (health checks).
+    /// Silences that changed.
+    pub silences: Vec<Silence>,
+    /// Alerts that a silence kept from being delivered.
+    pub silenced: Vec<(SilenceId, AlertId)>,
+    /// The last event that has been evaluated; absent where no event was (health checks, people).
     pub mark: Option<Sequence>,
 }
 
+/// The turn to change alerts and silences. Others wait until it is dropped.
+#[derive(Debug)]
+pub struct Writing<'a> {
+    store: &'a Store,
+    /// The number of the last logged change, once it is known.
+    last_change: MutexGuard<'a, Option<u64>>,
+}
+
 impl Store {
+    /// Waits for the turn to change alerts.
+    pub fn writing(&self) -> Writing<'_> {
+        Writing { store: self, last_change: self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+}
+
+impl Writing<'_> {
     /// Carries changes out on copies of the alerts they concern. `now` is when new alerts are raised.
+    ///
+    /// An alert that is there already is not opened again: after events were lost and fetched once more, whoever was told of
+    /// it is not told twice.
     pub fn stage(&self, changes: Vec<AlertChange>, now: Timestamp) -> Result<Staged, StoreError> {
         let mut staged = Staged::default();
         for change in changes {
             let id = change.alert();
-            if let Some(notice) = change.notice() {
-                staged.notices.push((id, notice));
-            }
-            if let AlertChange::Opened(mut alert) = change {
-                alert.raised_at = Some(now);
-                staged.alerts.insert(id, *alert);
-                continue;
-            }
-            let alert = match staged.alerts.entry(id) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => match self.reader().alert(id)? {
-                    Some(alert) => entry.insert(alert),
-                    None => {
-                        // Retention took it while its key was still open: nobody is left to tell.
-                        staged.notices.retain(|(other, _)| *other != id);
-                        continue;
-                    }
-                },
+            let known = match staged.alerts.entry(id) {
+                Entry::Occupied(entry) => Some(entry.into_mut()),
+                Entry::Vacant(entry) => self.store.reader().alert(id)?.map(|alert| entry.insert(alert)),
             };
-            alert.apply(&change);
+            let alert = match (change, known) {
+                (AlertChange::Opened(_), Some(_)) => continue,
+                (AlertChange::Opened(mut alert), None) => {
+                    alert.raised_at = Some(now);
+                    let alert = staged.alerts.entry(id).or_insert(*alert);
+                    staged.notices.push((id, Notice::Opened));
+                    staged.log.push(logged(alert, Notice::Opened, now));
+                    continue;
+                }
+                // Retention took it while its key was still open: nobody is left to tell.
+                (_, None) => continue,
+                (change, Some(alert)) => {
+                    alert.apply(&change);
+                    let Some(notice) = change.notice().or_else(|| growth(&change, alert.count)) else {
+                        continue;
+                    };
+                    staged.notices.push((id, notice));
+                    let mut entry = logged(alert, notice, now);
+                    if let AlertChange::Handled { remark, action, .. } = change {
+                        entry.author = Some(remark.author);
+                        entry.comment = remark.comment;
+                        if let crate::alert::Action::Resolve(disposition) = action {
+                            entry.disposition = disposition;
+                        }
+                    }
+                    entry
+                }
+            };
+            staged.log.push(alert);
         }
         Ok(staged)
     }
 
     /// Writes it all, or nothing.
-    pub fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+    pub fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
+        let store = self.store;
         let mut batch = sled::Batch::default();
         for (id, alert) in &commit.staged.alerts {
             batch.insert(key::alert(*id), value::to_json(alert)?);
             batch.insert(key::alert_time(alert.opened_at, *id), &[]);
+        }
+        if !commit.staged.log.is_empty() {
+            let mark = commit.mark.map_or_else(|| store.reader().mark(), Ok)?;
+            let mut last = self.last_change()?;
+            for entry in &commit.staged.log {
+                last += 1;
+                let entry = LoggedChange { number: last, mark, ..entry.clone() };
+                batch.insert(key::change(last), value::to_json(&entry)?);
+                batch.insert(key::change_of(entry.alert, last), &[]);
+            }
+            batch.insert(key::LAST_CHANGE, last.to_be_bytes().as_slice());
+            *self.last_change = Some(last);
         }
         for found in &commit.matches {
             if let Some(alert) = found.alert {
@@ -82,10 +139,49 @@ impl Store {
                 None => batch.remove(key::state(name)),
             }
         }
-        self.write_deliveries(&mut batch, &commit.deliveries)?;
+        for silence in &commit.silences {
+            batch.insert(key::silence(silence.id), value::to_json(silence)?);
+        }
+        for (silence, alert) in &commit.silenced {
+            batch.insert(key::silenced_alert(*silence, *alert), &[]);
+        }
+        store.write_deliveries(&mut batch, &commit.deliveries)?;
         if let Some(mark) = commit.mark {
             batch.insert(key::MARK, mark.0.to_be_bytes().as_slice());
         }
-        self.write(batch)
+        store.write(batch)
+    }
+
+    /// The store that is written to.
+    pub(super) fn store(&self) -> &Store {
+        self.store
+    }
+
+    fn last_change(&self) -> Result<u64, StoreError> {
+        match *self.last_change {
+            Some(last) => Ok(last),
+            None => self.store.reader().last_change(),
+        }
+    }
+}
+
+/// A match more is news where it makes ten, a hundred, a thousand of them.
+fn growth(change: &AlertChange, count: u64) -> Option<Notice> {
+    let grew = matches!(change, AlertChange::Joined { .. }) && count >= 10 && 10_u64.pow(count.ilog10()) == count;
+    grew.then_some(Notice::Grew)
+}
+
+fn logged(alert: &Alert, what: Notice, at: Timestamp) -> LoggedChange {
+    LoggedChange {
+        number: 0,
+        at,
+        alert: alert.id,
+        revision: alert.revision,
+        what,
+        severity: alert.severity,
+        author: None,
+        comment: None,
+        disposition: None,
+        mark: Sequence(0),
     }
 }

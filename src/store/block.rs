@@ -60,6 +60,8 @@ pub struct ScanFilter {
     pub action: Option<globset::GlobMatcher>,
     /// The source; none: every source.
     pub source: Option<SourceName>,
+    /// Only events that arrived after this one.
+    pub after: Sequence,
 }
 
 impl ScanFilter {

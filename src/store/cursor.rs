@@ -42,6 +42,28 @@ pub struct SourceRecord {
     pub quarantined: u64,
     /// When the cursor last stood still although there were events behind it, or was refused.
     pub cursor_trouble: Option<Timestamp>,
+    /// A part of the log that is being fetched again.
+    #[serde(default)]
+    pub refetch: Option<Refetch>,
+    /// Events that Atlassian processed before this were evaluated before the store lost them: they are stored when they come
+    /// again, and not evaluated a second time.
+    #[serde(default)]
+    pub evaluated_before: Option<Timestamp>,
+}
+
+/// A part of the log that is being fetched again, beside the usual polls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refetch {
+    /// From this time of processing on.
+    pub since: Timestamp,
+    /// Up to this time, where the usual polls go on.
+    pub until: Timestamp,
+    /// The token of its next page; absent: it begins at `since`.
+    pub cursor: Option<String>,
+    /// Entries fetched so far.
+    pub fetched: u64,
+    /// Events among them that were not there yet.
+    pub found: u64,
 }
 
 /// A failed poll, as it is kept and shown.

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::{SourceRecord, Store, StoreError, block, key, quarantine, value};
 use crate::{
     event::{Event, IncomingEvent, RejectedEntry},
@@ -20,10 +22,19 @@ pub struct Page {
     pub events: Vec<IncomingEvent>,
     /// Its entries that are no events.
     pub rejected: Vec<RejectedEntry>,
+    /// Events that were processed (or happened) before this are stored and not evaluated.
+    pub quiet_before: Option<Timestamp>,
+}
+
+impl Page {
+    /// A page whose events are all evaluated.
+    pub fn new(source: SourceName, arrived: Timestamp, events: Vec<IncomingEvent>) -> Self {
+        Self { source, arrived, events, rejected: Vec::new(), quiet_before: None }
+    }
 }
 
 /// What became of a page.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Appended {
     /// Events that are new.
     pub stored: usize,
@@ -37,23 +48,39 @@ impl Store {
     /// Appends a page and, in the same write, the cursor behind it. `record` is what is known of the source after this page;
     /// its counts are filled in here.
     pub fn append_page(&self, page: Page, record: &mut SourceRecord) -> Result<Appended, StoreError> {
+        self.append(page, Some(record))
+    }
+
+    /// Appends events that came another way than by polling: the source's cursor stays where it is.
+    pub fn import_page(&self, page: Page) -> Result<Appended, StoreError> {
+        self.append(page, None)
+    }
+
+    fn append(&self, page: Page, record: Option<&mut SourceRecord>) -> Result<Appended, StoreError> {
         let _appending = self.lock_appending();
         let mut next = self.next_sequence()?;
         let mut batch = sled::Batch::default();
         let mut appended = Appended::default();
         let mut events: Vec<Event> = Vec::with_capacity(page.events.len());
         let mut on_page: HashSet<Vec<u8>> = HashSet::with_capacity(page.events.len());
+        // Seen or not, an event tells how far Atlassian has come.
+        let newest_processed = page.events.iter().filter_map(|event| event.processed).max();
+        let mut quiet: Vec<(Sequence, Sequence)> = Vec::new();
         for incoming in page.events {
             let seen = key::seen(&page.source, &incoming.id);
             if self.tree().contains_key(&seen)? || on_page.contains(&seen) {
                 appended.duplicates += 1;
-                // Seen or not, it tells how far Atlassian has come.
-                record.newest_processed = record.newest_processed.max(incoming.processed);
                 continue;
             }
-            record.newest_processed = record.newest_processed.max(incoming.processed);
             batch.insert(seen.as_slice(), next.0.to_be_bytes().as_slice());
             on_page.insert(seen);
+            let known_at = incoming.processed.or(incoming.time);
+            if page.quiet_before.is_some_and(|before| known_at.is_none_or(|time| time < before)) {
+                match quiet.last_mut() {
+                    Some((_, last)) if last.next() == next => *last = next,
+                    _ => quiet.push((next, next)),
+                }
+            }
             events.push(incoming.into_event(page.source.clone(), next, page.arrived));
             next = next.next();
         }
@@ -62,18 +89,34 @@ impl Store {
         for part in events.chunks(block::FULL_BLOCK) {
             block::write(&mut batch, part)?;
         }
-        if let Some(time) = events.iter().map(|event| event.time.min(event.arrived)).max() {
-            record.newest_event = record.newest_event.max(Some(time));
-            record.newest_arrival = Some(page.arrived);
+        for (first, last) in quiet {
+            batch.insert(key::quiet(first), last.0.to_be_bytes().as_slice());
         }
-        if !page.rejected.is_empty() {
-            record.last_quarantined = Some(page.arrived);
+        let any_rejected = !page.rejected.is_empty();
+        if any_rejected {
             quarantine::write(self, &mut batch, &page.source, page.arrived, page.rejected)?;
         }
-        record.stored += appended.stored as u64;
-        record.duplicates += appended.duplicates as u64;
-        record.quarantined += appended.quarantined as u64;
-        batch.insert(key::source(&page.source), value::to_json(record)?);
+        match record {
+            Some(record) => {
+                record.newest_processed = record.newest_processed.max(newest_processed);
+                if let Some(time) = events.iter().map(|event| event.time.min(event.arrived)).max() {
+                    record.newest_event = record.newest_event.max(Some(time));
+                    record.newest_arrival = Some(page.arrived);
+                }
+                if any_rejected {
+                    record.last_quarantined = Some(page.arrived);
+                }
+                record.stored += appended.stored as u64;
+                record.duplicates += appended.duplicates as u64;
+                record.quarantined += appended.quarantined as u64;
+                batch.insert(key::source(&page.source), value::to_json(record)?);
+            }
+            // A source that is never polled is known by its record as well.
+            None if !self.tree().contains_key(key::source(&page.source))? => {
+                batch.insert(key::source(&page.source), value::to_json(&SourceRecord::default())?);
+            }
+            None => {}
+        }
         batch.insert(key::NEXT_SEQUENCE, next.0.to_be_bytes().as_slice());
         self.write(batch)?;
         Ok(appended)

@@ -1,7 +1,7 @@
 //! Keys: one prefix byte a kind, numbers big-endian, so that the order of the bytes is the order of what they mean.
 
 use crate::{
-    name::{AlertId, DestinationName, EventId, Sequence, SourceName},
+    name::{AlertId, DestinationName, EventId, Sequence, SilenceId, SourceName},
     time::Timestamp,
 };
 
@@ -14,6 +14,11 @@ pub(super) const MARK: &[u8] = b"m/mark";
 /// When the agent was last alive.
 pub(super) const ALIVE: &[u8] = b"m/alive";
 
+/// The number of the last logged change of an alert.
+pub(super) const LAST_CHANGE: &[u8] = b"m/change";
+
+/// What stands beside the kinds below.
+pub(super) const META: u8 = b'm';
 /// Directories of event blocks, by their first number.
 pub(super) const DIRECTORY: u8 = b'd';
 /// Chunks of event blocks, by the block's first number and their place.
@@ -30,6 +35,22 @@ pub(super) const ALERT_TIME: u8 = b't';
 pub(super) const MATCH: u8 = b'x';
 /// Deliveries owed, by destination and the order they came up in.
 pub(super) const DELIVERY: u8 = b'o';
+/// Deliveries given up, in the same order.
+pub(super) const DEAD_LETTER: u8 = b'z';
+/// What is known of a destination.
+pub(super) const DESTINATION: u8 = b'w';
+/// What destinations call alerts, by alert and destination.
+pub(super) const REFERENCE: u8 = b'h';
+/// Changes of alerts, by number.
+pub(super) const CHANGE: u8 = b'l';
+/// Numbers of changes, by alert.
+pub(super) const CHANGE_OF: u8 = b'k';
+/// Silences, by number.
+pub(super) const SILENCE: u8 = b'n';
+/// Alerts that a silence kept from being delivered, by silence and alert.
+pub(super) const SILENCED: u8 = b'y';
+/// Events that are stored and not evaluated: the last number of each run of them, by the first.
+pub(super) const QUIET: u8 = b'u';
 /// Entries that were no events, by the order they came in.
 pub(super) const QUARANTINE: u8 = b'q';
 /// Detection state, by its name.
@@ -108,6 +129,72 @@ pub(super) fn delivery(destination: &DestinationName, number: u64) -> Vec<u8> {
     let mut key = deliveries(destination);
     key.extend_from_slice(&number.to_be_bytes());
     key
+}
+
+/// All dead letters of a destination.
+pub(super) fn dead_letters(destination: &DestinationName) -> Vec<u8> {
+    let mut key = named(DEAD_LETTER, destination.as_str());
+    key.push(0);
+    key
+}
+
+pub(super) fn dead_letter(destination: &DestinationName, number: u64) -> Vec<u8> {
+    let mut key = dead_letters(destination);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub(super) fn destination(destination: &DestinationName) -> Vec<u8> {
+    named(DESTINATION, destination.as_str())
+}
+
+/// What all destinations call an alert.
+pub(super) fn references(alert: AlertId) -> Vec<u8> {
+    let mut key = vec![REFERENCE];
+    key.extend_from_slice(&alert.bytes());
+    key
+}
+
+pub(super) fn reference(alert: AlertId, destination: &DestinationName) -> Vec<u8> {
+    let mut key = references(alert);
+    key.extend_from_slice(destination.as_str().as_bytes());
+    key
+}
+
+pub(super) fn change(number: u64) -> Vec<u8> {
+    numbered(CHANGE, number)
+}
+
+/// The numbers of all changes of an alert.
+pub(super) fn changes_of(alert: AlertId) -> Vec<u8> {
+    let mut key = vec![CHANGE_OF];
+    key.extend_from_slice(&alert.bytes());
+    key
+}
+
+pub(super) fn change_of(alert: AlertId, number: u64) -> Vec<u8> {
+    let mut key = changes_of(alert);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub(super) fn silence(id: SilenceId) -> Vec<u8> {
+    numbered(SILENCE, id.0)
+}
+
+/// All alerts that a silence kept from being delivered.
+pub(super) fn silenced(id: SilenceId) -> Vec<u8> {
+    numbered(SILENCED, id.0)
+}
+
+pub(super) fn silenced_alert(id: SilenceId, alert: AlertId) -> Vec<u8> {
+    let mut key = silenced(id);
+    key.extend_from_slice(&alert.bytes());
+    key
+}
+
+pub(super) fn quiet(first: Sequence) -> Vec<u8> {
+    numbered(QUIET, first.0)
 }
 
 pub(super) fn quarantined(number: u64) -> Vec<u8> {

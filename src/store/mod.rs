@@ -11,7 +11,7 @@ use std::{
     fs::{self, DirBuilder, File},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod alert;
+mod backup;
 mod block;
 mod cursor;
 mod event;
@@ -27,17 +28,23 @@ mod key;
 mod outbox;
 mod quarantine;
 mod reader;
+mod repair;
 mod retention;
+mod silence;
 mod value;
+mod verify;
 
-pub use alert::{Commit, Staged};
+pub use backup::{Restored, restore};
+pub use alert::{Commit, Staged, Writing};
 pub use block::ScanFilter;
-pub use cursor::{SourceError, SourceRecord};
+pub use cursor::{Refetch, SourceError, SourceRecord};
 pub use event::{Appended, Page};
-pub use outbox::Delivery;
+pub use outbox::{Delivery, DestinationRecord, Together};
 pub use quarantine::Quarantined;
-pub use reader::{AlertFilter, Owed, Reader};
+pub use reader::{AlertFilter, Batch, Owed, Reader};
+pub use repair::{Compacted, Recovered, compact, recover};
 pub use retention::Removed;
+pub use verify::Verified;
 
 /// The version of the layout that this program writes.
 pub const FORMAT: u32 = 1;
@@ -91,6 +98,20 @@ pub enum StoreError {
         /// What is wrong with it.
         detail: String,
     },
+    /// sled does not open it any more.
+    #[error("the store `{}` is damaged ({detail}): nothing was deleted; `watchbell store recover` saves what can be read into a new store and keeps this one aside", path.display())]
+    Unopenable {
+        /// The store.
+        path: PathBuf,
+        /// What sled said.
+        detail: String,
+    },
+    /// Something stands where a store should be made.
+    #[error("there is a store in `{}` already: move it away, or say `--replace`, which keeps it aside", .0.display())]
+    Occupied(PathBuf),
+    /// A backup cannot be read or written.
+    #[error("the backup cannot be used: {0}")]
+    Backup(String),
 }
 
 impl StoreError {
@@ -119,6 +140,10 @@ struct Inner {
     log: File,
     /// Held while sequence numbers are given out, so that a page's are contiguous and in the order of the writes.
     appending: Mutex<()>,
+    /// Held while alerts are read, changed and written back. The number of the last logged change, once it is known.
+    writing: Mutex<Option<u64>>,
+    /// Passed by every write; closed while everything is read as of one moment.
+    gate: RwLock<()>,
     path: PathBuf,
 }
 
@@ -129,15 +154,19 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(unusable)?;
         let path = data_dir.join("store");
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(unusable)?;
-        let db = sled::Config::new()
-            .path(&path)
-            .cache_capacity(CACHE_BYTES)
-            .open()
-            .map_err(|error| open_error(error, data_dir, &path))?;
+        let db = match sled_open(&path) {
+            Err(sled::Error::Corruption { .. }) => repair::without_snapshots(data_dir, &path)?,
+            opened => opened.map_err(|error| open_error(error, data_dir, &path))?,
+        };
+        Self::over(db, path)
+    }
+
+    fn over(db: sled::Db, path: PathBuf) -> Result<Self, StoreError> {
+        let unusable = |error| StoreError::Directory { path: path.clone(), error };
         let log = File::open(path.join("db")).map_err(unusable)?;
         restrict(&path).map_err(unusable)?;
         let tree = (*db).clone();
-        let store = Self { inner: Arc::new(Inner { db, tree, log, appending: Mutex::new(()), path }) };
+        let store = Self { inner: Arc::new(Inner { db, tree, log, appending: Mutex::new(()), writing: Mutex::new(None), gate: RwLock::new(()), path }) };
         store.check_format()?;
         Ok(store)
     }
@@ -161,14 +190,21 @@ impl Store {
     /// Notes that the agent is alive at `now`, so that the next one knows for how long there was none. Not flushed: a few
     /// seconds more or less do not matter.
     pub fn set_alive(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.tree().insert(key::ALIVE, now.as_millisecond().to_be_bytes().as_slice())?;
-        Ok(())
+        let mut batch = sled::Batch::default();
+        batch.insert(key::ALIVE, now.as_millisecond().to_be_bytes().as_slice());
+        self.apply(batch)
     }
 
     /// Saves what is known of a source after a poll that brought nothing. Not flushed: the next page will be.
     pub fn save_source(&self, source: &SourceName, record: &SourceRecord) -> Result<(), StoreError> {
-        self.tree().insert(key::source(source), value::to_json(record)?)?;
-        Ok(())
+        let mut batch = sled::Batch::default();
+        batch.insert(key::source(source), value::to_json(record)?);
+        self.apply(batch)
+    }
+
+    /// Waits until no write is under way, and lets none begin while the guard lives: everything read is of one moment.
+    fn stand_still(&self) -> std::sync::RwLockWriteGuard<'_, ()> {
+        self.inner.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tree(&self) -> &sled::Tree {
@@ -177,8 +213,14 @@ impl Store {
 
     /// Writes a batch, whole, and waits until it is on disk.
     fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
-        self.tree().apply_batch(batch)?;
+        self.apply(batch)?;
         self.flush()
+    }
+
+    /// Writes a batch, whole. The next flush makes it safe.
+    fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        let _gate = self.inner.gate.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.tree().apply_batch(batch)?)
     }
 
     fn lock_appending(&self) -> std::sync::MutexGuard<'_, ()> {
@@ -206,6 +248,12 @@ impl Store {
     }
 }
 
+/// Opens sled. It panics on some kinds of damage, which is damage to us.
+fn sled_open(path: &Path) -> sled::Result<sled::Db> {
+    let open = || sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open();
+    std::panic::catch_unwind(open).unwrap_or(Err(sled::Error::Corruption { at: None, bt: () }))
+}
+
 /// The file that names the process that runs on a data directory.
 pub fn pid_file(data_dir: &Path) -> PathBuf {
     data_dir.join("agent.pid")
@@ -215,17 +263,19 @@ fn open_error(error: sled::Error, data_dir: &Path, path: &Path) -> StoreError {
     match error {
         // sled wraps the lock's error into a text of its own.
         sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
-            let pid = fs::read_to_string(pid_file(data_dir)).ok();
-            let pid = pid
-                .as_deref()
-                .map(str::trim)
-                .filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()) && !pid.is_empty());
-            let holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-            StoreError::Locked { path: path.to_owned(), holder }
+            StoreError::Locked { path: path.to_owned(), holder: holder(data_dir) }
         }
         sled::Error::Io(error) => StoreError::Directory { path: path.to_owned(), error },
         other => StoreError::Disk(other),
     }
+}
+
+/// Who has the store open, as far as is known.
+fn holder(data_dir: &Path) -> String {
+    let pid = fs::read_to_string(pid_file(data_dir)).ok();
+    let pid =
+        pid.as_deref().map(str::trim).filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()) && !pid.is_empty());
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
 /// Files 0600 and directories 0700, whatever the umask was.

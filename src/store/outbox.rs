@@ -1,19 +1,30 @@
-//! Deliveries owed: written with the alert they tell of, struck off when they are settled.
+//! Deliveries owed: written with the alert they tell of, struck off when they are settled. Those that could not be made in
+//! time are kept as dead letters, for a person to try again.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, key, value};
 use crate::{
     alert::Notice,
-    name::{AlertId, DestinationName},
+    name::{AlertId, DestinationName, SilenceId},
     time::Timestamp,
 };
+
+/// Why an alert is told together with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Together {
+    /// Its opening event was old when it arrived.
+    Late,
+    /// It was silenced, and the silence has ended.
+    Silenced(SilenceId),
+}
 
 /// One alert owed to one destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     /// Its place in the outbox.
-    #[serde(skip)]
+    #[serde(default)]
     pub number: u64,
     /// To whom.
     pub destination: DestinationName,
@@ -22,7 +33,8 @@ pub struct Delivery {
     /// Why.
     pub notice: Notice,
     /// To be told in a digest only.
-    pub late: bool,
+    #[serde(default)]
+    pub together: Option<Together>,
     /// When it came up.
     pub created: Timestamp,
     /// Failed attempts so far.
@@ -31,6 +43,38 @@ pub struct Delivery {
     pub due: Timestamp,
     /// What the last attempt came to.
     pub error: Option<String>,
+    /// When it was given up; absent while it is owed.
+    #[serde(default)]
+    pub given_up: Option<Timestamp>,
+}
+
+impl Delivery {
+    /// A delivery that came up at `now` and has not been tried.
+    pub fn new(destination: DestinationName, alert: AlertId, notice: Notice, now: Timestamp) -> Self {
+        Self {
+            number: 0,
+            destination,
+            alert,
+            notice,
+            together: None,
+            created: now,
+            attempts: 0,
+            due: now,
+            error: None,
+            given_up: None,
+        }
+    }
+}
+
+/// What is kept of a destination between runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationRecord {
+    /// Messages delivered.
+    pub delivered: u64,
+    /// When the last was.
+    pub last_delivered: Option<Timestamp>,
+    /// When the messages of the last hour were sent, where their number is limited.
+    pub sent: Vec<Timestamp>,
 }
 
 impl Store {
@@ -38,25 +82,69 @@ impl Store {
         for delivery in deliveries {
             // Numbers only need to go up; gaps after a crash do not matter.
             let number = self.inner.db.generate_id()?;
-            batch.insert(key::delivery(&delivery.destination, number), value::to_json(delivery)?);
+            let delivery = Delivery { number, ..delivery.clone() };
+            batch.insert(key::delivery(&delivery.destination, number), value::to_json(&delivery)?);
         }
         Ok(())
     }
 
-    /// Strikes deliveries off: they were made, or given up.
-    pub fn settle(&self, deliveries: &[Delivery]) -> Result<(), StoreError> {
+    /// Strikes deliveries off: they were made, or nobody is left to tell. `record` is what is known of the destination from
+    /// now on; `reference` is what the destination calls the alert.
+    pub fn settle(
+        &self,
+        deliveries: &[Delivery],
+        record: Option<&DestinationRecord>,
+        reference: Option<&str>,
+    ) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for delivery in deliveries {
             batch.remove(key::delivery(&delivery.destination, delivery.number));
+            if let Some(reference) = reference {
+                batch.insert(key::reference(delivery.alert, &delivery.destination), reference.as_bytes());
+            }
+        }
+        if let (Some(record), Some(delivery)) = (record, deliveries.first()) {
+            batch.insert(key::destination(&delivery.destination), value::to_json(record)?);
         }
         self.write(batch)
     }
 
-    /// Keeps a delivery that failed, with its new due time.
+    /// Keeps deliveries that failed, with their new due time.
     pub fn postpone(&self, deliveries: &[Delivery]) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for delivery in deliveries {
             batch.insert(key::delivery(&delivery.destination, delivery.number), value::to_json(delivery)?);
+        }
+        self.write(batch)
+    }
+
+    /// Gives deliveries up: they become dead letters.
+    pub fn give_up(&self, deliveries: &[Delivery], now: Timestamp) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for delivery in deliveries {
+            batch.remove(key::delivery(&delivery.destination, delivery.number));
+            let dead = Delivery { given_up: Some(now), ..delivery.clone() };
+            batch.insert(key::dead_letter(&delivery.destination, delivery.number), value::to_json(&dead)?);
+        }
+        self.write(batch)
+    }
+
+    /// Owes dead letters again, as if they had just come up.
+    pub fn revive(&self, letters: &[Delivery], now: Timestamp) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for letter in letters {
+            batch.remove(key::dead_letter(&letter.destination, letter.number));
+            let delivery = Delivery { created: now, attempts: 0, due: now, given_up: None, ..letter.clone() };
+            batch.insert(key::delivery(&letter.destination, letter.number), value::to_json(&delivery)?);
+        }
+        self.write(batch)
+    }
+
+    /// Throws dead letters away.
+    pub fn discard(&self, letters: &[Delivery]) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for letter in letters {
+            batch.remove(key::dead_letter(&letter.destination, letter.number));
         }
         self.write(batch)
     }

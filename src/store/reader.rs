@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Delivery, Quarantined, SourceRecord, StoreError,
+    Delivery, DestinationRecord, Quarantined, SourceRecord, StoreError,
     block::{Contents, Directory, ScanFilter},
     key, value,
 };
 use crate::{
-    alert::{Alert, Severity, Status},
+    alert::{Alert, LoggedChange, Severity, Status},
     event::Event,
-    name::{AlertId, DestinationName, EventId, Sequence, SourceName},
+    name::{AlertId, DestinationName, EventId, Sequence, SilenceId, SourceName},
+    silence::Silence,
     time::{self, Timestamp},
 };
 
@@ -25,10 +26,27 @@ pub struct Reader {
 pub struct Owed {
     /// Deliveries.
     pub count: u64,
-    /// When the oldest came up.
-    pub oldest: Timestamp,
+    /// When the oldest of them came up.
+    pub oldest: Option<Timestamp>,
+    /// Deliveries that were given up.
+    pub given_up: u64,
     /// What the last attempt failed with, if it did.
     pub error: Option<String>,
+}
+
+impl Owed {
+    fn none() -> Self {
+        Self { count: 0, oldest: None, given_up: 0, error: None }
+    }
+}
+
+/// Events to evaluate.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The events, in order; none where all that follows is only kept.
+    pub events: Vec<Event>,
+    /// The last number that is dealt with once these are.
+    pub last: Sequence,
 }
 
 /// Which alerts a listing wants. Empty: all.
@@ -100,24 +118,71 @@ impl Reader {
 
     /// At most `limit` events that follow `mark`, in order, and never more than a block at a time.
     pub fn events_after(&self, mark: Sequence, limit: usize) -> Result<Vec<Event>, StoreError> {
-        let Some(directory) = self.directory_holding(mark.next())? else {
+        let Some((directory, contents)) = self.block(|reader| reader.directory_holding(mark.next()))? else {
             return Ok(Vec::new());
         };
-        let contents = Contents::read(&self.tree, &directory)?;
         let start = usize::try_from(mark.next().0.saturating_sub(directory.first.0)).unwrap_or(usize::MAX);
         (start..directory.entries.len()).take(limit).map(|index| contents.event(&directory, index)).collect()
     }
 
+    /// What is to be evaluated after `mark`: the next events, at most `limit` of them, without those that are only kept.
+    pub fn batch_after(&self, mark: Sequence, limit: usize) -> Result<Option<Batch>, StoreError> {
+        let mut events = self.events_after(mark, limit)?;
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            return Ok(None);
+        };
+        let (first, last) = (first.sequence, last.sequence);
+        for item in self.tree.range(vec![key::QUIET]..=key::quiet(last)).rev() {
+            let (run, end) = item?;
+            let (Some(start), Some(end)) = (key::number_at_end(&run), value::number(&end)) else {
+                return Err(StoreError::damaged("a run of events that are not evaluated", "its numbers"));
+            };
+            // Runs do not overlap: before one that ends too early, all do.
+            if end < first.0 {
+                break;
+            }
+            events.retain(|event| !(start..=end).contains(&event.sequence.0));
+        }
+        Ok(Some(Batch { events, last }))
+    }
+
+    /// A block, found and read at one moment: merging and retention may take it away in between, and then it is looked for
+    /// again.
+    fn block(
+        &self,
+        find: impl Fn(&Self) -> Result<Option<Directory>, StoreError>,
+    ) -> Result<Option<(Directory, Contents)>, StoreError> {
+        loop {
+            let Some(directory) = find(self)? else {
+                return Ok(None);
+            };
+            let contents = Contents::read(&self.tree, &directory);
+            let now = self.tree.get(key::directory(directory.first))?;
+            let unchanged = match now {
+                Some(bytes) => Directory::parse(&bytes)? == directory,
+                None => false,
+            };
+            if unchanged {
+                return Ok(Some((directory, contents?)));
+            }
+        }
+    }
+
     /// The block that holds `sequence`, or the first one after it where retention has taken it.
     fn directory_holding(&self, sequence: Sequence) -> Result<Option<Directory>, StoreError> {
-        if let Some(item) = self.tree.range(vec![key::DIRECTORY]..=key::directory(sequence)).next_back() {
-            let directory = Directory::parse(&item?.1)?;
-            if directory.last() >= sequence {
-                return Ok(Some(directory));
-            }
+        if let Some(directory) = self.directory_up_to(sequence)?
+            && directory.last() >= sequence
+        {
+            return Ok(Some(directory));
         }
         let next = self.tree.range(key::directory(sequence)..vec![key::DIRECTORY + 1]).next();
         next.map(|item| Directory::parse(&item?.1)).transpose()
+    }
+
+    /// The last block that begins at `sequence` or before it.
+    fn directory_up_to(&self, sequence: Sequence) -> Result<Option<Directory>, StoreError> {
+        let last = self.tree.range(vec![key::DIRECTORY]..=key::directory(sequence)).next_back();
+        last.map(|item| Directory::parse(&item?.1)).transpose()
     }
 
     /// Directories of all blocks, oldest first.
@@ -125,16 +190,85 @@ impl Reader {
         self.tree.scan_prefix([key::DIRECTORY]).map(|item| Directory::parse(&item?.1))
     }
 
-    /// Events that pass the filter, in the order of arrival. Whole blocks without such are not decompressed.
+    /// Events that pass the filter, in the order of arrival. Whole blocks without such are not decompressed. Blocks that are
+    /// merged or removed meanwhile neither double an event nor hide one.
     pub fn scan(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
-        let tree = self.tree.clone();
-        self.directories().flat_map(move |directory| picked(&tree, directory, &filter, false))
+        let reader = self.clone();
+        let mut next = Some(filter.after.next());
+        std::iter::from_fn(move || {
+            let from = next?;
+            let step = || -> Result<Option<(Sequence, Vec<Event>)>, StoreError> {
+                let Some(directory) = reader.directory_holding(from)? else {
+                    return Ok(None);
+                };
+                if directory.wanted(&filter).is_empty() {
+                    return Ok(Some((directory.last(), Vec::new())));
+                }
+                let Some((directory, contents)) = reader.block(|reader| reader.directory_holding(from))? else {
+                    return Ok(None);
+                };
+                let mut events = picked(&directory, &contents, &filter)?;
+                events.retain(|event| event.sequence >= from);
+                Ok(Some((directory.last(), events)))
+            };
+            match step() {
+                Ok(Some((last, events))) => {
+                    next = Some(last.next());
+                    Some(events.into_iter().map(Ok).collect::<Vec<_>>())
+                }
+                Ok(None) => {
+                    next = None;
+                    None
+                }
+                Err(error) => {
+                    next = None;
+                    Some(vec![Err(error)])
+                }
+            }
+        })
+        .flatten()
     }
 
     /// Events that pass the filter, the newest arrival first.
     pub fn scan_newest_first(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
-        let tree = self.tree.clone();
-        self.directories().rev().flat_map(move |directory| picked(&tree, directory, &filter, true))
+        let reader = self.clone();
+        let mut next = Some(Sequence(u64::MAX));
+        std::iter::from_fn(move || {
+            let to = next?;
+            let step = || -> Result<Option<(Sequence, Vec<Event>)>, StoreError> {
+                let Some(directory) = reader.directory_up_to(to)? else {
+                    return Ok(None);
+                };
+                if directory.last() <= filter.after {
+                    return Ok(None);
+                }
+                if directory.wanted(&filter).is_empty() {
+                    return Ok(Some((directory.first, Vec::new())));
+                }
+                let Some((directory, contents)) = reader.block(|reader| reader.directory_up_to(to))? else {
+                    return Ok(None);
+                };
+                let mut events = picked(&directory, &contents, &filter)?;
+                events.retain(|event| event.sequence <= to && event.sequence > filter.after);
+                events.reverse();
+                Ok(Some((directory.first, events)))
+            };
+            match step() {
+                Ok(Some((first, events))) => {
+                    next = first.0.checked_sub(1).map(Sequence);
+                    Some(events.into_iter().map(Ok).collect::<Vec<_>>())
+                }
+                Ok(None) => {
+                    next = None;
+                    None
+                }
+                Err(error) => {
+                    next = None;
+                    Some(vec![Err(error)])
+                }
+            }
+        })
+        .flatten()
     }
 
     /// The event of a source with this id.
@@ -143,13 +277,12 @@ impl Reader {
             return Ok(None);
         };
         let sequence = Sequence(value::number(&bytes).unwrap_or(0));
-        let Some(directory) = self.directory_holding(sequence)? else {
+        let Some((directory, contents)) = self.block(|reader| reader.directory_holding(sequence))? else {
             return Ok(None);
         };
         let Some(index) = sequence.0.checked_sub(directory.first.0) else {
             return Ok(None);
         };
-        let contents = Contents::read(&self.tree, &directory)?;
         contents.event(&directory, usize::try_from(index).unwrap_or(usize::MAX)).map(Some)
     }
 
@@ -223,14 +356,65 @@ impl Reader {
 
     /// At most `limit` deliveries owed to a destination, in the order they came up.
     pub fn owed(&self, destination: &DestinationName, limit: usize) -> Result<Vec<Delivery>, StoreError> {
-        let mut owed = Vec::new();
-        for item in self.tree.scan_prefix(key::deliveries(destination)).take(limit) {
-            let (key, bytes) = item?;
-            let mut delivery: Delivery = value::from_json("a delivery", &bytes)?;
-            delivery.number = key::number_at_end(&key).unwrap_or(0);
-            owed.push(delivery);
+        self.tree.scan_prefix(key::deliveries(destination)).take(limit).map(|item| read_delivery(&item?)).collect()
+    }
+
+    /// Deliveries that were given up, of one destination or all, in the order they came up.
+    pub fn dead_letters(&self, destination: Option<&DestinationName>) -> Result<Vec<Delivery>, StoreError> {
+        let prefix = destination.map_or_else(|| vec![key::DEAD_LETTER], key::dead_letters);
+        self.tree.scan_prefix(prefix).map(|item| read_delivery(&item?)).collect()
+    }
+
+    /// What is known of a destination.
+    pub fn destination(&self, destination: &DestinationName) -> Result<DestinationRecord, StoreError> {
+        let bytes = self.tree.get(key::destination(destination))?;
+        bytes.map_or_else(|| Ok(DestinationRecord::default()), |bytes| value::from_json("a destination's record", &bytes))
+    }
+
+    /// What a destination calls an alert, if it said.
+    pub fn reference(&self, alert: AlertId, destination: &DestinationName) -> Result<Option<String>, StoreError> {
+        let bytes = self.tree.get(key::reference(alert, destination))?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// All silences, the oldest first.
+    pub fn silences(&self) -> Result<Vec<Silence>, StoreError> {
+        self.tree.scan_prefix([key::SILENCE]).map(|item| value::from_json("a silence", &item?.1)).collect()
+    }
+
+    /// Alerts that a silence kept from being delivered.
+    pub fn silenced(&self, silence: SilenceId) -> Result<Vec<AlertId>, StoreError> {
+        let keys = self.tree.scan_prefix(key::silenced(silence)).keys();
+        keys.map(|key| key::alert_at_end(&key?).ok_or_else(|| StoreError::damaged("a silenced alert", "its key"))).collect()
+    }
+
+    /// The number of the last change of an alert; zero if there was none.
+    pub fn last_change(&self) -> Result<u64, StoreError> {
+        Ok(self.tree.get(key::LAST_CHANGE)?.as_deref().and_then(value::number).unwrap_or(0))
+    }
+
+    /// Changes of alerts after a number, in order.
+    pub fn changes_after(&self, number: u64) -> impl Iterator<Item = Result<LoggedChange, StoreError>> + use<> {
+        self.tree
+            .range(key::change(number.saturating_add(1))..vec![key::CHANGE + 1])
+            .map(|item| value::from_json("a change", &item?.1))
+    }
+
+    /// The last changes of alerts, the newest first.
+    pub fn changes_newest_first(&self) -> impl Iterator<Item = Result<LoggedChange, StoreError>> + use<> {
+        self.tree.scan_prefix([key::CHANGE]).rev().map(|item| value::from_json("a change", &item?.1))
+    }
+
+    /// Changes of one alert, in order.
+    pub fn changes_of(&self, alert: AlertId) -> Result<Vec<LoggedChange>, StoreError> {
+        let mut changes = Vec::new();
+        for item in self.tree.scan_prefix(key::changes_of(alert)).keys() {
+            let number = key::number_at_end(&item?).unwrap_or(0);
+            if let Some(bytes) = self.tree.get(key::change(number))? {
+                changes.push(value::from_json("a change", &bytes)?);
+            }
         }
-        Ok(owed)
+        Ok(changes)
     }
 
     /// What each destination is owed; those that are owed nothing are left out.
@@ -239,10 +423,16 @@ impl Reader {
         for item in self.tree.scan_prefix([key::DELIVERY]) {
             let delivery: Delivery = value::from_json("a delivery", &item?.1)?;
             let created = delivery.created;
-            let owed = outbox.entry(delivery.destination).or_insert(Owed { count: 0, oldest: created, error: None });
+            let owed = outbox.entry(delivery.destination).or_insert(Owed::none());
             owed.count += 1;
-            owed.oldest = owed.oldest.min(created);
+            owed.oldest = Some(owed.oldest.map_or(created, |oldest| oldest.min(created)));
             owed.error = owed.error.take().or(delivery.error);
+        }
+        for item in self.tree.scan_prefix([key::DEAD_LETTER]) {
+            let letter: Delivery = value::from_json("a dead letter", &item?.1)?;
+            let owed = outbox.entry(letter.destination).or_insert(Owed::none());
+            owed.given_up += 1;
+            owed.error = owed.error.take().or(letter.error);
         }
         Ok(outbox)
     }
@@ -253,26 +443,12 @@ impl Reader {
     }
 }
 
-fn picked(
-    tree: &sled::Tree,
-    directory: Result<Directory, StoreError>,
-    filter: &ScanFilter,
-    newest_first: bool,
-) -> Vec<Result<Event, StoreError>> {
-    let read = || -> Result<Vec<Event>, StoreError> {
-        let directory = directory?;
-        let mut wanted = directory.wanted(filter);
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        if newest_first {
-            wanted.reverse();
-        }
-        let contents = Contents::read(tree, &directory)?;
-        wanted.into_iter().map(|index| contents.event(&directory, index)).collect()
-    };
-    match read() {
-        Ok(events) => events.into_iter().map(Ok).collect(),
-        Err(error) => vec![Err(error)],
-    }
+fn picked(directory: &Directory, contents: &Contents, filter: &ScanFilter) -> Result<Vec<Event>, StoreError> {
+    directory.wanted(filter).into_iter().map(|index| contents.event(directory, index)).collect()
+}
+
+fn read_delivery((key, bytes): &(sled::IVec, sled::IVec)) -> Result<Delivery, StoreError> {
+    let mut delivery: Delivery = value::from_json("a delivery", bytes)?;
+    delivery.number = key::number_at_end(key).unwrap_or(0);
+    Ok(delivery)
 }

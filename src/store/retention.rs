@@ -10,7 +10,7 @@ use super::{
     block::{self, Contents, Directory},
     key, value,
 };
-use crate::{event::Event, name::AlertId, time::Timestamp};
+use crate::{event::Event, name::AlertId, silence::Silence, time::Timestamp};
 
 /// Blocks that are merged in one write, so that the write stays small.
 const MERGED_AT_ONCE: usize = 64;
@@ -49,9 +49,11 @@ impl Store {
                 batch.remove(key::seen(&event.source, id));
             }
             block::remove(&mut batch, &directory);
-            self.tree().apply_batch(batch)?;
+            self.apply(batch)?;
             removed.events += directory.entries.len() as u64;
         }
+        self.remove_quiet_runs()?;
+        self.remove_old_letters(cutoff)?;
         removed.alerts = self.remove_alerts_before(cutoff)?;
         if removed != Removed::default() {
             self.flush()?;
@@ -59,11 +61,48 @@ impl Store {
         Ok(removed)
     }
 
+    /// Forgets which events are not evaluated where these events are gone.
+    fn remove_quiet_runs(&self) -> Result<(), StoreError> {
+        let oldest = self.reader().directories().next().transpose()?.map(|directory| directory.first);
+        let mark = self.reader().mark()?;
+        let mut batch = sled::Batch::default();
+        for item in self.tree().scan_prefix([key::QUIET]) {
+            let (run, last) = item?;
+            let last = value::number(&last).unwrap_or(0);
+            if last <= mark.0 && oldest.is_none_or(|oldest| last < oldest.0) {
+                batch.remove(run);
+            }
+        }
+        self.apply(batch)
+    }
+
+    /// Removes dead letters given up, and silences that ended, before `cutoff`.
+    fn remove_old_letters(&self, cutoff: Timestamp) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for item in self.tree().scan_prefix([key::DEAD_LETTER]) {
+            let (letter, bytes) = item?;
+            let delivery: Delivery = value::from_json("a dead letter", &bytes)?;
+            if delivery.given_up.is_some_and(|time| time < cutoff) {
+                batch.remove(letter);
+            }
+        }
+        for item in self.tree().scan_prefix([key::SILENCE]) {
+            let (silence, bytes) = item?;
+            let ended = value::from_json::<Silence>("a silence", &bytes)?.ended;
+            if ended.is_some_and(|time| time < cutoff) {
+                batch.remove(silence);
+            }
+        }
+        self.apply(batch)
+    }
+
     fn remove_alerts_before(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         let mut owed: HashSet<AlertId> = HashSet::new();
         for item in self.tree().scan_prefix([key::DELIVERY]) {
             owed.insert(value::from_json::<Delivery>("a delivery", &item?.1)?.alert);
         }
+        // What a silence will list when it ends is owed as well.
+        owed.extend(self.tree().scan_prefix([key::SILENCED]).keys().filter_map(|key| key::alert_at_end(&key.ok()?)));
         let mut count = 0;
         for item in self.tree().range(vec![key::ALERT_TIME]..key::alert_times_from(cutoff)) {
             let (time_key, _) = item?;
@@ -76,10 +115,16 @@ impl Store {
             let mut batch = sled::Batch::default();
             batch.remove(time_key);
             batch.remove(key::alert(id));
-            for matched in self.tree().scan_prefix(key::matches(id)).keys() {
-                batch.remove(matched?);
+            for belonging in [key::matches(id), key::changes_of(id), key::references(id)] {
+                for item in self.tree().scan_prefix(belonging).keys() {
+                    let item = item?;
+                    if let (Some(&key::CHANGE_OF), Some(number)) = (item.first(), key::number_at_end(&item)) {
+                        batch.remove(key::change(number));
+                    }
+                    batch.remove(item);
+                }
             }
-            self.tree().apply_batch(batch)?;
+            self.apply(batch)?;
             count += 1;
         }
         Ok(count)

@@ -39,29 +39,6 @@ pub(super) fn detail(body: &[u8], key: &str) -> String {
     format!(": {plain}{}", scopes.unwrap_or_default())
 }
 
-/// A request that got no answer, or lost it on the way. URLs are left out: they hold the cursor.
-pub(super) fn transport(error: &reqwest::Error) -> (Condition, String) {
-    let causes: Vec<String> = std::iter::successors(std::error::Error::source(error), |cause| cause.source())
-        .map(ToString::to_string)
-        .collect();
-    let cause = causes.last().cloned().unwrap_or_default();
-    let untrusted = causes.iter().any(|cause| {
-        let cause = cause.to_lowercase();
-        cause.contains("certificate") || cause.contains("unknownissuer")
-    });
-    if error.is_timeout() {
-        (Condition::Timeout, "no answer in time".to_owned())
-    } else if untrusted {
-        (Condition::Untrusted, format!("its certificate is not accepted ({cause})"))
-    } else if error.is_connect() {
-        (Condition::Unreachable, format!("no connection ({cause})"))
-    } else if error.is_body() || error.is_decode() {
-        (Condition::UnreadableAnswer, format!("the answer broke off ({cause})"))
-    } else {
-        (Condition::Unreachable, format!("the request failed ({cause})"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

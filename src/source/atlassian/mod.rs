@@ -11,9 +11,10 @@ use std::{path::Path, time::Duration};
 
 use reqwest::{Client, StatusCode, Url, header};
 
-use super::{FetchError, FetchedPage, Position, SourceSetupError, pace};
+use super::{FetchError, FetchedPage, Position, SourceSetupError};
 use crate::{
     condition::Condition,
+    http,
     secret::{Secret, SecretError, SecretOrigin},
     settings::TableReader,
     time::Timestamp,
@@ -67,22 +68,11 @@ impl Settings {
 }
 
 fn parse_base_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("`{text}` is not a URL: {error}"))?;
-    if url.scheme() == "http" && !is_loopback(&url) {
-        return Err("the key would travel unencrypted: use `https` (`http` is for loopback only)".to_owned());
-    }
-    if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
-        return Err(format!("`{text}` is not an https URL"));
-    }
-    if url.path() != "/" || url.query().is_some() || !url.username().is_empty() || url.password().is_some() {
+    let url = http::parse_url(text)?;
+    if url.path() != "/" || url.query().is_some() {
         return Err(format!("`{text}` must be scheme and host only, such as `https://api.atlassian.com`"));
     }
     Ok(url)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// An organization whose log can be read.
@@ -96,7 +86,8 @@ pub struct AtlassianSource {
 impl AtlassianSource {
     pub(super) fn new(settings: Settings) -> Result<Self, SourceSetupError> {
         let key = Secret::load(&settings.api_key)?;
-        let client = client(&settings).map_err(|error| SourceSetupError::Client(error.to_string()))?;
+        let client = http::client(&settings.base_url, CONNECT_TIMEOUT, TOTAL_TIMEOUT, None)
+            .map_err(SourceSetupError::Client)?;
         Ok(Self { settings, key, client })
     }
 
@@ -131,7 +122,7 @@ impl AtlassianSource {
         let response = request.send().await.map_err(|error| self.transport_error(&error))?;
         let status = response.status();
         let server_time = server_time(response.headers());
-        let retry_after = pace::retry_after(response.headers(), now);
+        let retry_after = http::retry_after(response.headers(), now);
         if status.is_redirection() {
             let message = format!("{} answered {status}, a redirect", self.host());
             return Err(FetchError::new(Condition::Redirected, message));
@@ -161,50 +152,28 @@ impl AtlassianSource {
         Ok(page)
     }
 
-    async fn body(&self, mut response: reqwest::Response, status: StatusCode) -> Result<Vec<u8>, FetchError> {
+    async fn body(&self, response: reqwest::Response, status: StatusCode) -> Result<Vec<u8>, FetchError> {
         // Only the beginning of an error's text is of use.
         let limit = if status == StatusCode::OK { MAX_BODY_BYTES } else { 64 * 1024 };
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
-                Ok(Some(_)) if status != StatusCode::OK => return Ok(body),
-                Ok(Some(_)) => {
-                    let message = format!("{} answered with more than {} MiB", self.host(), MAX_BODY_BYTES >> 20);
-                    return Err(FetchError::new(Condition::OversizedAnswer, message));
-                }
-                Ok(None) => return Ok(body),
-                Err(error) => return Err(self.transport_error(&error)),
+        match http::read_body(response, limit).await {
+            Ok(http::Body::Whole(body)) => Ok(body),
+            Ok(http::Body::Cut(body)) if status != StatusCode::OK => Ok(body),
+            Ok(http::Body::Cut(_)) => {
+                let message = format!("{} answered with more than {} MiB", self.host(), MAX_BODY_BYTES >> 20);
+                Err(FetchError::new(Condition::OversizedAnswer, message))
             }
+            Err(error) => Err(self.transport_error(&error)),
         }
     }
 
     fn transport_error(&self, error: &reqwest::Error) -> FetchError {
-        let (kind, cause) = error::transport(error);
+        let (kind, cause) = http::failure(error);
         FetchError::new(kind, format!("{}: {cause}", self.host()))
     }
 
     fn host(&self) -> &str {
         self.settings.base_url.host_str().unwrap_or("the server")
     }
-}
-
-/// The one place that builds a client for a source.
-fn client(settings: &Settings) -> reqwest::Result<Client> {
-    // Fails only where a provider is installed already, which is the same one.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let mut builder = Client::builder()
-        .user_agent(concat!("watchbell/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TOTAL_TIMEOUT)
-        .pool_max_idle_per_host(1);
-    if is_loopback(&settings.base_url) {
-        builder = builder.no_proxy();
-    } else {
-        builder = builder.https_only(true);
-    }
-    builder.build()
 }
 
 fn server_time(headers: &header::HeaderMap) -> Option<Timestamp> {

@@ -1,0 +1,219 @@
+//! What monitoring sees: Prometheus metrics, made of the status at the moment they are asked for, and two questions that are
+//! answered with 200 or 503. `/healthz`: does it work at all, or would a restart help? `/readyz`: does it do its whole job?
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use std::sync::atomic::AtomicU64;
+
+use super::{Desk, Status};
+use crate::{
+    alert::Severity,
+    time::{self, Timestamp},
+};
+
+type Labels = Vec<(&'static str, String)>;
+
+pub(super) async fn metrics(State(desk): State<Desk>) -> Response {
+    let text = tokio::task::spawn_blocking(move || desk.status().map(|status| text(&status))).await;
+    match text {
+        Ok(Ok(Ok(text))) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Ok(Ok(Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+pub(super) async fn healthz(State(desk): State<Desk>) -> Response {
+    answer(desk.live.map(|live| live.health().dead).unwrap_or_default())
+}
+
+pub(super) async fn readyz(State(desk): State<Desk>) -> Response {
+    let health = desk.live.map(|live| live.health()).unwrap_or_default();
+    answer(health.dead.into_iter().chain(health.unready).collect())
+}
+
+fn answer(problems: Vec<String>) -> Response {
+    if problems.is_empty() {
+        return (StatusCode::OK, "ok\n").into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", problems.join("\n"))).into_response()
+}
+
+/// Metrics under construction.
+struct Sheet(Registry);
+
+impl Sheet {
+    fn gauge(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) {
+        let family = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).set(value);
+        }
+        self.0.register(name, help, family);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) {
+        let family = Family::<Labels, Counter<f64, AtomicU64>>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).inc_by(value);
+        }
+        self.0.register(name, help, family);
+    }
+}
+
+/// The metrics of a status, in the OpenMetrics text format.
+pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
+    let mut sheet = Sheet(Registry::with_prefix("watchbell"));
+    let none = Labels::new;
+    let number = |value: u64| value as f64;
+    let now = status.now;
+    let age = |time: Option<Timestamp>| time.map(|time| time::since(now, time).as_secs_f64());
+    sheet.gauge("info", "The version that runs.", [(vec![("version", status.version.clone())], 1.0)]);
+    let source = |name: &crate::name::SourceName| vec![("source", name.to_string())];
+    sheet.counter(
+        "events_fetched",
+        "Events that the source returned, new or not.",
+        status.sources.iter().map(|state| (source(&state.name), number(state.record.stored + state.record.duplicates))),
+    );
+    sheet.counter(
+        "events_stored",
+        "Events stored, by source.",
+        status.sources.iter().map(|state| (source(&state.name), number(state.record.stored))),
+    );
+    sheet.counter(
+        "events_quarantined",
+        "Entries of the log that are no events.",
+        status.sources.iter().map(|state| (source(&state.name), number(state.record.quarantined))),
+    );
+    sheet.gauge("events_kept", "Events in the store.", [(none(), number(status.events.stored))]);
+    sheet.gauge("evaluation_backlog", "Events stored and not evaluated yet.", [(none(), number(status.events.backlog))]);
+    sheet.gauge(
+        "source_lag_seconds",
+        "How long the newest events took to arrive.",
+        status.sources.iter().filter_map(|state| Some((source(&state.name), number(state.record.lag?)))),
+    );
+    sheet.gauge(
+        "source_newest_event_age_seconds",
+        "Age of the newest event.",
+        status.sources.iter().filter_map(|state| Some((source(&state.name), age(state.record.newest_event)?))),
+    );
+    sheet.gauge(
+        "source_last_poll_age_seconds",
+        "Since the last poll that succeeded.",
+        status.sources.iter().filter_map(|state| Some((source(&state.name), age(state.record.last_poll)?))),
+    );
+    sheet.gauge(
+        "source_caught_up",
+        "1 if the end of the log has been reached.",
+        status.sources.iter().map(|state| (source(&state.name), f64::from(u8::from(state.record.caught_up)))),
+    );
+    sheet.gauge(
+        "source_drop_off",
+        "1 if a log drop-off alert is open.",
+        status.sources.iter().filter_map(|state| {
+            Some((source(&state.name), f64::from(u8::from(state.drop_off.as_ref()?.alarm))))
+        }),
+    );
+    sheet.counter(
+        "rule_matches",
+        "Events for which a rule said true.",
+        status.rules.iter().map(|rule| (vec![("rule", rule.rule.to_string())], number(rule.matches))),
+    );
+    sheet.counter(
+        "rule_errors",
+        "Calls of a rule that failed.",
+        status.rules.iter().map(|rule| (vec![("rule", rule.rule.to_string())], number(rule.errors))),
+    );
+    sheet.gauge(
+        "rules_suspended",
+        "Rules that exceeded their limits too often.",
+        [(none(), number(status.rules.iter().filter(|rule| rule.suspended).count() as u64))],
+    );
+    for (name, help, counts) in [
+        ("alerts_open", "Alerts nobody has dealt with.", status.open_alerts),
+        ("alerts_acknowledged", "Alerts that somebody is at.", status.acknowledged_alerts),
+    ] {
+        let counts = counts.by_severity().map(|(severity, count)| (vec![("severity", severity.to_string())], number(count)));
+        sheet.gauge(name, help, counts);
+    }
+    let destination = |name: &crate::name::DestinationName| vec![("destination", name.to_string())];
+    let each = || status.destinations.iter();
+    sheet.gauge("outbox_owed", "Deliveries owed.", each().map(|state| (destination(&state.name), number(state.owed))));
+    sheet.gauge(
+        "outbox_oldest_age_seconds",
+        "Age of the oldest delivery owed.",
+        each().filter_map(|state| Some((destination(&state.name), age(state.oldest)?))),
+    );
+    sheet.gauge(
+        "outbox_dead_letters",
+        "Deliveries given up.",
+        each().map(|state| (destination(&state.name), number(state.given_up))),
+    );
+    sheet.counter(
+        "deliveries",
+        "Messages delivered.",
+        each().map(|state| (destination(&state.name), number(state.delivered))),
+    );
+    sheet.gauge("silences_active", "Silences that have not ended.", [(none(), number(status.silences))]);
+    sheet.gauge("store_bytes", "Size of the store on disk.", [(none(), number(status.store_bytes))]);
+    if let Some(agent) = &status.agent {
+        sheet.gauge(
+            "uptime_seconds",
+            "Since the agent started.",
+            [(none(), time::since(now, agent.started).as_secs_f64())],
+        );
+        sheet.gauge("rules_loaded", "Rules that run on events.", [(none(), number(agent.rules))]);
+        sheet.gauge("rules_generation", "Counts the loads of rules.", [(none(), number(agent.generation))]);
+        sheet.gauge("rule_files_broken", "Rule files that do not load.", [(none(), number(agent.broken.len() as u64))]);
+        sheet.counter("events_evaluated", "Events evaluated since the start.", [(none(), number(agent.evaluated))]);
+        let opened = Severity::ALL.iter().zip(agent.alerts_opened);
+        sheet.counter(
+            "alerts_opened",
+            "Alerts opened since the start.",
+            opened.map(|(severity, count)| (vec![("severity", severity.to_string())], number(count))),
+        );
+        sheet.counter("alerts_silenced", "Alerts silenced since the start.", [(none(), number(agent.silenced))]);
+        let mut polls = Vec::new();
+        for (name, running) in &agent.sources {
+            let failed: u64 = running.failed.values().sum();
+            let labels = |outcome: &str| vec![("source", name.to_string()), ("outcome", outcome.to_owned())];
+            polls.push((labels("ok"), number(running.polls.saturating_sub(failed))));
+            polls.extend(running.failed.iter().map(|(kind, count)| (labels(kind), number(*count))));
+        }
+        sheet.counter("polls", "Polls since the start, by what came of them.", polls);
+        sheet.counter(
+            "delivery_failures",
+            "Attempts to deliver that failed since the start.",
+            agent.destinations.iter().map(|(name, running)| (destination(name), number(running.failed))),
+        );
+        let costs = || agent.costs.iter().map(|(rule, cost)| (vec![("rule", rule.to_string())], cost));
+        sheet.counter(
+            "rule_calls",
+            "Calls of a rule's functions since it was loaded.",
+            costs().map(|(labels, cost)| (labels, number(cost.0))),
+        );
+        sheet.counter(
+            "rule_seconds",
+            "Time that calls of a rule's functions took since it was loaded.",
+            costs().map(|(labels, cost)| (labels, cost.1)),
+        );
+        sheet.gauge(
+            "last_heartbeat_age_seconds",
+            "Since the last heartbeat was sent.",
+            age(agent.last_heartbeat).map(|age| (none(), age)),
+        );
+    }
+    let mut text = String::new();
+    encode(&mut text, &sheet.0)?;
+    Ok(text)
+}

@@ -1,0 +1,308 @@
+//! Serving HTTP to neighbours: the control socket, and the port for metrics and health. Both are bounded in connections, in
+//! sizes and in time.
+//!
+//! The socket belongs to the agent's user alone: its file has the mode 0600 in a directory of mode 0700, and whoever connects
+//! must be that user, or root. What comes from a browser carries an `Origin`, and is refused wherever it gets to.
+
+use std::{
+    convert::Infallible,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+    extract::{DefaultBodyLimit, Request as HttpRequest, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, rt::TokioTimer, service::TowerToHyperService};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Desk, metrics, wire::{Line, Request, WireError}, desk::DeskError};
+
+/// Connections at a time; more wait their turn.
+const CONNECTIONS: usize = 64;
+/// How long a request's head may take, and its body.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// A connection on which nothing moves for so long is cut.
+const STALLED: Duration = Duration::from_secs(90);
+/// After so long without a line, an empty one is sent.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// The largest question: an import of 500 events.
+const MAX_BODY: usize = 48 * 1024 * 1024;
+/// Lines of an answer that wait for a slow reader.
+const LINES: usize = 64;
+
+/// A control socket that listens.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Makes the socket. The caller holds the store, so a file that is there was left behind by a process that is gone.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Answers until `stop`.
+    pub async fn serve(self, desk: Desk, stop: CancellationToken) {
+        let router = Router::new()
+            .route("/v1/ask", post(ask))
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(middleware::from_fn(no_browsers))
+            .with_state(desk);
+        serve(Listener::Socket(self.listener), router, stop).await;
+        // Left behind, it would only be in the way.
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Serves metrics and health until `stop`.
+pub async fn serve_metrics(listener: TcpListener, desk: Desk, stop: CancellationToken) {
+    let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let router = Router::new()
+        .route("/metrics", get(metrics::metrics))
+        .route("/healthz", get(metrics::healthz))
+        .route("/readyz", get(metrics::readyz))
+        .layer(DefaultBodyLimit::max(1024))
+        .layer(middleware::from_fn(no_browsers))
+        .layer(middleware::from_fn_with_state(local, by_its_own_name))
+        .with_state(desk);
+    serve(Listener::Port(listener), router, stop).await;
+}
+
+/// Where connections come from.
+enum Listener {
+    Socket(UnixListener),
+    Port(TcpListener),
+}
+
+/// A connection, whatever it runs over.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Listener {
+    /// The next connection; none if it was refused.
+    async fn accept(&self) -> io::Result<Option<Box<dyn Stream>>> {
+        match self {
+            Self::Port(listener) => Ok(Some(Box::new(listener.accept().await?.0))),
+            Self::Socket(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let peer = stream.peer_cred()?.uid();
+                if peer != rustix::process::geteuid().as_raw() && peer != 0 {
+                    tracing::warn!(uid = peer, "another user was refused at the control socket");
+                    return Ok(None);
+                }
+                Ok(Some(Box::new(stream)))
+            }
+        }
+    }
+}
+
+/// Accepts connections, as many as are allowed, and serves one request on each.
+async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
+    let turns = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections: JoinSet<()> = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = async {
+                let turn = Arc::clone(&turns).acquire_owned().await;
+                listener.accept().await.map(|stream| (stream, turn))
+            } => accepted,
+        };
+        let (stream, turn) = match accepted {
+            Ok((Some(stream), turn)) => (stream, turn),
+            Ok((None, _)) => continue,
+            Err(error) => {
+                // Out of file descriptors, usually: it passes.
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let activity = Activity::default();
+        let router = router.clone().layer(axum::Extension(activity.clone()));
+        connections.spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(REQUEST_TIME)
+                .keep_alive(false)
+                .max_headers(64)
+                .max_buf_size(64 * 1024)
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            tokio::select! {
+                // Whatever goes wrong on a connection is that client's business.
+                _ = connection => {}
+                () = activity.stalled() => {}
+            }
+            drop(turn);
+        });
+    }
+    connections.shutdown().await;
+}
+
+/// When something last moved on a connection.
+#[derive(Debug, Clone)]
+struct Activity {
+    began: Instant,
+    millis: Arc<AtomicU64>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { began: Instant::now(), millis: Arc::default() }
+    }
+}
+
+impl Activity {
+    fn moved(&self) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// Ends once nothing has moved for too long.
+    async fn stalled(&self) {
+        loop {
+            tokio::time::sleep(STALLED / 8).await;
+            let last = Duration::from_millis(self.millis.load(Ordering::Relaxed));
+            if self.began.elapsed().saturating_sub(last) > STALLED {
+                return;
+            }
+        }
+    }
+}
+
+/// Browsers say where a request comes from; nobody else does.
+async fn no_browsers(request: HttpRequest, next: Next) -> Response {
+    let headers = request.headers();
+    let browser = ["origin", "sec-fetch-site", "referer"].iter().any(|name| headers.contains_key(*name));
+    if browser {
+        return (StatusCode::FORBIDDEN, "this is not for browsers\n").into_response();
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A port on loopback answers to loopback's names only, so that a page which gives its own name that address learns nothing.
+async fn by_its_own_name(State(local): State<bool>, request: HttpRequest, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    if local && !crate::http::is_loopback_host(name) {
+        return (StatusCode::FORBIDDEN, "ask for it by its own name\n").into_response();
+    }
+    next.run(request).await
+}
+
+async fn ask(
+    State(desk): State<Desk>,
+    axum::Extension(activity): axum::Extension<Activity>,
+    headers: HeaderMap,
+    request: HttpRequest,
+) -> Response {
+    let json = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == b"application/json");
+    if !json {
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "a question is application/json\n").into_response();
+    }
+    activity.moved();
+    let body = tokio::time::timeout(REQUEST_TIME, axum::body::to_bytes(request.into_body(), MAX_BODY)).await;
+    let body = match body {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return (StatusCode::PAYLOAD_TOO_LARGE, "the question is too large\n").into_response(),
+        Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the question took too long\n").into_response(),
+    };
+    let question: Request = match serde_json::from_slice(&body) {
+        Ok(question) => question,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("this is no question: {error}\n")).into_response(),
+    };
+    drop(body);
+    // Waiting for news costs no thread.
+    let began = Instant::now();
+    while desk.waits(&question).is_some_and(|wait| began.elapsed() < wait) {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    activity.moved();
+    let (sender, receiver) = mpsc::channel(LINES);
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let mut count = 0_u64;
+        let send = |line: String| {
+            let line = Bytes::from(line);
+            // A reader that does not read is left alone after a while.
+            runtime.block_on(async { tokio::time::timeout(STALLED, sender.send(line)).await }).is_ok_and(|sent| sent.is_ok())
+        };
+        let result = desk.answer(question, &mut |item| {
+            count += 1;
+            send(format!("{{\"item\":{item}}}\n"))
+        });
+        let last = match result {
+            Ok(()) => Line::End(count),
+            Err(DeskError::Gone) => return,
+            Err(error) => {
+                Line::Error(WireError { wrong: matches!(error, DeskError::Wrong(_)), message: error.to_string() })
+            }
+        };
+        if let Ok(line) = serde_json::to_string(&last) {
+            send(format!("{line}\n"));
+        }
+    });
+    let patience = tokio::time::interval_at(tokio::time::Instant::now() + PATIENCE, PATIENCE);
+    let body = Body::new(Lines { receiver, activity, patience });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+/// An answer's lines, as they come; an empty one where the next takes long, so that the reader knows it will.
+struct Lines {
+    receiver: mpsc::Receiver<Bytes>,
+    activity: Activity,
+    patience: tokio::time::Interval,
+}
+
+impl HttpBody for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        let mut line = self.receiver.poll_recv(context);
+        if line.is_pending() && self.patience.poll_tick(context).is_ready() {
+            line = Poll::Ready(Some(Bytes::from_static(b"\n")));
+        }
+        if line.is_ready() {
+            self.activity.moved();
+        }
+        line.map(|line| line.map(|line| Ok(http_body::Frame::data(line))))
+    }
+}

@@ -1,0 +1,352 @@
+//! How things stand: the same data with and without a running agent, which adds what only it knows.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Desk;
+use crate::{
+    alert::{Severity, Status as AlertStatus},
+    detect::rule_records,
+    name::{DestinationName, RuleId, SourceName},
+    store::{AlertFilter, SourceRecord, StoreError},
+    time::{self, Timestamp},
+};
+
+/// How things stand.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the program that answers.
+    pub version: String,
+    /// When this was so.
+    pub now: Timestamp,
+    /// The agent; absent if none runs.
+    pub agent: Option<Running>,
+    /// When an agent was last alive.
+    pub last_alive: Option<Timestamp>,
+    /// Where events come from.
+    pub sources: Vec<SourceState>,
+    /// What is stored.
+    pub events: EventState,
+    /// Open alerts.
+    pub open_alerts: SeverityCounts,
+    /// Acknowledged alerts.
+    pub acknowledged_alerts: SeverityCounts,
+    /// Rules that have been called.
+    pub rules: Vec<RuleState>,
+    /// Where alerts go.
+    pub destinations: Vec<DestinationState>,
+    /// Silences that have not ended.
+    pub silences: u64,
+    /// Size of the store on disk, in bytes.
+    pub store_bytes: u64,
+}
+
+/// Alerts by severity.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names of severities")]
+pub struct SeverityCounts {
+    pub info: u64,
+    pub low: u64,
+    pub medium: u64,
+    pub high: u64,
+    pub critical: u64,
+}
+
+impl SeverityCounts {
+    fn add(&mut self, severity: Severity) {
+        let count = match severity {
+            Severity::Info => &mut self.info,
+            Severity::Low => &mut self.low,
+            Severity::Medium => &mut self.medium,
+            Severity::High => &mut self.high,
+            Severity::Critical => &mut self.critical,
+        };
+        *count += 1;
+    }
+
+    /// The counts with their severities, the highest first.
+    pub fn by_severity(&self) -> [(Severity, u64); 5] {
+        [
+            (Severity::Critical, self.critical),
+            (Severity::High, self.high),
+            (Severity::Medium, self.medium),
+            (Severity::Low, self.low),
+            (Severity::Info, self.info),
+        ]
+    }
+}
+
+/// What only a running agent knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Running {
+    /// Its process.
+    pub pid: u32,
+    /// Since when it runs.
+    pub started: Timestamp,
+    /// Generation of the rules that run.
+    pub generation: u64,
+    /// How many rules.
+    pub rules: u64,
+    /// How many checks.
+    pub checks: u64,
+    /// Rule files that are broken, with what is wrong.
+    pub broken: Vec<String>,
+    /// The files on disk are not those that were loaded.
+    pub files_changed: bool,
+    /// What it is not doing of its job; empty if all is well.
+    pub problems: Vec<String>,
+    /// Events evaluated since it runs.
+    pub evaluated: u64,
+    /// Calls of `fn rule` since it runs.
+    pub rules_run: u64,
+    /// Calls that failed since it runs.
+    pub failures: u64,
+    /// Alerts opened since it runs, from info to critical.
+    pub alerts_opened: [u64; 5],
+    /// Alerts silenced since it runs.
+    pub silenced: u64,
+    /// By source: its record, and when it is polled next.
+    pub sources: BTreeMap<SourceName, RunningSource>,
+    /// By destination: how deliveries go.
+    pub destinations: BTreeMap<DestinationName, RunningDestination>,
+    /// By rule: calls, and seconds they took.
+    pub costs: BTreeMap<RuleId, (u64, f64)>,
+    /// When the last heartbeat was sent, if any is.
+    pub last_heartbeat: Option<Timestamp>,
+}
+
+/// What an agent knows of a source beside its record.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunningSource {
+    /// What is known of it.
+    pub record: SourceRecord,
+    /// Polls since the agent runs.
+    pub polls: u64,
+    /// Of these, the ones that failed, by kind of trouble.
+    pub failed: BTreeMap<String, u64>,
+    /// When it will be polled next.
+    pub next_poll: Option<Timestamp>,
+}
+
+/// What an agent knows of a destination.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunningDestination {
+    /// Messages delivered since the agent runs.
+    pub delivered: u64,
+    /// Attempts that failed since the agent runs.
+    pub failed: u64,
+    /// Since when it fails.
+    pub failing_since: Option<Timestamp>,
+    /// Until when its rate holds messages back.
+    pub held_until: Option<Timestamp>,
+    /// What the last attempt failed with.
+    pub error: Option<String>,
+}
+
+/// Whether an agent does its job.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What keeps it from working at all: restarting may help.
+    pub dead: Vec<String>,
+    /// What it does not do of its job: a person has to look.
+    pub unready: Vec<String>,
+}
+
+/// A source.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SourceState {
+    /// Its name.
+    pub name: SourceName,
+    /// Whether the configuration has it.
+    pub configured: bool,
+    /// In a few words.
+    pub state: String,
+    /// What is known of it.
+    pub record: SourceRecord,
+    /// When it is polled next.
+    pub next_poll: Option<Timestamp>,
+    /// What drop-off says of it.
+    pub drop_off: Option<DropOff>,
+}
+
+/// The log drop-off of a source.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DropOff {
+    /// Silence that is not plausible, in seconds.
+    pub after: u64,
+    /// For how long nothing has arrived, in seconds.
+    pub silent_for: Option<u64>,
+    /// Whether an alert about it is open.
+    pub alarm: bool,
+}
+
+/// Events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventState {
+    /// How many are stored.
+    pub stored: u64,
+    /// Their size before compression.
+    pub bytes: u64,
+    /// The number of the last.
+    pub last: u64,
+    /// The number of the last that was evaluated.
+    pub evaluated: u64,
+    /// How many are to be evaluated.
+    pub backlog: u64,
+}
+
+/// A rule that has been called.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RuleState {
+    /// Its id.
+    pub rule: RuleId,
+    /// Events it said true for.
+    pub matches: u64,
+    /// Calls that failed.
+    pub errors: u64,
+    /// Whether it is suspended.
+    pub suspended: bool,
+    /// What its last failed call said.
+    pub last_error: Option<String>,
+}
+
+/// A destination.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DestinationState {
+    /// Its name.
+    pub name: DestinationName,
+    /// What kind it is; absent if the configuration does not have it.
+    pub kind: Option<String>,
+    /// Deliveries owed.
+    pub owed: u64,
+    /// When the oldest of them came up.
+    pub oldest: Option<Timestamp>,
+    /// Deliveries given up.
+    pub given_up: u64,
+    /// Messages delivered so far.
+    pub delivered: u64,
+    /// When the last was.
+    pub last_delivered: Option<Timestamp>,
+    /// What the last attempt failed with, while it does.
+    pub error: Option<String>,
+}
+
+pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
+    let now = desk.clock.now();
+    let reader = desk.store.reader();
+    let agent = desk.live.as_ref().map(|live| live.running());
+    let (stored, bytes) = reader.event_totals()?;
+    let (mark, last) = (reader.mark()?, reader.last_sequence()?);
+    let (mut open, mut acknowledged) = (SeverityCounts::default(), SeverityCounts::default());
+    let mut alarms: Vec<SourceName> = Vec::new();
+    for alert in reader.alerts(AlertFilter::default()) {
+        let alert = alert?;
+        match alert.status {
+            AlertStatus::Open => open.add(alert.severity),
+            AlertStatus::Acknowledged => acknowledged.add(alert.severity),
+            AlertStatus::Resolved => continue,
+        }
+        if alert.rule.as_str() == "builtin.log_drop_off" {
+            alarms.extend(alert.source);
+        }
+    }
+    let rules = rule_records(reader.state()?)
+        .into_iter()
+        .map(|(rule, record)| RuleState {
+            rule,
+            matches: record.matches,
+            errors: record.errors,
+            suspended: record.suspended.is_some(),
+            last_error: record.last_error,
+        })
+        .collect();
+    let mut records = reader.sources()?;
+    for settings in &desk.settings.sources {
+        records.entry(settings.name.clone()).or_default();
+    }
+    let sources = records
+        .into_iter()
+        .map(|(name, record)| source_state(desk, &agent, &alarms, name, record, now))
+        .collect();
+    let mut outbox = reader.outbox()?;
+    let mut destinations = Vec::new();
+    let configured = desk.settings.destinations.iter();
+    let configured: Vec<_> =
+        configured.map(|settings| (settings.name.clone(), Some(settings.kind.name().to_owned()))).collect();
+    let gone: Vec<_> = outbox
+        .keys()
+        .filter(|name| !configured.iter().any(|(other, _)| other == *name))
+        .map(|name| (name.clone(), None))
+        .collect();
+    for (name, kind) in configured.into_iter().chain(gone) {
+        let owed = outbox.remove(&name);
+        let record = reader.destination(&name)?;
+        let running = agent.as_ref().and_then(|agent| agent.destinations.get(&name));
+        destinations.push(DestinationState {
+            kind,
+            owed: owed.as_ref().map_or(0, |owed| owed.count),
+            oldest: owed.as_ref().and_then(|owed| owed.oldest),
+            given_up: owed.as_ref().map_or(0, |owed| owed.given_up),
+            delivered: record.delivered,
+            last_delivered: record.last_delivered,
+            error: running.and_then(|running| running.error.clone()).or_else(|| owed.and_then(|owed| owed.error)),
+            name,
+        });
+    }
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        now,
+        last_alive: reader.alive()?,
+        sources,
+        events: EventState {
+            stored,
+            bytes,
+            last: last.0,
+            evaluated: mark.0,
+            backlog: last.0.saturating_sub(mark.0),
+        },
+        open_alerts: open,
+        acknowledged_alerts: acknowledged,
+        rules,
+        destinations,
+        silences: reader.silences()?.iter().filter(|silence| silence.ended.is_none()).count() as u64,
+        store_bytes: desk.store.size_on_disk()?,
+        agent,
+    })
+}
+
+fn source_state(
+    desk: &Desk,
+    agent: &Option<Running>,
+    alarms: &[SourceName],
+    name: SourceName,
+    record: SourceRecord,
+    now: Timestamp,
+) -> SourceState {
+    let settings = desk.settings.sources.iter().find(|settings| settings.name == name);
+    let running = agent.as_ref().and_then(|agent| agent.sources.get(&name));
+    let record = running.map_or(record, |running| running.record.clone());
+    let state = match &record.error {
+        _ if settings.is_none() => "not polled".to_owned(),
+        Some(error) if error.kind.needs_a_person() => format!("refused ({})", error.kind.name()),
+        Some(error) => format!("failing ({})", error.kind.name()),
+        None if record.refetch.is_some() => "fetching again".to_owned(),
+        None if record.caught_up => "up to date".to_owned(),
+        None if record.last_poll.is_none() => "never polled".to_owned(),
+        None => "reading".to_owned(),
+    };
+    let silent_since = record.newest_arrival.or(record.first_poll);
+    SourceState {
+        configured: settings.is_some(),
+        state,
+        next_poll: running.and_then(|running| running.next_poll),
+        drop_off: settings.map(|settings| DropOff {
+            after: settings.drop_off.as_secs(),
+            silent_for: silent_since.map(|since| time::since(now, since).as_secs()),
+            alarm: alarms.contains(&name),
+        }),
+        name,
+        record,
+    }
+}

@@ -1,0 +1,237 @@
+//! Questions and answers as they travel: JSON, one line each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    alert::{Action, Alert, LoggedChange, Severity, Status},
+    name::{AlertId, DestinationName, EventId, SilenceId, SourceName},
+    silence::NewSilence,
+    time::Timestamp,
+};
+
+/// A question to the desk. What it is answered with stands beside each.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// [`crate::api::Status`].
+    Status {},
+    /// [`crate::event::Event`]s.
+    Events(EventQuery),
+    /// The [`crate::event::Event`] with this id, if there is one.
+    Event {
+        /// Its id.
+        id: EventId,
+    },
+    /// [`EventTotals`].
+    EventTotals {},
+    /// [`crate::store::Quarantined`] entries, the newest first.
+    Quarantined {
+        /// At most so many.
+        limit: usize,
+    },
+    /// [`Alert`]s, the newest first.
+    Alerts(AlertQuery),
+    /// [`AlertDetails`] of the one alert whose id begins so.
+    Alert {
+        /// The beginning of its id.
+        id: String,
+    },
+    /// [`ChangeLine`]s: what happened to alerts, in order.
+    Changes {
+        /// After this number; absent: the last `limit` of them.
+        after: Option<u64>,
+        /// At most so many.
+        limit: usize,
+        /// How long to wait for the first, in seconds.
+        wait: u64,
+    },
+    /// What people did with alerts, in order, as [`LoggedChange`]s: for replays.
+    HandledChanges {},
+    /// The [`Alert`] as it is after this was done.
+    Handle {
+        /// Its id.
+        alert: AlertId,
+        /// What to do.
+        action: Action,
+        /// Who does it.
+        author: String,
+        /// What they say.
+        comment: Option<String>,
+    },
+    /// [`crate::silence::Silence`]s, the newest first.
+    Silences {
+        /// Those that have ended as well.
+        all: bool,
+    },
+    /// The [`crate::silence::Silence`] that was made.
+    AddSilence(NewSilence),
+    /// The [`crate::silence::Silence`] that was ended.
+    EndSilence {
+        /// Its number.
+        id: SilenceId,
+    },
+    /// [`crate::store::Appended`]: what became of events that come from elsewhere.
+    Import {
+        /// Under which name they are kept.
+        source: SourceName,
+        /// The entries, byte for byte.
+        entries: Vec<String>,
+        /// Whether rules run on them.
+        evaluate: bool,
+    },
+    /// [`FetchAnswer`]s: parts of the log that will be fetched again.
+    Fetch {
+        /// Of this source; absent: of all.
+        source: Option<SourceName>,
+        /// From this time of processing on.
+        since: Timestamp,
+    },
+    /// [`crate::store::Delivery`]s that were given up.
+    DeadLetters {
+        /// Of this destination; absent: of all.
+        destination: Option<DestinationName>,
+    },
+    /// [`Count`] of dead letters that are owed again, or thrown away.
+    Settle {
+        /// Of this destination; absent: of all.
+        destination: Option<DestinationName>,
+        /// Throw them away instead of trying again.
+        discard: bool,
+    },
+    /// [`crate::detect::RuleRecord`]s with their rules, as [`RuleEntry`]s.
+    Rules {},
+    /// [`crate::store::Verified`]: everything is read back and held against everything else.
+    Verify {},
+    /// A copy of the store, as [`BackupPart`]s.
+    Backup {},
+}
+
+/// Which events are wanted. Absent: all.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventQuery {
+    /// Event time, this or later.
+    pub since: Option<Timestamp>,
+    /// Event time, before this.
+    pub until: Option<Timestamp>,
+    /// Action ids with `*`.
+    pub action: Option<String>,
+    /// The source.
+    pub source: Option<SourceName>,
+    /// Part of the actor's name, address or IP.
+    pub actor: Option<String>,
+    /// Only what arrived after the event of this number.
+    pub after: Option<u64>,
+    /// At most so many.
+    pub limit: Option<usize>,
+    /// The newest arrival first.
+    pub newest_first: bool,
+    /// How long to wait for the first, in seconds.
+    pub wait: u64,
+}
+
+/// Which alerts are wanted. Absent: all.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertQuery {
+    /// Opened at this time or later.
+    pub since: Option<Timestamp>,
+    /// Opened before this.
+    pub until: Option<Timestamp>,
+    /// At least so severe.
+    pub severity: Option<Severity>,
+    /// Rule ids with `*`.
+    pub rule: Option<String>,
+    /// The source.
+    pub source: Option<SourceName>,
+    /// Part of the actor's name, address or IP.
+    pub actor: Option<String>,
+    /// Where it stands.
+    pub status: Option<Status>,
+    /// At most so many.
+    pub limit: Option<usize>,
+}
+
+/// An alert with what belongs to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AlertDetails {
+    /// The alert.
+    pub alert: Alert,
+    /// What happened to it, in order.
+    pub changes: Vec<LoggedChange>,
+    /// The first of its events, by arrival.
+    pub events: Vec<EventId>,
+}
+
+/// A change with the alert as it is now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChangeLine {
+    /// What happened.
+    pub change: LoggedChange,
+    /// To which alert; absent if retention has taken it.
+    pub alert: Option<Alert>,
+}
+
+/// How much is stored.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct EventTotals {
+    /// Events.
+    pub events: u64,
+    /// The number of the last.
+    pub last: u64,
+}
+
+/// A part of the log that will be fetched again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FetchAnswer {
+    /// Of which source.
+    pub source: SourceName,
+    /// From when on.
+    pub since: Timestamp,
+    /// Whether it begins now; otherwise the next agent does it.
+    pub now: bool,
+}
+
+/// A number of things.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Count {
+    /// How many.
+    pub count: u64,
+}
+
+/// What is on record of a rule.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RuleEntry {
+    /// Its id.
+    pub rule: crate::name::RuleId,
+    /// What it has found so far.
+    pub record: crate::detect::RuleRecord,
+}
+
+/// A piece of a backup.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackupPart {
+    /// Its bytes, as base64.
+    pub bytes: String,
+}
+
+/// A line of an answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Line<'a> {
+    /// One item.
+    #[serde(borrow)]
+    Item(&'a serde_json::value::RawValue),
+    /// That was all. Without it, the answer broke off.
+    End(u64),
+    /// It could not be answered, or not to the end.
+    Error(WireError),
+}
+
+/// Why a question was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WireError {
+    pub(super) message: String,
+    /// The question was wrong, rather than the store.
+    pub(super) wrong: bool,
+}

@@ -1,0 +1,123 @@
+//! `watchbell silence add|list|expire`: no deliveries for a while.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use watchbell::{
+    api::Request,
+    name::{SilenceId, SourceName},
+    silence::{NewSilence, Silence, rule_pattern},
+    time::{self, Clock},
+};
+
+use super::{CliError, Context, filter, output};
+
+#[derive(Debug, Args)]
+pub(super) struct Silences {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Begins a silence: alerts that fit are recorded and counted, not delivered, and listed when it ends
+    Add {
+        /// Ids of rules; `*` for any text
+        #[arg(long, value_name = "PATTERN")]
+        rule: String,
+        /// Only where the actor's name, address or IP contains this
+        #[arg(long, value_name = "TEXT")]
+        actor: Option<String>,
+        /// Only of this source
+        #[arg(long, value_name = "NAME")]
+        source: Option<SourceName>,
+        /// For how long, such as `2h`
+        #[arg(long = "for", value_name = "DURATION", value_parser = time::parse_duration)]
+        duration: Duration,
+        #[command(flatten)]
+        who: filter::Who,
+    },
+    /// Lists silences, the newest first
+    List {
+        /// Those that have ended as well
+        #[arg(long)]
+        all: bool,
+    },
+    /// Ends a silence now
+    Expire {
+        /// Its number
+        id: SilenceId,
+    },
+}
+
+impl Silences {
+    pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let now = Clock::system().now();
+        match self.verb {
+            Verb::Add { rule, actor, source, duration, who } => {
+                rule_pattern(&rule).map_err(CliError::Usage)?;
+                let author = who.author()?;
+                let (_, client) = context.client_or_new_store()?;
+                let until = time::after(now, duration);
+                let wanted = NewSilence { rule, actor, source, until, author, comment: who.comment };
+                client.each(Request::AddSilence(wanted), |silence: Silence| {
+                    if context.is_json() {
+                        return Ok(context.output.json(&silence)?);
+                    }
+                    let until = output::time(silence.until);
+                    Ok(context.output.line(&format!("silence {} until {until} UTC", silence.id))?)
+                })?;
+                Ok(())
+            }
+            Verb::List { all } => {
+                let (_, client) = context.client()?;
+                let silences: Vec<Silence> = client.all(Request::Silences { all })?;
+                list(context, &silences)
+            }
+            Verb::Expire { id } => {
+                let (_, client) = context.client()?;
+                client.each(Request::EndSilence { id }, |silence: Silence| {
+                    if context.is_json() {
+                        return Ok(context.output.json(&silence)?);
+                    }
+                    let silenced = output::count(silence.silenced, "alert");
+                    Ok(context.output.line(&format!("silence {} has ended: {silenced} came up during it", silence.id))?)
+                })?;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn list(context: &Context, silences: &[Silence]) -> Result<(), CliError> {
+    if context.is_json() {
+        for silence in silences {
+            context.output.json_line(silence)?;
+        }
+        return Ok(());
+    }
+    if silences.is_empty() {
+        context.output.note("no silences");
+        return Ok(());
+    }
+    let rows = silences
+        .iter()
+        .map(|silence| {
+            vec![
+                silence.id.to_string(),
+                silence.rule.clone(),
+                silence.actor.clone().unwrap_or_else(|| "-".to_owned()),
+                silence.source.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                match silence.ended {
+                    Some(ended) => format!("ended {}", output::time(ended)),
+                    None => output::time(silence.until),
+                },
+                silence.silenced.to_string(),
+                silence.author.clone(),
+                silence.comment.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let header = ["silence", "rule", "actor", "source", "until (utc)", "alerts", "author", "comment"];
+    Ok(context.output.table(&header, rows)?)
+}

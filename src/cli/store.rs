@@ -1,0 +1,185 @@
+//! `watchbell store verify|backup|restore|compact|recover`: care of what is kept.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use base64::Engine as _;
+use clap::{Args, Subcommand};
+use watchbell::{
+    api::{ClientError, Request, wire},
+    store::{self, Verified},
+    time::{self, Clock},
+};
+
+use super::{CliError, Context, output};
+
+#[derive(Debug, Args)]
+pub(super) struct StoreVerbs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Reads everything back and holds it against everything else
+    Verify,
+    /// Writes a copy of the store, as of one moment, into a file; the agent may run
+    Backup {
+        /// The file; it must not exist yet
+        file: PathBuf,
+    },
+    /// Makes the store of a backup; no agent may run
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Keep the store that is there aside
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Rewrites the store so that it takes no more room than it needs; no agent may run
+    Compact,
+    /// Saves what can be read of a damaged store into a new one, and keeps the damaged one aside; no agent may run
+    Recover,
+}
+
+/// Atlassian keeps the log for so long.
+const KEPT: Duration = Duration::from_secs(180 * 86_400);
+
+impl StoreVerbs {
+    pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        match self.verb {
+            Verb::Verify => verify(context),
+            Verb::Backup { file } => backup(context, &file),
+            Verb::Restore { file, replace } => restore(context, &file, replace),
+            Verb::Compact => compact(context),
+            Verb::Recover => recover(context),
+        }
+    }
+}
+
+fn verify(context: &mut Context) -> Result<(), CliError> {
+    let (_, client) = context.client()?;
+    let Some(found) = client.one::<Verified>(Request::Verify {})? else {
+        return Err(CliError::Usage("the store was not verified".to_owned()));
+    };
+    let out = &context.output;
+    if context.is_json() {
+        out.json(&found)?;
+    } else {
+        out.line(&format!(
+            "{} in {}, {} with {}, {}, {} owed, {} given up, {} of detection state",
+            output::count(found.events, "event"),
+            output::count(found.blocks, "block"),
+            output::count(found.alerts, "alert"),
+            if found.matches == 1 { "1 match".to_owned() } else { format!("{} matches", found.matches) },
+            output::count(found.changes, "change"),
+            found.owed,
+            found.given_up,
+            output::count(found.state, "piece"),
+        ))?;
+        for problem in &found.problems {
+            out.line(&format!("FAILED   {}", output::printable(problem)))?;
+        }
+        if found.wrong == 0 {
+            out.line("ok       everything can be read, and fits together")?;
+        }
+    }
+    match found.wrong {
+        0 => Ok(()),
+        wrong => Err(CliError::Findings(format!(
+            "{} with the store: `watchbell store recover` saves what can be read",
+            output::count(wrong, "problem")
+        ))),
+    }
+}
+
+fn backup(context: &mut Context, file: &Path) -> Result<(), CliError> {
+    let unwritable = |error: std::io::Error| CliError::Usage(format!("`{}` cannot be written: {error}", file.display()));
+    let (_, client) = context.client()?;
+    if file.exists() {
+        return Err(CliError::Usage(format!("`{}` is there already", file.display())));
+    }
+    // Under another name until it is whole.
+    let mut name = file.as_os_str().to_owned();
+    name.push(".part");
+    let part = PathBuf::from(name);
+    let mut target = super::private_file(&part)?;
+    let mut bytes = 0_u64;
+    let written = client.each(Request::Backup {}, |piece: wire::BackupPart| {
+        let piece = base64::engine::general_purpose::STANDARD
+            .decode(piece.bytes)
+            .map_err(|error| ClientError::Agent(error.to_string()))?;
+        bytes += piece.len() as u64;
+        Ok(target.write_all(&piece)?)
+    });
+    let finished = written.map_err(CliError::from).and_then(|()| {
+        target.sync_all().map_err(unwritable)?;
+        std::fs::rename(&part, file).map_err(unwritable)
+    });
+    if let Err(error) = finished {
+        std::fs::remove_file(&part).ok();
+        return Err(error);
+    }
+    if context.is_json() {
+        return Ok(context.output.json(&serde_json::json!({ "file": file, "bytes": bytes }))?);
+    }
+    Ok(context.output.line(&format!("{} written to {}", output::size(bytes), file.display()))?)
+}
+
+fn restore(context: &mut Context, file: &Path, replace: bool) -> Result<(), CliError> {
+    let config = context.config()?;
+    let stamp = Clock::system().now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let restored = store::restore(file, &config.data_dir, replace, &stamp)?;
+    if context.is_json() {
+        return Ok(context.output.json(&restored)?);
+    }
+    context.output.line(&format!(
+        "restored {} into {}",
+        if restored.entries == 1 { "1 entry".to_owned() } else { format!("{} entries", restored.entries) },
+        config.data_dir.display()
+    ))?;
+    if let Some(kept) = &restored.kept {
+        context.output.line(&format!("the store that was there is kept in {}", kept.display()))?;
+    }
+    Ok(())
+}
+
+fn compact(context: &mut Context) -> Result<(), CliError> {
+    let config = context.existing_store()?;
+    let compacted = store::compact(&config.data_dir)?;
+    if context.is_json() {
+        return Ok(context.output.json(&compacted)?);
+    }
+    Ok(context
+        .output
+        .line(&format!("{} before, {} now", output::size(compacted.before), output::size(compacted.after)))?)
+}
+
+fn recover(context: &mut Context) -> Result<(), CliError> {
+    let config = context.existing_store()?;
+    let now = Clock::system().now();
+    let sources: Vec<_> = config.sources.iter().map(|source| source.name.clone()).collect();
+    let kept_since = time::before(now, KEPT.min(config.retention));
+    let found = store::recover(&config.data_dir, &sources, kept_since, now)?;
+    if context.is_json() {
+        return Ok(context.output.json(&found)?);
+    }
+    let out = &context.output;
+    out.line(&format!(
+        "saved {} and {}; {} known to be lost, {} could not be read",
+        output::count(found.events, "event"),
+        output::count(found.alerts, "alert"),
+        if found.lost_events == 1 { "1 event is".to_owned() } else { format!("{} events are", found.lost_events) },
+        output::count(found.unreadable, "record"),
+    ))?;
+    for (source, since) in &found.fetched_again {
+        out.line(&format!(
+            "{source}: the next agent fetches the log since {} UTC again; what was evaluated is not evaluated twice",
+            output::time(*since)
+        ))?;
+    }
+    Ok(out.line(&format!("the damaged store is kept in {}", found.kept.display()))?)
+}

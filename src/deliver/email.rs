@@ -1,0 +1,235 @@
+//! Email over SMTP with TLS, as plain text and HTML. What is told of one alert is one thread: the first message has an id made
+//! of the alert's, and later ones answer to it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use lettre::{
+    AsyncSmtpTransport, AsyncTransport, Message as Mail, Tokio1Executor,
+    message::{Mailbox, MultiPart},
+    transport::smtp::{
+        authentication::Credentials,
+        client::{Certificate, Tls, TlsParameters},
+    },
+};
+
+use super::{
+    Destination, Message, OpenError, Sending, Verdict,
+    message::{SHOWN, clipped, digest_line, fields, headline, more, plain_text},
+};
+use crate::{
+    alert::Notice,
+    http,
+    secret::{Secret, SecretOrigin},
+    settings::TableReader,
+    time::Clock,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How the connection is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// From the first byte on, usually on port 465.
+    Implicit,
+    /// After `STARTTLS`, which must be offered, usually on port 587.
+    StartTls,
+    /// Not at all: to this machine only.
+    None,
+}
+
+/// Through which server, from whom, to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The server's name.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is encrypted.
+    pub encryption: Encryption,
+    /// Name and password, where the server wants them.
+    pub login: Option<(String, SecretOrigin)>,
+    /// The sender.
+    pub from: Mailbox,
+    /// The receivers.
+    pub to: Vec<Mailbox>,
+    /// Certificates that are accepted beside the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Settings {
+    pub(super) fn read(table: &mut TableReader<'_>, base: &Path) -> Option<Self> {
+        let host = table.required_text("host", "\"smtp.example.com\"").map(str::to_owned);
+        let encryption = table.parsed("tls", |text| match text {
+            "implicit" => Ok(Encryption::Implicit),
+            "starttls" => Ok(Encryption::StartTls),
+            "none" => Ok(Encryption::None),
+            other => Err(format!("write `implicit`, `starttls` or `none`, not `{other}`")),
+        });
+        let encryption = encryption.unwrap_or(Encryption::Implicit);
+        if let (Encryption::None, Some(host)) = (encryption, &host)
+            && !http::is_loopback_host(host)
+        {
+            table.problem("tls", "mail would travel unencrypted: `none` is for loopback only", None);
+        }
+        let usual = match encryption {
+            Encryption::Implicit => 465,
+            Encryption::StartTls => 587,
+            Encryption::None => 25,
+        };
+        let port = table.number("port", 1..=65_535).and_then(|port| u16::try_from(port).ok()).unwrap_or(usual);
+        let username = table.text("username").map(str::to_owned);
+        let password = table.optional_secret("password", base);
+        let login = match (username, password) {
+            (Some(username), Some(password)) => Some((username, password)),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                table.problem("username", "`username` and `password` belong together", None);
+                None
+            }
+        };
+        let mailbox = |text: &str| text.parse::<Mailbox>().map_err(|_| format!("`{text}` is not an email address"));
+        table.required_text("from", "\"watchbell@example.com\"");
+        let from = table.has("from").then(|| table.parsed("from", mailbox)).flatten();
+        let to = table.texts("to", mailbox).unwrap_or_default();
+        if to.is_empty() {
+            table.problem("to", "`to` names nobody", Some("add `to = [\"security@example.com\"]`".to_owned()));
+        }
+        let ca_file = table.text("ca_file").map(|file| base.join(file));
+        Some(Self { host: host?, port, encryption, login, from: from?, to, ca_file })
+    }
+
+    pub(super) fn open(&self, clock: &Clock) -> Result<Email, OpenError> {
+        let email = Email { settings: self.clone(), clock: clock.clone() };
+        email.transport()?;
+        Ok(email)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Email {
+    settings: Settings,
+    clock: Clock,
+}
+
+impl Email {
+    fn transport(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, OpenError> {
+        let settings = &self.settings;
+        let unusable = |error: lettre::transport::smtp::Error| OpenError::Unusable(error.to_string());
+        let parameters = || -> Result<TlsParameters, OpenError> {
+            let mut builder = TlsParameters::builder(settings.host.clone());
+            if let Some(file) = &settings.ca_file {
+                let bytes = std::fs::read(file)
+                    .map_err(|error| OpenError::Unusable(format!("`{}` cannot be read: {error}", file.display())))?;
+                builder = builder.add_root_certificate(Certificate::from_pem(&bytes).map_err(unusable)?);
+            }
+            builder.build_rustls().map_err(unusable)
+        };
+        let tls = match settings.encryption {
+            Encryption::Implicit => Tls::Wrapper(parameters()?),
+            Encryption::StartTls => Tls::Required(parameters()?),
+            Encryption::None => Tls::None,
+        };
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&settings.host)
+            .port(settings.port)
+            .tls(tls)
+            .timeout(Some(TIMEOUT));
+        if let Some((username, password)) = &settings.login {
+            let password = Secret::load_text(password)?;
+            builder = builder.credentials(Credentials::new(username.clone(), password.expose().to_owned()));
+        }
+        Ok(builder.build())
+    }
+
+    fn mail(&self, message: &Message) -> Result<Mail, String> {
+        let settings = &self.settings;
+        let mut builder = Mail::builder()
+            .from(settings.from.clone())
+            .subject(clipped(&headline(message), 200))
+            .date(SystemTime::from(self.clock.now()));
+        for receiver in &settings.to {
+            builder = builder.to(receiver.clone());
+        }
+        let id = |name: &str| format!("<{name}@watchbell.invalid>");
+        builder = match message.single() {
+            Some((Notice::Opened, alert)) => builder.message_id(Some(id(&alert.id.to_string()))),
+            Some((_, alert)) => {
+                let first = id(&alert.id.to_string());
+                builder.message_id(Some(id(&message.key()))).in_reply_to(first.clone()).references(first)
+            }
+            None => builder.message_id(Some(id(&message.key()))),
+        };
+        builder
+            .multipart(MultiPart::alternative_plain_html(plain_text(message), html(message)))
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl Destination for Email {
+    fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
+        Box::pin(async move {
+            let transport = match self.transport() {
+                Ok(transport) => transport,
+                Err(error) => return Verdict::retry(error.to_string()),
+            };
+            let mail = match self.mail(message) {
+                Ok(mail) => mail,
+                Err(error) => return Verdict::Refused(format!("no mail can be made of it: {error}")),
+            };
+            // The transport's own limit is for each command.
+            match tokio::time::timeout(2 * TIMEOUT, transport.send(mail)).await {
+                Ok(Ok(response)) => {
+                    let words: Vec<&str> = response.message().collect();
+                    Verdict::delivered(format!("{} {}", response.code(), words.join(" ")))
+                }
+                Ok(Err(error)) => self.failed(&error),
+                Err(_) => Verdict::retry(format!("{}: no answer in time", self.settings.host)),
+            }
+        })
+    }
+}
+
+impl Email {
+    fn failed(&self, error: &lettre::transport::smtp::Error) -> Verdict {
+        let causes: Vec<String> =
+            std::iter::successors(std::error::Error::source(error), |cause| cause.source()).map(ToString::to_string).collect();
+        let cause = causes.last().map_or_else(String::new, |cause| format!(" ({cause})"));
+        let reason = super::message::printable(&format!("{}: {error}{cause}", self.settings.host));
+        // The mail itself is not taken. Everything else, wrong addresses and passwords too, may be put right.
+        match error.status().map(|code| code.to_string()).as_deref() {
+            Some("552" | "554") => Verdict::Refused(reason),
+            _ => Verdict::retry(reason),
+        }
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn html(message: &Message) -> String {
+    let mut body = format!("<h3>{}</h3>\n", escaped(&headline(message)));
+    match message {
+        Message::Alert { notice, alert } => {
+            body.push_str("<table cellpadding=\"4\">\n");
+            for (name, value) in fields(alert, *notice) {
+                body.push_str(&format!(
+                    "<tr><td valign=\"top\"><b>{name}</b></td><td>{}</td></tr>\n",
+                    escaped(&super::message::printable(&value))
+                ));
+            }
+            body.push_str("</table>\n");
+        }
+        Message::Digest { alerts, .. } => {
+            body.push_str("<ul>\n");
+            for alert in alerts.iter().take(SHOWN) {
+                body.push_str(&format!("<li>{}</li>\n", escaped(&digest_line(alert))));
+            }
+            body.push_str("</ul>\n");
+            body.push_str(&escaped(&more(alerts.len())));
+        }
+    }
+    format!("<html><body>\n{body}</body></html>\n")
+}

@@ -1,0 +1,146 @@
+//! PagerDuty, through the Events API v2: an alert is one incident whose `dedup_key` is the alert's id, triggered, acknowledged
+//! and resolved with it. Limits by PagerDuty's documentation: 1,024 characters of summary, 512 KB in all.
+//! <https://developer.pagerduty.com/docs/events-api-v2-overview>
+
+use std::path::Path;
+
+use reqwest::{Method, Url};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Destination, Message, OpenError, Sending, Verdict,
+    message::{clipped, digest_line, headline, SHOWN},
+    post::Service,
+};
+use crate::{
+    alert::{Alert, Notice, Severity},
+    http,
+    secret::{Secret, SecretOrigin},
+    settings::TableReader,
+    time::Clock,
+};
+
+/// Which service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The integration key of the service.
+    pub routing_key: SecretOrigin,
+    /// Where the API is: another for the EU service region.
+    pub url: Url,
+}
+
+impl Settings {
+    pub(super) fn read(table: &mut TableReader<'_>, base: &Path) -> Option<Self> {
+        let routing_key = table.secret("routing_key", base);
+        let url = if table.has("url") {
+            table.parsed("url", http::parse_url)
+        } else {
+            table.text("url");
+            http::parse_url("https://events.pagerduty.com/v2/enqueue").ok()
+        };
+        Some(Self { routing_key: routing_key?, url: url? })
+    }
+
+    pub(super) fn open(&self, _clock: &Clock) -> Result<PagerDuty, OpenError> {
+        Secret::load(&self.routing_key)?;
+        Ok(PagerDuty { settings: self.clone(), service: Service::new(&self.url, None).map_err(OpenError::Unusable)? })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct PagerDuty {
+    settings: Settings,
+    service: Service,
+}
+
+impl Destination for PagerDuty {
+    fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
+        Box::pin(async move {
+            let key = match Secret::load(&self.settings.routing_key) {
+                Ok(key) => key,
+                Err(error) => return Verdict::retry(error.to_string()),
+            };
+            let mut event = event(message);
+            event.insert("routing_key".to_owned(), key.expose().into());
+            let request = self.service.request(Method::POST, self.settings.url.clone()).json(&event);
+            match self.service.ask(request).await {
+                Ok(answer) => self.service.verdict(&answer, &[key.expose()]),
+                Err(verdict) => verdict,
+            }
+        })
+    }
+}
+
+/// PagerDuty knows four severities.
+fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Critical => "critical",
+        Severity::High => "error",
+        Severity::Medium => "warning",
+        Severity::Low | Severity::Info => "info",
+    }
+}
+
+fn event(message: &Message) -> Map<String, Value> {
+    let mut event = Map::new();
+    event.insert("client".to_owned(), "Watchbell".into());
+    match message {
+        Message::Alert { notice, alert } => {
+            let action = match notice {
+                Notice::Opened | Notice::Escalated | Notice::Reopened | Notice::Grew => "trigger",
+                Notice::Acknowledged | Notice::Commented => "acknowledge",
+                Notice::Resolved => "resolve",
+            };
+            event.insert("event_action".to_owned(), action.into());
+            event.insert("dedup_key".to_owned(), alert.id.to_string().into());
+            if action == "trigger" {
+                event.insert("payload".to_owned(), payload(alert));
+                if let Some(reference) = alert.reference.as_deref().filter(|link| link.starts_with("https://")) {
+                    event.insert("links".to_owned(), json!([{ "href": reference, "text": "Reference" }]));
+                }
+            }
+        }
+        Message::Digest { alerts, .. } => {
+            let lines: Vec<String> = alerts.iter().take(SHOWN).map(digest_line).collect();
+            event.insert("event_action".to_owned(), "trigger".into());
+            event.insert("dedup_key".to_owned(), message.key().into());
+            event.insert(
+                "payload".to_owned(),
+                json!({
+                    "summary": clipped(&headline(message), 1_024),
+                    "source": "watchbell",
+                    "severity": severity(message.severity()),
+                    "custom_details": { "alerts": lines, "count": alerts.len() },
+                }),
+            );
+        }
+    }
+    event
+}
+
+fn payload(alert: &Alert) -> Value {
+    json!({
+        "summary": clipped(&alert.title, 1_024),
+        "source": alert.source.as_ref().map_or("watchbell", |source| source.as_str()),
+        "severity": severity(alert.severity),
+        "timestamp": alert.opened_at.to_string(),
+        "component": alert.evidence.who(),
+        "group": alert.source,
+        "class": alert.rule,
+        "custom_details": {
+            "alert": alert.id,
+            "severity": alert.severity,
+            "actor": alert.evidence.actor,
+            "email": alert.evidence.email,
+            "from": alert.evidence.whence(),
+            "message": alert.evidence.message,
+            "events": alert.count,
+            "last_seen": alert.last_seen,
+            "context": alert.context,
+            "description": alert.description,
+            "runbook": alert.runbook,
+            "tags": alert.tags,
+            "attack": alert.attack,
+        },
+    })
+}

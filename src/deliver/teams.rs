@@ -1,0 +1,98 @@
+//! Microsoft Teams, through the webhook of a workflow ("Post to a channel when a webhook request is received"): a message
+//! with one Adaptive Card. Workflows take 28 KB at most, so texts are cut.
+//! <https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using>
+
+use std::path::Path;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{
+    Destination, Message, OpenError, Sending, Verdict,
+    message::{clipped, digest_line, fields, headline, more, SHOWN},
+    post::Service,
+    slack::secret_url,
+};
+use crate::{alert::Severity, secret::SecretOrigin, settings::TableReader, time::Clock};
+
+/// Where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The workflow's URL, which is a secret.
+    pub url: SecretOrigin,
+}
+
+impl Settings {
+    pub(super) fn read(table: &mut TableReader<'_>, base: &Path) -> Option<Self> {
+        Some(Self { url: table.secret("url", base)? })
+    }
+
+    pub(super) fn open(&self, _clock: &Clock) -> Result<Teams, OpenError> {
+        let url = secret_url(&self.url)?;
+        Ok(Teams { settings: self.clone(), service: Service::new(&url, None).map_err(OpenError::Unusable)? })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Teams {
+    settings: Settings,
+    service: Service,
+}
+
+impl Destination for Teams {
+    fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
+        Box::pin(async move {
+            let url = match secret_url(&self.settings.url) {
+                Ok(url) => url,
+                Err(error) => return Verdict::retry(error.to_string()),
+            };
+            // The signature in the query is what makes the URL a secret.
+            let secret = url.query().unwrap_or_default().to_owned();
+            match self.service.ask(self.service.request(Method::POST, url).json(&body(message))).await {
+                Ok(answer) => self.service.verdict(&answer, &[&secret]),
+                Err(verdict) => verdict,
+            }
+        })
+    }
+}
+
+fn body(message: &Message) -> Value {
+    let colour = match message.severity() {
+        Severity::Critical | Severity::High => "attention",
+        Severity::Medium => "warning",
+        Severity::Low | Severity::Info => "accent",
+    };
+    let mut body = vec![json!({
+        "type": "TextBlock", "text": clipped(&headline(message), 500), "weight": "bolder", "size": "medium",
+        "color": colour, "wrap": true,
+    })];
+    match message {
+        Message::Alert { notice, alert } => {
+            let facts: Vec<Value> = fields(alert, *notice)
+                .into_iter()
+                .map(|(name, value)| json!({ "title": name, "value": clipped(&value, 1_500) }))
+                .collect();
+            body.push(json!({ "type": "FactSet", "facts": facts }));
+        }
+        Message::Digest { alerts, .. } => {
+            let line = |text: String| json!({ "type": "TextBlock", "text": text, "wrap": true, "spacing": "small" });
+            body.extend(alerts.iter().take(SHOWN).map(|alert| line(clipped(&digest_line(alert), 500))));
+            let more = more(alerts.len());
+            body.extend((!more.is_empty()).then(|| line(more.trim().to_owned())));
+        }
+    }
+    json!({
+        "type": "message",
+        "attachments": [{
+            "contentType": "application/vnd.microsoft.card.adaptive",
+            "contentUrl": null,
+            "content": {
+                "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+                "type": "AdaptiveCard",
+                "version": "1.4",
+                "msteams": { "width": "Full" },
+                "body": body,
+            },
+        }],
+    })
+}

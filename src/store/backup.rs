@@ -1,0 +1,231 @@
+//! Copies of the store in one file: every key and value, compressed, with a checksum at the end.
+//!
+//! A copy is of one moment: while it is made no write goes through. It is made into a file beside the store first, at the
+//! speed of the disk, so that whoever takes it away slowly holds up nobody.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use super::{Store, StoreError, sled_open};
+
+const MAGIC: &[u8] = b"watchbell backup 1\n";
+/// The length that stands for "no more pairs".
+const END: u32 = u32::MAX;
+/// Values are a few kilobytes; detection state may be more.
+const MAX_LENGTH: u32 = 256 * 1024 * 1024;
+const PIECE: usize = 48 * 1024;
+/// Pairs written at a time when a store is made.
+const BATCH: usize = 2_000;
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Restored {
+    /// Keys and values.
+    pub entries: u64,
+    /// Where the store that was there before is kept.
+    pub kept: Option<PathBuf>,
+}
+
+fn unusable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Backup(error.to_string())
+}
+
+/// Hashes what passes through.
+struct Hashing<T> {
+    inner: T,
+    hasher: blake3::Hasher,
+}
+
+impl<T: Write> Write for Hashing<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<T: Read> Read for Hashing<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(buffer.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+impl Store {
+    /// Makes a copy and hands it out in pieces, until `take` says that it wants no more.
+    pub fn backup(&self, take: &mut dyn FnMut(&[u8]) -> bool) -> Result<u64, StoreError> {
+        let beside = self.inner.path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::tempfile_in(beside).map_err(unusable)?;
+        let entries = {
+            let _still = self.stand_still();
+            self.write_copy(&mut file)?
+        };
+        file.seek(SeekFrom::Start(0)).map_err(unusable)?;
+        let mut piece = vec![0; PIECE];
+        loop {
+            let read = file.read(&mut piece).map_err(unusable)?;
+            if read == 0 || !take(piece.get(..read).unwrap_or_default()) {
+                return Ok(entries);
+            }
+        }
+    }
+
+    fn write_copy(&self, file: &mut File) -> Result<u64, StoreError> {
+        file.write_all(MAGIC).map_err(unusable)?;
+        let encoder = zstd::stream::Encoder::new(file, 1).map_err(unusable)?;
+        let mut output = Hashing { inner: encoder, hasher: blake3::Hasher::new() };
+        let mut entries = 0_u64;
+        for item in self.tree() {
+            let (key, value) = item?;
+            for part in [&key, &value] {
+                let length = u32::try_from(part.len()).map_err(unusable)?;
+                output.write_all(&length.to_be_bytes()).map_err(unusable)?;
+            }
+            output.write_all(&key).and_then(|()| output.write_all(&value)).map_err(unusable)?;
+            entries += 1;
+        }
+        output.write_all(&END.to_be_bytes()).map_err(unusable)?;
+        output.write_all(&entries.to_be_bytes()).map_err(unusable)?;
+        let hash = output.hasher.finalize();
+        let mut encoder = output.inner;
+        encoder.write_all(hash.as_bytes()).map_err(unusable)?;
+        encoder.finish().map_err(unusable)?;
+        Ok(entries)
+    }
+}
+
+/// The pairs of a backup, in order. The last item is an error where the backup is not whole.
+struct Pairs<R: Read> {
+    input: Hashing<R>,
+    count: u64,
+    over: bool,
+}
+
+impl<R: Read> Pairs<R> {
+    fn next_pair(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let length = self.number()?;
+        if length == END {
+            let mut count = [0; 8];
+            self.input.read_exact(&mut count).map_err(unusable)?;
+            let hash = self.input.hasher.finalize();
+            let mut stored = [0; 32];
+            self.input.read_exact(&mut stored).map_err(unusable)?;
+            if u64::from_be_bytes(count) != self.count || stored != *hash.as_bytes() {
+                return Err(unusable("its checksum is wrong"));
+            }
+            return Ok(None);
+        }
+        let value_length = self.number()?;
+        if length > MAX_LENGTH || value_length > MAX_LENGTH {
+            return Err(unusable("it is damaged"));
+        }
+        let mut key = vec![0; length as usize];
+        let mut value = vec![0; value_length as usize];
+        self.input.read_exact(&mut key).and_then(|()| self.input.read_exact(&mut value)).map_err(unusable)?;
+        self.count += 1;
+        Ok(Some((key, value)))
+    }
+
+    fn number(&mut self) -> Result<u32, StoreError> {
+        let mut bytes = [0; 4];
+        self.input.read_exact(&mut bytes).map_err(unusable)?;
+        Ok(u32::from_be_bytes(bytes))
+    }
+}
+
+impl<R: Read> Iterator for Pairs<R> {
+    type Item = Result<(Vec<u8>, Vec<u8>), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let pair = self.next_pair().transpose();
+        self.over = !matches!(pair, Some(Ok(_)));
+        pair
+    }
+}
+
+/// Makes a new sled database of pairs, whole and on disk, or nothing. Returns how many they were.
+pub(super) fn make(
+    path: &Path,
+    pairs: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>>,
+) -> Result<u64, StoreError> {
+    let directory = |error| StoreError::Directory { path: path.to_owned(), error };
+    if path.exists() {
+        // Left over from an attempt that did not finish.
+        fs::remove_dir_all(path).map_err(directory)?;
+    }
+    let made = (|| {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(directory)?;
+        let db = sled_open(path)?;
+        let mut batch = sled::Batch::default();
+        let mut count = 0_u64;
+        for pair in pairs {
+            let (key, value) = pair?;
+            batch.insert(key, value);
+            count += 1;
+            if count.is_multiple_of(BATCH as u64) {
+                db.apply_batch(std::mem::take(&mut batch))?;
+            }
+        }
+        db.apply_batch(batch)?;
+        db.flush()?;
+        drop(db);
+        super::restrict(path).map_err(directory)?;
+        File::open(path.join("db")).and_then(|file| file.sync_all()).map_err(directory)?;
+        File::open(path).and_then(|directory| directory.sync_all()).map_err(directory)?;
+        Ok(count)
+    })();
+    if made.is_err() {
+        fs::remove_dir_all(path).ok();
+    }
+    made
+}
+
+/// Makes the store in `data_dir` of a backup. A store that is there is kept aside with `replace`, under a name made of
+/// `stamp`, and left alone without. Nothing changes unless the whole backup could be read.
+pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Result<Restored, StoreError> {
+    let directory = |error| StoreError::Directory { path: data_dir.to_owned(), error };
+    let path = data_dir.join("store");
+    let occupied = path.exists();
+    if occupied && !replace {
+        return Err(StoreError::Occupied(data_dir.to_owned()));
+    }
+    // Held until the new store stands: no agent may start on the old one meanwhile.
+    let lock = if occupied { Some(super::repair::lock(data_dir, &path)?) } else { None };
+    let mut input = BufReader::new(File::open(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))?);
+    let mut magic = [0; MAGIC.len()];
+    if input.read_exact(&mut magic).is_err() || magic != *MAGIC {
+        return Err(unusable(format!("`{}` is no backup of watchbell's", file.display())));
+    }
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(directory)?;
+    }
+    let decoder = zstd::stream::Decoder::with_buffer(input).map_err(unusable)?;
+    let pairs = Pairs { input: Hashing { inner: decoder, hasher: blake3::Hasher::new() }, count: 0, over: false };
+    let new = data_dir.join("store.new");
+    let entries = make(&new, pairs)?;
+    let kept = if occupied {
+        let aside = super::repair::aside(data_dir, "replaced", stamp);
+        fs::rename(&path, &aside).map_err(directory)?;
+        Some(aside)
+    } else {
+        None
+    };
+    fs::rename(&new, &path).map_err(directory)?;
+    drop(lock);
+    // The format is checked, and the store is ready.
+    Store::open(data_dir)?;
+    Ok(Restored { entries, kept })
+}

@@ -1,0 +1,396 @@
+//! What is done about a store that sled does not open, or that has grown too large.
+//!
+//! sled 0.34 keeps snapshots of its page table beside its log, only to start faster. After an abrupt stop it may find one half
+//! written, and then refuses to open (its issues 1527 and 1533). The log alone is enough: without snapshots it is read from the
+//! beginning. So snapshots are moved aside, and removed once the store has opened without them.
+
+use std::{
+    fs::{self, File},
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Delivery, DestinationRecord, Quarantined, Refetch, SourceRecord, Store, StoreError, backup,
+    block::{Contents, Directory},
+    key, sled_open, value,
+};
+use crate::{
+    alert::{Alert, LoggedChange},
+    name::{Sequence, SourceName},
+    silence::Silence,
+    time::{self, Timestamp},
+};
+
+/// What was saved from a damaged store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Recovered {
+    /// Events that were saved.
+    pub events: u64,
+    /// Events that were stored and could not be saved, as far as is known.
+    pub lost_events: u64,
+    /// Alerts that were saved.
+    pub alerts: u64,
+    /// Records of any kind that could not be read.
+    pub unreadable: u64,
+    /// Where the damaged store is kept.
+    pub kept: PathBuf,
+    /// From when on each source is fetched again.
+    pub fetched_again: Vec<(SourceName, Timestamp)>,
+}
+
+/// What compaction came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Compacted {
+    /// Bytes before.
+    pub before: u64,
+    /// Bytes after.
+    pub after: u64,
+}
+
+/// Holds sled's lock on a store, so that nobody opens it.
+pub(super) fn lock(data_dir: &Path, path: &Path) -> Result<File, StoreError> {
+    let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path.join("db")).map_err(unusable)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => {
+            Err(StoreError::Locked { path: path.to_owned(), holder: super::holder(data_dir) })
+        }
+    }
+}
+
+/// A name beside the store for what is kept.
+pub(super) fn aside(data_dir: &Path, what: &str, stamp: &str) -> PathBuf {
+    let mut path = data_dir.join(format!("store.{what}-{stamp}"));
+    let mut number = 2;
+    while path.exists() {
+        path = data_dir.join(format!("store.{what}-{stamp}-{number}"));
+        number += 1;
+    }
+    path
+}
+
+fn is_snapshot(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap."))
+}
+
+/// Opens a store that sled refused, without its snapshots. If that fails as well they are put back.
+pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db, StoreError> {
+    let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
+    let refused = |detail: String| StoreError::Unopenable { path: path.to_owned(), detail };
+    // Nobody else may be writing a snapshot just now.
+    let lock = lock(data_dir, path)?;
+    let snapshots: Vec<PathBuf> = fs::read_dir(path)
+        .map_err(unusable)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| is_snapshot(path))
+        .collect();
+    if snapshots.is_empty() {
+        return Err(refused("its log is corrupted".to_owned()));
+    }
+    let kept = aside(data_dir, "snapshots", "damaged");
+    fs::create_dir_all(&kept).map_err(unusable)?;
+    let moved: Vec<(PathBuf, PathBuf)> = snapshots
+        .into_iter()
+        .filter_map(|from| from.file_name().map(|name| kept.join(name)).map(|to| (from, to)))
+        .collect();
+    for (from, to) in &moved {
+        fs::rename(from, to).map_err(unusable)?;
+    }
+    drop(lock);
+    match sled_open(path) {
+        Ok(db) => {
+            tracing::warn!(store = %path.display(), "a snapshot of the store was damaged, as after an abrupt stop: the store was opened from its log, and nothing is lost");
+            // They say nothing that the log does not.
+            fs::remove_dir_all(&kept).map_err(unusable)?;
+            Ok(db)
+        }
+        Err(error) => {
+            for (from, to) in &moved {
+                fs::rename(to, from).map_err(unusable)?;
+            }
+            fs::remove_dir(&kept).ok();
+            Err(refused(error.to_string()))
+        }
+    }
+}
+
+/// Rewrites the store, so that it takes no more room than it needs. No agent may run.
+pub fn compact(data_dir: &Path) -> Result<Compacted, StoreError> {
+    let directory = |error| StoreError::Directory { path: data_dir.to_owned(), error };
+    let store = Store::open(data_dir)?;
+    let before = store.size_on_disk()?;
+    let new = data_dir.join("store.new");
+    let count = store.tree().len() as u64;
+    let pairs = store.tree().iter().map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(StoreError::from));
+    let made = backup::make(&new, pairs)?;
+    if made != count {
+        fs::remove_dir_all(&new).map_err(directory)?;
+        return Err(StoreError::damaged("entries", format!("{made} of {count} could be copied")));
+    }
+    let path = store.inner.path.clone();
+    // In one step, so that there is a store at any instant.
+    rustix::fs::renameat_with(rustix::fs::CWD, &new, rustix::fs::CWD, &path, rustix::fs::RenameFlags::EXCHANGE)
+        .map_err(|error| directory(error.into()))?;
+    drop(store);
+    fs::remove_dir_all(&new).map_err(directory)?;
+    let after = Store::open(data_dir)?.size_on_disk()?;
+    Ok(Compacted { before, after })
+}
+
+/// Saves what can be read of a store into a new one, and keeps the old one aside, whole. What the sources still have of what
+/// was lost is fetched again by the next agent, from `kept_since` on; what had been evaluated is not evaluated again, so that
+/// nobody is told twice.
+///
+/// `sources` are those of the configuration: their records may be among what was lost.
+pub fn recover(
+    data_dir: &Path,
+    sources: &[SourceName],
+    kept_since: Timestamp,
+    now: Timestamp,
+) -> Result<Recovered, StoreError> {
+    let directory = |error| StoreError::Directory { path: data_dir.to_owned(), error };
+    let path = data_dir.join("store");
+    let lock = lock(data_dir, &path)?;
+    let last_written = fs::metadata(path.join("db"))
+        .and_then(|file| file.modified())
+        .ok()
+        .and_then(|time| Timestamp::try_from(time).ok())
+        .unwrap_or(now);
+    // sled changes what it opens: the original is left as it is.
+    let copy = data_dir.join("store.salvage");
+    if copy.exists() {
+        fs::remove_dir_all(&copy).map_err(directory)?;
+    }
+    copy_directory(&path, &copy).map_err(directory)?;
+    let mut found = Recovered::default();
+    let mut pairs = match sled_open(&copy) {
+        Ok(db) => salvage(&db, &mut found),
+        Err(_) => Vec::new(),
+    };
+    finish(&mut pairs, sources, kept_since, last_written, now, &mut found)?;
+    let new = data_dir.join("store.new");
+    backup::make(&new, pairs.into_iter().map(Ok))?;
+    let stamp = now.strftime("%Y%m%dT%H%M%SZ").to_string();
+    found.kept = aside(data_dir, "damaged", &stamp);
+    fs::rename(&path, &found.kept).map_err(directory)?;
+    fs::rename(&new, &path).map_err(directory)?;
+    fs::remove_dir_all(&copy).map_err(directory)?;
+    drop(lock);
+    Store::open(data_dir)?;
+    Ok(found)
+}
+
+fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().mode(0o700).create(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?.path();
+        let Some(name) = entry.file_name() else { continue };
+        if is_snapshot(&entry) {
+            continue;
+        }
+        if entry.is_dir() {
+            copy_directory(&entry, &to.join(name))?;
+        } else {
+            fs::copy(&entry, to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+type Pair = (Vec<u8>, Vec<u8>);
+
+/// Everything that can be read, without what hangs in the air.
+fn salvage(db: &sled::Db, found: &mut Recovered) -> Vec<Pair> {
+    let mut pairs: Vec<Pair> = Vec::new();
+    // Where a page cannot be read, reading goes on behind it: damage is mostly local.
+    for prefix in 0..=u8::MAX {
+        let mut from = vec![prefix];
+        let end = prefix.checked_add(1).map(|next| vec![next]);
+        let mut failures = 0;
+        loop {
+            let range = match &end {
+                Some(end) => db.range(from.clone()..end.clone()),
+                None => db.range(from.clone()..),
+            };
+            let read = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                let mut read = Vec::new();
+                for item in range {
+                    match item {
+                        Ok((key, value)) => read.push((key.to_vec(), value.to_vec())),
+                        Err(_) => return (read, false),
+                    }
+                }
+                (read, true)
+            }));
+            let (read, whole) = read.unwrap_or((Vec::new(), false));
+            if let Some((last, _)) = read.last() {
+                from.clone_from(last);
+                from.push(0);
+            }
+            pairs.extend(read);
+            failures += 1;
+            if whole || failures > 3 {
+                found.unreadable += u64::from(!whole);
+                break;
+            }
+        }
+    }
+    let unreadable = pairs.len();
+    let mut blocks = Vec::new();
+    pairs.retain(|(name, bytes)| {
+        let readable = match name.first().copied().unwrap_or_default() {
+            key::ALERT => value::from_json::<Alert>("", bytes).is_ok(),
+            key::CHANGE => value::from_json::<LoggedChange>("", bytes).is_ok(),
+            key::DELIVERY | key::DEAD_LETTER => value::from_json::<Delivery>("", bytes).is_ok(),
+            key::SOURCE => value::from_json::<SourceRecord>("", bytes).is_ok(),
+            key::DESTINATION => value::from_json::<DestinationRecord>("", bytes).is_ok(),
+            key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
+            key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
+            key::META | key::QUIET => bytes.len() == 8,
+            key::MATCH => std::str::from_utf8(bytes).is_ok(),
+            key::STATE | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED | key::CHUNK => true,
+            key::DIRECTORY => {
+                blocks.extend(Directory::parse(bytes));
+                false
+            }
+            // Made anew of the events that are there.
+            key::SEEN => return false,
+            _ => false,
+        };
+        readable || name.first() == Some(&key::DIRECTORY)
+    });
+    found.unreadable += (unreadable - pairs.len()) as u64;
+    // Blocks whose events can all be read.
+    let mut whole: Vec<Directory> = Vec::new();
+    for directory in blocks {
+        let contents = std::panic::catch_unwind(AssertUnwindSafe(|| Contents::read(db, &directory)));
+        let fits = whole.last().is_none_or(|last| last.last() < directory.first);
+        match contents {
+            Ok(Ok(contents)) if fits => {
+                for (index, id) in contents.ids().iter().enumerate() {
+                    if let Ok(event) = contents.event(&directory, index) {
+                        pairs.push((key::seen(&event.source, id), event.sequence.0.to_be_bytes().to_vec()));
+                        found.events += 1;
+                    }
+                }
+                whole.push(directory);
+            }
+            _ => found.unreadable += 1,
+        }
+    }
+    let firsts: std::collections::HashSet<u64> = whole.iter().map(|directory| directory.first.0).collect();
+    pairs.retain(|(name, _)| match name.first() {
+        Some(&(key::DIRECTORY | key::CHUNK)) => name
+            .get(1..9)
+            .and_then(|bytes| bytes.try_into().ok())
+            .is_some_and(|bytes| firsts.contains(&u64::from_be_bytes(bytes))),
+        _ => true,
+    });
+    pairs
+}
+
+/// Drops what names things that are lost, sets the numbers right, and has the sources fetched again.
+fn finish(
+    pairs: &mut Vec<Pair>,
+    sources: &[SourceName],
+    kept_since: Timestamp,
+    last_written: Timestamp,
+    now: Timestamp,
+    found: &mut Recovered,
+) -> Result<(), StoreError> {
+    use std::collections::{BTreeMap, HashSet};
+    let mut all: BTreeMap<Vec<u8>, Vec<u8>> = std::mem::take(pairs).into_iter().collect();
+    let alerts: HashSet<Vec<u8>> =
+        all.keys().filter(|name| name.first() == Some(&key::ALERT)).filter_map(|name| name.get(1..17).map(<[u8]>::to_vec)).collect();
+    found.alerts = alerts.len() as u64;
+    // What belongs to an alert goes with it; how alerts are found by time is made anew.
+    all.retain(|name, bytes| match name.first() {
+        Some(&(key::MATCH | key::REFERENCE | key::CHANGE_OF)) => {
+            name.get(1..17).is_some_and(|alert| alerts.contains(alert))
+        }
+        Some(&key::SILENCED) => name.get(9..25).is_some_and(|alert| alerts.contains(alert)),
+        Some(&key::ALERT_TIME) => false,
+        Some(&(key::DELIVERY | key::DEAD_LETTER)) => value::from_json::<Delivery>("", bytes)
+            .is_ok_and(|delivery| alerts.contains(delivery.alert.bytes().as_slice())),
+        Some(&key::CHANGE) => value::from_json::<LoggedChange>("", bytes)
+            .is_ok_and(|change| alerts.contains(change.alert.bytes().as_slice())),
+        _ => true,
+    });
+    let mut times = Vec::new();
+    for (name, bytes) in &all {
+        if name.first() == Some(&key::ALERT) {
+            let alert: Alert = value::from_json("an alert", bytes)?;
+            times.push((key::alert_time(alert.opened_at, alert.id), Vec::new()));
+        }
+    }
+    all.extend(times);
+    let changes: HashSet<u64> =
+        all.keys().filter(|name| name.first() == Some(&key::CHANGE)).filter_map(|name| key::number_at_end(name)).collect();
+    all.retain(|name, _| {
+        name.first() != Some(&key::CHANGE_OF) || key::number_at_end(name).is_some_and(|number| changes.contains(&number))
+    });
+    let number = |name: &[u8]| all.get(name).and_then(|bytes| value::number(bytes)).unwrap_or(0);
+    let mut last = number(key::NEXT_SEQUENCE).saturating_sub(1);
+    let matched = all.keys().filter(|name| name.first() == Some(&key::MATCH)).filter_map(|name| key::number_at_end(name)).max();
+    let mut mark_event = None;
+    let mut mark = number(key::MARK);
+    for (name, bytes) in &all {
+        if name.first() == Some(&key::DIRECTORY) {
+            let directory = Directory::parse(bytes)?;
+            last = last.max(directory.last().0);
+            for (index, entry) in directory.entries.iter().enumerate() {
+                if directory.first.0 + index as u64 <= mark {
+                    mark_event = mark_event.max(Some(entry.arrived));
+                }
+            }
+        }
+    }
+    last = last.max(matched.unwrap_or(0)).max(mark);
+    if !all.contains_key(key::MARK) {
+        // It is not known how far evaluation had come: all that is left counts as evaluated.
+        mark = last;
+    }
+    let backlog = last > mark;
+    found.lost_events = number(key::NEXT_SEQUENCE).saturating_sub(1).saturating_sub(found.events);
+    let last_change = number(key::LAST_CHANGE).max(changes.iter().copied().max().unwrap_or(0));
+    let alive = number(key::ALIVE).cast_signed();
+    let put = |all: &mut BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8], number: u64| {
+        all.insert(name.to_vec(), number.to_be_bytes().to_vec());
+    };
+    put(&mut all, key::FORMAT, u64::from(super::FORMAT));
+    put(&mut all, key::NEXT_SEQUENCE, Sequence(last).next().0);
+    put(&mut all, key::MARK, mark);
+    put(&mut all, key::LAST_CHANGE, last_change);
+
+    let mut names: Vec<SourceName> = sources.to_vec();
+    for name in all.keys().filter(|name| name.first() == Some(&key::SOURCE)) {
+        let text = std::str::from_utf8(name.get(1..).unwrap_or_default()).unwrap_or_default();
+        if let Ok(name) = SourceName::parse(text)
+            && !names.contains(&name)
+        {
+            names.push(name);
+        }
+    }
+    for source in names {
+        let record = all.get(&key::source(&source)).map(|bytes| value::from_json::<SourceRecord>("a record", bytes));
+        let mut record = record.transpose()?.unwrap_or_default();
+        // What Atlassian had processed by then had come in and been evaluated. An agent was alive until `alive`; without any
+        // record of it, the file was last written to then.
+        let known = record.newest_processed.unwrap_or(if alive > 0 { time::from_millis(alive) } else { last_written });
+        let evaluated = match mark_event {
+            // Events after the mark had not been evaluated: they count as new when they come again.
+            Some(arrived) if backlog => known.min(time::from_millis(arrived)),
+            _ => known,
+        };
+        record.cursor = None;
+        record.evaluated_before = Some(evaluated);
+        record.refetch = Some(Refetch { since: kept_since, until: now, cursor: None, fetched: 0, found: 0 });
+        found.fetched_again.push((source.clone(), kept_since));
+        all.insert(key::source(&source), value::to_json(&record)?);
+    }
+    pairs.extend(all);
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! Silences, and which alerts each kept from being delivered.
+
+use super::{Commit, Delivery, StoreError, Writing, key, value};
+use crate::{
+    name::SilenceId,
+    silence::{NewSilence, Silence},
+    time::Timestamp,
+};
+
+impl Writing<'_> {
+    /// Begins a silence at `now`.
+    pub fn add_silence(&mut self, wanted: NewSilence, now: Timestamp) -> Result<Silence, StoreError> {
+        let last = self.store().reader().silences()?.iter().map(|silence| silence.id.0).max().unwrap_or(0);
+        let silence = Silence {
+            id: SilenceId(last + 1),
+            rule: wanted.rule,
+            actor: wanted.actor,
+            source: wanted.source,
+            from: now,
+            until: wanted.until,
+            author: wanted.author,
+            comment: wanted.comment,
+            silenced: 0,
+            ended: None,
+        };
+        self.commit(&Commit { silences: vec![silence.clone()], ..Commit::default() })?;
+        Ok(silence)
+    }
+
+    /// Ends a silence, with the deliveries that tell of what it silenced.
+    pub fn end_silence(&mut self, silence: Silence, deliveries: &[Delivery]) -> Result<(), StoreError> {
+        let store = self.store();
+        let mut batch = sled::Batch::default();
+        for item in store.tree().scan_prefix(key::silenced(silence.id)).keys() {
+            batch.remove(item?);
+        }
+        store.write_deliveries(&mut batch, deliveries)?;
+        batch.insert(key::silence(silence.id), value::to_json(&silence)?);
+        store.write(batch)
+    }
+}

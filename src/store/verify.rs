@@ -1,0 +1,234 @@
+//! Reading everything back and holding it against everything else: what must be true of a store, as code.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Delivery, DestinationRecord, Quarantined, SourceRecord, Store, StoreError,
+    block::{Contents, Directory},
+    key, value,
+};
+use crate::{
+    alert::{Alert, LoggedChange},
+    event::IncomingEvent,
+    name::{AlertId, Sequence},
+    silence::Silence,
+};
+
+/// Problems that are told one by one.
+const TOLD: usize = 50;
+
+/// What a store holds, and what is wrong with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Events.
+    pub events: u64,
+    /// Blocks they are in.
+    pub blocks: u64,
+    /// Alerts.
+    pub alerts: u64,
+    /// Matches of alerts.
+    pub matches: u64,
+    /// Changes of alerts.
+    pub changes: u64,
+    /// Deliveries owed.
+    pub owed: u64,
+    /// Deliveries given up.
+    pub given_up: u64,
+    /// Pieces of detection state.
+    pub state: u64,
+    /// Everything else.
+    pub others: u64,
+    /// How many things are wrong.
+    pub wrong: u64,
+    /// The first of them.
+    pub problems: Vec<String>,
+}
+
+impl Verified {
+    fn wrong(&mut self, problem: impl FnOnce() -> String) {
+        self.wrong += 1;
+        if self.problems.len() < TOLD {
+            self.problems.push(problem());
+        }
+    }
+
+    fn expect(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.wrong(problem);
+        }
+    }
+}
+
+impl Store {
+    /// Reads everything, as of one moment. Writers wait meanwhile.
+    pub fn verify(&self) -> Result<Verified, StoreError> {
+        let _still = self.stand_still();
+        let mut found = Verified::default();
+        let last = self.reader().last_sequence()?;
+        let mark = self.reader().mark()?;
+        found.expect(mark <= last, || format!("event {mark} counts as evaluated, but the last stored is {last}"));
+        let alerts = self.verify_records(&mut found)?;
+        self.verify_blocks(&mut found, last)?;
+        self.verify_references(&mut found, &alerts, last)?;
+        Ok(found)
+    }
+
+    /// Every record but events decodes. Returns the alerts that are there.
+    fn verify_records(&self, found: &mut Verified) -> Result<HashSet<AlertId>, StoreError> {
+        let mut alerts = HashSet::new();
+        for item in self.tree() {
+            let (name, bytes) = item?;
+            let readable = match name.first().copied().unwrap_or_default() {
+                key::ALERT => {
+                    found.alerts += 1;
+                    value::from_json::<Alert>("an alert", &bytes).and_then(|alert| {
+                        if key::alert_at_end(&name) != Some(alert.id) {
+                            return Err(StoreError::damaged("an alert", "it stands under another's key"));
+                        }
+                        alerts.insert(alert.id);
+                        if !self.tree().contains_key(key::alert_time(alert.opened_at, alert.id))? {
+                            return Err(StoreError::damaged("an alert", "it is not found by its time"));
+                        }
+                        Ok(())
+                    })
+                }
+                key::CHANGE => {
+                    found.changes += 1;
+                    value::from_json::<LoggedChange>("a change", &bytes).map(drop)
+                }
+                key::DELIVERY => {
+                    found.owed += 1;
+                    value::from_json::<Delivery>("a delivery", &bytes).map(drop)
+                }
+                key::DEAD_LETTER => {
+                    found.given_up += 1;
+                    value::from_json::<Delivery>("a dead letter", &bytes).map(drop)
+                }
+                key::STATE => {
+                    found.state += 1;
+                    Ok(())
+                }
+                key::MATCH => {
+                    found.matches += 1;
+                    std::str::from_utf8(&bytes).map(drop).map_err(|error| StoreError::damaged("a match", error))
+                }
+                key::SOURCE => value::from_json::<SourceRecord>("a source's record", &bytes).map(drop),
+                key::DESTINATION => value::from_json::<DestinationRecord>("a destination's record", &bytes).map(drop),
+                key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),
+                key::QUARANTINE => value::from_json::<Quarantined>("a quarantined entry", &bytes).map(drop),
+                key::META | key::QUIET | key::SEEN => {
+                    let whole = bytes.len() == 8;
+                    if whole { Ok(()) } else { Err(StoreError::damaged("a number", "it has not eight bytes")) }
+                }
+                key::DIRECTORY | key::CHUNK | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => Ok(()),
+                unknown => Err(StoreError::damaged("something unknown", format!("its key begins with {unknown}"))),
+            };
+            if !matches!(name.first(), Some(&(key::SEEN | key::CHUNK | key::DIRECTORY)))
+                && !matches!(name.first(), Some(&(key::ALERT | key::CHANGE | key::DELIVERY | key::DEAD_LETTER)))
+                && !matches!(name.first(), Some(&(key::STATE | key::MATCH)))
+            {
+                found.others += 1;
+            }
+            if let Err(error) = readable {
+                found.wrong(|| error.to_string());
+            }
+        }
+        Ok(alerts)
+    }
+
+    /// Blocks decompress, do not overlap, hold what their directories say, and every event is found by its id.
+    fn verify_blocks(&self, found: &mut Verified, last: Sequence) -> Result<(), StoreError> {
+        let mut before = Sequence(0);
+        let mut chunks = 0_u64;
+        for item in self.tree().scan_prefix([key::DIRECTORY]) {
+            let directory = match Directory::parse(&item?.1) {
+                Ok(directory) => directory,
+                Err(error) => {
+                    found.wrong(|| error.to_string());
+                    continue;
+                }
+            };
+            found.blocks += 1;
+            chunks += u64::from(directory.chunks);
+            found.expect(directory.first > before, || format!("the block at event {} overlaps another", directory.first));
+            before = directory.last();
+            found.expect(before <= last, || format!("event {before} is beyond the last, {last}"));
+            let contents = match Contents::read(self.tree(), &directory) {
+                Ok(contents) => contents,
+                Err(error) => {
+                    found.wrong(|| format!("events {} to {}: {error}", directory.first, directory.last()));
+                    continue;
+                }
+            };
+            for index in 0..directory.entries.len() {
+                let event = match contents.event(&directory, index) {
+                    Ok(event) => event,
+                    Err(error) => {
+                        found.wrong(|| error.to_string());
+                        continue;
+                    }
+                };
+                found.events += 1;
+                let seen = self.tree().get(key::seen(&event.source, &event.id))?;
+                let number = seen.as_deref().and_then(value::number);
+                found.expect(number == Some(event.sequence.0), || {
+                    format!("event {} (`{}`) is not found by its id", event.sequence, event.id)
+                });
+                let same = IncomingEvent::parse(&event.raw).is_ok_and(|read| read.id == event.id && read.action == event.action);
+                found.expect(same, || format!("event {} (`{}`) is not what its block says", event.sequence, event.id));
+            }
+        }
+        let stored = self.tree().scan_prefix([key::CHUNK]).count() as u64;
+        found.expect(stored == chunks, || format!("there are {stored} pieces of blocks, and blocks have {chunks}"));
+        let ids = self.tree().scan_prefix([key::SEEN]).count() as u64;
+        let events = found.events;
+        found.expect(ids == events, || format!("{ids} ids are known, and {events} events are there"));
+        Ok(())
+    }
+
+    /// Whatever names an alert names one that is there.
+    fn verify_references(
+        &self,
+        found: &mut Verified,
+        alerts: &HashSet<AlertId>,
+        last: Sequence,
+    ) -> Result<(), StoreError> {
+        let mut missing: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let mut named = |what: &'static str, alert: Option<AlertId>| {
+            if alert.is_none_or(|alert| !alerts.contains(&alert)) {
+                *missing.entry(what).or_default() += 1;
+            }
+        };
+        let prefix = |name: &[u8]| name.get(1..17).and_then(|id| id.try_into().ok()).map(AlertId::from_bytes);
+        for name in self.tree().scan_prefix([key::ALERT_TIME]).keys() {
+            named("entries of the alerts' times", key::alert_at_end(&name?));
+        }
+        for name in self.tree().scan_prefix([key::MATCH]).keys() {
+            let name = name?;
+            named("matches", prefix(&name));
+            let number = key::number_at_end(&name).unwrap_or(u64::MAX);
+            found.expect(number <= last.0, || format!("a match names event {number}, which was never stored"));
+        }
+        for name in self.tree().scan_prefix([key::CHANGE_OF]).keys() {
+            let name = name?;
+            named("changes", prefix(&name));
+            let number = key::number_at_end(&name).unwrap_or(0);
+            let there = self.tree().contains_key(key::change(number))?;
+            found.expect(there, || format!("change {number} of an alert is missing"));
+        }
+        for item in self.tree().scan_prefix([key::DELIVERY]) {
+            if let Ok(delivery) = value::from_json::<Delivery>("a delivery", &item?.1) {
+                named("deliveries", Some(delivery.alert));
+            }
+        }
+        for name in self.tree().scan_prefix([key::SILENCED]).keys() {
+            named("silenced alerts", key::alert_at_end(&name?));
+        }
+        for (what, count) in missing {
+            found.wrong(|| format!("{count} {what} name alerts that are not there"));
+        }
+        Ok(())
+    }
+}
