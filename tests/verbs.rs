@@ -101,7 +101,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
       |
       = help: copy the organization ID from admin.atlassian.com: letters, digits and `-`
 
-    error[E101]: `base_url`: the key would travel unencrypted: use `https` (`http` is for loopback only)
+    error[E101]: `base_url`: what is sent would travel unencrypted: use `https` (`http` is for loopback only)
       --> watchbell.toml:10:12
        |
     10 | base_url = "http://api.atlassian.com"
@@ -135,7 +135,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
     17 | kind = "slak"
        |        ^^^^^^
        |
-       = help: known here: `terminal`, `file`
+       = help: did you mean `slack`?
 
     error[E101]: `min_severity`: `loud` is not a severity: write `info`, `low`, `medium`, `high` or `critical`
       --> watchbell.toml:18:16
@@ -340,6 +340,9 @@ fn what_was_found_is_listed_and_shown() {
       ATT&CK    T1098
       message   bob did user_logged_in_as_user
 
+      what happened:
+        [TIME]  opened
+
       2 events, by arrival:
         e2
         e3
@@ -410,8 +413,11 @@ fn run_refuses_to_start_twice_and_stops_when_asked() {
         assert_eq!(second.code, Some(3));
         let holder = format!("in use by process {}", agent.0.id());
         assert!(second.stderr.contains(&holder), "{}", second.stderr);
-        // Other verbs cannot read beside it yet, and say so.
-        assert!(lab.watchbell(&["status"]).stderr.contains(&holder));
+        // Other verbs ask it.
+        let status = lab.watchbell(&["status"]);
+        assert!(status.stdout.contains(&format!("process {}", agent.0.id())), "{}{}", status.stdout, status.stderr);
+        // Those that need the store for themselves are refused.
+        assert!(lab.watchbell(&["store", "compact"]).stderr.contains(&holder));
         let id = rustix::process::Pid::from_raw(i32::try_from(agent.0.id()).unwrap()).unwrap();
         let asked = std::time::Instant::now();
         rustix::process::kill_process(id, signal).unwrap();

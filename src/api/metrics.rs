@@ -59,7 +59,7 @@ impl Sheet {
         for (labels, value) in values {
             family.get_or_create(&labels).set(value);
         }
-        self.0.register(name, help, family);
+        self.0.register(name, help.trim_end_matches('.'), family);
     }
 
     fn counter(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) {
@@ -67,7 +67,8 @@ impl Sheet {
         for (labels, value) in values {
             family.get_or_create(&labels).inc_by(value);
         }
-        self.0.register(name, help, family);
+        // The library ends the sentence.
+        self.0.register(name, help.trim_end_matches('.'), family);
     }
 }
 

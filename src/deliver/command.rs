@@ -85,7 +85,7 @@ impl Command {
         let shown = settings.program.display();
         let mut input = Vec::new();
         for value in json(message, settings.format).map_err(|error| error.to_string())? {
-            input.extend_from_slice(value.to_string().as_bytes());
+            input.extend_from_slice(value.as_bytes());
             input.push(b'\n');
         }
         let mut program = Program::new(&settings.program);

@@ -308,10 +308,10 @@ fn json_format(table: &mut TableReader<'_>) -> JsonFormat {
     format.unwrap_or_default()
 }
 
-/// A message as JSON: one object, or for OCSF one for each alert.
-fn json(message: &Message, format: JsonFormat) -> Result<Vec<serde_json::Value>, serde_json::Error> {
+/// A message as texts of JSON: one object, or for OCSF one for each alert.
+fn json(message: &Message, format: JsonFormat) -> Result<Vec<String>, serde_json::Error> {
     match format {
-        JsonFormat::Native => Ok(vec![serde_json::to_value(message)?]),
-        JsonFormat::Ocsf => Ok(ocsf::findings(message)),
+        JsonFormat::Native => Ok(vec![serde_json::to_string(message)?]),
+        JsonFormat::Ocsf => Ok(ocsf::findings(message).iter().map(ToString::to_string).collect()),
     }
 }

@@ -100,9 +100,12 @@ impl Webhook {
     async fn post(&self, message: &Message) -> Result<Verdict, OpenError> {
         let settings = &self.settings;
         let unusable = |error: String| OpenError::Unusable(error);
-        let mut values = json(message, settings.format).map_err(|error| unusable(error.to_string()))?;
-        let value = if values.len() == 1 { values.remove(0) } else { values.into() };
-        let body = serde_json::to_vec(&value).map_err(|error| unusable(error.to_string()))?;
+        let objects = json(message, settings.format).map_err(|error| unusable(error.to_string()))?;
+        let body = match objects.as_slice() {
+            [object] => object.clone(),
+            several => format!("[{}]", several.join(",")),
+        };
+        let body = body.into_bytes();
         // Secrets are read anew each time: they may have been replaced where they are kept.
         let url = settings.url()?;
         let id = message.key();

@@ -111,11 +111,16 @@ impl Store {
                 record.quarantined += appended.quarantined as u64;
                 batch.insert(key::source(&page.source), value::to_json(record)?);
             }
-            // A source that is never polled is known by its record as well.
-            None if !self.tree().contains_key(key::source(&page.source))? => {
-                batch.insert(key::source(&page.source), value::to_json(&SourceRecord::default())?);
+            None => {
+                let mut record = self.reader().source(&page.source)?.unwrap_or_default();
+                // The record of a source that is polled is its poller's; one that is not has nobody else to count.
+                if record.last_poll.is_none() && record.error.is_none() {
+                    record.stored += appended.stored as u64;
+                    record.duplicates += appended.duplicates as u64;
+                    record.quarantined += appended.quarantined as u64;
+                    batch.insert(key::source(&page.source), value::to_json(&record)?);
+                }
             }
-            None => {}
         }
         batch.insert(key::NEXT_SEQUENCE, next.0.to_be_bytes().as_slice());
         self.write(batch)?;

@@ -1,0 +1,46 @@
+//! A simulated organization that stays up: something to point an agent at, to try rules, destinations and operation on.
+//!
+//! `cargo run --example organization -- DIR` writes a configuration for it and the shipped rules into DIR, tells its story
+//! of ten minutes, and runs until it is stopped. Meanwhile: `watchbell --config DIR/watchbell.toml run`
+
+use std::{error::Error, fs, path::Path, time::Duration};
+
+use watchbell::{
+    rule::SHIPPED,
+    simulator::{Options, Simulator, Story, StoryLength},
+    time::{self, Clock},
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let directory = std::env::args().nth(1).ok_or("usage: organization DIR")?;
+    let directory = Path::new(&directory);
+    let start = time::after(Clock::system().now(), Duration::from_secs(5));
+    let length = StoryLength {
+        history: Duration::from_secs(6 * 3_600),
+        history_events: 2_000,
+        live: Duration::from_secs(10 * 60),
+    };
+    let options = Options::new(Story::tell(7, start, length));
+    let runtime = tokio::runtime::Runtime::new()?;
+    let simulator = runtime.block_on(Simulator::start(options.clone()))?;
+    for rule in SHIPPED {
+        let file = directory.join("rules").join(rule.path);
+        fs::create_dir_all(file.parent().unwrap_or(directory))?;
+        fs::write(file, rule.text)?;
+    }
+    fs::write(directory.join("key"), &options.key)?;
+    let config = format!(
+        "[[source]]\nname = \"simulated\"\norg_id = \"{}\"\nbase_url = \"{}\"\napi_key = {{ file = \"key\" }}\npoll_interval = \"1s\"\n\
+         rate_limit = 600\ndrop_off = \"5m\"\n\n[[destination]]\nname = \"file\"\nkind = \"file\"\npath = \"alerts.jsonl\"\n",
+        options.org_id,
+        simulator.base_url()
+    );
+    let file = directory.join("watchbell.toml");
+    if !file.exists() {
+        fs::write(&file, config)?;
+    }
+    println!("{} is on {}: {}", options.org_id, simulator.base_url(), file.display());
+    loop {
+        std::thread::park();
+    }
+}
