@@ -1,9 +1,12 @@
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use serde_json::Value;
-use watchbell::name::DestinationName;
+use watchbell::{
+    name::DestinationName,
+    time::{self, Clock},
+};
 
-use crate::support::{Lab, entry, evaluated, organization, rule};
+use crate::support::{Lab, collector::Collector, entry, evaluated, now, organization, rule};
 
 /// Detection rules whose alerts the lines of a file tell of. (That a delivery failed may be among them as well, by whether the
 /// check or the worker comes first.)
@@ -85,4 +88,133 @@ fn a_torn_line_stays_alone() {
     let text = fs::read_to_string(lab.path("out.jsonl")).unwrap();
     assert_eq!(text.lines().count(), 4);
     assert_eq!(text.lines().skip(1).filter(|line| serde_json::from_str::<Value>(line).is_ok()).count(), 3);
+}
+
+fn collector() -> (Collector, &'static tokio::runtime::Runtime) {
+    // As long as the test's process: servers outlive the agents that they serve.
+    let runtime = Box::leak(Box::new(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()));
+    (Collector::start(runtime), runtime)
+}
+
+fn hook(name: &str, collector: &Collector, more: &str) -> String {
+    format!("[[destination]]\nname = \"{name}\"\nkind = \"webhook\"\nurl = \"{}\"\n{more}\n", collector.url(&format!("/{name}")))
+}
+
+/// Ids of the detection alerts that messages tell of, each message a list.
+fn messages(collector: &Collector) -> Vec<(String, Vec<String>)> {
+    let rule = |alert: &Value| alert["rule"].as_str().unwrap().to_owned();
+    collector
+        .received()
+        .iter()
+        .map(|request| request.json())
+        .map(|message| {
+            let alerts = match message["alerts"].as_array() {
+                Some(alerts) => alerts.iter().map(rule).collect(),
+                None => vec![rule(&message["alert"])],
+            };
+            (message["notice"].as_str().unwrap().to_owned(), alerts)
+        })
+        .collect()
+}
+
+/// What is refused, or cannot be delivered in time, becomes a dead letter, which is told to the others and can be tried again.
+#[test]
+fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
+    let (service, _) = collector();
+    // One that takes nothing, and one that does not work.
+    service.always(|request| if request.path == "/refuses" { (400, "no".to_owned()) } else { (500, "down".to_owned()) });
+    let tables = [
+        hook("refuses", &service, "rules = [\"team.*\"]"),
+        hook("down", &service, "rules = [\"team.*\"]\ngive_up_after = \"1h\""),
+        destination("well", "well.jsonl", ""),
+    ];
+    let lab = lab(&tables.concat());
+    let (refuses, down) = (DestinationName::parse("refuses").unwrap(), DestinationName::parse("down").unwrap());
+    lab.run_agent_until(|reader| {
+        let outbox = reader.outbox().unwrap();
+        evaluated(reader, 1)
+            && outbox.get(&refuses).is_some_and(|owed| owed.given_up == 2 && owed.count == 0)
+            && outbox.get(&down).is_some_and(|owed| owed.error.is_some())
+    });
+    // Hours later it is given up as well.
+    let later = Clock::manual(time::after(now(), Duration::from_secs(5 * 3_600)));
+    let well = || fs::read_to_string(lab.path("well.jsonl")).unwrap_or_default();
+    lab.run_agent_with(&later, |reader| {
+        let given_up = reader.outbox().unwrap().get(&down).map(|owed| owed.given_up);
+        let told = ["Alerts to refuses were given up", "Alerts to down were given up"].iter().all(|title| well().contains(title));
+        given_up == Some(2) && told
+    });
+    // Neither was told that itself.
+    assert!(messages(&service).iter().all(|(_, rules)| rules.iter().all(|rule| rule.starts_with("team."))));
+    let dead = lab.watchbell(&["destinations", "dead", "refuses", "--format", "json"]);
+    assert_eq!(dead.stdout.lines().count(), 2);
+    assert!(dead.stdout.contains("127.0.0.1 answered 400 Bad Request: no"), "{}", dead.stdout);
+
+    // Put right, tried again, delivered; the alert about it resolves itself.
+    service.take();
+    service.always(|_| (200, String::new()));
+    assert!(lab.watchbell(&["destinations", "retry"]).stdout.contains("4 deliveries"));
+    let clock = Clock::system();
+    lab.run_agent_with(&clock, |reader| reader.outbox().unwrap().is_empty() && well().contains("Alerts are delivered again"));
+    let told: BTreeSet<Vec<String>> = messages(&service).into_iter().map(|(_, rules)| rules).collect();
+    assert_eq!(told, BTreeSet::from([vec!["team.low".to_owned()], vec!["team.high".to_owned()]]));
+    assert!(lab.watchbell(&["destinations", "dead"]).stderr.contains("nothing was given up"));
+}
+
+/// So many an hour, then one summary: nothing is dropped.
+#[test]
+fn more_than_the_rate_comes_as_one_summary() {
+    let (service, _) = collector();
+    let entries: Vec<Value> = (0..12).map(|number| entry(&format!("e{number}"), "x", number, "ann")).collect();
+    let lab = Lab::with_organization(organization(&entries), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let sources = config.split("[[destination]]").next().unwrap().to_owned();
+    lab.write("watchbell.toml", format!("{sources}\n{}", hook("limited", &service, "rate = 3\nrules = [\"team.*\"]")));
+    lab.write("rules/each.rhai", rule("team.each", "", "fn rule(event) { true }\nfn dedup(event) { event.id }"));
+    let limited = DestinationName::parse("limited").unwrap();
+    let owed = |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&limited).map_or(0, |owed| owed.count);
+    lab.run_agent_until(|reader| evaluated(reader, 12) && owed(reader) == 9);
+    assert_eq!(messages(&service).len(), 3);
+    // The next agent keeps to it as well.
+    let soon = Clock::manual(time::after(now(), Duration::from_secs(60)));
+    lab.run_agent_with(&soon, |reader| evaluated(reader, 12) && owed(reader) == 9);
+    assert_eq!(messages(&service).len(), 3);
+    // An hour later the rest comes together.
+    let later = Clock::manual(time::after(now(), Duration::from_secs(3_700)));
+    lab.run_agent_with(&later, |reader| owed(reader) == 0);
+    let messages = messages(&service);
+    assert_eq!(messages.len(), 4, "{messages:?}");
+    assert_eq!((messages[3].0.as_str(), messages[3].1.len()), ("rate_digest", 9));
+}
+
+#[test]
+fn tags_and_late_alerts_are_routed_as_configured() {
+    let (service, _) = collector();
+    // Two days old when they arrive.
+    let entries = [entry("1", "x", -172_800, "ann"), entry("2", "x", 0, "ann")];
+    let lab = Lab::with_organization(organization(&entries), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let sources = config.split("[[destination]]").next().unwrap().to_owned();
+    let tables = [
+        hook("tagged", &service, "tags = [\"admin*\"]\nlate = \"each\""),
+        destination("never", "never.jsonl", "late = \"never\"\nrules = [\"team.*\"]"),
+        destination("digest", "digest.jsonl", "rules = [\"team.*\"]"),
+    ];
+    lab.write("watchbell.toml", format!("{sources}\n{}", tables.concat()));
+    let each = "fn rule(event) { true }\nfn dedup(event) { event.id }";
+    lab.write("rules/tagged.rhai", rule("team.tagged", "tags: [\"administration\"]", each));
+    lab.write("rules/plain.rhai", rule("team.plain", "", each));
+    // Digests wait until no more late alerts come up; the agent's end is such a moment.
+    lab.run_agent_until(|reader| evaluated(reader, 2) && messages(&service).len() == 2);
+    let tagged: Vec<(String, Vec<String>)> = messages(&service);
+    assert!(tagged.iter().all(|(notice, rules)| notice == "opened" && *rules == ["team.tagged"]), "{tagged:?}");
+    let read = |name: &str| -> Vec<Value> {
+        let text = fs::read_to_string(lab.path(name)).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    assert!(read("never.jsonl").iter().all(|message| message["alert"]["late"] == false));
+    assert_eq!(read("never.jsonl").len(), 2);
+    let digest = read("digest.jsonl");
+    assert_eq!(digest.iter().filter(|message| message["notice"] == "late_digest").count(), 1, "{digest:?}");
+    assert_eq!(digest.len(), 3);
 }

@@ -14,12 +14,16 @@ mod support;
 
 /// The outbox: routing, failing destinations, rotation.
 mod deliver;
+/// Every kind of destination against a server on loopback.
+mod destination;
 /// What a match becomes: dedup, thresholds, escalation, fallbacks, late events.
 mod detection;
 /// Rules directories that change under a running agent.
 mod hot_reload;
 /// Project invariants: who imports whom, module docs, sizes of files.
 mod layers;
+/// A running agent: its socket, its verbs, alerts' life, silences, events in and out, metrics.
+mod operate;
 /// Promise 5: absent data never throws.
 mod promise_absent_data;
 /// Promise 3: a bad rule hurts only itself.
@@ -38,5 +42,7 @@ mod shipped_rules;
 mod source;
 /// The store: layout, retention, merging, disk use.
 mod store;
+/// Care of the store: damaged snapshots, verify, backup, compaction, recovery.
+mod store_care;
 /// The verbs: what they print and which code they exit with.
 mod verbs;

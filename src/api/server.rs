@@ -75,7 +75,6 @@ impl Socket {
     pub async fn serve(self, desk: Desk, stop: CancellationToken) {
         let router = Router::new()
             .route("/v1/ask", post(ask))
-            .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(middleware::from_fn(no_browsers))
             .with_state(desk);
         serve(Listener::Socket(self.listener), router, stop).await;
@@ -233,6 +232,10 @@ async fn ask(
     let json = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == b"application/json");
     if !json {
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "a question is application/json\n").into_response();
+    }
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY as u64) {
+        return (StatusCode::PAYLOAD_TOO_LARGE, "the question is too large\n").into_response();
     }
     activity.moved();
     let body = tokio::time::timeout(REQUEST_TIME, axum::body::to_bytes(request.into_body(), MAX_BODY)).await;

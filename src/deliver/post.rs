@@ -59,7 +59,7 @@ impl Service {
     }
 
     /// What an answer means for the message that was sent. `secrets` never appear in it.
-    pub(super) fn verdict(&self, answer: &Answer, secrets: &[&str]) -> Verdict {
+    pub(super) fn verdict<S: AsRef<str>>(&self, answer: &Answer, secrets: &[S]) -> Verdict {
         let status = answer.status;
         let words = words(&answer.body, secrets);
         if status.is_success() {
@@ -75,10 +75,16 @@ impl Service {
     }
 }
 
+/// What makes a URL a secret: the long parts of its path, and the values of its query.
+pub(super) fn secret_parts(url: &Url) -> Vec<String> {
+    let path = url.path_segments().into_iter().flatten().filter(|part| part.len() >= 8).map(str::to_owned);
+    path.chain(url.query_pairs().map(|(_, value)| value.into_owned())).collect()
+}
+
 /// The beginning of an answer, as words behind a colon; nothing if it says nothing.
-fn words(body: &[u8], secrets: &[&str]) -> String {
+fn words<S: AsRef<str>>(body: &[u8], secrets: &[S]) -> String {
     let mut text = String::from_utf8_lossy(body.get(..300).unwrap_or(body)).into_owned();
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+    for secret in secrets.iter().map(AsRef::as_ref).filter(|secret| !secret.is_empty()) {
         text = text.replace(secret, "…");
     }
     let text = super::message::printable(text.trim());

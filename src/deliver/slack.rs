@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     Destination, Message, OpenError, Sending, Verdict,
     message::{clipped, digest_line, fields, headline, more, SHOWN},
-    post::Service,
+    post::{Service, secret_parts},
 };
 use crate::{
     alert::Severity,
@@ -56,9 +56,9 @@ impl Destination for Slack {
                 Ok(url) => url,
                 Err(error) => return Verdict::retry(error.to_string()),
             };
-            let secret = url.path().to_owned();
+            let secrets = secret_parts(&url);
             match self.service.ask(self.service.request(Method::POST, url).json(&body(message))).await {
-                Ok(answer) => self.service.verdict(&answer, &[&secret]),
+                Ok(answer) => self.service.verdict(&answer, &secrets),
                 Err(verdict) => verdict,
             }
         })

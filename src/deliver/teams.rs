@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     Destination, Message, OpenError, Sending, Verdict,
     message::{clipped, digest_line, fields, headline, more, SHOWN},
-    post::Service,
+    post::{Service, secret_parts},
     slack::secret_url,
 };
 use crate::{alert::Severity, secret::SecretOrigin, settings::TableReader, time::Clock};
@@ -46,10 +46,9 @@ impl Destination for Teams {
                 Ok(url) => url,
                 Err(error) => return Verdict::retry(error.to_string()),
             };
-            // The signature in the query is what makes the URL a secret.
-            let secret = url.query().unwrap_or_default().to_owned();
+            let secrets = secret_parts(&url);
             match self.service.ask(self.service.request(Method::POST, url).json(&body(message))).await {
-                Ok(answer) => self.service.verdict(&answer, &[&secret]),
+                Ok(answer) => self.service.verdict(&answer, &secrets),
                 Err(verdict) => verdict,
             }
         })

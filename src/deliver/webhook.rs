@@ -12,7 +12,7 @@ use reqwest::{
 };
 use secrecy::ExposeSecret;
 
-use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format, post::Service};
+use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format, post::{Service, secret_parts}};
 use crate::{
     http,
     secret::{Secret, SecretOrText, SecretOrigin},
@@ -112,7 +112,7 @@ impl Webhook {
         let timestamp = self.clock.now().as_second();
         let mut request = self
             .service
-            .request(Method::POST, url)
+            .request(Method::POST, url.clone())
             .header("content-type", "application/json")
             .header("idempotency-key", &id)
             .header("webhook-id", &id)
@@ -121,20 +121,22 @@ impl Webhook {
             let key = key_bytes(Secret::load_text(origin)?.expose()).map_err(unusable)?;
             request = request.header("webhook-signature", sign(&key, &id, timestamp, &body));
         }
-        let mut secrets = Vec::new();
+        let mut secrets = match &settings.url {
+            SecretOrText::Secret(_) => secret_parts(&url),
+            SecretOrText::Text(_) => Vec::new(),
+        };
         for (name, value) in &settings.headers {
             let value = value.load()?;
             let mut header = HeaderValue::from_str(value.expose_secret())
                 .map_err(|_| unusable(format!("the value of `{name}` cannot be sent in a header")))?;
             header.set_sensitive(true);
             request = request.header(name, header);
-            secrets.push(value);
+            secrets.push(value.expose_secret().to_owned());
         }
         let answer = match self.service.ask(request.body(body)).await {
             Ok(answer) => answer,
             Err(verdict) => return Ok(verdict),
         };
-        let secrets: Vec<&str> = secrets.iter().map(ExposeSecret::expose_secret).collect();
         Ok(self.service.verdict(&answer, &secrets))
     }
 }

@@ -147,14 +147,17 @@ impl Worker {
             let rated = !self.updates_an_incident(&delivery);
             if rated && let Some(free) = self.held_until(now) {
                 self.status.send_modify(|status| status.held_until = Some(free));
+                if !self.record.holding {
+                    self.record.holding = true;
+                    self.store.save_destination(&self.settings.name, &self.record)?;
+                }
                 // Updates of what is known already do not wait for that.
                 for update in deliveries.filter(|other| self.updates_an_incident(other)).collect::<Vec<_>>() {
                     self.send_one(update).await?;
                 }
                 return Ok(Some(free));
             }
-            let held = self.status.borrow().held_until.is_some();
-            if rated && held {
+            if rated && self.record.holding {
                 self.status.send_modify(|status| status.held_until = None);
                 let mut held = vec![delivery];
                 let (updates, rest): (Vec<Delivery>, Vec<Delivery>) =
@@ -263,6 +266,7 @@ impl Worker {
                 self.record.last_delivered = Some(now);
                 if self.settings.rate.is_some() {
                     self.record.sent.push(now);
+                    self.record.holding = false;
                 }
                 let reference = message.single().and(reference);
                 self.store.settle(&deliveries, Some(&self.record), reference.as_deref())?;

@@ -226,6 +226,6 @@ pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Resu
     fs::rename(&new, &path).map_err(directory)?;
     drop(lock);
     // The format is checked, and the store is ready.
-    Store::open(data_dir)?;
+    Store::open_patiently(data_dir, super::LETTING_GO)?;
     Ok(Restored { entries, kept })
 }

@@ -12,6 +12,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -48,6 +49,8 @@ pub use verify::Verified;
 
 /// The version of the layout that this program writes.
 pub const FORMAT: u32 = 1;
+/// How long sled may take to let go of a store that this process has closed.
+const LETTING_GO: Duration = Duration::from_secs(5);
 /// sled's default is 1 GiB.
 const CACHE_BYTES: u64 = 48 * 1024 * 1024;
 
@@ -159,6 +162,20 @@ impl Store {
             opened => opened.map_err(|error| open_error(error, data_dir, &path))?,
         };
         Self::over(db, path)
+    }
+
+    /// Opens the store, waiting up to `patience` for whoever has it open. sled itself lets go of a store only some
+    /// milliseconds after it was closed.
+    pub fn open_patiently(data_dir: &Path, patience: Duration) -> Result<Self, StoreError> {
+        let began = Instant::now();
+        loop {
+            match Self::open(data_dir) {
+                Err(StoreError::Locked { .. }) if began.elapsed() < patience => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                opened => return opened,
+            }
+        }
     }
 
     fn over(db: sled::Db, path: PathBuf) -> Result<Self, StoreError> {

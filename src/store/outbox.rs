@@ -75,6 +75,9 @@ pub struct DestinationRecord {
     pub last_delivered: Option<Timestamp>,
     /// When the messages of the last hour were sent, where their number is limited.
     pub sent: Vec<Timestamp>,
+    /// Messages were held back by that limit, and come together once more may be sent.
+    #[serde(default)]
+    pub holding: bool,
 }
 
 impl Store {
@@ -106,6 +109,17 @@ impl Store {
         if let (Some(record), Some(delivery)) = (record, deliveries.first()) {
             batch.insert(key::destination(&delivery.destination), value::to_json(record)?);
         }
+        self.write(batch)
+    }
+
+    /// Saves what is known of a destination.
+    pub fn save_destination(
+        &self,
+        destination: &DestinationName,
+        record: &DestinationRecord,
+    ) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        batch.insert(key::destination(destination), value::to_json(record)?);
         self.write(batch)
     }
 

@@ -135,7 +135,7 @@ pub fn compact(data_dir: &Path) -> Result<Compacted, StoreError> {
         .map_err(|error| directory(error.into()))?;
     drop(store);
     fs::remove_dir_all(&new).map_err(directory)?;
-    let after = Store::open(data_dir)?.size_on_disk()?;
+    let after = Store::open_patiently(data_dir, super::LETTING_GO)?.size_on_disk()?;
     Ok(Compacted { before, after })
 }
 
@@ -178,7 +178,7 @@ pub fn recover(
     fs::rename(&new, &path).map_err(directory)?;
     fs::remove_dir_all(&copy).map_err(directory)?;
     drop(lock);
-    Store::open(data_dir)?;
+    Store::open_patiently(data_dir, super::LETTING_GO)?;
     Ok(found)
 }
 

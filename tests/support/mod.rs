@@ -1,6 +1,8 @@
 //! What tests share. A [`Lab`] is a temporary directory with a simulated organization in it, on which the binary or an agent
 //! in this process runs.
 
+pub(crate) mod collector;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -244,7 +246,8 @@ impl Lab {
 
     /// The store of an agent that no longer runs.
     pub(crate) fn reader(&self) -> (Store, Reader) {
-        let store = Store::open(&self.config().data_dir).unwrap();
+        // sled lets go of a store some milliseconds after it was closed.
+        let store = Store::open_patiently(&self.config().data_dir, Duration::from_secs(10)).unwrap();
         let reader = store.reader();
         (store, reader)
     }

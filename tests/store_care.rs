@@ -1,0 +1,312 @@
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value;
+use watchbell::{
+    event::IncomingEvent,
+    name::{Sequence, SourceName},
+    simulator::Options,
+    store::{Commit, Page, ScanFilter, SourceRecord, Store, StoreError, Verified},
+    time::{self, Clock},
+};
+
+use crate::support::{Lab, alerts, base, entry, evaluated, rule, scenario, stored_ids};
+
+/// sled lets go of a store some milliseconds after it was closed.
+fn open(directory: &Path) -> Result<Store, StoreError> {
+    Store::open_patiently(directory, Duration::from_secs(10))
+}
+
+fn source() -> SourceName {
+    SourceName::parse("test").unwrap()
+}
+
+/// Writes much and removes much, so that sled uses parts of its log again.
+fn churn(directory: &Path, days: std::ops::Range<u64>) -> Store {
+    let store = open(directory).unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut record = SourceRecord::default();
+    for day in days {
+        let at = time::after(base(), Duration::from_secs(day * 86_400));
+        for page in 0..20 {
+            let events = (0..100)
+                .map(|number| {
+                    let mut given = entry(&format!("e{day}-{page}-{number}"), "x", 0, "ann");
+                    given["attributes"]["time"] = at.to_string().into();
+                    let text: String = std::iter::repeat_with(|| random.alphanumeric()).take(500).collect();
+                    given["attributes"]["filler"] = text.into();
+                    IncomingEvent::parse(&given.to_string()).unwrap()
+                })
+                .collect();
+            store.append_page(Page::new(source(), at, events), &mut record).unwrap();
+        }
+        let mark = store.reader().last_sequence().unwrap();
+        store.writing().commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
+        store.remove_before(time::before(at, Duration::from_secs(86_400))).unwrap();
+    }
+    store
+}
+
+/// Everything in a store, to compare.
+fn contents(store: &Store) -> (Vec<watchbell::event::Event>, Sequence, Verified) {
+    let events = store.reader().scan(ScanFilter::default()).map(Result::unwrap).collect();
+    (events, store.reader().mark().unwrap(), store.verify().unwrap())
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &target) } else { fs::copy(&path, &target).map(drop).unwrap() }
+    }
+}
+
+fn snapshots(directory: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(directory.join("store"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("snap."))
+        .collect();
+    found.sort();
+    found
+}
+
+/// sled refuses a damaged snapshot; the log alone is enough, whatever has become of the snapshot.
+#[test]
+fn a_damaged_snapshot_costs_nothing() {
+    let origin = tempfile::tempdir().unwrap();
+    drop(churn(origin.path(), 0..4));
+    // sled writes a snapshot when it opens; what is written after that is in the log only.
+    let store = churn(origin.path(), 4..8);
+    let expected = contents(&store);
+    assert_eq!(expected.2.wrong, 0, "{:#?}", expected.2);
+    assert_eq!(expected.0.len(), 4_000, "most has been removed again");
+    drop(store);
+    let snapshot = snapshots(origin.path()).pop().expect("sled wrote one when it was opened");
+    let bytes = fs::read(&snapshot).unwrap();
+    let name = snapshot.file_name().unwrap().to_string_lossy().into_owned();
+
+    let mut damages: Vec<(String, Vec<(String, Vec<u8>)>)> = vec![
+        ("empty".to_owned(), vec![(name.clone(), Vec::new())]),
+        ("left half written".to_owned(), vec![(format!("{name}.generating"), bytes[..bytes.len() / 3].to_vec())]),
+        ("a newer one left empty".to_owned(), vec![("snap.FFFFFFFFFFFFFFF0.generating".to_owned(), Vec::new())]),
+        ("a newer one of nonsense".to_owned(), vec![("snap.FFFFFFFFFFFFFFF1".to_owned(), vec![0x5a; 4_096])]),
+        (
+            "both".to_owned(),
+            vec![(name.clone(), vec![0; 64]), (format!("{name}.generating"), bytes[..20].to_vec())],
+        ),
+    ];
+    for cut in [1, 11, 12, 13, bytes.len() / 2, bytes.len() - 1] {
+        damages.push((format!("cut after {cut} bytes"), vec![(name.clone(), bytes[..cut].to_vec())]));
+    }
+    let mut random = fastrand::Rng::with_seed(9);
+    for _ in 0..12 {
+        let mut flipped = bytes.clone();
+        let at = random.usize(..flipped.len());
+        flipped[at] ^= 1 << random.u8(..8);
+        damages.push((format!("a bit of byte {at} of {} flipped", bytes.len()), vec![(name.clone(), flipped)]));
+    }
+    for (what, files) in damages {
+        let directory = tempfile::tempdir().unwrap();
+        copy(origin.path(), directory.path());
+        for (name, bytes) in files {
+            fs::write(directory.path().join("store").join(name), bytes).unwrap();
+        }
+        let store = open(directory.path()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(contents(&store), expected, "{what}");
+        // It goes on as if nothing had been.
+        let event = IncomingEvent::parse(&entry("new", "x", 0, "ann").to_string()).unwrap();
+        store.append_page(Page::new(source(), base(), vec![event]), &mut SourceRecord::default()).unwrap();
+        drop(store);
+        let store = open(directory.path()).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+        assert_eq!(store.reader().scan(ScanFilter::default()).count(), 4_001, "{what}");
+        let beside = fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(beside, 1, "nothing is left beside the store: {what}");
+    }
+}
+
+/// Where the log itself is damaged nothing is deleted, and the message says where the data is and what to do.
+#[test]
+fn a_damaged_log_is_left_alone_and_told() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(churn(directory.path(), 0..1));
+    for snapshot in snapshots(directory.path()) {
+        fs::write(snapshot, b"damaged beyond all repair").unwrap();
+    }
+    // The meta page is among the first things in the log.
+    let log = directory.path().join("store/db");
+    let mut bytes = fs::read(&log).unwrap();
+    for byte in &mut bytes[..] {
+        *byte ^= 0xff;
+    }
+    fs::write(&log, &bytes).unwrap();
+    let before: Vec<PathBuf> = snapshots(directory.path());
+    match open(directory.path()) {
+        Err(error @ (StoreError::Unopenable { .. } | StoreError::Foreign { .. } | StoreError::Disk(_))) => {
+            assert!(!error.to_string().is_empty());
+        }
+        // sled takes a log without one readable segment for an empty one.
+        Ok(store) => assert_eq!(store.reader().last_sequence().unwrap(), Sequence(0)),
+        Err(other) => panic!("{other}"),
+    }
+    let _ = before;
+}
+
+#[test]
+fn verify_finds_what_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = churn(directory.path(), 0..1);
+    assert_eq!(store.verify().unwrap().problems, Vec::<String>::new());
+    drop(store);
+    // Behind the store's back: a block loses a piece, an id its event, an alert is nonsense.
+    let db = sled::open(directory.path().join("store")).unwrap();
+    let first = |prefix: u8| db.scan_prefix([prefix]).keys().next().unwrap().unwrap();
+    db.remove(first(b'e')).unwrap();
+    db.remove(first(b'i')).unwrap();
+    db.insert([b"a".as_slice(), &[7; 16]].concat(), b"\x01{}").unwrap();
+    db.insert([b"x".as_slice(), &[9; 16], &1_u64.to_be_bytes()].concat(), b"e1").unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let found = open(directory.path()).unwrap().verify().unwrap();
+    let problems = found.problems.join("\n");
+    for wanted in ["a block", "pieces of blocks", "an alert", "matches name alerts that are not there"] {
+        assert!(problems.contains(wanted), "{wanted}: {problems}");
+    }
+}
+
+const TWO_RULES: [(&str, &str); 2] = [
+    ("rules/each.rhai", "fn rule(event) { event.action == \"x\" }\nfn dedup(event) { event.id }"),
+    ("rules/by_actor.rhai", "fn rule(event) { true }\nfn dedup(event) { event.actor.id }"),
+];
+
+fn recent(count: i64) -> Vec<Value> {
+    let start = time::before(Clock::system().now(), Duration::from_secs(7_200));
+    let offset = start.as_second() - base().as_second();
+    (0..count).map(|index| entry(&format!("e{index:04}"), if index % 7 == 0 { "x" } else { "y" }, offset + index, "ann")).collect()
+}
+
+fn lab(events: i64) -> Lab {
+    let lab = Lab::with_organization(Options { page_limit: 50, ..Options::new(scenario(&recent(events))) }, "drop_off = \"30d\"");
+    for (path, functions) in TWO_RULES {
+        lab.write(path, rule(&format!("team.{}", &path[6..path.len() - 5]), "", functions));
+    }
+    lab.run_agent_with(&Clock::system(), |reader| {
+        evaluated(reader, u64::try_from(events).unwrap()) && reader.outbox().unwrap().is_empty()
+    });
+    lab
+}
+
+#[test]
+fn a_backup_is_the_store_again() {
+    let lab = lab(400);
+    let expected = contents(&lab.reader().0);
+    let before = alerts(&lab.reader().1);
+    let run = |arguments: &[&str]| lab.watchbell(arguments);
+    assert_eq!(run(&["store", "backup", "copy.wb"]).code, Some(0));
+    assert_eq!(run(&["store", "backup", "copy.wb"]).code, Some(3), "it is there already");
+    // Not over a store that is there, nor from what is no backup.
+    let refused = run(&["store", "restore", "copy.wb"]);
+    assert!(refused.code == Some(3) && refused.stderr.contains("--replace"), "{}", refused.show());
+    let bytes = fs::read(lab.path("copy.wb")).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    for (name, bytes) in [("cut", &bytes[..bytes.len() - 9]), ("flipped", &flipped[..]), ("other", b"hello".as_slice())] {
+        lab.write(name, bytes);
+        let refused = run(&["store", "restore", name, "--replace"]);
+        assert_eq!(refused.code, Some(3), "{name}: {}", refused.show());
+        assert_eq!(contents(&lab.reader().0), expected, "{name}: the store is as it was");
+    }
+    // Whatever came after the backup is gone, and kept aside.
+    lab.write("more.jsonl", entry("later", "x", 0, "ann").to_string());
+    assert_eq!(run(&["events", "import", "more.jsonl", "--source", "other"]).code, Some(0));
+    let restored = run(&["store", "restore", "copy.wb", "--replace"]);
+    assert_eq!(restored.code, Some(0), "{}", restored.show());
+    assert_eq!(contents(&lab.reader().0), expected);
+    assert_eq!(alerts(&lab.reader().1), before);
+    let kept: Vec<_> = fs::read_dir(lab.path("data")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(kept.iter().any(|name| name.to_string_lossy().starts_with("store.replaced-")), "{kept:?}");
+    assert_eq!(run(&["store", "verify"]).code, Some(0));
+}
+
+#[test]
+fn compaction_makes_it_smaller_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = churn(directory.path(), 0..8);
+    let expected = contents(&store);
+    drop(store);
+    let compacted = watchbell::store::compact(directory.path()).unwrap();
+    assert!(compacted.after < compacted.before, "{compacted:?}");
+    let store = open(directory.path()).unwrap();
+    assert_eq!(contents(&store), expected);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+/// Part of the store is lost: what can be read is saved, the rest is fetched again, and nobody is told anything twice.
+#[test]
+fn what_is_lost_is_fetched_again_and_told_once() {
+    let lab = lab(400);
+    let told = fs::read_to_string(lab.path("alerts.jsonl")).unwrap();
+    let (ids, before) = {
+        let (_store, reader) = lab.reader();
+        (stored_ids(&reader), alerts(&reader))
+    };
+    // Half of the blocks lose a piece, and a source its record.
+    {
+        let db = sled::open(lab.path("data/store")).unwrap();
+        let pieces: Vec<_> = db.scan_prefix(b"e").keys().map(Result::unwrap).collect();
+        for piece in pieces.iter().step_by(2) {
+            db.remove(piece).unwrap();
+        }
+        db.insert(db.scan_prefix(b"c").keys().next().unwrap().unwrap(), b"nonsense").unwrap();
+        db.flush().unwrap();
+    }
+    assert_eq!(lab.watchbell(&["store", "verify"]).code, Some(1));
+    let recovered = lab.watchbell(&["store", "recover", "--format", "json"]);
+    let found: Value = serde_json::from_str(&recovered.stdout).unwrap_or_else(|_| panic!("{}", recovered.show()));
+    let saved = found["events"].as_u64().unwrap();
+    assert!(saved > 0 && saved < 400, "{found}");
+    assert_eq!(found["lost_events"], 400 - saved);
+    let kept = Path::new(found["kept"].as_str().unwrap()).file_name().unwrap().to_owned();
+    assert!(lab.path("data").join(kept).join("db").exists());
+    let verified = lab.watchbell(&["store", "verify"]);
+    assert_eq!(verified.code, Some(0), "{}", verified.show());
+
+    lab.run_agent_with(&Clock::system(), |reader| {
+        let record = reader.sources().unwrap().into_values().next().unwrap();
+        evaluated(reader, 1) && record.refetch.is_none() && reader.event_totals().unwrap().0 == 400
+    });
+    let (store, reader) = lab.reader();
+    let mut again = stored_ids(&reader);
+    again.sort();
+    let mut ids = ids;
+    ids.sort();
+    assert_eq!(again, ids);
+    assert_eq!(alerts(&reader), before, "as they were: none is new, none has grown");
+    assert_eq!(fs::read_to_string(lab.path("alerts.jsonl")).unwrap(), told, "nobody was told twice");
+    assert_eq!(store.verify().unwrap().wrong, 0);
+}
+
+/// Even of a store that sled cannot read at all a new one is made, and the old one is kept.
+#[test]
+fn recovery_begins_anew_where_nothing_can_be_read() {
+    let lab = lab(60);
+    let log = lab.path("data/store/db");
+    let mut file = fs::OpenOptions::new().write(true).open(&log).unwrap();
+    file.write_all(&vec![0x77; usize::try_from(fs::metadata(&log).unwrap().len()).unwrap()]).unwrap();
+    drop(file);
+    let recovered = lab.watchbell(&["store", "recover"]);
+    assert_eq!(recovered.code, Some(0), "{}", recovered.show());
+    assert!(recovered.stdout.contains("saved 0 events and 0 alerts"), "{}", recovered.show());
+    // What had been evaluated is not told again: all of it happened before the store was last written to.
+    fs::remove_file(lab.path("alerts.jsonl")).unwrap();
+    lab.run_agent_with(&Clock::system(), |reader| {
+        let record = reader.sources().unwrap().into_values().next().unwrap();
+        evaluated(reader, 60) && record.refetch.is_none()
+    });
+    assert!(alerts(&lab.reader().1).is_empty());
+}
