@@ -2,7 +2,7 @@
 //!
 //! sled 0.34 keeps snapshots of its page table beside its log, only to start faster. After an abrupt stop it may find one half
 //! written, and then refuses to open (its issues 1527 and 1533). The log alone is enough: without snapshots it is read from the
-//! beginning. So snapshots are moved aside, and removed once the store has opened without them.
+//! beginning.
 
 use std::{
     fs::{self, File},
@@ -75,7 +75,8 @@ fn is_snapshot(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap."))
 }
 
-/// Opens a store that sled refused, without its snapshots. If that fails as well they are put back.
+/// Opens a store that sled refused, without its snapshots. sled changes what it opens, so it is tried on the store itself only
+/// while a copy stands beside it: if the log alone does not bring everything back, the copy takes the store's place again.
 pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db, StoreError> {
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
     let refused = |detail: String| StoreError::Unopenable { path: path.to_owned(), detail };
@@ -89,28 +90,35 @@ pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db
     if snapshots.is_empty() {
         return Err(refused("its log is corrupted".to_owned()));
     }
-    let kept = aside(data_dir, "snapshots", "damaged");
-    fs::create_dir_all(&kept).map_err(unusable)?;
-    let moved: Vec<(PathBuf, PathBuf)> = snapshots
-        .into_iter()
-        .filter_map(|from| from.file_name().map(|name| kept.join(name)).map(|to| (from, to)))
-        .collect();
-    for (from, to) in &moved {
-        fs::rename(from, to).map_err(unusable)?;
+    let kept = data_dir.join("store.as-it-was");
+    if kept.exists() {
+        // A copy that an earlier attempt did not finish.
+        fs::remove_dir_all(&kept).map_err(unusable)?;
+    }
+    if let Err(error) = copy_directory(path, &kept, &|_| true) {
+        fs::remove_dir_all(&kept).ok();
+        return Err(refused(format!("a snapshot is damaged, and there is no room for a copy to repair it on: {error}")));
+    }
+    for snapshot in &snapshots {
+        fs::remove_file(snapshot).map_err(unusable)?;
     }
     drop(lock);
-    match sled_open(path) {
+    let opened = sled_open(path).and_then(|db| match db.get(key::FORMAT)? {
+        Some(_) => Ok(db),
+        // A log that cannot be read is an empty one to sled.
+        None => Err(sled::Error::Corruption { at: None, bt: () }),
+    });
+    match opened {
         Ok(db) => {
             tracing::warn!(store = %path.display(), "a snapshot of the store was damaged, as after an abrupt stop: the store was opened from its log, and nothing is lost");
-            // They say nothing that the log does not.
             fs::remove_dir_all(&kept).map_err(unusable)?;
             Ok(db)
         }
         Err(error) => {
-            for (from, to) in &moved {
-                fs::rename(to, from).map_err(unusable)?;
-            }
-            fs::remove_dir(&kept).ok();
+            let tried = aside(data_dir, "tried", "repair");
+            fs::rename(path, &tried).map_err(unusable)?;
+            fs::rename(&kept, path).map_err(unusable)?;
+            fs::remove_dir_all(&tried).map_err(unusable)?;
             Err(refused(error.to_string()))
         }
     }
@@ -163,7 +171,7 @@ pub fn recover(
     if copy.exists() {
         fs::remove_dir_all(&copy).map_err(directory)?;
     }
-    copy_directory(&path, &copy).map_err(directory)?;
+    copy_directory(&path, &copy, &|path| !is_snapshot(path)).map_err(directory)?;
     let mut found = Recovered::default();
     let mut pairs = match sled_open(&copy) {
         Ok(db) => salvage(&db, &mut found),
@@ -182,17 +190,17 @@ pub fn recover(
     Ok(found)
 }
 
-fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
+fn copy_directory(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().mode(0o700).create(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?.path();
         let Some(name) = entry.file_name() else { continue };
-        if is_snapshot(&entry) {
+        if !wanted(&entry) {
             continue;
         }
         if entry.is_dir() {
-            copy_directory(&entry, &to.join(name))?;
+            copy_directory(&entry, &to.join(name), wanted)?;
         } else {
             fs::copy(&entry, to.join(name))?;
         }
