@@ -32,6 +32,8 @@ mod promise_bad_rule;
 mod promise_crash;
 /// Promise 2: replaying what was evaluated gives the alerts that were raised.
 mod promise_replay_is_live;
+/// No secret gets into anything that is written or printed.
+mod promise_secrets;
 /// Promise 4: silence is never mistaken for safety.
 mod promise_silence;
 /// What README says is what the program does.
