@@ -3,7 +3,7 @@
 //! `cargo run --example organization -- DIR` writes a configuration for it and the shipped rules into DIR, tells its story
 //! of ten minutes, and runs until it is stopped. Meanwhile: `watchbell --config DIR/watchbell.toml run`
 
-use std::{error::Error, fs, path::Path, time::Duration};
+use std::{error::Error, fs, io::Write, path::Path, time::Duration};
 
 use watchbell::{
     rule::SHIPPED,
@@ -39,7 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !file.exists() {
         fs::write(&file, config)?;
     }
-    println!("{} is on {}: {}", options.org_id, simulator.base_url(), file.display());
+    let told = format!("{} is on {}: {}\n", options.org_id, simulator.base_url(), file.display());
+    std::io::stdout().write_all(told.as_bytes())?;
     loop {
         std::thread::park();
     }

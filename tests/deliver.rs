@@ -92,12 +92,17 @@ fn a_torn_line_stays_alone() {
 
 fn collector() -> (Collector, &'static tokio::runtime::Runtime) {
     // As long as the test's process: servers outlive the agents that they serve.
-    let runtime = Box::leak(Box::new(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()));
+    let runtime = Box::leak(Box::new(
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap(),
+    ));
     (Collector::start(runtime), runtime)
 }
 
 fn hook(name: &str, collector: &Collector, more: &str) -> String {
-    format!("[[destination]]\nname = \"{name}\"\nkind = \"webhook\"\nurl = \"{}\"\n{more}\n", collector.url(&format!("/{name}")))
+    format!(
+        "[[destination]]\nname = \"{name}\"\nkind = \"webhook\"\nurl = \"{}\"\n{more}\n",
+        collector.url(&format!("/{name}"))
+    )
 }
 
 /// Ids of the detection alerts that messages tell of, each message a list.
@@ -122,7 +127,8 @@ fn messages(collector: &Collector) -> Vec<(String, Vec<String>)> {
 fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
     let (service, _) = collector();
     // One that takes nothing, and one that does not work.
-    service.always(|request| if request.path == "/refuses" { (400, "no".to_owned()) } else { (500, "down".to_owned()) });
+    service
+        .always(|request| if request.path == "/refuses" { (400, "no".to_owned()) } else { (500, "down".to_owned()) });
     let tables = [
         hook("refuses", &service, "rules = [\"team.*\"]"),
         hook("down", &service, "rules = [\"team.*\"]\ngive_up_after = \"1h\""),
@@ -141,7 +147,9 @@ fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
     let well = || fs::read_to_string(lab.path("well.jsonl")).unwrap_or_default();
     lab.run_agent_with(&later, |reader| {
         let given_up = reader.outbox().unwrap().get(&down).map(|owed| owed.given_up);
-        let told = ["Alerts to refuses were given up", "Alerts to down were given up"].iter().all(|title| well().contains(title));
+        let told = ["Alerts to refuses were given up", "Alerts to down were given up"]
+            .iter()
+            .all(|title| well().contains(title));
         given_up == Some(2) && told
     });
     // Neither was told that itself.
@@ -155,7 +163,9 @@ fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
     service.always(|_| (200, String::new()));
     assert!(lab.watchbell(&["destinations", "retry"]).stdout.contains("4 deliveries"));
     let clock = Clock::system();
-    lab.run_agent_with(&clock, |reader| reader.outbox().unwrap().is_empty() && well().contains("Alerts are delivered again"));
+    lab.run_agent_with(&clock, |reader| {
+        reader.outbox().unwrap().is_empty() && well().contains("Alerts are delivered again")
+    });
     let told: BTreeSet<Vec<String>> = messages(&service).into_iter().map(|(_, rules)| rules).collect();
     assert_eq!(told, BTreeSet::from([vec!["team.low".to_owned()], vec!["team.high".to_owned()]]));
     assert!(lab.watchbell(&["destinations", "dead"]).stderr.contains("nothing was given up"));

@@ -113,7 +113,10 @@ fn over_http(collector: &Collector, lab: &Lab) -> BTreeMap<&'static str, String>
         ("teams", "kind = \"teams\"\nurl = { file = \"teams-url\" }".to_owned()),
         (
             "pagerduty",
-            format!("kind = \"pagerduty\"\nrouting_key = {{ file = \"secret\" }}\nurl = \"{}\"", collector.url("/v2/enqueue")),
+            format!(
+                "kind = \"pagerduty\"\nrouting_key = {{ file = \"secret\" }}\nurl = \"{}\"",
+                collector.url("/v2/enqueue")
+            ),
         ),
         (
             "jira",
@@ -316,8 +319,7 @@ fn pagerduty_has_one_incident_for_an_alert() {
     let collector = Collector::start(&bench.runtime);
     collector.always(|_| (202, r#"{"status":"success","message":"Event processed"}"#.to_owned()));
     let mut pagerduty = bench.open(&over_http(&collector, &bench.lab)["pagerduty"]);
-    let notices =
-        [Notice::Opened, Notice::Escalated, Notice::Acknowledged, Notice::Resolved, Notice::Reopened];
+    let notices = [Notice::Opened, Notice::Escalated, Notice::Acknowledged, Notice::Resolved, Notice::Reopened];
     for notice in notices {
         delivered(bench.send(&mut pagerduty, &Message::alert(notice, alert()), None));
     }
@@ -331,7 +333,10 @@ fn pagerduty_has_one_incident_for_an_alert() {
     }
     assert!(received[..5].iter().all(|event| event["dedup_key"] == alert().id.to_string()));
     let payload = &received[0]["payload"];
-    assert_eq!((&payload["summary"], &payload["severity"]), (&json!("ann@example.com became an admin"), &json!("error")));
+    assert_eq!(
+        (&payload["summary"], &payload["severity"]),
+        (&json!("ann@example.com became an admin"), &json!("error"))
+    );
     assert_eq!((&payload["source"], &payload["class"]), (&json!("test"), &json!("team.admin.added")));
     assert_eq!(payload["timestamp"], "2026-03-01T12:00:00Z");
     assert_eq!(payload["custom_details"]["context"]["target"], "target@example.com");
@@ -341,7 +346,8 @@ fn pagerduty_has_one_incident_for_an_alert() {
         let alert = Alert { severity, ..alert() };
         delivered(bench.send(&mut pagerduty, &Message::alert(Notice::Opened, alert), None));
     }
-    let severities: Vec<Value> = collector.take().iter().map(|event| event.json()["payload"]["severity"].clone()).collect();
+    let severities: Vec<Value> =
+        collector.take().iter().map(|event| event.json()["payload"]["severity"].clone()).collect();
     assert_eq!(severities, ["info", "info", "warning", "error", "critical"]);
 }
 
@@ -365,9 +371,10 @@ fn jira(collector: &Collector) -> Arc<Mutex<Vec<(String, String)>>> {
                 labels.extend(body["fields"]["labels"].as_array().unwrap().clone());
                 (201, json!({ "id": "1", "key": "SEC-7" }).to_string())
             }
-            ("GET", "issue/SEC-7/transitions") => {
-                (200, json!({ "transitions": [{ "id": "11", "name": "Start" }, { "id": "31", "name": "Done" }] }).to_string())
-            }
+            ("GET", "issue/SEC-7/transitions") => (
+                200,
+                json!({ "transitions": [{ "id": "11", "name": "Start" }, { "id": "31", "name": "Done" }] }).to_string(),
+            ),
             ("POST", "issue/SEC-7/transitions") => (204, String::new()),
             ("POST", "issue/SEC-7/comment") => (201, json!({ "id": "5" }).to_string()),
             other => (404, format!("{other:?}")),
@@ -382,7 +389,8 @@ fn jira_has_one_issue_for_an_alert() {
     let collector = Collector::start(&bench.runtime);
     let calls = jira(&collector);
     let mut destination = bench.open(&over_http(&collector, &bench.lab)["jira"]);
-    let names = || -> Vec<String> { std::mem::take(&mut *calls.lock().unwrap()).into_iter().map(|(name, _)| name).collect() };
+    let names =
+        || -> Vec<String> { std::mem::take(&mut *calls.lock().unwrap()).into_iter().map(|(name, _)| name).collect() };
 
     let receipt = delivered(bench.send(&mut destination, &opened(), None));
     assert_eq!((receipt.reference.as_deref(), receipt.answer.as_str()), (Some("SEC-7"), "issue SEC-7 created"));
@@ -424,7 +432,8 @@ fn certificate(lab: &Lab) -> Arc<rustls::ServerConfig> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     lab.write("ca.pem", made.cert.pem());
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
+    let config =
+        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
     Arc::new(config.unwrap())
 }
 
@@ -565,7 +574,9 @@ fn syslog_over_udp_tcp_and_tls() {
     let bench = Bench::new();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let table = |protocol: &str, port: u16, more: &str| {
-        format!("kind = \"syslog\"\nhost = \"localhost\"\nport = {port}\nprotocol = \"{protocol}\"\nfacility = 13\n{more}")
+        format!(
+            "kind = \"syslog\"\nhost = \"localhost\"\nport = {port}\nprotocol = \"{protocol}\"\nfacility = 13\n{more}"
+        )
     };
     // `localhost` may be an IPv6 address first.
     let udp = table("udp", socket.local_addr().unwrap().port(), "").replace("localhost", "127.0.0.1");
@@ -651,7 +662,6 @@ fn a_command_gets_json_and_nothing_of_our_environment() {
 /// A kind that is added here without a test of its own is noticed.
 #[test]
 fn every_kind_is_tested() {
-    let tested =
-        ["terminal", "file", "webhook", "slack", "teams", "pagerduty", "jira", "email", "syslog", "command"];
+    let tested = ["terminal", "file", "webhook", "slack", "teams", "pagerduty", "jira", "email", "syslog", "command"];
     assert!(KINDS.iter().all(|kind| tested.contains(kind)), "{KINDS:?}");
 }

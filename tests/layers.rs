@@ -124,9 +124,9 @@ fn dependencies_stay_behind_their_owner() {
         for (used, owners) in &owners {
             // `sd_notify::` is not `notify::`.
             let code = code(&text);
-            let named = code.match_indices(used).any(|(at, _)| {
-                !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
-            });
+            let named = code
+                .match_indices(used)
+                .any(|(at, _)| !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_'));
             if named && !owners.contains(&module.as_str()) {
                 wrong.push(format!("{} uses `{used}`", path.display()));
             }

@@ -17,7 +17,11 @@ use crate::support::{Finished, Lab, Running, base, collector::Collector, entry, 
 
 /// A rule that matches everything, an alert for each event.
 fn each(id: &str) -> String {
-    rule(id, "dedup_period: \"7d\"", "fn rule(event) { true }\nfn title(event) { `${event.actor.name} did ${event.action}` }\nfn dedup(event) { event.id }")
+    rule(
+        id,
+        "dedup_period: \"7d\"",
+        "fn rule(event) { true }\nfn title(event) { `${event.actor.name} did ${event.action}` }\nfn dedup(event) { event.id }",
+    )
 }
 
 /// Entries that happened just now: the agents here are processes with the machine's clock.
@@ -27,7 +31,12 @@ fn recent(count: usize) -> Vec<Value> {
     (0..count)
         .map(|index| {
             let actor = if index % 2 == 0 { "ann" } else { "bob" };
-            entry(&format!("e{index:03}"), &format!("action_{}", index % 5), offset + i64::try_from(index).unwrap(), actor)
+            entry(
+                &format!("e{index:03}"),
+                &format!("action_{}", index % 5),
+                offset + i64::try_from(index).unwrap(),
+                actor,
+            )
         })
         .collect()
 }
@@ -84,7 +93,10 @@ fn every_looking_verb_answers_alike_with_and_without_an_agent() {
     let alert = lines(&lab.watchbell(&["alerts", "list", "--format", "json", "--limit", "1"]))[0]["id"].clone();
     let alert = alert.as_str().unwrap().to_owned();
     assert_eq!(lab.watchbell(&["alerts", "ack", &alert, "--author", "ann", "-m", "mine"]).code, Some(0));
-    assert_eq!(lab.watchbell(&["silence", "add", "--rule", "nothing.*", "--for", "2h", "--author", "ann"]).code, Some(0));
+    assert_eq!(
+        lab.watchbell(&["silence", "add", "--rule", "nothing.*", "--for", "2h", "--author", "ann"]).code,
+        Some(0)
+    );
     let verbs: Vec<Vec<&str>> = vec![
         vec!["events", "list"],
         vec!["events", "list", "--actor", "ann", "--action", "action_1", "--format", "json"],
@@ -261,8 +273,12 @@ fn events_go_in_and_out_byte_for_byte() {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(text.as_bytes()).unwrap();
     lab.write("lines.jsonl.gz", encoder.finish().unwrap());
-    lab.write("page.json", serde_json::to_string_pretty(&json!({ "data": [entries[0], { "id": "x" }], "meta": {} })).unwrap());
-    let imported = lab.watchbell(&["events", "import", "lines.jsonl.gz", "page.json", "--source", "old", "--format", "json"]);
+    lab.write(
+        "page.json",
+        serde_json::to_string_pretty(&json!({ "data": [entries[0], { "id": "x" }], "meta": {} })).unwrap(),
+    );
+    let imported =
+        lab.watchbell(&["events", "import", "lines.jsonl.gz", "page.json", "--source", "old", "--format", "json"]);
     let imported: Value = serde_json::from_str(&imported.stdout).unwrap_or_else(|_| panic!("{}", imported.show()));
     assert_eq!(imported, json!({ "stored": 1_300, "duplicates": 1, "quarantined": 1 }));
     let mut import = lab.command(&["events", "import", "-", "--source", "kept", "--no-evaluate"]);
@@ -310,7 +326,8 @@ fn tail_follows_from_one_agent_to_the_next() {
     let lab = lab(&recent(5));
     let agent = start(&lab, 5);
     let mut tail = lab.command(&["events", "tail", "-f", "-n", "2", "--format", "json"]);
-    let mut tail = Running(tail.stdout(fs::File::create(lab.path("tail")).unwrap()).stderr(Stdio::null()).spawn().unwrap());
+    let mut tail =
+        Running(tail.stdout(fs::File::create(lab.path("tail")).unwrap()).stderr(Stdio::null()).spawn().unwrap());
     let seen = || fs::read_to_string(lab.path("tail")).unwrap().lines().count();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert!(runtime.block_on(eventually(|| seen() == 2)));
@@ -356,11 +373,14 @@ fn the_socket_refuses_what_it_should() {
     // A page in a browser says where it comes from.
     assert!(raw(&lab, &ask(status, "origin: http://evil.example\r\n")).contains("403"));
     assert!(raw(&lab, &ask(status, "sec-fetch-site: cross-site\r\n")).contains("403"));
-    let form = ask(status, "").iter().map(|byte| *byte as char).collect::<String>().replace("application/json", "text/plain");
+    let form =
+        ask(status, "").iter().map(|byte| *byte as char).collect::<String>().replace("application/json", "text/plain");
     assert!(raw(&lab, form.as_bytes()).contains("415"));
     assert!(raw(&lab, b"GET /v1/ask HTTP/1.1\r\nhost: a\r\n\r\n").contains("405"));
     assert!(raw(&lab, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").contains("404"));
-    for nonsense in ["", "{}", "[]", r#"{"ask":"format_the_disk"}"#, r#"{"ask":"events","unknown":1}"#, &"[".repeat(100_000)] {
+    for nonsense in
+        ["", "{}", "[]", r#"{"ask":"format_the_disk"}"#, r#"{"ask":"events","unknown":1}"#, &"[".repeat(100_000)]
+    {
         assert!(raw(&lab, &ask(nonsense, "")).contains("400"), "{nonsense:.40}");
     }
     assert!(raw(&lab, b"\x16\x03\x01 no http at all \r\n\r\n").contains("400"));
@@ -371,7 +391,8 @@ fn the_socket_refuses_what_it_should() {
     assert!(raw(&lab, &ask(status, &format!("x: {}\r\n", "y".repeat(200_000)))).contains("431"));
 
     // Hundreds that say nothing: the others wait their turn, and get it.
-    let idle: Vec<UnixStream> = (0..100).filter_map(|_| UnixStream::connect(lab.path("data/agent.sock")).ok()).collect();
+    let idle: Vec<UnixStream> =
+        (0..100).filter_map(|_| UnixStream::connect(lab.path("data/agent.sock")).ok()).collect();
     assert!(idle.len() >= 64);
     drop(idle);
     let finished = lab.watchbell(&["status"]);
@@ -409,7 +430,10 @@ fn metrics_and_health_say_whether_the_agent_does_its_job() {
     let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
     lab.write(
         "watchbell.toml",
-        format!("{config}\n[metrics]\nlisten = \"127.0.0.1:{port}\"\n[heartbeat]\nurl = \"{}\"\nevery = \"1s\"\n", beats.url("/ping/1")),
+        format!(
+            "{config}\n[metrics]\nlisten = \"127.0.0.1:{port}\"\n[heartbeat]\nurl = \"{}\"\nevery = \"1s\"\n",
+            beats.url("/ping/1")
+        ),
     );
     lab.write("rules/broken.rhai", "const RULE = #{");
     let agent = start(&lab, 20);
@@ -440,7 +464,12 @@ fn metrics_and_health_say_whether_the_agent_does_its_job() {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("403"), "{answer}");
     let runtime = tokio_runtime();
-    assert!(runtime.block_on(eventually(|| beats.received().iter().any(|beat| beat.method == "GET" && beat.path == "/ping/1"))));
+    assert!(
+        runtime.block_on(eventually(|| beats
+            .received()
+            .iter()
+            .any(|beat| beat.method == "GET" && beat.path == "/ping/1")))
+    );
     // A second agent finds the port taken, and says so.
     let other = Lab::with_organization(Options::new(scenario(&[])), "");
     let config = fs::read_to_string(other.path("watchbell.toml")).unwrap();
@@ -523,7 +552,8 @@ fn an_agent_under_load_is_asked_everything_at_once() {
     // A webhook that works again gets everything that is owed.
     hook.always(|_| (200, String::new()));
     drop(agent);
-    let told: BTreeSet<String> = hook.received().iter().map(|request| request.header("webhook-id").to_owned()).collect();
+    let told: BTreeSet<String> =
+        hook.received().iter().map(|request| request.header("webhook-id").to_owned()).collect();
     assert!(!told.is_empty());
 }
 

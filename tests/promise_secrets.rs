@@ -56,7 +56,8 @@ fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
     let service = Collector::start(runtime);
     // A service that is down, and repeats what it was sent.
     service.always(|request| {
-        let headers: Vec<String> = request.headers.values().map(|value| value.to_str().unwrap_or("").to_owned()).collect();
+        let headers: Vec<String> =
+            request.headers.values().map(|value| value.to_str().unwrap_or("").to_owned()).collect();
         (500, format!("{} {} {}", request.path, headers.join(" "), String::from_utf8_lossy(&request.body)))
     });
     for name in NAMES {

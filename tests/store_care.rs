@@ -96,10 +96,7 @@ fn a_damaged_snapshot_costs_nothing() {
         ("left half written".to_owned(), vec![(format!("{name}.generating"), bytes[..bytes.len() / 3].to_vec())]),
         ("a newer one left empty".to_owned(), vec![("snap.FFFFFFFFFFFFFFF0.generating".to_owned(), Vec::new())]),
         ("a newer one of nonsense".to_owned(), vec![("snap.FFFFFFFFFFFFFFF1".to_owned(), vec![0x5a; 4_096])]),
-        (
-            "both".to_owned(),
-            vec![(name.clone(), vec![0; 64]), (format!("{name}.generating"), bytes[..20].to_vec())],
-        ),
+        ("both".to_owned(), vec![(name.clone(), vec![0; 64]), (format!("{name}.generating"), bytes[..20].to_vec())]),
     ];
     for cut in [1, 11, 12, 13, bytes.len() / 2, bytes.len() - 1] {
         damages.push((format!("cut after {cut} bytes"), vec![(name.clone(), bytes[..cut].to_vec())]));
@@ -195,11 +192,16 @@ const TWO_RULES: [(&str, &str); 2] = [
 fn recent(count: i64) -> Vec<Value> {
     let start = time::before(Clock::system().now(), Duration::from_secs(7_200));
     let offset = start.as_second() - base().as_second();
-    (0..count).map(|index| entry(&format!("e{index:04}"), if index % 7 == 0 { "x" } else { "y" }, offset + index, "ann")).collect()
+    (0..count)
+        .map(|index| entry(&format!("e{index:04}"), if index % 7 == 0 { "x" } else { "y" }, offset + index, "ann"))
+        .collect()
 }
 
 fn lab(events: i64) -> Lab {
-    let lab = Lab::with_organization(Options { page_limit: 50, ..Options::new(scenario(&recent(events))) }, "drop_off = \"30d\"");
+    let lab = Lab::with_organization(
+        Options { page_limit: 50, ..Options::new(scenario(&recent(events))) },
+        "drop_off = \"30d\"",
+    );
     for (path, functions) in TWO_RULES {
         lab.write(path, rule(&format!("team.{}", &path[6..path.len() - 5]), "", functions));
     }
@@ -223,7 +225,8 @@ fn a_backup_is_the_store_again() {
     let bytes = fs::read(lab.path("copy.wb")).unwrap();
     let mut flipped = bytes.clone();
     flipped[bytes.len() / 2] ^= 1;
-    for (name, bytes) in [("cut", &bytes[..bytes.len() - 9]), ("flipped", &flipped[..]), ("other", b"hello".as_slice())] {
+    for (name, bytes) in [("cut", &bytes[..bytes.len() - 9]), ("flipped", &flipped[..]), ("other", b"hello".as_slice())]
+    {
         lab.write(name, bytes);
         let refused = run(&["store", "restore", name, "--replace"]);
         assert_eq!(refused.code, Some(3), "{name}: {}", refused.show());

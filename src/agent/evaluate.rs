@@ -38,7 +38,7 @@ pub struct Progress {
     pub rules_run: u64,
     /// Calls that failed.
     pub failures: u64,
-    /// Alerts opened, by severity, in the order of [`Severity::ALL`].
+    /// Alerts opened, by severity, in the order of [`crate::alert::Severity::ALL`].
     pub alerts: [u64; 5],
     /// Alerts that a silence kept from being delivered.
     pub silenced: u64,
@@ -169,7 +169,13 @@ impl Evaluator {
         self.record(outcome, state, None, 0)
     }
 
-    fn record(&self, outcome: Outcome, state: StateChanges, mark: Option<Sequence>, events: u64) -> Result<(), StoreError> {
+    fn record(
+        &self,
+        outcome: Outcome,
+        state: StateChanges,
+        mark: Option<Sequence>,
+        events: u64,
+    ) -> Result<(), StoreError> {
         for (rule, error) in &outcome.failures {
             tracing::debug!(%rule, "rule failed: {error}");
         }

@@ -151,9 +151,7 @@ impl Agent {
         let mut destinations = Vec::new();
         for settings in &config.destinations {
             let opened = settings.open(&options.terminal, &options.clock);
-            destinations.push(
-                opened.map_err(|error| AgentError::Destination { name: settings.name.clone(), error })?,
-            );
+            destinations.push(opened.map_err(|error| AgentError::Destination { name: settings.name.clone(), error })?);
         }
         let metrics = config.metrics.map(listen).transpose()?;
         let store = Store::open(&config.data_dir)?;

@@ -104,8 +104,11 @@ impl Client {
         mut each: impl FnMut(T) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         let mut parse = |item: &str| {
-            let item = serde_json::from_str(item)
-                .map_err(|error| ClientError::Agent(format!("its answer is not understood ({error}); is it as old or new as this program?")))?;
+            let item = serde_json::from_str(item).map_err(|error| {
+                ClientError::Agent(format!(
+                    "its answer is not understood ({error}); is it as old or new as this program?"
+                ))
+            })?;
             each(item)
         };
         match self {
@@ -183,7 +186,8 @@ impl Remote {
                 // Only what is new can end a line.
                 let mut search = buffer.len();
                 buffer.extend_from_slice(&chunk);
-                while let Some(end) = buffer.get(search..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n')) {
+                while let Some(end) = buffer.get(search..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
+                {
                     let end = search + end;
                     let line = buffer.get(start..end).unwrap_or_default();
                     start = end + 1;

@@ -8,7 +8,8 @@ use super::{
     Status, allowed,
     status::{Health, Running},
     wire::{
-        AlertDetails, AlertQuery, BackupPart, ChangeLine, Count, EventQuery, EventTotals, FetchAnswer, Request, RuleEntry,
+        AlertDetails, AlertQuery, BackupPart, ChangeLine, Count, EventQuery, EventTotals, FetchAnswer, Request,
+        RuleEntry,
     },
 };
 use crate::{
@@ -100,7 +101,13 @@ fn put<T: Serialize>(sink: Sink<'_>, item: &T) -> Result<(), DeskError> {
 
 impl Desk {
     /// A desk on a store; beside a running agent, with what that adds.
-    pub fn new(store: Store, recorder: Recorder, settings: DeskSettings, clock: Clock, live: Option<Arc<dyn Live>>) -> Self {
+    pub fn new(
+        store: Store,
+        recorder: Recorder,
+        settings: DeskSettings,
+        clock: Clock,
+        live: Option<Arc<dyn Live>>,
+    ) -> Self {
         Self { store, settings: Arc::new(settings), clock, live, recorder }
     }
 
@@ -169,7 +176,8 @@ impl Desk {
                 Ok(())
             }
             Request::Handle { alert, action, author, comment } => {
-                let remark = Remark { author: author_of(&author)?, at: self.clock.now(), comment: comment_of(comment)? };
+                let remark =
+                    Remark { author: author_of(&author)?, at: self.clock.now(), comment: comment_of(comment)? };
                 let alert = self.handle(alert, action, remark)?;
                 put(sink, &alert)
             }
@@ -309,11 +317,8 @@ fn events(reader: &Reader, query: EventQuery, sink: Sink<'_>) -> Result<(), Desk
         source: query.source,
         after: Sequence(query.after.unwrap_or(0)),
     };
-    let events: Box<dyn Iterator<Item = Result<Event, StoreError>>> = if query.newest_first {
-        Box::new(reader.scan_newest_first(filter))
-    } else {
-        Box::new(reader.scan(filter))
-    };
+    let events: Box<dyn Iterator<Item = Result<Event, StoreError>>> =
+        if query.newest_first { Box::new(reader.scan_newest_first(filter)) } else { Box::new(reader.scan(filter)) };
     let by_actor = |event: &Result<Event, StoreError>| match (event, &query.actor) {
         (Ok(event), Some(actor)) => event.evidence().mentions(actor),
         _ => true,

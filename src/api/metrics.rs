@@ -97,7 +97,11 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
         status.sources.iter().map(|state| (source(&state.name), number(state.record.quarantined))),
     );
     sheet.gauge("events_kept", "Events in the store.", [(none(), number(status.events.stored))]);
-    sheet.gauge("evaluation_backlog", "Events stored and not evaluated yet.", [(none(), number(status.events.backlog))]);
+    sheet.gauge(
+        "evaluation_backlog",
+        "Events stored and not evaluated yet.",
+        [(none(), number(status.events.backlog))],
+    );
     sheet.gauge(
         "source_lag_seconds",
         "How long the newest events took to arrive.",
@@ -121,9 +125,10 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
     sheet.gauge(
         "source_drop_off",
         "1 if a log drop-off alert is open.",
-        status.sources.iter().filter_map(|state| {
-            Some((source(&state.name), f64::from(u8::from(state.drop_off.as_ref()?.alarm))))
-        }),
+        status
+            .sources
+            .iter()
+            .filter_map(|state| Some((source(&state.name), f64::from(u8::from(state.drop_off.as_ref()?.alarm))))),
     );
     sheet.counter(
         "rule_matches",
@@ -144,7 +149,8 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
         ("alerts_open", "Alerts nobody has dealt with.", status.open_alerts),
         ("alerts_acknowledged", "Alerts that somebody is at.", status.acknowledged_alerts),
     ] {
-        let counts = counts.by_severity().map(|(severity, count)| (vec![("severity", severity.to_string())], number(count)));
+        let counts =
+            counts.by_severity().map(|(severity, count)| (vec![("severity", severity.to_string())], number(count)));
         sheet.gauge(name, help, counts);
     }
     let destination = |name: &crate::name::DestinationName| vec![("destination", name.to_string())];

@@ -37,7 +37,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Desk, metrics, wire::{Line, Request, WireError}, desk::DeskError};
+use super::{
+    Desk,
+    desk::DeskError,
+    metrics,
+    wire::{Line, Request, WireError},
+};
 
 /// Connections at a time; more wait their turn.
 const CONNECTIONS: usize = 64;
@@ -73,10 +78,7 @@ impl Socket {
 
     /// Answers until `stop`.
     pub async fn serve(self, desk: Desk, stop: CancellationToken) {
-        let router = Router::new()
-            .route("/v1/ask", post(ask))
-            .layer(middleware::from_fn(no_browsers))
-            .with_state(desk);
+        let router = Router::new().route("/v1/ask", post(ask)).layer(middleware::from_fn(no_browsers)).with_state(desk);
         serve(Listener::Socket(self.listener), router, stop).await;
         // Left behind, it would only be in the way.
         std::fs::remove_file(&self.path).ok();
@@ -262,7 +264,9 @@ async fn ask(
         let send = |line: String| {
             let line = Bytes::from(line);
             // A reader that does not read is left alone after a while.
-            runtime.block_on(async { tokio::time::timeout(STALLED, sender.send(line)).await }).is_ok_and(|sent| sent.is_ok())
+            runtime
+                .block_on(async { tokio::time::timeout(STALLED, sender.send(line)).await })
+                .is_ok_and(|sent| sent.is_ok())
         };
         let result = desk.answer(question, &mut |item| {
             count += 1;

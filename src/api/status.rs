@@ -265,10 +265,8 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
     for settings in &desk.settings.sources {
         records.entry(settings.name.clone()).or_default();
     }
-    let sources = records
-        .into_iter()
-        .map(|(name, record)| source_state(desk, &agent, &alarms, name, record, now))
-        .collect();
+    let sources =
+        records.into_iter().map(|(name, record)| source_state(desk, &agent, &alarms, name, record, now)).collect();
     let mut outbox = reader.outbox()?;
     let mut destinations = Vec::new();
     let configured = desk.settings.destinations.iter();
@@ -299,13 +297,7 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
         now,
         last_alive: reader.alive()?,
         sources,
-        events: EventState {
-            stored,
-            bytes,
-            last: last.0,
-            evaluated: mark.0,
-            backlog: last.0.saturating_sub(mark.0),
-        },
+        events: EventState { stored, bytes, last: last.0, evaluated: mark.0, backlog: last.0.saturating_sub(mark.0) },
         open_alerts: open,
         acknowledged_alerts: acknowledged,
         rules,

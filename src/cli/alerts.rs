@@ -126,8 +126,7 @@ impl Handling {
                 if context.is_json() {
                     return Ok(context.output.json_line(&alert)?);
                 }
-                let disposition =
-                    alert.disposition.map_or_else(String::new, |disposition| format!(", {disposition}"));
+                let disposition = alert.disposition.map_or_else(String::new, |disposition| format!(", {disposition}"));
                 let line = format!("{}  {}{disposition}  {}", alert.id.short(), alert.status, alert.title);
                 Ok(context.output.line(&output::printable(&line))?)
             })?;

@@ -69,7 +69,9 @@ fn list(context: &mut Context) -> Result<(), CliError> {
         return Ok(());
     }
     let rows = status.destinations.iter().map(|state| row(state, &status)).collect();
-    Ok(context.output.table(&["destination", "kind", "owed", "oldest", "given up", "delivered", "last", "error"], rows)?)
+    Ok(context
+        .output
+        .table(&["destination", "kind", "owed", "oldest", "given up", "delivered", "last", "error"], rows)?)
 }
 
 fn row(state: &DestinationState, status: &Status) -> Vec<String> {
@@ -88,8 +90,7 @@ fn row(state: &DestinationState, status: &Status) -> Vec<String> {
 fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
     let config = context.config()?;
     let Some(settings) = config.destinations.iter().find(|settings| settings.name == *name) else {
-        let known: Vec<String> =
-            config.destinations.iter().map(|settings| format!("\"{}\"", settings.name)).collect();
+        let known: Vec<String> = config.destinations.iter().map(|settings| format!("\"{}\"", settings.name)).collect();
         return Err(CliError::Usage(format!("there is no destination \"{name}\": there are {}", known.join(", "))));
     };
     let clock = Clock::system();
@@ -120,7 +121,9 @@ fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
             failed = Some(answer.clone());
         }
         if context.is_json() {
-            context.output.json_line(&json!({ "destination": name, "sent": what, "result": word, "answer": answer }))?;
+            context
+                .output
+                .json_line(&json!({ "destination": name, "sent": what, "result": word, "answer": answer }))?;
         } else {
             context.output.line(&format!("{word:<8} {name} ({}), {what}: {answer}", settings.kind.name()))?;
         }

@@ -284,7 +284,8 @@ impl Import {
                         path.display()
                     ));
                 }
-                let entries = piece.events.iter().map(|event| &event.raw).chain(piece.rejected.iter().map(|entry| &entry.raw));
+                let entries =
+                    piece.events.iter().map(|event| &event.raw).chain(piece.rejected.iter().map(|entry| &entry.raw));
                 let mut batch: Vec<String> = Vec::new();
                 let mut bytes = 0;
                 for entry in entries {

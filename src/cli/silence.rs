@@ -81,7 +81,9 @@ impl Silences {
                         return Ok(context.output.json(&silence)?);
                     }
                     let silenced = output::count(silence.silenced, "alert");
-                    Ok(context.output.line(&format!("silence {} has ended: {silenced} came up during it", silence.id))?)
+                    Ok(context
+                        .output
+                        .line(&format!("silence {} has ended: {silenced} came up during it", silence.id))?)
                 })?;
                 Ok(())
             }

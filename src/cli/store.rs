@@ -97,7 +97,8 @@ fn verify(context: &mut Context) -> Result<(), CliError> {
 }
 
 fn backup(context: &mut Context, file: &Path) -> Result<(), CliError> {
-    let unwritable = |error: std::io::Error| CliError::Usage(format!("`{}` cannot be written: {error}", file.display()));
+    let unwritable =
+        |error: std::io::Error| CliError::Usage(format!("`{}` cannot be written: {error}", file.display()));
     let (_, client) = context.client()?;
     if file.exists() {
         return Err(CliError::Usage(format!("`{}` is there already", file.display())));
@@ -153,9 +154,11 @@ fn compact(context: &mut Context) -> Result<(), CliError> {
     if context.is_json() {
         return Ok(context.output.json(&compacted)?);
     }
-    Ok(context
-        .output
-        .line(&format!("{} before, {} now", output::size(compacted.before), output::size(compacted.after)))?)
+    Ok(context.output.line(&format!(
+        "{} before, {} now",
+        output::size(compacted.before),
+        output::size(compacted.after)
+    ))?)
 }
 
 fn recover(context: &mut Context) -> Result<(), CliError> {

@@ -104,7 +104,8 @@ impl Command {
         for (name, value) in &settings.environment {
             let value = value.load().map_err(|error| error.to_string())?;
             program.env(name, value.expose_secret());
-            if !matches!(settings.environment.iter().find(|(other, _)| other == name), Some((_, SecretOrText::Text(_)))) {
+            if !matches!(settings.environment.iter().find(|(other, _)| other == name), Some((_, SecretOrText::Text(_))))
+            {
                 secrets.push(value);
             }
         }
@@ -144,6 +145,10 @@ impl Command {
         }
         let said: String = printable(said.trim()).chars().take(300).collect();
         let said = if said.is_empty() { said } else { format!(": {said}") };
-        if status.success() { Ok(Verdict::delivered(format!("{status}{said}"))) } else { Err(format!("`{shown}` ended with {status}{said}")) }
+        if status.success() {
+            Ok(Verdict::delivered(format!("{status}{said}")))
+        } else {
+            Err(format!("`{shown}` ended with {status}{said}"))
+        }
     }
 }

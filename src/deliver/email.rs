@@ -193,8 +193,9 @@ impl Destination for Email {
 
 impl Email {
     fn failed(&self, error: &lettre::transport::smtp::Error) -> Verdict {
-        let causes: Vec<String> =
-            std::iter::successors(std::error::Error::source(error), |cause| cause.source()).map(ToString::to_string).collect();
+        let causes: Vec<String> = std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+            .map(ToString::to_string)
+            .collect();
         let cause = causes.last().map_or_else(String::new, |cause| format!(" ({cause})"));
         let reason = super::message::printable(&format!("{}: {error}{cause}", self.settings.host));
         // The mail itself is not taken. Everything else, wrong addresses and passwords too, may be put right.

@@ -170,9 +170,10 @@ pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String
     let show = |time: Timestamp| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     let source = alert.source.as_ref().map_or_else(String::new, |source| format!("  source {source}"));
     let rule = ("rule", format!("{}  alert {}{source}", alert.rule, alert.id.short()));
-    let by_a_person = alert.remark.as_ref().filter(|_| {
-        matches!(notice, Notice::Acknowledged | Notice::Resolved | Notice::Reopened | Notice::Commented)
-    });
+    let by_a_person = alert
+        .remark
+        .as_ref()
+        .filter(|_| matches!(notice, Notice::Acknowledged | Notice::Resolved | Notice::Reopened | Notice::Commented));
     if let Some(remark) = by_a_person {
         let disposition = match (notice, alert.disposition) {
             (Notice::Resolved, Some(disposition)) => format!(", {disposition}"),

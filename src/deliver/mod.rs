@@ -1,7 +1,7 @@
 //! Getting alerts to people. A destination says only whether a message arrived and whether trying again makes sense; when
 //! to try, when to give up, and what is owed is the worker's business, written once for all.
 //!
-//! A kind of destination is one file here and one line in [`kinds`].
+//! A kind of destination is one file here and one line in the list of `kinds!` below.
 
 use std::{future::Future, path::Path, pin::Pin, time::Duration};
 
@@ -289,8 +289,8 @@ impl Settings {
 }
 
 fn globs(table: &mut TableReader<'_>, key: &'static str) -> Option<GlobSet> {
-    let globs =
-        table.texts(key, |text| Glob::new(text).map_err(|error| format!("`{text}` is not a pattern: {}", error.kind())))?;
+    let globs = table
+        .texts(key, |text| Glob::new(text).map_err(|error| format!("`{text}` is not a pattern: {}", error.kind())))?;
     let mut set = GlobSetBuilder::new();
     for glob in globs {
         set.add(glob);

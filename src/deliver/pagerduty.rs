@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Destination, Message, OpenError, Sending, Verdict,
-    message::{clipped, digest_line, headline, SHOWN},
+    message::{SHOWN, clipped, digest_line, headline},
     post::Service,
 };
 use crate::{

@@ -139,7 +139,8 @@ impl Recorder {
     /// Ends a silence now; none if there is none of this number that has not ended.
     pub fn end_silence(&self, id: SilenceId, now: Timestamp) -> Result<Option<(Silence, Recorded)>, StoreError> {
         let mut writing = self.store.writing();
-        let found = self.store.reader().silences()?.into_iter().find(|silence| silence.id == id && silence.ended.is_none());
+        let found =
+            self.store.reader().silences()?.into_iter().find(|silence| silence.id == id && silence.ended.is_none());
         let Some(silence) = found else {
             return Ok(None);
         };

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Destination, Message, OpenError, Sending, Verdict,
-    message::{clipped, digest_line, fields, headline, more, SHOWN},
+    message::{SHOWN, clipped, digest_line, fields, headline, more},
     post::{Service, secret_parts},
     slack::secret_url,
 };

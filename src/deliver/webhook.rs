@@ -12,7 +12,10 @@ use reqwest::{
 };
 use secrecy::ExposeSecret;
 
-use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format, post::{Service, secret_parts}};
+use super::{
+    Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format,
+    post::{Service, secret_parts},
+};
 use crate::{
     http,
     secret::{Secret, SecretOrText, SecretOrigin},

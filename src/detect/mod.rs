@@ -50,11 +50,7 @@ pub fn rule_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec
 }
 
 /// What becomes of stored state through what a person did with an alert while no detector runs: see [`Detector::handled`].
-pub fn handled(
-    entries: impl IntoIterator<Item = (String, Vec<u8>)>,
-    alert: &Alert,
-    action: Action,
-) -> StateChanges {
+pub fn handled(entries: impl IntoIterator<Item = (String, Vec<u8>)>, alert: &Alert, action: Action) -> StateChanges {
     let mut state = State::restore(entries);
     state.handled(alert, action);
     state.take_changes()

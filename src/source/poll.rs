@@ -204,7 +204,8 @@ impl Poller {
             Err(error) => return self.failed(error),
         };
         let entries = page.entries();
-        let past = page.events.iter().filter_map(|event| event.processed).max().is_some_and(|newest| newest > refetch.until);
+        let past =
+            page.events.iter().filter_map(|event| event.processed).max().is_some_and(|newest| newest > refetch.until);
         let over = entries == 0 || past || page.next.is_none() || page.next == refetch.cursor;
         refetch.cursor.clone_from(&page.next);
         refetch.fetched += entries as u64;

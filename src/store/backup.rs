@@ -17,6 +17,9 @@ const END: u32 = u32::MAX;
 /// Values are a few kilobytes; detection state may be more.
 const MAX_LENGTH: u32 = 256 * 1024 * 1024;
 const PIECE: usize = 48 * 1024;
+/// A key and its value.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
+
 /// Pairs written at a time when a store is made.
 const BATCH: usize = 2_000;
 
@@ -110,7 +113,7 @@ struct Pairs<R: Read> {
 }
 
 impl<R: Read> Pairs<R> {
-    fn next_pair(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn next_pair(&mut self) -> Result<Option<Pair>, StoreError> {
         let length = self.number()?;
         if length == END {
             let mut count = [0; 8];
@@ -142,7 +145,7 @@ impl<R: Read> Pairs<R> {
 }
 
 impl<R: Read> Iterator for Pairs<R> {
-    type Item = Result<(Vec<u8>, Vec<u8>), StoreError>;
+    type Item = Result<Pair, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.over {
@@ -155,10 +158,7 @@ impl<R: Read> Iterator for Pairs<R> {
 }
 
 /// Makes a new sled database of pairs, whole and on disk, or nothing. Returns how many they were.
-pub(super) fn make(
-    path: &Path,
-    pairs: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>>,
-) -> Result<u64, StoreError> {
+pub(super) fn make(path: &Path, pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Result<u64, StoreError> {
     let directory = |error| StoreError::Directory { path: path.to_owned(), error };
     if path.exists() {
         // Left over from an attempt that did not finish.
@@ -203,7 +203,8 @@ pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Resu
     }
     // Held until the new store stands: no agent may start on the old one meanwhile.
     let lock = if occupied { Some(super::repair::lock(data_dir, &path)?) } else { None };
-    let mut input = BufReader::new(File::open(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))?);
+    let mut input =
+        BufReader::new(File::open(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))?);
     let mut magic = [0; MAGIC.len()];
     if input.read_exact(&mut magic).is_err() || magic != *MAGIC {
         return Err(unusable(format!("`{}` is no backup of watchbell's", file.display())));

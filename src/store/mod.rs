@@ -35,8 +35,8 @@ mod silence;
 mod value;
 mod verify;
 
-pub use backup::{Restored, restore};
 pub use alert::{Commit, Staged, Writing};
+pub use backup::{Restored, restore};
 pub use block::ScanFilter;
 pub use cursor::{Refetch, SourceError, SourceRecord};
 pub use event::{Appended, Page};
@@ -183,7 +183,17 @@ impl Store {
         let log = File::open(path.join("db")).map_err(unusable)?;
         restrict(&path).map_err(unusable)?;
         let tree = (*db).clone();
-        let store = Self { inner: Arc::new(Inner { db, tree, log, appending: Mutex::new(()), writing: Mutex::new(None), gate: RwLock::new(()), path }) };
+        let store = Self {
+            inner: Arc::new(Inner {
+                db,
+                tree,
+                log,
+                appending: Mutex::new(()),
+                writing: Mutex::new(None),
+                gate: RwLock::new(()),
+                path,
+            }),
+        };
         store.check_format()?;
         Ok(store)
     }

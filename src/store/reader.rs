@@ -368,7 +368,10 @@ impl Reader {
     /// What is known of a destination.
     pub fn destination(&self, destination: &DestinationName) -> Result<DestinationRecord, StoreError> {
         let bytes = self.tree.get(key::destination(destination))?;
-        bytes.map_or_else(|| Ok(DestinationRecord::default()), |bytes| value::from_json("a destination's record", &bytes))
+        bytes.map_or_else(
+            || Ok(DestinationRecord::default()),
+            |bytes| value::from_json("a destination's record", &bytes),
+        )
     }
 
     /// What a destination calls an alert, if it said.
@@ -385,7 +388,8 @@ impl Reader {
     /// Alerts that a silence kept from being delivered.
     pub fn silenced(&self, silence: SilenceId) -> Result<Vec<AlertId>, StoreError> {
         let keys = self.tree.scan_prefix(key::silenced(silence)).keys();
-        keys.map(|key| key::alert_at_end(&key?).ok_or_else(|| StoreError::damaged("a silenced alert", "its key"))).collect()
+        keys.map(|key| key::alert_at_end(&key?).ok_or_else(|| StoreError::damaged("a silenced alert", "its key")))
+            .collect()
     }
 
     /// The number of the last change of an alert; zero if there was none.

@@ -11,7 +11,8 @@ use std::{
 };
 
 use super::{
-    Delivery, DestinationRecord, Quarantined, Refetch, SourceRecord, Store, StoreError, backup,
+    Delivery, DestinationRecord, Quarantined, Refetch, SourceRecord, Store, StoreError,
+    backup::{self, Pair},
     block::{Contents, Directory},
     key, sled_open, value,
 };
@@ -51,12 +52,11 @@ pub struct Compacted {
 /// Holds sled's lock on a store, so that nobody opens it.
 pub(super) fn lock(data_dir: &Path, path: &Path) -> Result<File, StoreError> {
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(path.join("db")).map_err(unusable)?;
+    let file =
+        File::options().read(true).write(true).create(true).truncate(false).open(path.join("db")).map_err(unusable)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(_) => {
-            Err(StoreError::Locked { path: path.to_owned(), holder: super::holder(data_dir) })
-        }
+        Err(_) => Err(StoreError::Locked { path: path.to_owned(), holder: super::holder(data_dir) }),
     }
 }
 
@@ -97,7 +97,9 @@ pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db
     }
     if let Err(error) = copy_directory(path, &kept, &|_| true) {
         fs::remove_dir_all(&kept).ok();
-        return Err(refused(format!("a snapshot is damaged, and there is no room for a copy to repair it on: {error}")));
+        return Err(refused(format!(
+            "a snapshot is damaged, and there is no room for a copy to repair it on: {error}"
+        )));
     }
     for snapshot in &snapshots {
         fs::remove_file(snapshot).map_err(unusable)?;
@@ -131,7 +133,10 @@ pub fn compact(data_dir: &Path) -> Result<Compacted, StoreError> {
     let before = store.size_on_disk()?;
     let new = data_dir.join("store.new");
     let count = store.tree().len() as u64;
-    let pairs = store.tree().iter().map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(StoreError::from));
+    let pairs = store
+        .tree()
+        .iter()
+        .map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(StoreError::from));
     let made = backup::make(&new, pairs)?;
     if made != count {
         fs::remove_dir_all(&new).map_err(directory)?;
@@ -207,8 +212,6 @@ fn copy_directory(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> std
     }
     Ok(())
 }
-
-type Pair = (Vec<u8>, Vec<u8>);
 
 /// Everything that can be read, without what hangs in the air.
 fn salvage(db: &sled::Db, found: &mut Recovered) -> Vec<Pair> {
@@ -311,8 +314,11 @@ fn finish(
 ) -> Result<(), StoreError> {
     use std::collections::{BTreeMap, HashSet};
     let mut all: BTreeMap<Vec<u8>, Vec<u8>> = std::mem::take(pairs).into_iter().collect();
-    let alerts: HashSet<Vec<u8>> =
-        all.keys().filter(|name| name.first() == Some(&key::ALERT)).filter_map(|name| name.get(1..17).map(<[u8]>::to_vec)).collect();
+    let alerts: HashSet<Vec<u8>> = all
+        .keys()
+        .filter(|name| name.first() == Some(&key::ALERT))
+        .filter_map(|name| name.get(1..17).map(<[u8]>::to_vec))
+        .collect();
     found.alerts = alerts.len() as u64;
     // What belongs to an alert goes with it; how alerts are found by time is made anew.
     all.retain(|name, bytes| match name.first() {
@@ -335,14 +341,19 @@ fn finish(
         }
     }
     all.extend(times);
-    let changes: HashSet<u64> =
-        all.keys().filter(|name| name.first() == Some(&key::CHANGE)).filter_map(|name| key::number_at_end(name)).collect();
+    let changes: HashSet<u64> = all
+        .keys()
+        .filter(|name| name.first() == Some(&key::CHANGE))
+        .filter_map(|name| key::number_at_end(name))
+        .collect();
     all.retain(|name, _| {
-        name.first() != Some(&key::CHANGE_OF) || key::number_at_end(name).is_some_and(|number| changes.contains(&number))
+        name.first() != Some(&key::CHANGE_OF)
+            || key::number_at_end(name).is_some_and(|number| changes.contains(&number))
     });
     let number = |name: &[u8]| all.get(name).and_then(|bytes| value::number(bytes)).unwrap_or(0);
     let mut last = number(key::NEXT_SEQUENCE).saturating_sub(1);
-    let matched = all.keys().filter(|name| name.first() == Some(&key::MATCH)).filter_map(|name| key::number_at_end(name)).max();
+    let matched =
+        all.keys().filter(|name| name.first() == Some(&key::MATCH)).filter_map(|name| key::number_at_end(name)).max();
     let mut mark_event = None;
     let mut mark = number(key::MARK);
     for (name, bytes) in &all {

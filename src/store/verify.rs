@@ -122,7 +122,9 @@ impl Store {
                     let whole = bytes.len() == 8;
                     if whole { Ok(()) } else { Err(StoreError::damaged("a number", "it has not eight bytes")) }
                 }
-                key::DIRECTORY | key::CHUNK | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => Ok(()),
+                key::DIRECTORY | key::CHUNK | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => {
+                    Ok(())
+                }
                 unknown => Err(StoreError::damaged("something unknown", format!("its key begins with {unknown}"))),
             };
             if !matches!(name.first(), Some(&(key::SEEN | key::CHUNK | key::DIRECTORY)))
@@ -152,7 +154,9 @@ impl Store {
             };
             found.blocks += 1;
             chunks += u64::from(directory.chunks);
-            found.expect(directory.first > before, || format!("the block at event {} overlaps another", directory.first));
+            found.expect(directory.first > before, || {
+                format!("the block at event {} overlaps another", directory.first)
+            });
             before = directory.last();
             found.expect(before <= last, || format!("event {before} is beyond the last, {last}"));
             let contents = match Contents::read(self.tree(), &directory) {
@@ -176,7 +180,8 @@ impl Store {
                 found.expect(number == Some(event.sequence.0), || {
                     format!("event {} (`{}`) is not found by its id", event.sequence, event.id)
                 });
-                let same = IncomingEvent::parse(&event.raw).is_ok_and(|read| read.id == event.id && read.action == event.action);
+                let same = IncomingEvent::parse(&event.raw)
+                    .is_ok_and(|read| read.id == event.id && read.action == event.action);
                 found.expect(same, || format!("event {} (`{}`) is not what its block says", event.sequence, event.id));
             }
         }

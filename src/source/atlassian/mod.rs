@@ -86,8 +86,8 @@ pub struct AtlassianSource {
 impl AtlassianSource {
     pub(super) fn new(settings: Settings) -> Result<Self, SourceSetupError> {
         let key = Secret::load(&settings.api_key)?;
-        let client = http::client(&settings.base_url, CONNECT_TIMEOUT, TOTAL_TIMEOUT, None)
-            .map_err(SourceSetupError::Client)?;
+        let client =
+            http::client(&settings.base_url, CONNECT_TIMEOUT, TOTAL_TIMEOUT, None).map_err(SourceSetupError::Client)?;
         Ok(Self { settings, key, client })
     }
 
