@@ -24,6 +24,46 @@ mod clap_words {
 
 use crate::support::Lab;
 
+/// Blocks of TOML, as the documents and the example show them.
+fn settings() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for file in ["README.md", "contrib/README.md"] {
+        let text = fs::read_to_string(file).unwrap();
+        for block in text.split("```toml\n").skip(1) {
+            found.push((file.to_owned(), block.split("```").next().unwrap().to_owned()));
+        }
+    }
+    // What is commented out by a `#` without a space shows what can be said.
+    let example = fs::read_to_string("examples/watchbell.toml").unwrap();
+    let all: String = example
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    found.push(("examples/watchbell.toml".to_owned(), all));
+    found
+}
+
+/// Every setting that is shown is one that the program accepts.
+#[test]
+fn every_setting_shown_is_accepted() {
+    let settings = settings();
+    assert!(settings.len() > 6);
+    let mut shown = String::new();
+    for (file, text) in settings {
+        let (config, problems) = watchbell::config::Config::parse(std::path::Path::new("watchbell.toml"), &text);
+        assert!(config.is_some(), "{file}: {problems:#?}\n{text}");
+        if file == "README.md" {
+            shown.push_str(&text);
+        }
+    }
+    for kind in watchbell::deliver::KINDS.iter().filter(|kind| **kind != "terminal") {
+        assert!(shown.contains(&format!("kind = \"{kind}\"")), "README does not show how `{kind}` is set up");
+    }
+}
+
 #[test]
 fn the_two_commands_are_there() {
     let readme = fs::read_to_string("README.md").unwrap();

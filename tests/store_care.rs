@@ -66,6 +66,9 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A file's name and what is in it.
+type File = (String, Vec<u8>);
+
 fn snapshots(directory: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(directory.join("store"))
         .unwrap()
@@ -91,7 +94,7 @@ fn a_damaged_snapshot_costs_nothing() {
     let bytes = fs::read(&snapshot).unwrap();
     let name = snapshot.file_name().unwrap().to_string_lossy().into_owned();
 
-    let mut damages: Vec<(String, Vec<(String, Vec<u8>)>)> = vec![
+    let mut damages: Vec<(String, Vec<File>)> = vec![
         ("empty".to_owned(), vec![(name.clone(), Vec::new())]),
         ("left half written".to_owned(), vec![(format!("{name}.generating"), bytes[..bytes.len() / 3].to_vec())]),
         ("a newer one left empty".to_owned(), vec![("snap.FFFFFFFFFFFFFFF0.generating".to_owned(), Vec::new())]),

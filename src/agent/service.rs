@@ -31,7 +31,6 @@ pub(super) async fn watchdog(live: Arc<LiveAgent>, stop: CancellationToken) -> &
             None => {}
         }
     }
-    tell(&[NotifyState::Stopping]);
     "the watchdog"
 }
 

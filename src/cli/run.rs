@@ -117,6 +117,8 @@ pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
         tokio::spawn(async move {
             signal.recv().await;
             tracing::info!("stopping");
+            // Told only here: an agent that waits for room on the disk is not stopping.
+            sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
             stop.cancel();
         });
     }

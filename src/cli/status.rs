@@ -46,7 +46,8 @@ fn show(context: &Context, status: &Status, again: bool) -> Result<(), CliError>
     let out = &context.output;
     let now = status.now;
     if context.is_json() {
-        return Ok(if again { out.json_line(status)? } else { out.json(status)? });
+        let written = if again { out.json_line(status) } else { out.json(status) };
+        return Ok(written?);
     }
     match &status.agent {
         Some(agent) => {

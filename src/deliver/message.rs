@@ -126,6 +126,7 @@ pub(super) fn headline(message: &Message) -> String {
 }
 
 /// The whole message as plain text.
+#[cfg(feature = "email")]
 pub(super) fn plain_text(message: &Message) -> String {
     let mut text = format!("{}\n\n", headline(message));
     match message {

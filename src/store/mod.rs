@@ -101,6 +101,14 @@ pub enum StoreError {
         /// What is wrong with it.
         detail: String,
     },
+    /// It is another user's.
+    #[error("the data directory `{}` belongs to user {owner}: run this as that user, such as with `sudo -u '#{owner}'`", path.display())]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// sled does not open it any more.
     #[error("the store `{}` is damaged ({detail}): nothing was deleted; `watchbell store recover` saves what can be read into a new store and keeps this one aside", path.display())]
     Unopenable {
@@ -154,6 +162,7 @@ impl Store {
     /// Opens the store in `data_dir`, making both if need be. Only one process can have it open.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let unusable = |error| StoreError::Directory { path: data_dir.to_owned(), error };
+        refuse_as_root(data_dir)?;
         DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(unusable)?;
         let path = data_dir.join("store");
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(unusable)?;
@@ -273,6 +282,16 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// What root leaves in another user's store, that user cannot open.
+fn refuse_as_root(data_dir: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::MetadataExt;
+    let owner = fs::metadata(data_dir).map_or(0, |directory| directory.uid());
+    if rustix::process::geteuid().is_root() && owner != 0 {
+        return Err(StoreError::Owner { path: data_dir.to_owned(), owner });
+    }
+    Ok(())
 }
 
 /// Opens sled. It panics on some kinds of damage, which is damage to us.

@@ -34,6 +34,9 @@ impl Received {
     }
 }
 
+/// Status, body, headers.
+type Answer = (u16, String, Vec<(&'static str, String)>);
+
 /// Gives the answer to a request.
 type Answering = Box<dyn FnMut(&Received) -> (u16, String) + Send>;
 
@@ -47,7 +50,7 @@ pub(crate) struct Collector {
 struct Inner {
     received: Vec<Received>,
     /// What is answered next; then `always`.
-    next: VecDeque<(u16, String, Vec<(&'static str, String)>)>,
+    next: VecDeque<Answer>,
     always: Answering,
 }
 
