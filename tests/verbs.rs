@@ -363,7 +363,7 @@ fn what_was_found_is_listed_and_shown() {
     let status = lab.watchbell(&["status", "--format", "json"]);
     let status: Value = serde_json::from_str(&status.stdout).unwrap();
     assert_eq!((status["events"]["stored"].as_u64(), status["events"]["backlog"].as_u64()), (Some(4), Some(0)));
-    assert_eq!(status["sources"]["test"]["stored"].as_u64(), Some(4));
+    assert_eq!(status["sources"][0]["record"]["stored"].as_u64(), Some(4));
     let human = lab.watchbell(&["status"]);
     assert!(human.stdout.contains("team.bad: 1 error"), "{}", human.stdout);
 }
