@@ -561,3 +561,62 @@ fn an_agent_under_load_is_asked_everything_at_once() {
 fn tokio_runtime_leaked() -> &'static tokio::runtime::Runtime {
     Box::leak(Box::new(tokio_runtime()))
 }
+
+/// The service manager is told when the agent is up, that it lives, and that it stops.
+#[test]
+fn the_service_manager_is_told() {
+    let lab = lab(&[]);
+    let socket = std::os::unix::net::UnixDatagram::bind(lab.path("notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut command = lab.command(&["run"]);
+    command.env("NOTIFY_SOCKET", lab.path("notify")).env("WATCHDOG_USEC", "200000");
+    let mut agent = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let hear = |wanted: &str| {
+        let mut bytes = [0; 1_024];
+        loop {
+            let length = socket.recv(&mut bytes).unwrap_or_else(|error| panic!("{wanted}: {error}"));
+            if String::from_utf8_lossy(&bytes[..length]).contains(wanted) {
+                return;
+            }
+        }
+    };
+    hear("READY=1");
+    hear("WATCHDOG=1");
+    hear("WATCHDOG=1");
+    let id = rustix::process::Pid::from_raw(i32::try_from(agent.0.id()).unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    hear("STOPPING=1");
+    assert!(agent.0.wait().unwrap().success());
+}
+
+/// A silence ends by itself, and what came up meanwhile is told.
+#[test]
+fn a_silence_ends_when_its_time_is_over() {
+    let lab = Lab::with_organization(crate::support::organization(&[entry("1", "x", 0, "ann")]), "");
+    lab.write("rules/each.rhai", each("team.each"));
+    let start = crate::support::now();
+    {
+        let (store, _) = lab.reader();
+        let wanted = watchbell::silence::NewSilence {
+            rule: "*".to_owned(),
+            actor: None,
+            source: None,
+            until: time::after(start, Duration::from_secs(3_600)),
+            author: "bo".to_owned(),
+            comment: None,
+        };
+        store.writing().add_silence(wanted, start).unwrap();
+    }
+    let clock = Clock::manual(start);
+    let told = || fs::read_to_string(lab.path("alerts.jsonl")).unwrap_or_default();
+    let moved = std::cell::Cell::new(false);
+    lab.run_agent_with(&clock, |reader| {
+        let silenced = reader.silences().unwrap()[0].silenced;
+        if silenced == 1 && !moved.replace(true) {
+            assert_eq!(told(), "");
+            clock.set(time::after(start, Duration::from_secs(3_601)));
+        }
+        told().contains("silence_digest")
+    });
+    assert_eq!(told().lines().count(), 1);
+}

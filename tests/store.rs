@@ -184,3 +184,53 @@ fn a_scan_picks_by_time_action_and_source() {
     newest.reverse();
     assert!(newest.windows(2).all(|pair| pair[0] < pair[1]) && newest.len() == expected);
 }
+
+/// While pages come in, are evaluated, merged and removed, every scan sees what there is once, in order, without a gap.
+#[test]
+fn scans_are_whole_while_blocks_are_merged_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let at = |number: u64| time::after(base(), Duration::from_secs(number));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut random = fastrand::Rng::with_seed(4);
+            let mut record = SourceRecord::default();
+            let mut first = 0;
+            for round in 0..60 {
+                for _ in 0..10 {
+                    let count = random.u64(1..6);
+                    store.append_page(page(first, count, at(first), &mut random), &mut record).unwrap();
+                    first += count;
+                }
+                evaluate_all(&store);
+                store.merge_blocks().unwrap();
+                if round % 10 == 9 {
+                    store.remove_before(at(first.saturating_sub(200))).unwrap();
+                }
+            }
+            over.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        for newest_first in [false, true] {
+            let (store, over) = (&store, &over);
+            scope.spawn(move || {
+                while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                    let reader = store.reader();
+                    let mut numbers: Vec<u64> = if newest_first {
+                        reader.scan_newest_first(ScanFilter::default()).map(|event| event.unwrap().sequence.0).collect()
+                    } else {
+                        reader.scan(ScanFilter::default()).map(|event| event.unwrap().sequence.0).collect()
+                    };
+                    if newest_first {
+                        numbers.reverse();
+                    }
+                    // Retention may take the oldest away while it is read; what is left has no holes behind the first gap.
+                    let gaps = numbers.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+                    assert!(gaps <= 1, "{newest_first}: {numbers:?}");
+                    assert!(numbers.windows(2).all(|pair| pair[1] > pair[0]), "{newest_first}: {numbers:?}");
+                }
+            });
+        }
+    });
+    assert_eq!(store.verify().unwrap().problems, Vec::<String>::new());
+}

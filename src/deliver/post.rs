@@ -4,8 +4,12 @@ use std::{path::Path, time::Duration};
 
 use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 
-use super::Verdict;
-use crate::{http, time::Timestamp};
+use super::{OpenError, Verdict};
+use crate::{
+    http,
+    secret::{Secret, SecretOrigin},
+    time::Timestamp,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -71,6 +75,39 @@ impl Service {
             400 | 406 | 411 | 413 | 414 | 415 | 422 => Verdict::Refused(reason),
             // Everything else may be put right: keys, URLs, permissions, the service itself.
             _ => Verdict::Retry { reason, after: answer.retry_after },
+        }
+    }
+}
+
+/// A service whose URL is its secret: whoever knows it may post there.
+#[derive(Debug)]
+pub(super) struct SecretUrl {
+    origin: SecretOrigin,
+    service: Service,
+}
+
+impl SecretUrl {
+    /// Reads the URL, to see that it is one.
+    pub(super) fn open(origin: &SecretOrigin) -> Result<Self, OpenError> {
+        let service = Service::new(&Self::url(origin)?, None).map_err(OpenError::Unusable)?;
+        Ok(Self { origin: origin.clone(), service })
+    }
+
+    fn url(origin: &SecretOrigin) -> Result<Url, OpenError> {
+        let secret = Secret::load(origin)?;
+        http::parse_url(secret.expose()).map_err(|error| OpenError::Unusable(format!("{origin}: {error}")))
+    }
+
+    /// Posts JSON there. The URL is read anew: it may have been replaced where it is kept.
+    pub(super) async fn post(&self, body: &serde_json::Value) -> Verdict {
+        let url = match Self::url(&self.origin) {
+            Ok(url) => url,
+            Err(error) => return Verdict::retry(error.to_string()),
+        };
+        let secrets = secret_parts(&url);
+        match self.service.ask(self.service.request(Method::POST, url).json(body)).await {
+            Ok(answer) => self.service.verdict(&answer, &secrets),
+            Err(verdict) => verdict,
         }
     }
 }

@@ -3,21 +3,14 @@
 
 use std::path::Path;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Destination, Message, OpenError, Sending, Verdict,
+    Destination, Message, OpenError, Sending,
     message::{SHOWN, clipped, digest_line, fields, headline, more},
-    post::{Service, secret_parts},
+    post::SecretUrl,
 };
-use crate::{
-    alert::Severity,
-    http,
-    secret::{Secret, SecretOrigin},
-    settings::TableReader,
-    time::Clock,
-};
+use crate::{alert::Severity, secret::SecretOrigin, settings::TableReader, time::Clock};
 
 /// Where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,36 +25,16 @@ impl Settings {
     }
 
     pub(super) fn open(&self, _clock: &Clock) -> Result<Slack, OpenError> {
-        let url = secret_url(&self.url)?;
-        Ok(Slack { settings: self.clone(), service: Service::new(&url, None).map_err(OpenError::Unusable)? })
+        SecretUrl::open(&self.url).map(Slack)
     }
 }
 
-/// A URL that is a secret.
-pub(super) fn secret_url(origin: &SecretOrigin) -> Result<reqwest::Url, OpenError> {
-    let secret = Secret::load(origin)?;
-    http::parse_url(secret.expose()).map_err(|error| OpenError::Unusable(format!("{origin}: {error}")))
-}
-
 #[derive(Debug)]
-pub(super) struct Slack {
-    settings: Settings,
-    service: Service,
-}
+pub(super) struct Slack(SecretUrl);
 
 impl Destination for Slack {
     fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
-        Box::pin(async move {
-            let url = match secret_url(&self.settings.url) {
-                Ok(url) => url,
-                Err(error) => return Verdict::retry(error.to_string()),
-            };
-            let secrets = secret_parts(&url);
-            match self.service.ask(self.service.request(Method::POST, url).json(&body(message))).await {
-                Ok(answer) => self.service.verdict(&answer, &secrets),
-                Err(verdict) => verdict,
-            }
-        })
+        Box::pin(async move { self.0.post(&body(message)).await })
     }
 }
 

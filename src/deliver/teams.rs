@@ -4,14 +4,12 @@
 
 use std::path::Path;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Destination, Message, OpenError, Sending, Verdict,
+    Destination, Message, OpenError, Sending,
     message::{SHOWN, clipped, digest_line, fields, headline, more},
-    post::{Service, secret_parts},
-    slack::secret_url,
+    post::SecretUrl,
 };
 use crate::{alert::Severity, secret::SecretOrigin, settings::TableReader, time::Clock};
 
@@ -28,30 +26,16 @@ impl Settings {
     }
 
     pub(super) fn open(&self, _clock: &Clock) -> Result<Teams, OpenError> {
-        let url = secret_url(&self.url)?;
-        Ok(Teams { settings: self.clone(), service: Service::new(&url, None).map_err(OpenError::Unusable)? })
+        SecretUrl::open(&self.url).map(Teams)
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Teams {
-    settings: Settings,
-    service: Service,
-}
+pub(super) struct Teams(SecretUrl);
 
 impl Destination for Teams {
     fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
-        Box::pin(async move {
-            let url = match secret_url(&self.settings.url) {
-                Ok(url) => url,
-                Err(error) => return Verdict::retry(error.to_string()),
-            };
-            let secrets = secret_parts(&url);
-            match self.service.ask(self.service.request(Method::POST, url).json(&body(message))).await {
-                Ok(answer) => self.service.verdict(&answer, &secrets),
-                Err(verdict) => verdict,
-            }
-        })
+        Box::pin(async move { self.0.post(&body(message)).await })
     }
 }
 

@@ -194,81 +194,44 @@ impl Reader {
     /// merged or removed meanwhile neither double an event nor hide one.
     pub fn scan(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
         let reader = self.clone();
-        let mut next = Some(filter.after.next());
-        std::iter::from_fn(move || {
-            let from = next?;
-            let step = || -> Result<Option<(Sequence, Vec<Event>)>, StoreError> {
-                let Some(directory) = reader.directory_holding(from)? else {
-                    return Ok(None);
-                };
-                if directory.wanted(&filter).is_empty() {
-                    return Ok(Some((directory.last(), Vec::new())));
-                }
-                let Some((directory, contents)) = reader.block(|reader| reader.directory_holding(from))? else {
-                    return Ok(None);
-                };
-                let mut events = picked(&directory, &contents, &filter)?;
-                events.retain(|event| event.sequence >= from);
-                Ok(Some((directory.last(), events)))
+        block_by_block(filter.after.next(), move |from| {
+            let Some(directory) = reader.directory_holding(from)? else {
+                return Ok(None);
             };
-            match step() {
-                Ok(Some((last, events))) => {
-                    next = Some(last.next());
-                    Some(events.into_iter().map(Ok).collect::<Vec<_>>())
-                }
-                Ok(None) => {
-                    next = None;
-                    None
-                }
-                Err(error) => {
-                    next = None;
-                    Some(vec![Err(error)])
-                }
+            if directory.wanted(&filter).is_empty() {
+                return Ok(Some((Vec::new(), Some(directory.last().next()))));
             }
+            let Some((directory, contents)) = reader.block(|reader| reader.directory_holding(from))? else {
+                return Ok(None);
+            };
+            let mut events = picked(&directory, &contents, &filter)?;
+            events.retain(|event| event.sequence >= from);
+            Ok(Some((events, Some(directory.last().next()))))
         })
-        .flatten()
     }
 
     /// Events that pass the filter, the newest arrival first.
     pub fn scan_newest_first(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
         let reader = self.clone();
-        let mut next = Some(Sequence(u64::MAX));
-        std::iter::from_fn(move || {
-            let to = next?;
-            let step = || -> Result<Option<(Sequence, Vec<Event>)>, StoreError> {
-                let Some(directory) = reader.directory_up_to(to)? else {
-                    return Ok(None);
-                };
-                if directory.last() <= filter.after {
-                    return Ok(None);
-                }
-                if directory.wanted(&filter).is_empty() {
-                    return Ok(Some((directory.first, Vec::new())));
-                }
-                let Some((directory, contents)) = reader.block(|reader| reader.directory_up_to(to))? else {
-                    return Ok(None);
-                };
-                let mut events = picked(&directory, &contents, &filter)?;
-                events.retain(|event| event.sequence <= to && event.sequence > filter.after);
-                events.reverse();
-                Ok(Some((directory.first, events)))
+        block_by_block(Sequence(u64::MAX), move |to| {
+            let Some(directory) = reader.directory_up_to(to)? else {
+                return Ok(None);
             };
-            match step() {
-                Ok(Some((first, events))) => {
-                    next = first.0.checked_sub(1).map(Sequence);
-                    Some(events.into_iter().map(Ok).collect::<Vec<_>>())
-                }
-                Ok(None) => {
-                    next = None;
-                    None
-                }
-                Err(error) => {
-                    next = None;
-                    Some(vec![Err(error)])
-                }
+            let before = |directory: &Directory| directory.first.0.checked_sub(1).map(Sequence);
+            if directory.last() <= filter.after {
+                return Ok(None);
             }
+            if directory.wanted(&filter).is_empty() {
+                return Ok(Some((Vec::new(), before(&directory))));
+            }
+            let Some((directory, contents)) = reader.block(|reader| reader.directory_up_to(to))? else {
+                return Ok(None);
+            };
+            let mut events = picked(&directory, &contents, &filter)?;
+            events.retain(|event| event.sequence <= to && event.sequence > filter.after);
+            events.reverse();
+            Ok(Some((events, before(&directory))))
         })
-        .flatten()
     }
 
     /// The event of a source with this id.
@@ -445,6 +408,29 @@ impl Reader {
     pub fn quarantined(&self) -> impl Iterator<Item = Result<Quarantined, StoreError>> + use<> {
         self.tree.scan_prefix([key::QUARANTINE]).rev().map(|item| value::from_json("a quarantined entry", &item?.1))
     }
+}
+
+/// The events of a block, and where the next block is to be looked for; none where there is no more.
+type Step = Result<Option<(Vec<Event>, Option<Sequence>)>, StoreError>;
+
+/// Reads one block after another. `read` finds the block at a number, as it is then.
+fn block_by_block(start: Sequence, read: impl Fn(Sequence) -> Step) -> impl Iterator<Item = Result<Event, StoreError>> {
+    let mut at = Some(start);
+    std::iter::from_fn(move || match read(at?) {
+        Ok(Some((events, next))) => {
+            at = next;
+            Some(events.into_iter().map(Ok).collect::<Vec<_>>())
+        }
+        Ok(None) => {
+            at = None;
+            None
+        }
+        Err(error) => {
+            at = None;
+            Some(vec![Err(error)])
+        }
+    })
+    .flatten()
 }
 
 fn picked(directory: &Directory, contents: &Contents, filter: &ScanFilter) -> Result<Vec<Event>, StoreError> {
