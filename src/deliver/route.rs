@@ -3,7 +3,7 @@
 use super::Settings;
 use crate::alert::{Alert, Kind, Notice};
 
-/// The check that tells of failing destinations. Its alerts have the destination's name as their dedup key.
+/// The check that tells of failing destinations. Its alerts say in their context which one is meant.
 const DELIVERY_FAILING: &str = "builtin.delivery_failing";
 
 /// Knows all destinations and what each wants.
@@ -24,8 +24,9 @@ impl Router {
     pub fn route(&self, alert: &Alert, notice: Notice) -> impl Iterator<Item = &Settings> {
         let mut wanted = self.wanted(alert);
         if alert.kind == Kind::Health && alert.rule.as_str() == DELIVERY_FAILING {
+            let meant = alert.context.get("destination").and_then(|name| name.as_str());
             let others: Vec<&Settings> =
-                wanted.iter().copied().filter(|settings| settings.name.as_str() != alert.dedup_key.as_str()).collect();
+                wanted.iter().copied().filter(|settings| Some(settings.name.as_str()) != meant).collect();
             if !others.is_empty() {
                 wanted = others;
             }

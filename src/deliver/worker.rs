@@ -153,7 +153,9 @@ impl Worker {
                 }
                 // Updates of what is known already do not wait for that.
                 for update in deliveries.filter(|other| self.updates_an_incident(other)).collect::<Vec<_>>() {
-                    self.send_one(update).await?;
+                    if let Some(due) = self.send_one(update).await? {
+                        return Ok(Some(due.min(free)));
+                    }
                 }
                 return Ok(Some(free));
             }
@@ -308,17 +310,13 @@ impl Worker {
             status.error = Some(error.to_owned());
             status.failing_since = status.failing_since.or(Some(now));
         });
-        let (over, owed): (Vec<Delivery>, Vec<Delivery>) = deliveries
-            .into_iter()
-            .partition(|delivery| time::since(now, delivery.created) >= self.settings.give_up_after);
+        self.store.postpone(&deliveries)?;
+        // Whatever is owed for too long is given up together, not one attempt after another.
+        let mut over = self.store.reader().owed(&self.settings.name, AT_ONCE)?;
+        over.retain(|delivery| time::since(now, delivery.created) >= self.settings.give_up_after);
         if !over.is_empty() {
             self.give_up(over, error)?;
         }
-        if owed.is_empty() {
-            // Those behind it are given up in their own time; until then the destination is left alone.
-            return Ok(Some(due));
-        }
-        self.store.postpone(&owed)?;
         Ok(Some(due))
     }
 
