@@ -40,13 +40,21 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
+/// Sends one, unless the agent stops.
+async fn sent(settings: &Heartbeat, stop: &CancellationToken) -> Result<(), String> {
+    tokio::select! {
+        () = stop.cancelled() => Err("the agent stops".to_owned()),
+        sent = settings.send() => sent,
+    }
+}
+
 /// Sends heartbeats until `stop`, while the agent does its whole job.
 pub(super) async fn heartbeat(settings: Heartbeat, live: Arc<LiveAgent>, stop: CancellationToken) -> &'static str {
     loop {
         let health = live.health();
         match health.dead.iter().chain(&health.unready).next() {
             Some(problem) => tracing::warn!("no heartbeat is sent: {problem}"),
-            None => match settings.send().await {
+            None => match sent(&settings, &stop).await {
                 Ok(()) => {
                     let mut last = live.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
                     *last = Some(live.clock.now());

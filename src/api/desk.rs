@@ -288,17 +288,14 @@ impl Desk {
             return Err(DeskError::Wrong(format!("there is no source{wanted}: there are {known:?}")));
         }
         for source in sources {
-            let refetch = Refetch { since, until: now, cursor: None, fetched: 0, found: 0 };
-            let begins = match &self.live {
-                Some(live) => live.fetch(source, refetch),
-                None => {
-                    let record = self.store.reader().source(source)?.unwrap_or_default();
-                    let record = SourceRecord { refetch: Some(refetch), ..record };
-                    self.store.save_source(source, &record)?;
-                    self.store.flush()?;
-                    false
-                }
-            };
+            let refetch = Refetch::new(since, now);
+            let begins = self.live.as_ref().is_some_and(|live| live.fetch(source, refetch.clone()));
+            if !begins {
+                let record = self.store.reader().source(source)?.unwrap_or_default();
+                let refetch = refetch.and(record.refetch.clone());
+                self.store.save_source(source, &SourceRecord { refetch: Some(refetch), ..record })?;
+            }
+            self.store.flush()?;
             put(sink, &FetchAnswer { source: source.clone(), since, now: begins })?;
         }
         Ok(())

@@ -54,6 +54,8 @@ const STALLED: Duration = Duration::from_secs(90);
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The largest question: an import of 500 events.
 const MAX_BODY: usize = 48 * 1024 * 1024;
+/// A question is rarely larger than this.
+const LARGE: u64 = 1024 * 1024;
 /// Lines of an answer that wait for a slow reader.
 const LINES: usize = 64;
 
@@ -78,7 +80,11 @@ impl Socket {
 
     /// Answers until `stop`.
     pub async fn serve(self, desk: Desk, stop: CancellationToken) {
-        let router = Router::new().route("/v1/ask", post(ask)).layer(middleware::from_fn(no_browsers)).with_state(desk);
+        let router = Router::new()
+            .route("/v1/ask", post(ask))
+            .layer(middleware::from_fn(no_browsers))
+            .layer(axum::Extension(Limits::default()))
+            .with_state(desk);
         serve(Listener::Socket(self.listener), router, stop).await;
         // Left behind, it would only be in the way.
         std::fs::remove_file(&self.path).ok();
@@ -172,6 +178,21 @@ async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
     connections.shutdown().await;
 }
 
+/// What is bounded beside connections.
+#[derive(Debug, Clone)]
+struct Limits {
+    /// Answers that are being made.
+    answers: Arc<Semaphore>,
+    /// Large questions that are being read.
+    large: Arc<Semaphore>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { answers: Arc::new(Semaphore::new(CONNECTIONS)), large: Arc::new(Semaphore::new(4)) }
+    }
+}
+
 /// When something last moved on a connection.
 #[derive(Debug, Clone)]
 struct Activity {
@@ -228,6 +249,7 @@ async fn by_its_own_name(State(local): State<bool>, request: HttpRequest, next: 
 async fn ask(
     State(desk): State<Desk>,
     axum::Extension(activity): axum::Extension<Activity>,
+    axum::Extension(limits): axum::Extension<Limits>,
     headers: HeaderMap,
     request: HttpRequest,
 ) -> Response {
@@ -240,6 +262,11 @@ async fn ask(
         return (StatusCode::PAYLOAD_TOO_LARGE, "the question is too large\n").into_response();
     }
     activity.moved();
+    // Few large ones at a time: each is held more than once while it is read.
+    let _large = match announced {
+        Some(length) if length < LARGE => None,
+        _ => limits.large.acquire().await.ok(),
+    };
     let body = tokio::time::timeout(REQUEST_TIME, axum::body::to_bytes(request.into_body(), MAX_BODY)).await;
     let body = match body {
         Ok(Ok(body)) => body,
@@ -257,9 +284,14 @@ async fn ask(
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     activity.moved();
+    // Whoever goes away leaves an answer behind that is still being made: it counts as long as it is.
+    let Ok(turn) = Arc::clone(&limits.answers).acquire_owned().await else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n").into_response();
+    };
     let (sender, receiver) = mpsc::channel(LINES);
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let mut count = 0_u64;
         let send = |line: String| {
             let line = Bytes::from(line);

@@ -281,10 +281,17 @@ fn follow(
 
 /// A new file, or an old one emptied, that nobody else may read.
 fn private_file(path: &std::path::Path) -> Result<std::fs::File, CliError> {
-    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path).map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
+    let opened = options.open(path).and_then(|file| {
+        // An old one may have had another mode; what is no file (a pipe, `/dev/null`) keeps its own.
+        if file.metadata()?.is_file() {
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(file)
+    });
+    opened.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
 }
 
 /// `what: 2 problems`.

@@ -181,6 +181,9 @@ fn sources(context: &Context, status: &Status) -> Result<(), CliError> {
                 if refetch.fetched == 1 { "1 entry".to_owned() } else { format!("{} entries", refetch.fetched) },
                 refetch.found
             ))?;
+            if let Some(error) = &refetch.error {
+                out.line(&output::printable(&format!("  tried {} times: {error}", refetch.failures)))?;
+            }
         }
         if let Some(error) = &state.record.error {
             out.line("")?;

@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +18,9 @@ use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json,
 use crate::{secret::SecretOrText, settings::TableReader, time::Clock};
 
 /// Enough of what a program says to see what is wrong.
-const OUTPUT: u64 = 4 * 1024;
+const OUTPUT: usize = 4 * 1024;
+/// How long its last words may take once it has ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Where programs are looked for that programs call: the agent's own search path may be anything.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -101,11 +104,10 @@ impl Command {
             .process_group(0)
             .kill_on_drop(true);
         let mut secrets = Vec::new();
-        for (name, value) in &settings.environment {
-            let value = value.load().map_err(|error| error.to_string())?;
+        for (name, origin) in &settings.environment {
+            let value = origin.load().map_err(|error| error.to_string())?;
             program.env(name, value.expose_secret());
-            if !matches!(settings.environment.iter().find(|(other, _)| other == name), Some((_, SecretOrText::Text(_))))
-            {
+            if matches!(origin, SecretOrText::Secret(_)) {
                 secrets.push(value);
             }
         }
@@ -120,17 +122,31 @@ impl Command {
                     stdin.write_all(&input).await.ok();
                 }
             };
-            let read = async {
-                let mut said = Vec::new();
-                if let Some(stderr) = stderr.as_mut() {
-                    stderr.take(OUTPUT).read_to_end(&mut said).await.ok();
-                    // The rest is read and forgotten, so that it does not hang on a full pipe.
-                    tokio::io::copy(stderr, &mut tokio::io::sink()).await.ok();
+            let said = Arc::new(Mutex::new(Vec::new()));
+            let heard = Arc::clone(&said);
+            let read = async move {
+                let Some(mut stderr) = stderr.take() else { return };
+                let mut bytes = [0; 1024];
+                // What is more than enough is read and forgotten, so that it does not hang on a full pipe.
+                while let Ok(count @ 1..) = stderr.read(&mut bytes).await {
+                    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                    if heard.len() < OUTPUT {
+                        heard.extend_from_slice(bytes.get(..count).unwrap_or_default());
+                    }
                 }
-                said
             };
-            let ((), said) = tokio::join!(write, read);
-            (child.wait().await, said)
+            let all = async { tokio::join!(write, read) };
+            tokio::pin!(all);
+            // What it leaves running may keep its standard error open: its own end is what counts.
+            let ended = tokio::select! {
+                _ = &mut all => child.wait().await,
+                ended = child.wait() => {
+                    tokio::time::timeout(LAST_WORDS, &mut all).await.ok();
+                    ended
+                }
+            };
+            let said = std::mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner));
+            (ended, said)
         };
         let Ok((ended, said)) = tokio::time::timeout(settings.timeout, work).await else {
             if let Some(group) = group {

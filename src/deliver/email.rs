@@ -213,7 +213,7 @@ fn escaped(text: &str) -> String {
 fn html(message: &Message) -> String {
     let mut body = format!("<h3>{}</h3>\n", escaped(&headline(message)));
     match message {
-        Message::Alert { notice, alert } => {
+        Message::Alert { notice, alert, .. } => {
             body.push_str("<table cellpadding=\"4\">\n");
             for (name, value) in fields(alert, *notice) {
                 body.push_str(&format!(

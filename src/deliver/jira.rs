@@ -102,8 +102,8 @@ impl Jira {
         match known {
             Some(key) => {
                 // The first word is in the issue itself: told again after a crash, it needs no comment.
-                if news != Notice::Opened {
-                    call.comment(&key, message).await?;
+                if news != Notice::Opened && !call.comment(&key, message).await? {
+                    return Ok(Verdict::delivered(format!("issue {key} is gone: there is nothing to update")));
                 }
                 if let (Notice::Resolved, Some(transition)) = (news, &self.settings.resolve_transition) {
                     call.transition(&key, transition).await?;
@@ -174,9 +174,18 @@ impl Call<'_> {
         key.ok_or_else(|| Verdict::retry("Jira created an issue and did not say which"))
     }
 
-    async fn comment(&self, key: &str, message: &Message) -> Result<(), Verdict> {
+    /// Comments on an issue; false if somebody has deleted it.
+    async fn comment(&self, key: &str, message: &Message) -> Result<bool, Verdict> {
         let body = json!({ "body": document(message) });
-        self.ask(self.request(Method::POST, &["issue", key, "comment"])?.json(&body)).await.map(drop)
+        let request = self.request(Method::POST, &["issue", key, "comment"])?.json(&body);
+        let answer: Answer = self.jira.service.ask(request).await?;
+        if answer.status.as_u16() == 404 {
+            return Ok(false);
+        }
+        match self.jira.service.verdict(&answer, &[self.token.expose()]) {
+            Verdict::Delivered(_) => Ok(true),
+            other => Err(other),
+        }
     }
 
     async fn transition(&self, key: &str, name: &str) -> Result<(), Verdict> {
@@ -202,7 +211,7 @@ fn document(message: &Message) -> Value {
     let paragraph = |content: Vec<Value>| json!({ "type": "paragraph", "content": content });
     let mut content = vec![paragraph(vec![strong(&clipped(&headline(message), 1_000))])];
     match message {
-        Message::Alert { notice, alert } => {
+        Message::Alert { notice, alert, .. } => {
             for (name, value) in fields(alert, *notice).into_iter().filter(|(_, value)| !value.is_empty()) {
                 content.push(paragraph(vec![strong(&format!("{name}: ")), text(&clipped(&value, 4_000))]));
             }

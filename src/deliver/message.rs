@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::{
     alert::{Alert, Notice, Severity},
     name::{AlertId, SilenceId},
+    store::Delivery,
     time::{self, Timestamp},
 };
 
@@ -19,6 +20,9 @@ pub enum Message {
         notice: Notice,
         /// As it stands now.
         alert: Box<Alert>,
+        /// The revision that is told of: later ones may have come since.
+        #[serde(skip)]
+        revision: u32,
     },
     /// Several alerts at once.
     Digest {
@@ -47,7 +51,16 @@ pub enum DigestNotice {
 impl Message {
     /// A message about one alert.
     pub fn alert(notice: Notice, alert: Alert) -> Self {
-        Self::Alert { notice, alert: Box::new(alert) }
+        let revision = alert.revision;
+        Self::Alert { notice, alert: Box::new(alert), revision }
+    }
+
+    /// What a delivery tells of the alert, which may have changed since it came up.
+    pub(super) fn of(delivery: &Delivery, mut alert: Alert) -> Self {
+        if delivery.remark.is_some() {
+            alert.remark.clone_from(&delivery.remark);
+        }
+        Self::Alert { notice: delivery.notice, alert: Box::new(alert), revision: delivery.revision }
     }
 
     /// A message about several alerts.
@@ -58,7 +71,7 @@ impl Message {
     /// The same for the same news, so that a receiver can tell a repetition: of one alert its id and revision.
     pub fn key(&self) -> String {
         match self {
-            Self::Alert { alert, notice } => format!("{}-{}-{notice}", alert.id, alert.revision),
+            Self::Alert { alert, notice, revision } => format!("{}-{revision}-{notice}", alert.id),
             Self::Digest { alerts, .. } => {
                 let mut hasher = blake3::Hasher::new();
                 for alert in alerts {
@@ -89,7 +102,7 @@ impl Message {
     /// The alert it is about, if it is about one.
     pub fn single(&self) -> Option<(Notice, &Alert)> {
         match self {
-            Self::Alert { notice, alert } => Some((*notice, alert)),
+            Self::Alert { notice, alert, .. } => Some((*notice, alert)),
             Self::Digest { .. } => None,
         }
     }
@@ -98,7 +111,7 @@ impl Message {
 /// One line that says it all.
 pub(super) fn headline(message: &Message) -> String {
     match message {
-        Message::Alert { notice, alert } => {
+        Message::Alert { notice, alert, .. } => {
             let word = match notice {
                 Notice::Opened => alert.severity.as_str().to_uppercase(),
                 Notice::Escalated => format!("{} (raised)", alert.severity.as_str().to_uppercase()),
@@ -130,7 +143,7 @@ pub(super) fn headline(message: &Message) -> String {
 pub(super) fn plain_text(message: &Message) -> String {
     let mut text = format!("{}\n\n", headline(message));
     match message {
-        Message::Alert { notice, alert } => {
+        Message::Alert { notice, alert, .. } => {
             for (name, value) in fields(alert, *notice) {
                 text.push_str(&format!("{name:<10}{}\n", printable(&value)));
             }

@@ -15,7 +15,7 @@ const CLASS: u32 = 2004;
 /// One finding for each alert of the message.
 pub(super) fn findings(message: &Message) -> Vec<Value> {
     match message {
-        Message::Alert { notice, alert } => vec![finding(*notice, alert)],
+        Message::Alert { notice, alert, .. } => vec![finding(*notice, alert)],
         Message::Digest { alerts, .. } => alerts.iter().map(|alert| finding(Notice::Opened, alert)).collect(),
     }
 }

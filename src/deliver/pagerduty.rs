@@ -85,7 +85,7 @@ fn event(message: &Message) -> Map<String, Value> {
     let mut event = Map::new();
     event.insert("client".to_owned(), "Watchbell".into());
     match message {
-        Message::Alert { notice, alert } => {
+        Message::Alert { notice, alert, .. } => {
             let action = match notice {
                 Notice::Opened | Notice::Escalated | Notice::Reopened | Notice::Grew => "trigger",
                 Notice::Acknowledged | Notice::Commented => "acknowledge",

@@ -112,18 +112,22 @@ impl SecretUrl {
     }
 }
 
-/// What makes a URL a secret: the long parts of its path, and the values of its query.
+/// What makes a URL a secret: the long parts of its path and of its query, as they stand there and as they are meant.
 pub(super) fn secret_parts(url: &Url) -> Vec<String> {
-    let path = url.path_segments().into_iter().flatten().filter(|part| part.len() >= 8).map(str::to_owned);
-    path.chain(url.query_pairs().map(|(_, value)| value.into_owned())).collect()
+    let path = url.path_segments().into_iter().flatten();
+    let query = url.query().unwrap_or_default().split('&').filter_map(|pair| Some(pair.split_once('=')?.1));
+    let written = path.chain(query).map(str::to_owned);
+    let meant = url.query_pairs().map(|(_, value)| value.into_owned());
+    written.chain(meant).filter(|part| part.len() >= 8).collect()
 }
 
 /// The beginning of an answer, as words behind a colon; nothing if it says nothing.
 fn words<S: AsRef<str>>(body: &[u8], secrets: &[S]) -> String {
-    let mut text = String::from_utf8_lossy(body.get(..300).unwrap_or(body)).into_owned();
+    let mut text = String::from_utf8_lossy(body).into_owned();
     for secret in secrets.iter().map(AsRef::as_ref).filter(|secret| !secret.is_empty()) {
         text = text.replace(secret, "…");
     }
-    let text = super::message::printable(text.trim());
+    // Cut only now: half a secret would not be recognised.
+    let text: String = super::message::printable(text.trim()).chars().take(300).collect();
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }

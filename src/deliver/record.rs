@@ -80,6 +80,7 @@ impl Recorder {
             silences = self.store.reader().silences()?;
             silences.retain(|silence| silence.ended.is_none());
         }
+        let active: Vec<SilenceId> = silences.iter().map(|silence| silence.id).collect();
         let mut commit = Commit { matches, state, mark, ..Commit::default() };
         let mut recorded = Recorded::default();
         for (id, notice) in &staged.notices {
@@ -97,20 +98,25 @@ impl Recorder {
             let silence = silences.iter_mut().find(|silence| silence.covers(alert, now));
             match silence {
                 Some(silence) if raises => {
-                    if alert.silenced_by.is_none() {
+                    // An alert that people were told of before stays one they know.
+                    if matches!(notice, Notice::Opened | Notice::Reopened) {
                         alert.silenced_by = Some(silence.id);
+                    }
+                    let entry = (silence.id, alert.id);
+                    let counted =
+                        commit.silenced.contains(&entry) || self.store.reader().is_silenced(entry.0, entry.1)?;
+                    if !counted {
                         silence.silenced += 1;
                         recorded.silenced += 1;
                         commit.silences.retain(|other| other.id != silence.id);
                         commit.silences.push(silence.clone());
+                        commit.silenced.push(entry);
                     }
-                    commit.silenced.push((silence.id, alert.id));
                     continue;
                 }
-                // Nobody was told of it one by one: how it ends is of no use to them.
-                _ if !raises && alert.silenced_by.is_some() => continue,
-                // From now on they know of it.
-                _ => alert.silenced_by = None,
+                // Nobody was told of it yet: how it goes on is told when the silence ends.
+                _ if !raises && alert.silenced_by.is_some_and(|id| active.contains(&id)) => continue,
+                _ => {}
             }
             commit.deliveries.extend(self.owed(alert, *notice, now));
         }
@@ -126,7 +132,7 @@ impl Recorder {
             .filter(|settings| !(alert.late && settings.late == Late::Never))
             .map(|settings| {
                 let together = (alert.late && settings.late == Late::Digest).then_some(Together::Late);
-                Delivery { together, ..Delivery::new(settings.name.clone(), alert.id, notice, now) }
+                Delivery { together, ..Delivery::new(settings.name.clone(), alert, notice, now) }
             })
             .collect()
     }
@@ -170,16 +176,23 @@ impl Recorder {
         now: Timestamp,
     ) -> Result<(Silence, Recorded), StoreError> {
         let reader = self.store.reader();
+        let mut others = reader.silences()?;
+        others.retain(|other| other.ended.is_none() && other.id != silence.id);
         let mut deliveries = Vec::new();
+        let mut passed_on = Vec::new();
         for id in reader.silenced(silence.id)? {
             let Some(alert) = reader.alert(id)? else { continue };
-            for settings in self.router.route(&alert, Notice::Opened) {
-                let delivery = Delivery::new(settings.name.clone(), alert.id, Notice::Opened, now);
+            // A silence that was made to go on with this one lists it in its time.
+            if let Some(other) = others.iter().find(|other| other.covers(&alert, now)) {
+                passed_on.push((other.id, Alert { silenced_by: Some(other.id), ..alert }));
+                continue;
+            }
+            for delivery in self.owed(&alert, Notice::Opened, now) {
                 deliveries.push(Delivery { together: Some(Together::Silenced(silence.id)), ..delivery });
             }
         }
         let ended = Silence { ended: Some(now), until: silence.until.min(now), ..silence };
-        writing.end_silence(ended.clone(), &deliveries)?;
+        writing.end_silence(ended.clone(), &deliveries, &passed_on)?;
         Ok((ended, Recorded { owes: !deliveries.is_empty(), ..Recorded::default() }))
     }
 }

@@ -57,7 +57,7 @@ fn body(message: &Message) -> Value {
     })];
     let section = |text: &str| json!({ "type": "section", "text": { "type": "mrkdwn", "text": clipped(text, 3_000) } });
     match message {
-        Message::Alert { notice, alert } => {
+        Message::Alert { notice, alert, .. } => {
             let lines: Vec<String> = fields(alert, *notice)
                 .into_iter()
                 .filter(|(name, _)| *name != "rule")

@@ -39,6 +39,18 @@ impl Destination for Teams {
     }
 }
 
+/// Cards are Markdown: whoever chooses a name must not be able to place a link with it.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '\\' | '[' | ']' | '(' | ')' | '*' | '_' | '`' | '#' | '<' | '>') {
+            plain.push('\\');
+        }
+        plain.push(character);
+    }
+    plain
+}
+
 fn body(message: &Message) -> Value {
     let colour = match message.severity() {
         Severity::Critical | Severity::High => "attention",
@@ -46,20 +58,20 @@ fn body(message: &Message) -> Value {
         Severity::Low | Severity::Info => "accent",
     };
     let mut body = vec![json!({
-        "type": "TextBlock", "text": clipped(&headline(message), 500), "weight": "bolder", "size": "medium",
+        "type": "TextBlock", "text": plain(&clipped(&headline(message), 500)), "weight": "bolder", "size": "medium",
         "color": colour, "wrap": true,
     })];
     match message {
-        Message::Alert { notice, alert } => {
+        Message::Alert { notice, alert, .. } => {
             let facts: Vec<Value> = fields(alert, *notice)
                 .into_iter()
-                .map(|(name, value)| json!({ "title": name, "value": clipped(&value, 1_500) }))
+                .map(|(name, value)| json!({ "title": name, "value": plain(&clipped(&value, 1_500)) }))
                 .collect();
             body.push(json!({ "type": "FactSet", "facts": facts }));
         }
         Message::Digest { alerts, .. } => {
             let line = |text: String| json!({ "type": "TextBlock", "text": text, "wrap": true, "spacing": "small" });
-            body.extend(alerts.iter().take(SHOWN).map(|alert| line(clipped(&digest_line(alert), 500))));
+            body.extend(alerts.iter().take(SHOWN).map(|alert| line(plain(&clipped(&digest_line(alert), 500)))));
             let more = more(alerts.len());
             body.extend((!more.is_empty()).then(|| line(more.trim().to_owned())));
         }

@@ -67,7 +67,7 @@ impl Destination for Terminal {
 pub fn render(message: &Message) -> String {
     let mut text = String::new();
     match message {
-        Message::Alert { notice, alert } => block(&mut text, *notice, alert),
+        Message::Alert { notice, alert, .. } => block(&mut text, *notice, alert),
         Message::Digest { alerts, .. } => {
             let bold = Style::new().bold();
             writeln!(text, "{bold}{}{bold:#}", message::headline(message)).ok();

@@ -2,7 +2,10 @@
 //! later, and holds up no other; what cannot be delivered in time becomes a dead letter. What is owed stands in the store, so a
 //! crash loses nothing; at worst it is sent twice.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -10,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Destination, DigestNotice, Message, Receipt, Settings, Verdict};
 use crate::{
     alert::{Alert, Notice},
+    name::{AlertId, SilenceId},
     store::{Delivery, DestinationRecord, Store, StoreError, Together},
     time::{self, Clock, Timestamp},
 };
@@ -20,6 +24,8 @@ const AT_ONCE: usize = 5_000;
 const DIGEST_QUIET: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(10 * 60);
+/// A delivery that has failed so often no longer holds up those of other alerts.
+const STUBBORN: u32 = 4;
 /// When the agent stops, what is due is still tried for so long.
 const LAST_WORDS: Duration = Duration::from_millis(1_500);
 /// What `rate` counts messages in.
@@ -84,7 +90,12 @@ impl Worker {
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             self.owed.mark_unchanged();
-            let wait = match self.pass(DIGEST_QUIET).await {
+            let passed = tokio::select! {
+                passed = self.pass(DIGEST_QUIET, Some(&stop)) => passed,
+                // A message that is on its way gets a moment.
+                () = async { stop.cancelled().await; tokio::time::sleep(LAST_WORDS).await } => return,
+            };
+            let wait = match passed {
                 Ok(again) => again.map_or(Duration::from_secs(60), |again| time::since(again, self.clock.now())),
                 Err(error) => {
                     tracing::error!(destination = %self.settings.name, %error, "the outbox cannot be read or written");
@@ -97,20 +108,29 @@ impl Worker {
                 () = tokio::time::sleep(wait.max(Duration::from_millis(10))) => {}
             }
         }
-        if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, self.pass(Duration::ZERO)).await {
+        if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, self.pass(Duration::ZERO, None)).await {
             tracing::error!(destination = %self.settings.name, %error, "the outbox cannot be read or written");
         }
     }
 
-    async fn pass(&mut self, quiet: Duration) -> Result<Again, StoreError> {
+    /// Sends what is due; returns when to look again. With `stop`, ends between two messages once that is called.
+    async fn pass(&mut self, quiet: Duration, stop: Option<&CancellationToken>) -> Result<Again, StoreError> {
         loop {
             let owed = self.store.reader().owed(&self.settings.name, AT_ONCE)?;
+            if owed.is_empty() {
+                // Whatever failed is not owed any more.
+                self.status.send_modify(|status| {
+                    status.error = None;
+                    status.failing_since = None;
+                });
+                return Ok(None);
+            }
             let more = owed.len() == AT_ONCE;
             let (together, prompt): (Vec<Delivery>, Vec<Delivery>) =
                 owed.into_iter().partition(|delivery| delivery.together.is_some());
             let sent = !prompt.is_empty();
-            let mut again = self.prompt(prompt).await?;
-            if again.is_some() {
+            let mut again = self.prompt(prompt, stop).await?;
+            if again.is_some() || stop.is_some_and(CancellationToken::is_cancelled) {
                 return Ok(again);
             }
             if sent && more {
@@ -122,7 +142,7 @@ impl Worker {
             }
             for (together, deliveries) in groups {
                 if let Some(due) = self.digest(together, deliveries, quiet, more).await? {
-                    again = Some(again.map_or(due, |again| again.min(due)));
+                    again = earliest(again, due);
                 }
             }
             // New deliveries may have come up while these were sent; the signal says so.
@@ -132,71 +152,83 @@ impl Worker {
         }
     }
 
-    /// Sends deliveries in order, up to the first that is not due or fails, or until no more may be sent this hour.
-    async fn prompt(&mut self, deliveries: Vec<Delivery>) -> Result<Again, StoreError> {
-        let mut deliveries = deliveries.into_iter();
-        while let Some(delivery) = deliveries.next() {
+    /// Sends deliveries one by one, in order, up to the first that is not due or fails. What follows of one alert never
+    /// overtakes what is owed of it before. One that has failed again and again no longer holds up those of other alerts.
+    async fn prompt(
+        &mut self,
+        deliveries: Vec<Delivery>,
+        stop: Option<&CancellationToken>,
+    ) -> Result<Again, StoreError> {
+        if self.record.holding && self.held_until(self.clock.now()).is_none() {
+            return self.summary(deliveries).await;
+        }
+        let mut again = None;
+        let mut waiting: HashSet<AlertId> = HashSet::new();
+        let mut probed = false;
+        for delivery in deliveries {
+            if stop.is_some_and(CancellationToken::is_cancelled) {
+                break;
+            }
+            if waiting.contains(&delivery.alert) {
+                continue;
+            }
             let now = self.clock.now();
             if delivery.due > now {
-                return Ok(Some(delivery.due));
-            }
-            let Some(alert) = self.store.reader().alert(delivery.alert)? else {
-                self.store.settle(&[delivery], None, None)?;
+                again = earliest(again, delivery.due);
+                if delivery.attempts < STUBBORN {
+                    break;
+                }
+                waiting.insert(delivery.alert);
                 continue;
-            };
+            }
             let rated = !self.updates_an_incident(&delivery);
             if rated && let Some(free) = self.held_until(now) {
-                self.status.send_modify(|status| status.held_until = Some(free));
-                if !self.record.holding {
-                    self.record.holding = true;
-                    self.store.save_destination(&self.settings.name, &self.record)?;
-                }
-                // Updates of what is known already do not wait for that.
-                for update in deliveries.filter(|other| self.updates_an_incident(other)).collect::<Vec<_>>() {
-                    if let Some(due) = self.send_one(update).await? {
-                        return Ok(Some(due.min(free)));
-                    }
-                }
-                return Ok(Some(free));
+                self.hold(free).await?;
+                again = earliest(again, free);
+                // Updates of other alerts do not wait for that.
+                waiting.insert(delivery.alert);
+                continue;
             }
-            if rated && self.record.holding {
-                self.status.send_modify(|status| status.held_until = None);
-                let mut held = vec![delivery];
-                let (updates, rest): (Vec<Delivery>, Vec<Delivery>) =
-                    deliveries.by_ref().partition(|other| self.updates_an_incident(other));
-                held.extend(rest);
-                let failed = if held.len() == 1 {
-                    self.send_one(held.remove(0)).await?
-                } else {
-                    let alerts = self.alerts(&held)?;
-                    self.send(&Message::digest(DigestNotice::RateDigest, None, alerts), held).await?
-                };
-                if failed.is_some() {
-                    return Ok(failed);
+            let (alert, attempts) = (delivery.alert, delivery.attempts);
+            if let Some(due) = self.send_one(delivery, rated).await? {
+                again = earliest(again, due);
+                // Is it the message or the destination? The next one tells.
+                if attempts + 1 < STUBBORN || probed {
+                    break;
                 }
-                for update in updates {
-                    if let Some(due) = self.send_one(update).await? {
-                        return Ok(Some(due));
-                    }
-                }
-                return Ok(None);
+                probed = true;
+                waiting.insert(alert);
             }
-            if let Some(due) = self.send(&Message::alert(delivery.notice, alert), vec![delivery]).await? {
+        }
+        Ok(again)
+    }
+
+    /// Sends what was held back as one message, and then what only updates an incident.
+    async fn summary(&mut self, deliveries: Vec<Delivery>) -> Result<Again, StoreError> {
+        self.status.send_modify(|status| status.held_until = None);
+        let (updates, mut held): (Vec<Delivery>, Vec<Delivery>) =
+            deliveries.into_iter().partition(|delivery| self.updates_an_incident(delivery));
+        let now = self.clock.now();
+        if let Some(due) = held.iter().map(|delivery| delivery.due).max().filter(|due| *due > now) {
+            return Ok(Some(due));
+        }
+        let failed = if held.len() > 1 {
+            self.send_together(DigestNotice::RateDigest, None, held).await?
+        } else if let Some(only) = held.pop() {
+            self.send_one(only, true).await?
+        } else {
+            self.record.holding = false;
+            None
+        };
+        if failed.is_some() {
+            return Ok(failed);
+        }
+        for update in updates {
+            if let Some(due) = self.send_one(update, false).await? {
                 return Ok(Some(due));
             }
         }
         Ok(None)
-    }
-
-    async fn send_one(&mut self, delivery: Delivery) -> Result<Again, StoreError> {
-        if delivery.due > self.clock.now() {
-            return Ok(Some(delivery.due));
-        }
-        let Some(alert) = self.store.reader().alert(delivery.alert)? else {
-            self.store.settle(&[delivery], None, None)?;
-            return Ok(None);
-        };
-        self.send(&Message::alert(delivery.notice, alert), vec![delivery]).await
     }
 
     /// Whether it only changes what the destination keeps already, such as closing an incident: that is never held back.
@@ -210,6 +242,17 @@ impl Worker {
         self.record.sent.retain(|sent| time::since(now, *sent) < HOUR);
         let first = self.record.sent.len().checked_sub(rate)?;
         self.record.sent.get(first).map(|sent| time::after(*sent, HOUR))
+    }
+
+    /// Notes that messages are held back, for the next agent as well.
+    async fn hold(&mut self, free: Timestamp) -> Result<(), StoreError> {
+        self.status.send_modify(|status| status.held_until = Some(free));
+        if self.record.holding {
+            return Ok(());
+        }
+        self.record.holding = true;
+        let (name, record) = (self.settings.name.clone(), self.record.clone());
+        on_disk(self.store.clone(), move |store| store.save_destination(&name, &record)).await
     }
 
     /// Sends deliveries of one kind as one message, once they have stopped coming up.
@@ -236,12 +279,7 @@ impl Worker {
         if let Some(free) = self.held_until(now) {
             return Ok(Some(free));
         }
-        let alerts = self.alerts(&deliveries)?;
-        if alerts.is_empty() {
-            self.store.settle(&deliveries, None, None)?;
-            return Ok(None);
-        }
-        self.send(&Message::digest(notice, silence, alerts), deliveries).await
+        self.send_together(notice, silence, deliveries).await
     }
 
     /// The alerts of deliveries, each once, as they stand now: the latest word on an alert is enough.
@@ -255,39 +293,87 @@ impl Worker {
         Ok(alerts)
     }
 
-    /// Sends a message that stands for these deliveries; returns when to try again if it failed.
-    async fn send(&mut self, message: &Message, deliveries: Vec<Delivery>) -> Result<Again, StoreError> {
-        let reference = match message.single() {
-            Some((_, alert)) => self.store.reader().reference(alert.id, &self.settings.name)?,
-            None => None,
-        };
-        match self.destination.send(message, reference.as_deref()).await {
-            Verdict::Delivered(Receipt { reference, .. }) => {
-                let now = self.clock.now();
-                self.record.delivered += 1;
-                self.record.last_delivered = Some(now);
-                if self.settings.rate.is_some() {
-                    self.record.sent.push(now);
-                    self.record.holding = false;
+    /// Sends deliveries as one message; returns when to try again if it failed. A message that is refused may only be too
+    /// large: its halves are tried.
+    async fn send_together(
+        &mut self,
+        notice: DigestNotice,
+        silence: Option<SilenceId>,
+        deliveries: Vec<Delivery>,
+    ) -> Result<Again, StoreError> {
+        let mut parts = vec![deliveries];
+        while let Some(mut part) = parts.pop() {
+            let alerts = self.alerts(&part)?;
+            if alerts.is_empty() {
+                on_disk(self.store.clone(), move |store| store.settle(&part, None, None)).await?;
+                continue;
+            }
+            let several = alerts.len() > 1;
+            match self.destination.send(&Message::digest(notice, silence, alerts), None).await {
+                Verdict::Delivered(_) => self.delivered(part, true, None).await?,
+                Verdict::Refused(_) if several => {
+                    let rest = part.split_off(part.len() / 2);
+                    parts.push(rest);
+                    parts.push(part);
                 }
-                let reference = message.single().and(reference);
-                self.store.settle(&deliveries, Some(&self.record), reference.as_deref())?;
-                self.status.send_modify(|status| {
-                    status.delivered += 1;
-                    status.error = None;
-                    status.failing_since = None;
-                });
+                Verdict::Refused(error) => self.give_up(part, &error).await?,
+                Verdict::Retry { reason, after } => return self.postpone(part, &reason, after).await,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends one delivery; returns when to try again if it failed.
+    async fn send_one(&mut self, delivery: Delivery, rated: bool) -> Result<Again, StoreError> {
+        if delivery.due > self.clock.now() {
+            return Ok(Some(delivery.due));
+        }
+        let reader = self.store.reader();
+        let Some(alert) = reader.alert(delivery.alert)? else {
+            // Retention has taken it: nobody is left to tell.
+            on_disk(self.store.clone(), move |store| store.settle(&[delivery], None, None)).await?;
+            return Ok(None);
+        };
+        let reference = reader.reference(alert.id, &self.settings.name)?;
+        let message = Message::of(&delivery, alert);
+        match self.destination.send(&message, reference.as_deref()).await {
+            Verdict::Delivered(Receipt { reference, .. }) => {
+                self.delivered(vec![delivery], rated, reference).await?;
                 Ok(None)
             }
             Verdict::Refused(error) => {
-                self.give_up(deliveries, &error)?;
+                self.give_up(vec![delivery], &error).await?;
                 Ok(None)
             }
-            Verdict::Retry { reason, after } => self.postpone(deliveries, &reason, after),
+            Verdict::Retry { reason, after } => self.postpone(vec![delivery], &reason, after).await,
         }
     }
 
-    fn postpone(
+    async fn delivered(
+        &mut self,
+        deliveries: Vec<Delivery>,
+        rated: bool,
+        reference: Option<String>,
+    ) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        self.record.delivered += 1;
+        self.record.last_delivered = Some(now);
+        if rated && self.settings.rate.is_some() {
+            self.record.sent.push(now);
+            self.record.holding = false;
+        }
+        let record = self.record.clone();
+        on_disk(self.store.clone(), move |store| store.settle(&deliveries, Some(&record), reference.as_deref()))
+            .await?;
+        self.status.send_modify(|status| {
+            status.delivered += 1;
+            status.error = None;
+            status.failing_since = None;
+        });
+        Ok(())
+    }
+
+    async fn postpone(
         &mut self,
         mut deliveries: Vec<Delivery>,
         error: &str,
@@ -305,22 +391,25 @@ impl Worker {
             delivery.due = due;
             delivery.error = Some(error.to_owned());
         }
+        let mut failing_since = now;
         self.status.send_modify(|status| {
             status.failed += 1;
             status.error = Some(error.to_owned());
-            status.failing_since = status.failing_since.or(Some(now));
+            failing_since = *status.failing_since.get_or_insert(now);
         });
-        self.store.postpone(&deliveries)?;
-        // Whatever is owed for too long is given up together, not one attempt after another.
+        on_disk(self.store.clone(), move |store| store.postpone(&deliveries)).await?;
+        // What is owed for too long is given up together, not one attempt after another; what was never tried only if the
+        // destination has failed for as long.
+        let too_long = |since: Timestamp| time::since(now, since) >= self.settings.give_up_after;
         let mut over = self.store.reader().owed(&self.settings.name, AT_ONCE)?;
-        over.retain(|delivery| time::since(now, delivery.created) >= self.settings.give_up_after);
+        over.retain(|delivery| too_long(delivery.created) && (delivery.attempts > 0 || too_long(failing_since)));
         if !over.is_empty() {
-            self.give_up(over, error)?;
+            self.give_up(over, error).await?;
         }
         Ok(Some(due))
     }
 
-    fn give_up(&mut self, mut deliveries: Vec<Delivery>, error: &str) -> Result<(), StoreError> {
+    async fn give_up(&mut self, mut deliveries: Vec<Delivery>, error: &str) -> Result<(), StoreError> {
         let now = self.clock.now();
         for delivery in &mut deliveries {
             delivery.error = Some(error.to_owned());
@@ -329,6 +418,19 @@ impl Worker {
             destination = %self.settings.name, error, deliveries = deliveries.len(),
             "given up: `watchbell destinations dead` lists what was not delivered, `watchbell destinations retry` tries it again"
         );
-        self.store.give_up(&deliveries, now)
+        on_disk(self.store.clone(), move |store| store.give_up(&deliveries, now)).await
     }
+}
+
+/// Writes on a thread of its own: a disk may take its time, and a backup closes the store for a moment.
+async fn on_disk(
+    store: Store,
+    work: impl FnOnce(Store) -> Result<(), StoreError> + Send + 'static,
+) -> Result<(), StoreError> {
+    let written = tokio::task::spawn_blocking(move || work(store)).await;
+    written.unwrap_or_else(|error| Err(StoreError::Sync(std::io::Error::other(error))))
+}
+
+fn earliest(again: Again, due: Timestamp) -> Again {
+    Some(again.map_or(due, |again| again.min(due)))
 }

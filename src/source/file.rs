@@ -35,6 +35,8 @@ struct Envelope<'a> {
 
 /// So much of a file of lines is read at a time.
 const PIECE: usize = 4 * 1024 * 1024;
+/// An event is smaller than this.
+const FIRST_LINE: u64 = 64 * 1024 * 1024;
 /// What is not in lines has to be read whole.
 const WHOLE: u64 = 2 * 1024 * 1024 * 1024;
 
@@ -84,11 +86,14 @@ impl Pieces {
     fn piece(&mut self) -> io::Result<Option<FileEvents>> {
         let mut bytes = Vec::new();
         if self.lines.is_none() {
-            self.input.read_until(b'\n', &mut bytes)?;
+            (&mut self.input).take(FIRST_LINE).read_until(b'\n', &mut bytes)?;
+            if bytes.starts_with(b"\xef\xbb\xbf") {
+                bytes.drain(..3);
+            }
             self.lines = Some(serde_json::from_slice::<&RawValue>(&bytes).is_ok());
         }
         if self.lines == Some(true) {
-            while bytes.len() < PIECE && self.input.read_until(b'\n', &mut bytes)? > 0 {}
+            while bytes.len() < PIECE && (&mut self.input).take(FIRST_LINE).read_until(b'\n', &mut bytes)? > 0 {}
         } else {
             let more = (&mut self.input).take(WHOLE).read_to_end(&mut bytes)?;
             if more as u64 >= WHOLE {

@@ -46,8 +46,10 @@ impl Default for Timing {
     }
 }
 
-/// Atlassian keeps the log for 180 days.
-const KEPT: Duration = Duration::from_secs(180 * 86_400);
+/// Atlassian keeps the log for 180 days; clocks differ a little.
+const KEPT: Duration = Duration::from_secs(180 * 86_400 - 600);
+/// With five minutes between attempts at the end, about a day.
+const REFETCH_FAILURES: u32 = 300;
 /// Pages in a row that bring nothing new before the cursor counts as going in circles. An overlap of ten minutes is rarely
 /// more than a few pages.
 const FRUITLESS_PAGES: u32 = 200;
@@ -83,6 +85,10 @@ pub struct Poller {
     refetches: (mpsc::Sender<Refetch>, mpsc::Receiver<Refetch>),
     /// When the end of the log was last asked for.
     polled: Option<Instant>,
+    /// That was just so: a part that is fetched again has its turn.
+    refetch_turn: bool,
+    /// Before this it is not tried.
+    refetch_due: Option<Instant>,
 }
 
 enum Next {
@@ -117,6 +123,8 @@ impl Poller {
             random: fastrand::Rng::new(),
             refetches: mpsc::channel(4),
             polled: None,
+            refetch_turn: false,
+            refetch_due: None,
         })
     }
 
@@ -164,7 +172,9 @@ impl Poller {
     fn begin_refetch(&mut self, refetch: Option<Refetch>) {
         let Some(refetch) = refetch else { return };
         tracing::info!(source = %self.settings.name, since = %refetch.since, until = %refetch.until, "a part of the log is fetched again");
-        self.status.send_modify(|status| status.record.refetch = Some(refetch));
+        // One that goes on already is not forgotten.
+        self.status.send_modify(|status| status.record.refetch = Some(refetch.and(status.record.refetch.take())));
+        self.refetch_due = None;
         self.save();
     }
 
@@ -173,20 +183,31 @@ impl Poller {
         let status = self.status.borrow().record.clone();
         let idle = status.caught_up
             && status.error.is_none()
-            && self.polled.is_some_and(|polled| polled.elapsed() < self.settings.poll_interval);
+            // Once after each poll of the end, however long that took, and then as long as the next is not due.
+            && (self.refetch_turn || self.polled.is_some_and(|polled| polled.elapsed() < self.settings.poll_interval));
+        let due = self.refetch_due.is_none_or(|due| due <= Instant::now());
         match status.refetch {
-            Some(refetch) if idle => self.refetch(refetch).await,
+            Some(refetch) if idle && due => {
+                self.refetch_turn = false;
+                self.refetch(refetch).await
+            }
             refetch => {
                 self.polled = Some(Instant::now());
-                match self.poll_end().await {
-                    Next::After(_) if refetch.is_some() && self.status.borrow().record.error.is_none() => Next::AtOnce,
+                let next = self.poll_end().await;
+                self.refetch_turn = true;
+                let record = self.status.borrow().record.clone();
+                match next {
+                    Next::After(_) if refetch.is_some() && due && record.error.is_none() && record.caught_up => {
+                        Next::AtOnce
+                    }
                     next => next,
                 }
             }
         }
     }
 
-    /// Fetches a page of the part of the log that is fetched again. Its cursor is kept apart from the one at the end.
+    /// Fetches a page of the part of the log that is fetched again. Its cursor is kept apart from the one at the end, and its
+    /// failures are not the source's: it is tried again later and later, and given up after a day.
     async fn refetch(&mut self, mut refetch: Refetch) -> Next {
         let now = self.clock.now();
         let position = match &refetch.cursor {
@@ -195,13 +216,7 @@ impl Poller {
         };
         let page = match self.source.fetch(&position, self.timing.page_limit, now).await {
             Ok(page) => page,
-            Err(error) if error.kind == Condition::CursorRefused && refetch.cursor.is_some() => {
-                // Known events cost only time: it begins anew.
-                refetch.cursor = None;
-                self.status.send_modify(|status| status.record.refetch = Some(refetch));
-                return Next::After(self.settings.poll_interval);
-            }
-            Err(error) => return self.failed(error),
+            Err(error) => return self.refetch_failed(refetch, &error),
         };
         let entries = page.entries();
         let past =
@@ -209,20 +224,48 @@ impl Poller {
         let over = entries == 0 || past || page.next.is_none() || page.next == refetch.cursor;
         refetch.cursor.clone_from(&page.next);
         refetch.fetched += entries as u64;
+        refetch.failures = 0;
+        refetch.error = None;
         let mut record = self.status.borrow().record.clone();
         record.refetch = Some(refetch.clone());
+        // What comes again says nothing about whether the log is silent.
+        let arrival = record.newest_arrival;
         match self.store_page(page, record).await {
             Ok(new) => {
                 refetch.found += new as u64;
                 if over {
                     tracing::info!(source = %self.settings.name, entries = refetch.fetched, new = refetch.found, "fetched again");
                 }
-                self.status.send_modify(|status| status.record.refetch = (!over).then_some(refetch));
+                self.status.send_modify(|status| {
+                    status.record.newest_arrival = arrival;
+                    status.record.refetch = (!over).then_some(refetch);
+                });
                 self.save();
                 Next::AtOnce
             }
             Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())),
         }
+    }
+
+    fn refetch_failed(&mut self, mut refetch: Refetch, error: &FetchError) -> Next {
+        // Known events cost only time: behind a cursor that is refused it begins anew.
+        if error.kind == Condition::CursorRefused {
+            refetch.cursor = None;
+        }
+        refetch.failures = refetch.failures.saturating_add(1);
+        refetch.error = Some(error.message.clone());
+        let doubled = self.timing.first_retry.saturating_mul(2_u32.saturating_pow(refetch.failures.min(20)));
+        let wait = error.retry_after.unwrap_or(doubled.min(self.timing.longest_retry));
+        self.refetch_due = Instant::now().checked_add(wait);
+        let given_up = refetch.failures >= REFETCH_FAILURES;
+        if given_up {
+            tracing::error!(source = %self.settings.name, "a part of the log was not fetched again ({}): given up, `watchbell events fetch` begins anew", error.message);
+        } else {
+            tracing::warn!(source = %self.settings.name, kind = error.kind.name(), failures = refetch.failures, retry = time::show_duration(wait), "fetching a part of the log again: {}", error.message);
+        }
+        self.status.send_modify(|status| status.record.refetch = (!given_up).then_some(refetch));
+        self.save();
+        Next::AtOnce
     }
 
     async fn poll_end(&mut self) -> Next {

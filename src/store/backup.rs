@@ -197,6 +197,7 @@ pub(super) fn make(path: &Path, pairs: impl Iterator<Item = Result<Pair, StoreEr
 pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Result<Restored, StoreError> {
     let directory = |error| StoreError::Directory { path: data_dir.to_owned(), error };
     let path = data_dir.join("store");
+    super::refuse_as_root(data_dir)?;
     let occupied = path.exists();
     if occupied && !replace {
         return Err(StoreError::Occupied(data_dir.to_owned()));
@@ -216,15 +217,29 @@ pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Resu
     let decoder = zstd::stream::Decoder::with_buffer(input).map_err(unusable)?;
     let pairs = Pairs { input: Hashing { inner: decoder, hasher: blake3::Hasher::new() }, count: 0, over: false };
     let new = data_dir.join("store.new");
+    let mut format = None;
+    let pairs = pairs.inspect(|pair| {
+        if let Ok((name, bytes)) = pair
+            && name == super::key::FORMAT
+        {
+            format = super::value::number(bytes).and_then(|number| u32::try_from(number).ok());
+        }
+    });
     let entries = make(&new, pairs)?;
-    let kept = if occupied {
-        let aside = super::repair::aside(data_dir, "replaced", stamp);
-        fs::rename(&path, &aside).map_err(directory)?;
-        Some(aside)
-    } else {
-        None
+    let problem = match format {
+        Some(found) if found > super::FORMAT => Some(StoreError::Newer { path: file.to_owned(), found }),
+        Some(_) => None,
+        None => Some(unusable("it does not hold a store of watchbell's")),
     };
-    fs::rename(&new, &path).map_err(directory)?;
+    if let Some(problem) = problem {
+        fs::remove_dir_all(&new).map_err(directory)?;
+        return Err(problem);
+    }
+    let kept = occupied.then(|| super::repair::aside(data_dir, "replaced", stamp));
+    match &kept {
+        Some(kept) => super::repair::replace(&new, &path, kept)?,
+        None => fs::rename(&new, &path).map_err(directory)?,
+    }
     drop(lock);
     // The format is checked, and the store is ready.
     Store::open_patiently(data_dir, super::LETTING_GO)?;

@@ -104,8 +104,9 @@ impl Directory {
     }
 }
 
-/// Adds a block of these events to a batch. Their numbers must follow one another.
-pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), StoreError> {
+/// Adds a block of these events to a batch. Their numbers must follow one another. `newest` is what retention goes by, in
+/// milliseconds; absent: the newest of the events' own times.
+pub(super) fn write(batch: &mut sled::Batch, events: &[Event], newest: Option<i64>) -> Result<(), StoreError> {
     let Some(first) = events.first() else {
         return Ok(());
     };
@@ -136,7 +137,7 @@ pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), Sto
     let directory = Directory {
         first: first.sequence,
         times: (times.clone().min().unwrap_or(0), times.max().unwrap_or(0)),
-        newest: entries.iter().map(|entry| entry.time.min(entry.arrived)).max().unwrap_or(0),
+        newest: newest.unwrap_or_else(|| entries.iter().map(|entry| entry.time.min(entry.arrived)).max().unwrap_or(0)),
         sources,
         actions,
         entries,
@@ -257,7 +258,7 @@ mod tests {
                 .map(|(index, (time, action, raw))| event(first + index as u64, *time, *action, raw))
                 .collect();
             let mut batch = sled::Batch::default();
-            write(&mut batch, &events).unwrap();
+            write(&mut batch, &events, None).unwrap();
             db.apply_batch(batch).unwrap();
             let directory = Directory::parse(&db.get(key::directory(Sequence(first))).unwrap().unwrap()).unwrap();
             prop_assert_eq!(directory.last(), events.last().unwrap().sequence);

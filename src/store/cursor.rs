@@ -64,6 +64,27 @@ pub struct Refetch {
     pub fetched: u64,
     /// Events among them that were not there yet.
     pub found: u64,
+    /// Failed attempts in a row.
+    #[serde(default)]
+    pub failures: u32,
+    /// What the last attempt failed with, if it did.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+impl Refetch {
+    /// A part of the log from `since` to `until`.
+    pub fn new(since: Timestamp, until: Timestamp) -> Self {
+        Self { since, until, cursor: None, fetched: 0, found: 0, failures: 0, error: None }
+    }
+
+    /// This and another part, from the beginning of both on.
+    pub fn and(self, other: Option<Self>) -> Self {
+        match other {
+            None => self,
+            Some(other) => Self::new(self.since.min(other.since), self.until.max(other.until)),
+        }
+    }
 }
 
 /// A failed poll, as it is kept and shown.

@@ -87,7 +87,9 @@ impl Store {
         appended.stored = events.len();
         appended.quarantined = page.rejected.len();
         for part in events.chunks(block::FULL_BLOCK) {
-            block::write(&mut batch, part)?;
+            // What was brought in on purpose is kept as long as what has just happened, however old it is.
+            let newest = record.is_none().then(|| page.arrived.as_millisecond());
+            block::write(&mut batch, part, newest)?;
         }
         for (first, last) in quiet {
             batch.insert(key::quiet(first), last.0.to_be_bytes().as_slice());

@@ -11,7 +11,7 @@ use std::{
     fs::{self, DirBuilder, File},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -49,6 +49,8 @@ pub use verify::Verified;
 
 /// The version of the layout that this program writes.
 pub const FORMAT: u32 = 1;
+/// The log of a store that nothing was ever written to is smaller.
+const NEW_LOG: u64 = 4 * 1024 * 1024;
 /// How long sled may take to let go of a store that this process has closed.
 const LETTING_GO: Duration = Duration::from_secs(5);
 /// sled's default is 1 GiB.
@@ -153,6 +155,8 @@ struct Inner {
     appending: Mutex<()>,
     /// Held while alerts are read, changed and written back. The number of the last logged change, once it is known.
     writing: Mutex<Option<u64>>,
+    /// The number of the next delivery: above all that are owed or were given up, so that their order is that of their numbers.
+    next_delivery: AtomicU64,
     /// Passed by every write; closed while everything is read as of one moment.
     gate: RwLock<()>,
     path: PathBuf,
@@ -166,10 +170,16 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(unusable)?;
         let path = data_dir.join("store");
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(unusable)?;
+        repair::finish_interrupted(data_dir, &path)?;
+        let length = fs::metadata(path.join("db")).map_or(0, |file| file.len());
         let db = match sled_open(&path) {
             Err(sled::Error::Corruption { .. }) => repair::without_snapshots(data_dir, &path)?,
             opened => opened.map_err(|error| open_error(error, data_dir, &path))?,
         };
+        if length > NEW_LOG && db.is_empty() {
+            // To sled, a log that it cannot read is an empty one.
+            return Err(StoreError::Unopenable { path, detail: "nothing in its log can be read".to_owned() });
+        }
         Self::over(db, path)
     }
 
@@ -192,6 +202,7 @@ impl Store {
         let log = File::open(path.join("db")).map_err(unusable)?;
         restrict(&path).map_err(unusable)?;
         let tree = (*db).clone();
+        let next_delivery = AtomicU64::new(outbox::highest_number(&tree)? + 1);
         let store = Self {
             inner: Arc::new(Inner {
                 db,
@@ -199,6 +210,7 @@ impl Store {
                 log,
                 appending: Mutex::new(()),
                 writing: Mutex::new(None),
+                next_delivery,
                 gate: RwLock::new(()),
                 path,
             }),

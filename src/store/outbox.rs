@@ -1,11 +1,13 @@
 //! Deliveries owed: written with the alert they tell of, struck off when they are settled. Those that could not be made in
 //! time are kept as dead letters, for a person to try again.
 
+use std::sync::atomic::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, key, value};
 use crate::{
-    alert::Notice,
+    alert::{Alert, Notice, Remark},
     name::{AlertId, DestinationName, SilenceId},
     time::Timestamp,
 };
@@ -32,6 +34,12 @@ pub struct Delivery {
     pub alert: AlertId,
     /// Why.
     pub notice: Notice,
+    /// The alert's revision that it tells of.
+    #[serde(default)]
+    pub revision: u32,
+    /// What a person did or said then, where it tells of that.
+    #[serde(default)]
+    pub remark: Option<Remark>,
     /// To be told in a digest only.
     #[serde(default)]
     pub together: Option<Together>,
@@ -49,13 +57,15 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// A delivery that came up at `now` and has not been tried.
-    pub fn new(destination: DestinationName, alert: AlertId, notice: Notice, now: Timestamp) -> Self {
+    /// A delivery of an alert as it is, which came up at `now` and has not been tried.
+    pub fn new(destination: DestinationName, alert: &Alert, notice: Notice, now: Timestamp) -> Self {
         Self {
             number: 0,
             destination,
-            alert,
+            alert: alert.id,
             notice,
+            revision: alert.revision,
+            remark: alert.remark.clone(),
             together: None,
             created: now,
             attempts: 0,
@@ -80,11 +90,22 @@ pub struct DestinationRecord {
     pub holding: bool,
 }
 
+/// The highest number of a delivery that is owed or was given up.
+pub(super) fn highest_number(tree: &sled::Tree) -> Result<u64, StoreError> {
+    let mut highest = 0;
+    for prefix in [key::DELIVERY, key::DEAD_LETTER] {
+        for item in tree.scan_prefix([prefix]).keys() {
+            highest = highest.max(key::number_at_end(&item?).unwrap_or(0));
+        }
+    }
+    Ok(highest)
+}
+
 impl Store {
     pub(super) fn write_deliveries(&self, batch: &mut sled::Batch, deliveries: &[Delivery]) -> Result<(), StoreError> {
         for delivery in deliveries {
             // Numbers only need to go up; gaps after a crash do not matter.
-            let number = self.inner.db.generate_id()?;
+            let number = self.inner.next_delivery.fetch_add(1, Ordering::Relaxed);
             let delivery = Delivery { number, ..delivery.clone() };
             batch.insert(key::delivery(&delivery.destination, number), value::to_json(&delivery)?);
         }

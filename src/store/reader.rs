@@ -355,6 +355,11 @@ impl Reader {
             .collect()
     }
 
+    /// Whether a silence has kept an alert from being delivered.
+    pub fn is_silenced(&self, silence: SilenceId, alert: AlertId) -> Result<bool, StoreError> {
+        Ok(self.tree.contains_key(key::silenced_alert(silence, alert))?)
+    }
+
     /// The number of the last change of an alert; zero if there was none.
     pub fn last_change(&self) -> Result<u64, StoreError> {
         Ok(self.tree.get(key::LAST_CHANGE)?.as_deref().and_then(value::number).unwrap_or(0))

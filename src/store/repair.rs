@@ -5,9 +5,11 @@
 //! beginning.
 
 use std::{
+    collections::{BTreeMap, HashSet},
     fs::{self, File},
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
@@ -18,6 +20,7 @@ use super::{
 };
 use crate::{
     alert::{Alert, LoggedChange},
+    event::IncomingEvent,
     name::{Sequence, SourceName},
     silence::Silence,
     time::{self, Timestamp},
@@ -28,7 +31,7 @@ use crate::{
 pub struct Recovered {
     /// Events that were saved.
     pub events: u64,
-    /// Events that were stored and could not be saved, as far as is known.
+    /// Events of blocks that could not be read, as far as is known.
     pub lost_events: u64,
     /// Alerts that were saved.
     pub alerts: u64,
@@ -71,12 +74,52 @@ pub(super) fn aside(data_dir: &Path, what: &str, stamp: &str) -> PathBuf {
     path
 }
 
+/// Atlassian processes most events within so long.
+const PROCESSING: Duration = Duration::from_secs(600);
+
 fn is_snapshot(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap."))
 }
 
+/// Where a copy of the store stands while its repair is tried.
+fn copy_of(data_dir: &Path) -> PathBuf {
+    data_dir.join("store.as-it-was")
+}
+
+/// A repair that a crash interrupted is undone: the copy takes the store's place again, and the repair begins anew.
+pub(super) fn finish_interrupted(data_dir: &Path, path: &Path) -> Result<(), StoreError> {
+    let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
+    let kept = copy_of(data_dir);
+    if !kept.exists() {
+        return Ok(());
+    }
+    let lock = lock(data_dir, path)?;
+    exchange(&kept, path).map_err(unusable)?;
+    drop(lock);
+    fs::remove_dir_all(&kept).map_err(unusable)
+}
+
+/// Two directories change places in one step, so that there is a store at any instant.
+fn exchange(one: &Path, other: &Path) -> std::io::Result<()> {
+    let here = rustix::fs::CWD;
+    rustix::fs::renameat_with(here, one, here, other, rustix::fs::RenameFlags::EXCHANGE)?;
+    sync_parent(other)
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// Puts a new store where the old one is, and the old one aside under the name it is to have.
+pub(super) fn replace(new: &Path, path: &Path, aside: &Path) -> Result<(), StoreError> {
+    let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
+    exchange(new, path).map_err(unusable)?;
+    fs::rename(new, aside).map_err(unusable)
+}
+
 /// Opens a store that sled refused, without its snapshots. sled changes what it opens, so it is tried on the store itself only
-/// while a copy stands beside it: if the log alone does not bring everything back, the copy takes the store's place again.
+/// while a whole copy stands beside it: if the log alone does not bring everything back, or a crash comes in between, the copy
+/// takes the store's place again.
 pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db, StoreError> {
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
     let refused = |detail: String| StoreError::Unopenable { path: path.to_owned(), detail };
@@ -90,17 +133,18 @@ pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db
     if snapshots.is_empty() {
         return Err(refused("its log is corrupted".to_owned()));
     }
-    let kept = data_dir.join("store.as-it-was");
-    if kept.exists() {
-        // A copy that an earlier attempt did not finish.
-        fs::remove_dir_all(&kept).map_err(unusable)?;
+    let (copying, kept) = (data_dir.join("store.copying"), copy_of(data_dir));
+    if copying.exists() {
+        // Not whole, or it would have its other name.
+        fs::remove_dir_all(&copying).map_err(unusable)?;
     }
-    if let Err(error) = copy_directory(path, &kept, &|_| true) {
-        fs::remove_dir_all(&kept).ok();
+    if let Err(error) = copy_directory(path, &copying, &|_| true) {
+        fs::remove_dir_all(&copying).ok();
         return Err(refused(format!(
             "a snapshot is damaged, and there is no room for a copy to repair it on: {error}"
         )));
     }
+    fs::rename(&copying, &kept).and_then(|()| sync_parent(&kept)).map_err(unusable)?;
     for snapshot in &snapshots {
         fs::remove_file(snapshot).map_err(unusable)?;
     }
@@ -117,10 +161,8 @@ pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db
             Ok(db)
         }
         Err(error) => {
-            let tried = aside(data_dir, "tried", "repair");
-            fs::rename(path, &tried).map_err(unusable)?;
-            fs::rename(&kept, path).map_err(unusable)?;
-            fs::remove_dir_all(&tried).map_err(unusable)?;
+            exchange(&kept, path).map_err(unusable)?;
+            fs::remove_dir_all(&kept).map_err(unusable)?;
             Err(refused(error.to_string()))
         }
     }
@@ -143,9 +185,7 @@ pub fn compact(data_dir: &Path) -> Result<Compacted, StoreError> {
         return Err(StoreError::damaged("entries", format!("{made} of {count} could be copied")));
     }
     let path = store.inner.path.clone();
-    // In one step, so that there is a store at any instant.
-    rustix::fs::renameat_with(rustix::fs::CWD, &new, rustix::fs::CWD, &path, rustix::fs::RenameFlags::EXCHANGE)
-        .map_err(|error| directory(error.into()))?;
+    exchange(&new, &path).map_err(directory)?;
     drop(store);
     fs::remove_dir_all(&new).map_err(directory)?;
     let after = Store::open_patiently(data_dir, super::LETTING_GO)?.size_on_disk()?;
@@ -165,6 +205,7 @@ pub fn recover(
 ) -> Result<Recovered, StoreError> {
     let directory = |error| StoreError::Directory { path: data_dir.to_owned(), error };
     let path = data_dir.join("store");
+    super::refuse_as_root(data_dir)?;
     let lock = lock(data_dir, &path)?;
     let last_written = fs::metadata(path.join("db"))
         .and_then(|file| file.modified())
@@ -178,17 +219,17 @@ pub fn recover(
     }
     copy_directory(&path, &copy, &|path| !is_snapshot(path)).map_err(directory)?;
     let mut found = Recovered::default();
+    let mut evaluated = BTreeMap::new();
     let mut pairs = match sled_open(&copy) {
-        Ok(db) => salvage(&db, &mut found),
+        Ok(db) => salvage(&db, &mut found, &mut evaluated),
         Err(_) => Vec::new(),
     };
-    finish(&mut pairs, sources, kept_since, last_written, now, &mut found)?;
+    finish(&mut pairs, sources, &evaluated, (kept_since, now), last_written, &mut found)?;
     let new = data_dir.join("store.new");
     backup::make(&new, pairs.into_iter().map(Ok))?;
     let stamp = now.strftime("%Y%m%dT%H%M%SZ").to_string();
     found.kept = aside(data_dir, "damaged", &stamp);
-    fs::rename(&path, &found.kept).map_err(directory)?;
-    fs::rename(&new, &path).map_err(directory)?;
+    replace(&new, &path, &found.kept)?;
     fs::remove_dir_all(&copy).map_err(directory)?;
     drop(lock);
     Store::open_patiently(data_dir, super::LETTING_GO)?;
@@ -208,98 +249,120 @@ fn copy_directory(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> std
             copy_directory(&entry, &to.join(name), wanted)?;
         } else {
             fs::copy(&entry, to.join(name))?;
+            let copy = File::options().write(true).open(to.join(name))?;
+            // When it was last written to says how far the agent had come.
+            copy.set_modified(fs::metadata(&entry)?.modified()?)?;
+            copy.sync_all()?;
         }
     }
-    Ok(())
+    File::open(to)?.sync_all()
 }
 
-/// Everything that can be read, without what hangs in the air.
-fn salvage(db: &sled::Db, found: &mut Recovered) -> Vec<Pair> {
+/// What can be read below a prefix: from both ends up to what cannot be read, so that one damaged page does not cost what
+/// stands behind it.
+fn readable(db: &sled::Db, prefix: u8, found: &mut Recovered) -> Vec<Pair> {
+    // Collected outside of what may panic: what was read before that stays.
     let mut pairs: Vec<Pair> = Vec::new();
-    // Where a page cannot be read, reading goes on behind it: damage is mostly local.
+    let collect = |items: &mut dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>, pairs: &mut Vec<Pair>| {
+        std::panic::catch_unwind(AssertUnwindSafe(|| {
+            for item in items {
+                match item {
+                    Ok((key, value)) => pairs.push((key.to_vec(), value.to_vec())),
+                    Err(_) => return false,
+                }
+            }
+            true
+        }))
+        .unwrap_or(false)
+    };
+    if collect(&mut db.scan_prefix([prefix]), &mut pairs) {
+        return pairs;
+    }
+    found.unreadable += 1;
+    let from = pairs.last().map_or_else(|| vec![prefix], |(key, _)| [key.as_slice(), &[0]].concat());
+    let mut behind: Vec<Pair> = Vec::new();
+    match prefix.checked_add(1) {
+        Some(end) => collect(&mut db.range(from..vec![end]).rev(), &mut behind),
+        None => collect(&mut db.range(from..).rev(), &mut behind),
+    };
+    behind.reverse();
+    pairs.extend(behind);
+    pairs
+}
+
+/// Everything that can be read, without what hangs in the air. Sources' newest `processedAt` among what was evaluated is noted.
+fn salvage(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<SourceName, Timestamp>) -> Vec<Pair> {
+    let mut pairs: Vec<Pair> = Vec::new();
+    let mut directories = Vec::new();
     for prefix in 0..=u8::MAX {
-        let mut from = vec![prefix];
-        let end = prefix.checked_add(1).map(|next| vec![next]);
-        let mut failures = 0;
-        loop {
-            let range = match &end {
-                Some(end) => db.range(from.clone()..end.clone()),
-                None => db.range(from.clone()..),
-            };
-            let read = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                let mut read = Vec::new();
-                for item in range {
-                    match item {
-                        Ok((key, value)) => read.push((key.to_vec(), value.to_vec())),
-                        Err(_) => return (read, false),
-                    }
-                }
-                (read, true)
-            }));
-            let (read, whole) = read.unwrap_or((Vec::new(), false));
-            if let Some((last, _)) = read.last() {
-                from.clone_from(last);
-                from.push(0);
-            }
-            pairs.extend(read);
-            failures += 1;
-            if whole || failures > 3 {
-                found.unreadable += u64::from(!whole);
-                break;
-            }
-        }
-    }
-    let unreadable = pairs.len();
-    let mut blocks = Vec::new();
-    pairs.retain(|(name, bytes)| {
-        let readable = match name.first().copied().unwrap_or_default() {
-            key::ALERT => value::from_json::<Alert>("", bytes).is_ok(),
-            key::CHANGE => value::from_json::<LoggedChange>("", bytes).is_ok(),
-            key::DELIVERY | key::DEAD_LETTER => value::from_json::<Delivery>("", bytes).is_ok(),
-            key::SOURCE => value::from_json::<SourceRecord>("", bytes).is_ok(),
-            key::DESTINATION => value::from_json::<DestinationRecord>("", bytes).is_ok(),
-            key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
-            key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
-            key::META | key::QUIET => bytes.len() == 8,
-            key::MATCH => std::str::from_utf8(bytes).is_ok(),
-            key::STATE | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED | key::CHUNK => true,
-            key::DIRECTORY => {
-                blocks.extend(Directory::parse(bytes));
-                false
-            }
+        match prefix {
             // Made anew of the events that are there.
-            key::SEEN => return false,
-            _ => false,
-        };
-        readable || name.first() == Some(&key::DIRECTORY)
-    });
-    found.unreadable += (unreadable - pairs.len()) as u64;
-    // Blocks whose events can all be read.
-    let mut whole: Vec<Directory> = Vec::new();
-    for directory in blocks {
-        let contents = std::panic::catch_unwind(AssertUnwindSafe(|| Contents::read(db, &directory)));
-        let fits = whole.last().is_none_or(|last| last.last() < directory.first);
-        match contents {
-            Ok(Ok(contents)) if fits => {
-                for (index, id) in contents.ids().iter().enumerate() {
-                    if let Ok(event) = contents.event(&directory, index) {
-                        pairs.push((key::seen(&event.source, id), event.sequence.0.to_be_bytes().to_vec()));
-                        found.events += 1;
-                    }
-                }
-                whole.push(directory);
-            }
-            _ => found.unreadable += 1,
+            key::SEEN | key::CHUNK => {}
+            key::DIRECTORY => directories = readable(db, prefix, found),
+            _ => pairs.extend(readable(db, prefix, found)),
         }
     }
-    let firsts: std::collections::HashSet<u64> = whole.iter().map(|directory| directory.first.0).collect();
-    pairs.retain(|(name, _)| match name.first() {
-        Some(&(key::DIRECTORY | key::CHUNK)) => name
-            .get(1..9)
-            .and_then(|bytes| bytes.try_into().ok())
-            .is_some_and(|bytes| firsts.contains(&u64::from_be_bytes(bytes))),
-        _ => true,
+    let all = pairs.len();
+    pairs.retain(|(name, bytes)| match name.first().copied().unwrap_or_default() {
+        key::ALERT => value::from_json::<Alert>("", bytes).is_ok(),
+        key::CHANGE => value::from_json::<LoggedChange>("", bytes).is_ok(),
+        key::DELIVERY | key::DEAD_LETTER => value::from_json::<Delivery>("", bytes).is_ok(),
+        key::SOURCE => value::from_json::<SourceRecord>("", bytes).is_ok(),
+        key::DESTINATION => value::from_json::<DestinationRecord>("", bytes).is_ok(),
+        key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
+        key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
+        key::META | key::QUIET => bytes.len() == 8,
+        key::MATCH => std::str::from_utf8(bytes).is_ok(),
+        key::STATE | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => true,
+        _ => false,
     });
+    found.unreadable += (all - pairs.len()) as u64;
+    let mark = pairs.iter().find(|(name, _)| name == key::MARK).and_then(|(_, bytes)| value::number(bytes));
+    let mut last = Sequence(0);
+    for (name, bytes) in directories {
+        let read = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<_, StoreError> {
+            let directory = Directory::parse(&bytes)?;
+            let mut chunks: Vec<Pair> = Vec::new();
+            for item in db.scan_prefix(key::chunks(directory.first)) {
+                let (key, value) = item?;
+                chunks.push((key.to_vec(), value.to_vec()));
+            }
+            let events = Contents::read(db, &directory)?.all(&directory)?;
+            Ok((directory, chunks, events))
+        }));
+        match read {
+            Ok(Ok((directory, chunks, events))) if directory.first > last => {
+                last = directory.last();
+                for event in events {
+                    pairs.push((key::seen(&event.source, &event.id), event.sequence.0.to_be_bytes().to_vec()));
+                    found.events += 1;
+                    let processed = IncomingEvent::parse(&event.raw).ok().and_then(|event| event.processed);
+                    if let (Some(processed), true) = (processed, mark.is_none_or(|mark| event.sequence.0 <= mark)) {
+                        let newest = evaluated.entry(event.source).or_insert(processed);
+                        *newest = processed.max(*newest);
+                    }
+                }
+                pairs.push((name, bytes));
+                pairs.extend(chunks);
+            }
+            // Exactly the events whose blocks can be read are kept: the others are fetched again.
+            _ => {
+                found.unreadable += 1;
+                let Ok(directory) = Directory::parse(&bytes) else { continue };
+                found.lost_events += directory.entries.len() as u64;
+                if mark.is_none_or(|mark| directory.last().0 <= mark) {
+                    // They were evaluated, and their directory says about when they were processed.
+                    let arrived = directory.entries.iter().map(|entry| entry.arrived).max().unwrap_or(i64::MIN);
+                    let processed = arrived
+                        .min(directory.times.1.saturating_add(i64::try_from(PROCESSING.as_millis()).unwrap_or(0)));
+                    for source in directory.sources {
+                        let newest = evaluated.entry(source).or_insert(Timestamp::MIN);
+                        *newest = time::from_millis(processed).max(*newest);
+                    }
+                }
+            }
+        }
+    }
     pairs
 }
 
@@ -307,12 +370,11 @@ fn salvage(db: &sled::Db, found: &mut Recovered) -> Vec<Pair> {
 fn finish(
     pairs: &mut Vec<Pair>,
     sources: &[SourceName],
-    kept_since: Timestamp,
+    evaluated: &BTreeMap<SourceName, Timestamp>,
+    (kept_since, now): (Timestamp, Timestamp),
     last_written: Timestamp,
-    now: Timestamp,
     found: &mut Recovered,
 ) -> Result<(), StoreError> {
-    use std::collections::{BTreeMap, HashSet};
     let mut all: BTreeMap<Vec<u8>, Vec<u8>> = std::mem::take(pairs).into_iter().collect();
     let alerts: HashSet<Vec<u8>> = all
         .keys()
@@ -354,17 +416,11 @@ fn finish(
     let mut last = number(key::NEXT_SEQUENCE).saturating_sub(1);
     let matched =
         all.keys().filter(|name| name.first() == Some(&key::MATCH)).filter_map(|name| key::number_at_end(name)).max();
-    let mut mark_event = None;
     let mut mark = number(key::MARK);
     for (name, bytes) in &all {
         if name.first() == Some(&key::DIRECTORY) {
             let directory = Directory::parse(bytes)?;
             last = last.max(directory.last().0);
-            for (index, entry) in directory.entries.iter().enumerate() {
-                if directory.first.0 + index as u64 <= mark {
-                    mark_event = mark_event.max(Some(entry.arrived));
-                }
-            }
         }
     }
     last = last.max(matched.unwrap_or(0)).max(mark);
@@ -373,7 +429,6 @@ fn finish(
         mark = last;
     }
     let backlog = last > mark;
-    found.lost_events = number(key::NEXT_SEQUENCE).saturating_sub(1).saturating_sub(found.events);
     let last_change = number(key::LAST_CHANGE).max(changes.iter().copied().max().unwrap_or(0));
     let alive = number(key::ALIVE).cast_signed();
     let put = |all: &mut BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8], number: u64| {
@@ -396,17 +451,18 @@ fn finish(
     for source in names {
         let record = all.get(&key::source(&source)).map(|bytes| value::from_json::<SourceRecord>("a record", bytes));
         let mut record = record.transpose()?.unwrap_or_default();
-        // What Atlassian had processed by then had come in and been evaluated. An agent was alive until `alive`; without any
-        // record of it, the file was last written to then.
-        let known = record.newest_processed.unwrap_or(if alive > 0 { time::from_millis(alive) } else { last_written });
-        let evaluated = match mark_event {
-            // Events after the mark had not been evaluated: they count as new when they come again.
-            Some(arrived) if backlog => known.min(time::from_millis(arrived)),
-            _ => known,
+        // What Atlassian had processed before this is known to have been evaluated. What is not known is evaluated: an alert
+        // that is there already is not raised again.
+        let nothing_left = found.events == 0 && found.alerts == 0;
+        record.evaluated_before = match (record.newest_processed, evaluated.get(&source)) {
+            (Some(newest), _) if !backlog => Some(newest),
+            (_, Some(newest)) => Some(*newest),
+            // Without anything to go by, everything would be told again: an agent was alive until `alive`, or wrote until then.
+            (None, None) if nothing_left => Some(if alive > 0 { time::from_millis(alive) } else { last_written }),
+            _ => None,
         };
         record.cursor = None;
-        record.evaluated_before = Some(evaluated);
-        record.refetch = Some(Refetch { since: kept_since, until: now, cursor: None, fetched: 0, found: 0 });
+        record.refetch = Some(Refetch::new(kept_since, now).and(record.refetch.take()));
         found.fetched_again.push((source.clone(), kept_since));
         all.insert(key::source(&source), value::to_json(&record)?);
     }

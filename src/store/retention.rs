@@ -42,7 +42,15 @@ impl Store {
             if directory.newest >= cutoff.as_millisecond() {
                 continue;
             }
-            let contents = Contents::read(self.tree(), &directory)?;
+            let contents = match Contents::read(self.tree(), &directory) {
+                Ok(contents) => contents,
+                Err(StoreError::Damaged { what, detail }) => {
+                    // It must not keep all others from being removed.
+                    tracing::error!(first = %directory.first, "{what} cannot be read: {detail}; see `watchbell store verify`");
+                    continue;
+                }
+                Err(other) => return Err(other),
+            };
             let mut batch = sled::Batch::default();
             for (index, id) in contents.ids().iter().enumerate() {
                 let event = contents.event(&directory, index)?;
@@ -98,8 +106,10 @@ impl Store {
 
     fn remove_alerts_before(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
         let mut owed: HashSet<AlertId> = HashSet::new();
-        for item in self.tree().scan_prefix([key::DELIVERY]) {
-            owed.insert(value::from_json::<Delivery>("a delivery", &item?.1)?.alert);
+        for prefix in [key::DELIVERY, key::DEAD_LETTER] {
+            for item in self.tree().scan_prefix([prefix]) {
+                owed.insert(value::from_json::<Delivery>("a delivery", &item?.1)?.alert);
+            }
         }
         // What a silence will list when it ends is owed as well.
         owed.extend(self.tree().scan_prefix([key::SILENCED]).keys().filter_map(|key| key::alert_at_end(&key.ok()?)));
@@ -168,7 +178,7 @@ impl Store {
             block::remove(&mut batch, directory);
         }
         // Later operations on the same key win, so the new block replaces the first old one.
-        block::write(&mut batch, &all)?;
+        block::write(&mut batch, &all, run.iter().map(|block| block.newest).max())?;
         self.write(batch)?;
         Ok(run.len() as u64 - 1)
     }

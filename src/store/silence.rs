@@ -2,6 +2,7 @@
 
 use super::{Commit, Delivery, StoreError, Writing, key, value};
 use crate::{
+    alert::Alert,
     name::SilenceId,
     silence::{NewSilence, Silence},
     time::Timestamp,
@@ -27,12 +28,22 @@ impl Writing<'_> {
         Ok(silence)
     }
 
-    /// Ends a silence, with the deliveries that tell of what it silenced.
-    pub fn end_silence(&mut self, silence: Silence, deliveries: &[Delivery]) -> Result<(), StoreError> {
+    /// Ends a silence, with the deliveries that tell of what it silenced. Alerts that are passed on belong to another silence
+    /// from now on.
+    pub fn end_silence(
+        &mut self,
+        silence: Silence,
+        deliveries: &[Delivery],
+        passed_on: &[(SilenceId, Alert)],
+    ) -> Result<(), StoreError> {
         let store = self.store();
         let mut batch = sled::Batch::default();
         for item in store.tree().scan_prefix(key::silenced(silence.id)).keys() {
             batch.remove(item?);
+        }
+        for (other, alert) in passed_on {
+            batch.insert(key::silenced_alert(*other, alert.id), &[]);
+            batch.insert(key::alert(alert.id), value::to_json(alert)?);
         }
         store.write_deliveries(&mut batch, deliveries)?;
         batch.insert(key::silence(silence.id), value::to_json(&silence)?);
