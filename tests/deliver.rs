@@ -228,3 +228,72 @@ fn tags_and_late_alerts_are_routed_as_configured() {
     assert_eq!(digest.iter().filter(|message| message["notice"] == "late_digest").count(), 1, "{digest:?}");
     assert_eq!(digest.len(), 3);
 }
+
+/// A message that a service cannot take holds up its own alert only.
+#[test]
+fn one_bad_message_does_not_hold_up_the_others() {
+    let (service, _) = collector();
+    service.always(|request| {
+        if request.json()["alert"]["rule"] == "team.low" {
+            (500, "cannot digest this".to_owned())
+        } else {
+            (200, String::new())
+        }
+    });
+    let lab = lab(&hook("hook", &service, "rules = [\"team.*\", \"other.*\"]"));
+    // The first attempts, then hours later again and again: the clock goes on with the retries.
+    let clock = Clock::manual(now());
+    let rules = || -> BTreeSet<String> {
+        let delivered = messages(&service).into_iter().flat_map(|(_, rules)| rules);
+        delivered.filter(|rule| rule != "team.low").collect()
+    };
+    lab.run_agent_with(&clock, |reader| {
+        clock.set(time::after(clock.now(), Duration::from_secs(20)));
+        evaluated(reader, 1) && rules() == names(&["team.high", "other.high"])
+    });
+    let owed = lab.reader().1.outbox().unwrap();
+    assert_eq!(owed.values().map(|owed| owed.count).sum::<u64>(), 1);
+}
+
+/// With a rate, an incident is never closed before it was opened, nor opened after it was closed for good.
+#[test]
+fn what_closes_an_incident_does_not_overtake_what_opens_it() {
+    let (service, _) = collector();
+    service.always(|_| (202, String::new()));
+    // People act by the machine's clock, so these events are of today.
+    let start = Clock::system().now();
+    let offset = start.as_second() - crate::support::base().as_second() - 600;
+    let entries: Vec<Value> = (0..4).map(|number| entry(&format!("e{number}"), "x", offset + number, "ann")).collect();
+    let options = watchbell::simulator::Options::new(crate::support::scenario(&entries));
+    let lab = Lab::with_organization(options, "");
+    let at = |seconds: u64| Clock::manual(time::after(start, Duration::from_secs(seconds)));
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let sources = config.split("[[destination]]").next().unwrap().to_owned();
+    lab.write("routing", "R0UT1NG");
+    let table = format!(
+        "[[destination]]\nname = \"pager\"\nkind = \"pagerduty\"\nrouting_key = {{ file = \"routing\" }}\nurl = \"{}\"\nrate = 1\nrules = [\"team.*\"]\n",
+        service.url("/v2")
+    );
+    lab.write("watchbell.toml", format!("{sources}\n{table}"));
+    lab.write("rules/each.rhai", rule("team.each", "", "fn rule(event) { true }\nfn dedup(event) { event.id }"));
+    let pager = DestinationName::parse("pager").unwrap();
+    let owed = |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&pager).map_or(0, |owed| owed.count);
+    lab.run_agent_with(&at(0), |reader| evaluated(reader, 4) && owed(reader) == 3);
+    let opened = service.take()[0].json()["dedup_key"].as_str().unwrap().to_owned();
+    // All four are resolved: the one that is known there is closed at once, the others wait their turn.
+    for alert in lab.watchbell(&["alerts", "list", "--format", "json"]).stdout.lines() {
+        let id = serde_json::from_str::<Value>(alert).unwrap()["id"].as_str().unwrap().to_owned();
+        assert_eq!(lab.watchbell(&["alerts", "resolve", &id, "--author", "ann"]).code, Some(0));
+    }
+    lab.run_agent_with(&at(600), |reader| owed(reader) == 6);
+    let closed: Vec<Value> = service.take().iter().map(|request| request.json()).collect();
+    assert_eq!(closed.len(), 1);
+    assert_eq!(
+        (closed[0]["event_action"].as_str(), closed[0]["dedup_key"].as_str()),
+        (Some("resolve"), Some(&*opened))
+    );
+    lab.run_agent_with(&at(3_700), |reader| owed(reader) == 0);
+    let actions: Vec<String> =
+        service.take().iter().map(|request| request.json()["event_action"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(actions, ["trigger", "resolve", "resolve", "resolve"], "one summary, then what became of them");
+}

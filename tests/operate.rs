@@ -620,3 +620,41 @@ fn a_silence_ends_when_its_time_is_over() {
     });
     assert_eq!(told().lines().count(), 1);
 }
+
+/// An alert that people know of stays one they know: a silence that begins later does not swallow its end.
+#[test]
+fn a_silence_does_not_swallow_the_end_of_what_was_told_before() {
+    let lab = Lab::with_organization(Options::new(scenario(&[])), "drop_off = \"30d\"");
+    let text = rule(
+        "team.one",
+        "dedup_period: \"7d\"",
+        "fn rule(event) { true }\nfn dedup(event) { \"all\" }\nfn severity(event) { if event.action == \"action_1\" { \"high\" } else { \"low\" } }",
+    );
+    lab.write("rules/one.rhai", text);
+    let agent = start(&lab, 0);
+    let runtime = tokio_runtime();
+    let told = || -> Vec<String> {
+        let text = fs::read_to_string(lab.path("alerts.jsonl")).unwrap_or_default();
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["notice"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let import = |entries: &[Value]| {
+        lab.write("events.jsonl", entries.iter().map(|entry| format!("{entry}\n")).collect::<String>());
+        assert_eq!(lab.watchbell(&["events", "import", "events.jsonl", "--source", "test"]).code, Some(0));
+    };
+    let entries = recent(2);
+    import(&entries[..1]);
+    assert!(runtime.block_on(eventually(|| told() == ["opened"])));
+    assert_eq!(lab.watchbell(&["silence", "add", "--rule", "*", "--for", "1h", "--author", "bo"]).code, Some(0));
+    import(&entries[1..]);
+    assert!(runtime.block_on(eventually(|| status(&lab)["events"]["evaluated"] == 2)));
+    let alert = lines(&lab.watchbell(&["alerts", "list", "--format", "json"]))[0].clone();
+    assert_eq!((&alert["severity"], &alert["silenced_by"]), (&json!("high"), &Value::Null));
+    let id = alert["id"].as_str().unwrap();
+    assert_eq!(lab.watchbell(&["alerts", "resolve", id, "--author", "bo"]).code, Some(0));
+    assert!(runtime.block_on(eventually(|| told() == ["opened", "resolved"])), "{:?}", told());
+    assert_eq!(lab.watchbell(&["silence", "expire", "1"]).code, Some(0));
+    assert!(runtime.block_on(eventually(|| told().len() == 3)));
+    drop(agent);
+}

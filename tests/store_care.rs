@@ -324,3 +324,110 @@ fn recovery_begins_anew_where_nothing_can_be_read() {
     });
     assert!(alerts(&lab.reader().1).is_empty());
 }
+
+/// A repair that a crash interrupted begins anew from the copy, whatever had become of the store.
+#[test]
+fn an_interrupted_repair_is_undone_and_done_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = churn(directory.path(), 0..2);
+    let expected = contents(&store);
+    drop(store);
+    drop(open(directory.path()).unwrap());
+    // As after a crash: the copy is whole, the store was being tried without its snapshots.
+    copy(&directory.path().join("store"), &directory.path().join("store.as-it-was"));
+    fs::write(directory.path().join("store/db"), b"torn").unwrap();
+    for snapshot in snapshots(directory.path()) {
+        fs::remove_file(snapshot).unwrap();
+    }
+    assert_eq!(contents(&open(directory.path()).unwrap()), expected);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+/// A log of which nothing can be read is not taken for a new store.
+#[test]
+fn a_log_of_nonsense_is_no_empty_store() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(churn(directory.path(), 0..3));
+    let log = directory.path().join("store/db");
+    let length = usize::try_from(fs::metadata(&log).unwrap().len()).unwrap();
+    assert!(length > 4 << 20, "{length}");
+    for snapshot in snapshots(directory.path()) {
+        fs::remove_file(snapshot).unwrap();
+    }
+    fs::write(&log, vec![0x77; length]).unwrap();
+    let error = open(directory.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Unopenable { .. }), "{error}");
+}
+
+/// What is owed keeps its place when the store is written anew, and nothing that comes later takes it.
+#[test]
+fn deliveries_survive_compaction_and_later_ones_follow_them() {
+    use watchbell::{
+        alert::Notice,
+        name::{AlertId, DestinationName},
+        store::Delivery,
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let destination = DestinationName::parse("slack").unwrap();
+    let mut alert = watchbell::deliver::test_alert(base()).unwrap();
+    for round in 0..4_u8 {
+        let store = open(directory.path()).unwrap();
+        let mut commit = Commit::default();
+        for number in 0..3 {
+            alert.id = AlertId::from_bytes([round * 3 + number; 16]);
+            commit.deliveries.push(Delivery::new(destination.clone(), &alert, Notice::Opened, base()));
+        }
+        store.writing().commit(&commit).unwrap();
+        if round == 1 {
+            let letter = store.reader().owed(&destination, 1).unwrap();
+            store.give_up(&letter, base()).unwrap();
+            store.revive(&letter, base()).unwrap();
+        }
+        drop(store);
+        watchbell::store::compact(directory.path()).unwrap();
+    }
+    let owed = open(directory.path()).unwrap().reader().owed(&destination, 100).unwrap();
+    let order: Vec<u8> = owed.iter().map(|delivery| delivery.alert.bytes()[0]).collect();
+    assert_eq!(order, (0..12).collect::<Vec<u8>>());
+}
+
+/// Wherever the log is damaged, recovery ends with a store in which everything fits together.
+#[test]
+fn recovery_from_damage_anywhere_leaves_a_whole_store() {
+    let lab = lab(300);
+    let bytes = fs::read(lab.path("data/store/db")).unwrap();
+    let conf = fs::read(lab.path("data/store/conf")).unwrap();
+    let mut random = fastrand::Rng::with_seed(11);
+    for round in 0..8 {
+        let mut damaged = bytes.clone();
+        let at = random.usize(..damaged.len() - 4_096);
+        for byte in &mut damaged[at..at + 600] {
+            *byte = random.u8(..);
+        }
+        for beside in fs::read_dir(lab.path("data")).unwrap() {
+            fs::remove_dir_all(beside.unwrap().path()).ok();
+        }
+        fs::create_dir_all(lab.path("data/store/blobs")).unwrap();
+        lab.write("data/store/db", &damaged);
+        lab.write("data/store/conf", &conf);
+        let recovered = lab.watchbell(&["store", "recover", "--format", "json"]);
+        assert_eq!(recovered.code, Some(0), "round {round}, byte {at}: {}", recovered.show());
+        let verified = lab.watchbell(&["store", "verify"]);
+        assert_eq!(verified.code, Some(0), "round {round}, byte {at}: {}", verified.show());
+    }
+}
+
+/// What is brought in on purpose is kept as long as what has just happened, however old it is.
+#[test]
+fn imported_history_is_not_removed_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).unwrap();
+    let event = |id: &str| IncomingEvent::parse(&entry(id, "x", 0, "ann").to_string()).unwrap();
+    let now = time::after(base(), Duration::from_secs(400 * 86_400));
+    store.import_page(Page::new(source(), now, vec![event("imported")])).unwrap();
+    store.append_page(Page::new(source(), now, vec![event("polled")]), &mut SourceRecord::default()).unwrap();
+    let mark = store.reader().last_sequence().unwrap();
+    store.writing().commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
+    store.remove_before(time::before(now, Duration::from_secs(180 * 86_400))).unwrap();
+    assert_eq!(stored_ids(&store.reader()), ["imported"]);
+}
