@@ -126,6 +126,10 @@ impl Loader {
             let rule = match compiled {
                 Compiled::LibraryFile => {
                     diagnostics.append(&mut found);
+                    // A file that is just being saved is empty for an instant.
+                    if text.trim().is_empty() && self.last_good.contains_key(&file) {
+                        failed.push((file, "the file is empty: delete it to remove its rule".to_owned()));
+                    }
                     continue;
                 }
                 Compiled::Rule(rule) => Some(rule),

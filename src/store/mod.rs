@@ -52,7 +52,7 @@ pub const FORMAT: u32 = 1;
 /// The log of a store that nothing was ever written to is smaller.
 const NEW_LOG: u64 = 4 * 1024 * 1024;
 /// How long sled may take to let go of a store that this process has closed.
-const LETTING_GO: Duration = Duration::from_secs(5);
+const LETTING_GO: Duration = Duration::from_secs(2);
 /// sled's default is 1 GiB.
 const CACHE_BYTES: u64 = 48 * 1024 * 1024;
 

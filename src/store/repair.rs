@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -57,10 +57,15 @@ pub(super) fn lock(data_dir: &Path, path: &Path) -> Result<File, StoreError> {
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
     let file =
         File::options().read(true).write(true).create(true).truncate(false).open(path.join("db")).map_err(unusable)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(StoreError::Locked { path: path.to_owned(), holder: super::holder(data_dir) }),
+    let began = Instant::now();
+    // sled lets go of a store only some milliseconds after it was closed.
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if began.elapsed() > super::LETTING_GO {
+            return Err(StoreError::Locked { path: path.to_owned(), holder: super::holder(data_dir) });
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
+    Ok(file)
 }
 
 /// A name beside the store for what is kept.
@@ -171,7 +176,7 @@ pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db
 /// Rewrites the store, so that it takes no more room than it needs. No agent may run.
 pub fn compact(data_dir: &Path) -> Result<Compacted, StoreError> {
     let directory = |error| StoreError::Directory { path: data_dir.to_owned(), error };
-    let store = Store::open(data_dir)?;
+    let store = Store::open_patiently(data_dir, super::LETTING_GO)?;
     let before = store.size_on_disk()?;
     let new = data_dir.join("store.new");
     let count = store.tree().len() as u64;
