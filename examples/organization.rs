@@ -12,7 +12,7 @@ use watchbell::{
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let directory = std::env::args().nth(1).ok_or("usage: organization DIR")?;
+    let directory = std::env::args().nth(1).filter(|name| !name.starts_with('-')).ok_or("usage: organization DIR")?;
     let directory = Path::new(&directory);
     let start = time::after(Clock::system().now(), Duration::from_secs(5));
     let length = StoryLength {
