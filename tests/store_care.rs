@@ -111,6 +111,26 @@ fn a_damaged_snapshot_costs_nothing() {
         flipped[at] ^= 1 << random.u8(..8);
         damages.push((format!("a bit of byte {at} of {} flipped", bytes.len()), vec![(name.clone(), flipped)]));
     }
+    // Short lives leave little in the log but its end: there the log alone is not enough.
+    let short = tempfile::tempdir().unwrap();
+    for round in 0..6 {
+        drop(churn(short.path(), round..round + 1));
+        drop(open(short.path()).unwrap());
+    }
+    let whole = contents(&open(short.path()).unwrap());
+    for damage in [&b""[..], b"xx", &[0; 5_000]] {
+        let directory = tempfile::tempdir().unwrap();
+        copy(short.path(), directory.path());
+        fs::write(snapshots(directory.path()).pop().unwrap(), damage).unwrap();
+        fs::write(directory.path().join("store/snap.00ff.generating"), b"").unwrap();
+        assert_eq!(contents(&open(directory.path()).unwrap()), whole);
+    }
+    {
+        let directory = tempfile::tempdir().unwrap();
+        copy(short.path(), directory.path());
+        snapshots(directory.path()).iter().for_each(|snapshot| fs::remove_file(snapshot).unwrap());
+        assert_eq!(contents(&open(directory.path()).unwrap()), whole, "removed");
+    }
     for (what, files) in damages {
         let directory = tempfile::tempdir().unwrap();
         copy(origin.path(), directory.path());

@@ -153,8 +153,8 @@ impl Agent {
             let opened = settings.open(&options.terminal, &options.clock);
             destinations.push(opened.map_err(|error| AgentError::Destination { name: settings.name.clone(), error })?);
         }
-        let metrics = config.metrics.map(listen).transpose()?;
         let store = Store::open(&config.data_dir)?;
+        let metrics = config.metrics.map(listen).transpose()?;
         let pid_file = PidFile::write(&config)?;
         let stored = watch::Sender::new(0);
         let owed = watch::Sender::new(0);

@@ -412,6 +412,7 @@ impl Worker {
     async fn give_up(&mut self, mut deliveries: Vec<Delivery>, error: &str) -> Result<(), StoreError> {
         let now = self.clock.now();
         for delivery in &mut deliveries {
+            delivery.attempts = delivery.attempts.max(1);
             delivery.error = Some(error.to_owned());
         }
         tracing::error!(

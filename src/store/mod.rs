@@ -200,6 +200,9 @@ impl Store {
     fn over(db: sled::Db, path: PathBuf) -> Result<Self, StoreError> {
         let unusable = |error| StoreError::Directory { path: path.clone(), error };
         let log = File::open(path.join("db")).map_err(unusable)?;
+        if let Err(error) = repair::keep_snapshot(&path) {
+            tracing::warn!(%error, "no copy of the store's snapshot could be kept");
+        }
         restrict(&path).map_err(unusable)?;
         let tree = (*db).clone();
         let next_delivery = AtomicU64::new(outbox::highest_number(&tree)? + 1);

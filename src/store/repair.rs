@@ -1,8 +1,8 @@
 //! What is done about a store that sled does not open, or that has grown too large.
 //!
-//! sled 0.34 keeps snapshots of its page table beside its log, only to start faster. After an abrupt stop it may find one half
-//! written, and then refuses to open (its issues 1527 and 1533). The log alone is enough: without snapshots it is read from the
-//! beginning.
+//! sled 0.34 keeps a snapshot of its page table beside its log, written anew when it opens. After an abrupt stop it may find one
+//! half written, and then refuses to open (its issues 1527 and 1533). Usually the log alone is enough; where sled has freed parts
+//! of the log that the snapshot made needless it is not, so a copy of each snapshot is kept from the moment it was good.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -79,6 +79,8 @@ pub(super) fn aside(data_dir: &Path, what: &str, stamp: &str) -> PathBuf {
     path
 }
 
+/// What stands before the name of a snapshot that we keep a copy of.
+const KEPT_SNAPSHOT: &str = "kept-";
 /// Atlassian processes most events within so long.
 const PROCESSING: Duration = Duration::from_secs(600);
 
@@ -96,12 +98,21 @@ pub(super) fn finish_interrupted(data_dir: &Path, path: &Path) -> Result<(), Sto
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
     let kept = copy_of(data_dir);
     if !kept.exists() {
-        return Ok(());
+        return return_snapshot(path).map_err(unusable);
     }
     let lock = lock(data_dir, path)?;
     exchange(&kept, path).map_err(unusable)?;
     drop(lock);
     fs::remove_dir_all(&kept).map_err(unusable)
+}
+
+/// A store whose snapshot is gone gets our copy of it back.
+fn return_snapshot(path: &Path) -> std::io::Result<()> {
+    let candidates = candidates(path)?;
+    match candidates.first() {
+        Some(Some((file, name))) if !path.join(name).exists() => fs::copy(file, path.join(name)).map(drop),
+        _ => Ok(()),
+    }
 }
 
 /// Two directories change places in one step, so that there is a store at any instant.
@@ -122,9 +133,9 @@ pub(super) fn replace(new: &Path, path: &Path, aside: &Path) -> Result<(), Store
     fs::rename(new, aside).map_err(unusable)
 }
 
-/// Opens a store that sled refused, without its snapshots. sled changes what it opens, so it is tried on the store itself only
-/// while a whole copy stands beside it: if the log alone does not bring everything back, or a crash comes in between, the copy
-/// takes the store's place again.
+/// Opens a store that sled refused, with another snapshot than the newest, or none. sled changes what it opens, so this is tried
+/// only while a whole copy stands beside it: if nothing brings everything back, or a crash comes in between, the copy takes the
+/// store's place again.
 pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db, StoreError> {
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
     let refused = |detail: String| StoreError::Unopenable { path: path.to_owned(), detail };
@@ -150,27 +161,80 @@ pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db
         )));
     }
     fs::rename(&copying, &kept).and_then(|()| sync_parent(&kept)).map_err(unusable)?;
-    for snapshot in &snapshots {
-        fs::remove_file(snapshot).map_err(unusable)?;
-    }
     drop(lock);
-    let opened = sled_open(path).and_then(|db| match db.get(key::FORMAT)? {
-        Some(_) => Ok(db),
-        // A log that cannot be read is an empty one to sled.
-        None => Err(sled::Error::Corruption { at: None, bt: () }),
-    });
-    match opened {
-        Ok(db) => {
-            tracing::warn!(store = %path.display(), "a snapshot of the store was damaged, as after an abrupt stop: the store was opened from its log, and nothing is lost");
-            fs::remove_dir_all(&kept).map_err(unusable)?;
-            Ok(db)
+    let mut problem = String::new();
+    for candidate in candidates(&kept).map_err(unusable)? {
+        // Each attempt begins from the copy: a failed one has changed the log.
+        fs::remove_dir_all(path).map_err(unusable)?;
+        copy_directory(&kept, path, &|path| !is_snapshot(path)).map_err(unusable)?;
+        if let Some((file, name)) = &candidate {
+            fs::copy(file, path.join(name)).map_err(unusable)?;
         }
-        Err(error) => {
-            exchange(&kept, path).map_err(unusable)?;
-            fs::remove_dir_all(&kept).map_err(unusable)?;
-            Err(refused(error.to_string()))
+        let opened = sled_open(path).and_then(|db| match db.get(key::FORMAT)? {
+            Some(_) => Ok(db),
+            // A log that cannot be read is an empty one to sled.
+            None => Err(sled::Error::Corruption { at: None, bt: () }),
+        });
+        match opened {
+            Ok(db) => {
+                tracing::warn!(store = %path.display(), "a snapshot of the store was damaged, as after an abrupt stop: the store was opened without it, and nothing is lost");
+                fs::remove_dir_all(&kept).map_err(unusable)?;
+                return Ok(db);
+            }
+            Err(error) => problem = error.to_string(),
         }
     }
+    exchange(&kept, path).map_err(unusable)?;
+    fs::remove_dir_all(&kept).map_err(unusable)?;
+    Err(refused(problem))
+}
+
+/// Snapshots to try, with the names that sled knows them by, the newest first; none stands for the log alone. Our own copy is
+/// as good as the one it was made of: whatever came later is in the log.
+fn candidates(directory: &Path) -> std::io::Result<Vec<Option<(PathBuf, String)>>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let original = name.strip_prefix(KEPT_SNAPSHOT).unwrap_or(&name).to_owned();
+        let whole = original.strip_prefix("snap.").is_some_and(|lsn| lsn.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        if whole {
+            found.push(Some((path, original)));
+        }
+    }
+    found.sort_by(|one, other| {
+        let name = |candidate: &Option<(PathBuf, String)>| candidate.as_ref().map(|(_, name)| name.clone());
+        name(other).cmp(&name(one))
+    });
+    found.push(None);
+    Ok(found)
+}
+
+/// Keeps a copy of the snapshot that sled has just opened the store with: parts of the log from before it may be gone, so that
+/// without it the log alone need not be enough.
+pub(super) fn keep_snapshot(path: &Path) -> std::io::Result<()> {
+    let names: Vec<String> = fs::read_dir(path)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect();
+    let newest = names
+        .iter()
+        .filter(|name| name.strip_prefix("snap.").is_some_and(|lsn| lsn.bytes().all(|byte| byte.is_ascii_hexdigit())))
+        .max();
+    let Some(newest) = newest else {
+        return Ok(());
+    };
+    let kept = format!("{KEPT_SNAPSHOT}{newest}");
+    if !names.contains(&kept) {
+        let making = path.join("kept-making");
+        fs::copy(path.join(newest), &making)?;
+        File::open(&making)?.sync_all()?;
+        fs::rename(&making, path.join(&kept))?;
+        File::open(path)?.sync_all()?;
+    }
+    for old in names.iter().filter(|name| name.starts_with(KEPT_SNAPSHOT) && **name != kept) {
+        fs::remove_file(path.join(old))?;
+    }
+    Ok(())
 }
 
 /// Rewrites the store, so that it takes no more room than it needs. No agent may run.
@@ -219,16 +283,24 @@ pub fn recover(
         .unwrap_or(now);
     // sled changes what it opens: the original is left as it is.
     let copy = data_dir.join("store.salvage");
-    if copy.exists() {
-        fs::remove_dir_all(&copy).map_err(directory)?;
-    }
-    copy_directory(&path, &copy, &|path| !is_snapshot(path)).map_err(directory)?;
     let mut found = Recovered::default();
     let mut evaluated = BTreeMap::new();
-    let mut pairs = match sled_open(&copy) {
-        Ok(db) => salvage(&db, &mut found, &mut evaluated),
-        Err(_) => Vec::new(),
-    };
+    let mut pairs = Vec::new();
+    for candidate in candidates(&path).map_err(directory)? {
+        if copy.exists() {
+            fs::remove_dir_all(&copy).map_err(directory)?;
+        }
+        copy_directory(&path, &copy, &|path| !is_snapshot(path)).map_err(directory)?;
+        if let Some((file, name)) = &candidate {
+            fs::copy(file, copy.join(name)).map_err(directory)?;
+        }
+        if let Ok(db) = sled_open(&copy)
+            && !db.is_empty()
+        {
+            pairs = salvage(&db, &mut found, &mut evaluated);
+            break;
+        }
+    }
     finish(&mut pairs, sources, &evaluated, (kept_since, now), last_written, &mut found)?;
     let new = data_dir.join("store.new");
     backup::make(&new, pairs.into_iter().map(Ok))?;
