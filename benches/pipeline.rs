@@ -11,7 +11,7 @@ use watchbell::{
     event::IncomingEvent,
     name::{Sequence, SourceName},
     outcome::Outcome,
-    rule::{Loader, Overrides, RuleSet},
+    rule::{Loader, RuleSet},
     simulator::Scenario,
     store::{Commit, Page, SourceRecord, Store},
     time::{self, Timestamp},
@@ -20,7 +20,7 @@ use watchbell::{
 const PAGE: usize = 500;
 
 fn rules() -> Arc<RuleSet> {
-    Loader::new(vec!["rules".into()], Overrides::new()).without_builtin().load().set
+    Loader::of(vec!["rules".into()]).without_builtin().load().set
 }
 
 fn page(scenario: &Scenario, number: usize, now: Timestamp) -> Page {

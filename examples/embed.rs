@@ -8,7 +8,7 @@ use watchbell::{
     detect::Settings,
     name::SourceName,
     replay::{Replay, file_events},
-    rule::{Loader, Overrides},
+    rule::Loader,
     source::file,
     time::Timestamp,
 };
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rules = arguments.next().unwrap_or_else(|| "rules".to_owned());
     let events = arguments.next().unwrap_or_else(|| "examples/events/incident.jsonl".to_owned());
 
-    let loaded = Loader::new(vec![PathBuf::from(rules)], Overrides::new()).without_builtin().load();
+    let loaded = Loader::of(vec![PathBuf::from(rules)]).without_builtin().load();
     let mut output = std::io::stdout().lock();
     for problem in &loaded.diagnostics {
         writeln!(output, "{}", problem.one_line())?;

@@ -3,7 +3,7 @@
 //! The store keeps alerts, detection says how they change ([`AlertChange`]), and [`Alert::apply`] is the only place that
 //! carries a change out: in the store, in replay and in tests alike.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -241,6 +241,12 @@ pub struct Alert {
     /// The silence that kept it from being delivered when it opened.
     #[serde(default)]
     pub silenced_by: Option<SilenceId>,
+    /// Its rule is on trial: nobody is told.
+    #[serde(default)]
+    pub shadow: bool,
+    /// The named lists that its rule looked into, each with the version it had.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lists: BTreeMap<String, String>,
 }
 
 /// How an alert changed. Data: whoever keeps alerts applies it.

@@ -13,8 +13,8 @@ use toml::de::DeTable;
 use crate::{
     deliver, detect,
     diagnostic::Diagnostic,
-    name::{DestinationName, RuleId},
-    rule::{Limits, Overrides, RuleOverride, WatchMode},
+    name::DestinationName,
+    rule::{Limits, Overrides, RuleSources, WatchMode, read_override},
     settings::{Problems, TableReader},
     source,
 };
@@ -30,12 +30,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How long events and alerts are kept.
     pub retention: Duration,
-    /// Rules directories.
-    pub rule_paths: Vec<PathBuf>,
+    /// Where rules are, and what is said of them.
+    pub rules: RuleSources,
     /// How these are watched.
     pub watch: WatchMode,
-    /// What is changed about single rules.
-    pub overrides: Overrides,
     /// What detection is told.
     pub detection: detect::Settings,
     /// Where events come from.
@@ -94,13 +92,14 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
     let data_dir = base.join(top.text("data_dir").unwrap_or("data"));
     let retention = top.duration("retention", DAY..=3_660 * DAY).unwrap_or(180 * DAY);
 
-    let mut rule_paths = vec![base.join("rules")];
+    let mut rules = RuleSources { roots: vec![base.join("rules")], ..RuleSources::default() };
     let mut watch = WatchMode::Auto;
     let mut limits = Limits::default();
     if let Some(mut table) = top.table("rules") {
         if let Some(paths) = table.texts("paths", |path| Ok(base.join(path))) {
-            rule_paths = paths;
+            rules.roots = paths;
         }
+        rules.geoip = table.texts("geoip", |path| Ok(base.join(path))).unwrap_or_default();
         watch = match table.text("watch") {
             None | Some("auto") => WatchMode::Auto,
             Some("poll") => WatchMode::Poll,
@@ -134,7 +133,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         listen.flatten()
     });
     let heartbeat = top.table("heartbeat").and_then(|table| deliver::Heartbeat::read(table, base));
-    let overrides = top.table("checks").map(read_overrides).unwrap_or_default();
+    rules.overrides = top.table("checks").map(read_overrides).unwrap_or_default();
 
     let sources: Vec<_> = top
         .tables("source")
@@ -179,9 +178,8 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         file: file.to_owned(),
         data_dir,
         retention,
-        rule_paths,
         watch,
-        overrides,
+        rules,
         detection: detect::Settings { limits, max_age },
         sources: sources.into_iter().map(|(settings, _)| settings).collect(),
         destinations,
@@ -192,17 +190,5 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
 
 /// `[checks."builtin.log_drop_off"]`: switch a check rule off, or change its parameters.
 fn read_overrides(mut table: TableReader<'_>) -> Overrides {
-    let mut overrides = Overrides::new();
-    for (name, mut entry) in table.named_tables() {
-        let enabled = entry.boolean("enabled");
-        let params = entry.json("params");
-        match RuleId::parse(name) {
-            Ok(id) => {
-                overrides.insert(id, RuleOverride { enabled, params });
-            }
-            Err(error) => entry.problem("", error.to_string(), None),
-        }
-        entry.finish();
-    }
-    overrides
+    table.named_tables().into_iter().filter_map(|(name, entry)| read_override(name, entry)).collect()
 }

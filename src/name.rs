@@ -100,6 +100,18 @@ text_name!(
 );
 
 text_name!(
+    /// The name of an exception: 1 to 100 letters, digits, `_`, `-` and `.`.
+    ExceptionId,
+    |text| {
+        let plain = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | '.');
+        if text.is_empty() || text.chars().count() > 100 || !text.chars().all(plain) {
+            return Err(format!("`{text}` is not a name for an exception: write 1 to 100 letters, digits, `_`, `-` and `.`"));
+        }
+        Ok(())
+    }
+);
+
+text_name!(
     /// What matches of one rule have in common when they belong to one alert. At most 1,000 characters: see
     /// [`DedupKey::clipped`].
     DedupKey,

@@ -3,7 +3,7 @@
 
 use crate::{
     alert::AlertChange,
-    name::{AlertId, EventId, RuleId, Sequence},
+    name::{AlertId, EventId, ExceptionId, RuleId, Sequence},
 };
 
 /// One event for which one rule said true.
@@ -17,6 +17,8 @@ pub struct Match {
     pub sequence: Sequence,
     /// The alert it opened or joined; none while the rule's threshold is not reached.
     pub alert: Option<AlertId>,
+    /// The exception that took it out of alerting.
+    pub exception: Option<ExceptionId>,
 }
 
 /// What followed from an event.

@@ -77,6 +77,35 @@ impl Problems {
     }
 }
 
+/// Where something stands in a file.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The file.
+    pub file: Arc<Path>,
+    /// Its text.
+    pub text: Arc<str>,
+    /// The bytes that are meant.
+    pub span: Range<usize>,
+}
+
+impl Place {
+    /// `overrides.toml:12`.
+    pub fn short(&self) -> String {
+        let line = self.text.get(..self.span.start).unwrap_or("").matches('\n').count() + 1;
+        format!("{}:{line}", self.file.display())
+    }
+
+    /// An error at this place.
+    pub fn error(&self, code: &'static str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::error(code, &*self.file, message).at(&self.text, self.span.clone())
+    }
+
+    /// A warning at this place.
+    pub fn warning(&self, code: &'static str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::warning(code, &*self.file, message).at(&self.text, self.span.clone())
+    }
+}
+
 /// Reads the keys of one table.
 pub struct TableReader<'a> {
     table: &'a DeTable<'a>,
@@ -97,6 +126,11 @@ impl<'a> TableReader<'a> {
         self.span.clone()
     }
 
+    /// Where the table begins, with the file and its text: for problems that are found later.
+    pub fn place(&self) -> Place {
+        Place { file: Arc::clone(&self.problems.file), text: Arc::clone(&self.problems.text), span: self.span() }
+    }
+
     /// Notes a problem with the value of `key`, or with the table where the key is absent.
     pub fn problem(&self, key: &str, message: impl Into<String>, help: Option<String>) {
         let span = self.table.get(key).map_or(self.span(), Spanned::span);
@@ -111,6 +145,11 @@ impl<'a> TableReader<'a> {
     /// Whether the key is there.
     pub fn has(&self, key: &str) -> bool {
         self.table.get(key).is_some()
+    }
+
+    /// Whether the key is there with just this text.
+    pub fn is_text(&self, key: &str, text: &str) -> bool {
+        self.table.get(key).is_some_and(|value| value.get_ref().as_str() == Some(text))
     }
 
     fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {

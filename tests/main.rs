@@ -20,6 +20,8 @@ mod destination;
 mod detection;
 /// Rules directories that change under a running agent.
 mod hot_reload;
+/// The rule language: every host function as its documentation says, on data of any shape, and the documents made of it.
+mod language;
 /// Project invariants: who imports whom, module docs, sizes of files.
 mod layers;
 /// A running agent: its socket, its verbs, alerts' life, silences, events in and out, metrics.

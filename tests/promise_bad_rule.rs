@@ -3,7 +3,7 @@ use std::sync::Arc;
 use insta::assert_snapshot;
 use watchbell::{
     detect::{Detector, Settings},
-    rule::{Loader, Overrides},
+    rule::Loader,
 };
 
 use crate::support::{entry, event, events, found, load, rule, rule_set, run};
@@ -214,7 +214,7 @@ fn binary_and_oversized_files_are_told() {
     std::fs::write(directory.path().join("binary.rhai"), [0x7f, b'E', b'L', b'F', 0xff, 0xfe]).unwrap();
     std::fs::write(directory.path().join("large.rhai"), vec![b' '; 2 << 20]).unwrap();
     std::fs::write(directory.path().join("notes.txt"), "not a rule").unwrap();
-    let loaded = Loader::new(vec![directory.path().to_owned()], Overrides::new()).without_builtin().load();
+    let loaded = Loader::of(vec![directory.path().to_owned()]).without_builtin().load();
     let messages: Vec<&str> = loaded.diagnostics.iter().map(|found| found.message.as_str()).collect();
     assert_eq!(
         messages,
@@ -236,7 +236,7 @@ fn constants_helpers_and_imports_work_inside_functions() {
         "admin/rule.rhai",
         "import \"lib/names\" as names;\nconst LIMIT = 2;\nconst RULE = #{ id: \"a.imports\", title: \"t\", severity: \"low\", params: #{ extra: 1 } };\nfn small(n) { n < LIMIT + params.extra }\nfn rule(event) { names::is_admin(event.actor.id) && small(2) }",
     );
-    let mut loader = Loader::new(vec![directory.path().to_owned()], Overrides::new()).without_builtin();
+    let mut loader = Loader::of(vec![directory.path().to_owned()]).without_builtin();
     let loaded = loader.load();
     assert!(loaded.diagnostics.is_empty(), "{:#?}", loaded.diagnostics);
     let (ann, eve) = (event(1, &entry("1", "x", 0, "ann")), event(2, &entry("2", "x", 9_999, "eve")));
@@ -273,7 +273,7 @@ fn a_rules_directory_that_vanishes_takes_no_rules_along() {
     let rules = directory.path().join("rules");
     std::fs::create_dir(&rules).unwrap();
     std::fs::write(rules.join("a.rhai"), rule("a.stays", "", "fn rule(event) { true }")).unwrap();
-    let mut loader = Loader::new(vec![rules.clone()], Overrides::new()).without_builtin();
+    let mut loader = Loader::of(vec![rules.clone()]).without_builtin();
     assert_eq!(loader.load().set.detections.len(), 1);
     std::fs::rename(&rules, directory.path().join("away")).unwrap();
     let gone = loader.load().set;

@@ -4,9 +4,10 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 use watchbell::{
     alert::{Alert, AlertChange, Kind, Status},
+    config::Config,
     detect::{HealthDetector, Subject},
     name::SourceName,
-    rule::{Limits, Loader, Overrides, RuleOverride, RuleSet},
+    rule::{Limits, Loader, RuleSet, RuleSources},
     simulator::{Fault, Faults, Options},
     store::AlertFilter,
     time::{self, Clock},
@@ -14,8 +15,15 @@ use watchbell::{
 
 use crate::support::{Lab, base, entry, evaluated, organization};
 
-fn checks(overrides: Overrides) -> Arc<RuleSet> {
-    let loaded = Loader::new(Vec::new(), overrides).load();
+/// What a configuration says of the built-in checks.
+fn sources(config: &str) -> RuleSources {
+    let (config, problems) = Config::parse(std::path::Path::new("watchbell.toml"), config);
+    let config = config.unwrap_or_else(|| panic!("{problems:#?}"));
+    RuleSources { roots: Vec::new(), ..config.rules }
+}
+
+fn checks(config: &str) -> Arc<RuleSet> {
+    let loaded = Loader::new(sources(config)).load();
     assert!(loaded.diagnostics.is_empty(), "{:#?}", loaded.diagnostics);
     loaded.set
 }
@@ -39,7 +47,7 @@ fn source(changes: Value) -> Subject {
 /// Titles of what the checks find in a source, with their severities.
 fn findings(changes: Value) -> String {
     let mut detector = HealthDetector::restore(&Limits::default(), []);
-    let (outcome, _) = detector.check(&checks(Overrides::new()), &[source(changes)], base());
+    let (outcome, _) = detector.check(&checks(""), &[source(changes)], base());
     assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
     let lines: Vec<String> = outcome
         .alerts
@@ -99,7 +107,7 @@ fn other_ways_to_be_unwell_have_alerts_of_their_own() {
 
 #[test]
 fn a_finding_is_one_alert_from_beginning_to_end() {
-    let rules = checks(Overrides::new());
+    let rules = checks("");
     let mut stored: std::collections::BTreeMap<String, Vec<u8>> = std::collections::BTreeMap::new();
     let mut alert: Option<Alert> = None;
     let mut told = Vec::new();
@@ -130,7 +138,7 @@ fn a_finding_is_one_alert_from_beginning_to_end() {
 /// A restart, or a backlog, is no reason to say that logs are back.
 #[test]
 fn what_cannot_be_judged_yet_stays_as_it_was() {
-    let rules = checks(Overrides::new());
+    let rules = checks("");
     let mut detector = HealthDetector::restore(&Limits::default(), []);
     let silent = json!({ "silent_for": 90_000, "newest_arrival": 90_000 });
     let (opened, state) = detector.check(&rules, &[source(silent)], base());
@@ -147,23 +155,19 @@ fn what_cannot_be_judged_yet_stays_as_it_was() {
 
 #[test]
 fn checks_can_be_switched_off_and_set() {
-    let id = |text: &str| watchbell::name::RuleId::parse(text).unwrap();
-    let overrides = Overrides::from([
-        (id("builtin.cursor_stuck"), RuleOverride { enabled: Some(false), params: None }),
-        (id("builtin.source_failing"), RuleOverride { enabled: None, params: Some(json!({ "failures": 100 })) }),
-    ]);
+    let overrides = "[checks.\"builtin.cursor_stuck\"]\nenabled = false\n\
+                     [checks.\"builtin.source_failing\"]\nparams = { failures = 100 }\n";
     let mut detector = HealthDetector::restore(&Limits::default(), []);
     let subject = source(
         json!({ "cursor_trouble": 10, "error": "e", "error_kind": "timeout", "failures": 9, "failing_for": 9_000 }),
     );
     assert!(detector.check(&checks(overrides), &[subject], base()).0.alerts.is_empty());
     // A parameter that does not exist is an error with its place.
-    let wrong = Overrides::from([(
-        id("builtin.source_failing"),
-        RuleOverride { enabled: None, params: Some(json!({ "failure": 1 })) },
-    )]);
-    let loaded = Loader::new(Vec::new(), wrong).load();
-    assert!(loaded.diagnostics[0].message.contains("`params.failure`"), "{:?}", loaded.diagnostics);
+    let wrong = "[checks.\"builtin.source_failing\"]\nparams = { failure = 1 }\n";
+    let loaded = Loader::new(sources(wrong)).load();
+    let found = &loaded.diagnostics[0];
+    assert_eq!(found.one_line(), "watchbell.toml:1:1: rule `builtin.source_failing` has no parameter `failure`");
+    assert_eq!(found.help.as_deref(), Some("did you mean `failures`?"));
 }
 
 fn health(reader: &watchbell::store::Reader) -> Vec<Alert> {

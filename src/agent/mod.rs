@@ -173,7 +173,7 @@ impl Agent {
             })
             .collect::<Result<_, _>>()?;
 
-        let mut loader = Loader::new(config.rule_paths.clone(), config.overrides.clone());
+        let mut loader = Loader::new(config.rules.clone());
         let loaded = loader.load();
         Ok(Self {
             rules: watch::Sender::new(loaded.set),

@@ -94,7 +94,7 @@ impl Reloading {
         match config {
             Some(config) => {
                 self.mode = config.watch;
-                self.loader.set_overrides(config.rule_paths, config.overrides);
+                self.loader.set_sources(config.rules);
                 tracing::info!(
                     "rules and checks are read again; changes to sources and destinations take effect at the next start"
                 );

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use watchbell::{
     config::Config,
-    diagnostic::{any_error, nearest},
+    diagnostic::any_error,
     rule::{Loader, RuleSet},
     source::{Kind, Position, Settings, Source},
     time::{self, Clock, Timestamp},
@@ -35,17 +35,8 @@ const SKEW: Duration = Duration::from_secs(120);
 impl Check {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let config = context.config()?;
-        let loaded = Loader::new(config.rule_paths.clone(), config.overrides.clone()).load();
+        let loaded = Loader::new(config.rules.clone()).load();
         context.output.diagnostics(&loaded.diagnostics);
-        for id in config
-            .overrides
-            .keys()
-            .filter(|id| !any_error(&loaded.diagnostics) && !loaded.set.all().any(|rule| rule.id() == *id))
-        {
-            let near = nearest(id.as_str(), loaded.set.all().map(|rule| rule.id().as_str()));
-            let near = near.map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
-            context.output.warning(&format!("`[checks.\"{id}\"]` names a rule that does not exist{near}"));
-        }
         for warning in doubtful(&config, &loaded.set) {
             context.output.warning(&warning);
         }

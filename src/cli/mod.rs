@@ -28,6 +28,7 @@ mod run;
 mod silence;
 mod status;
 mod store;
+mod test;
 
 use output::Output;
 
@@ -52,6 +53,12 @@ enum Format {
     Human,
     /// A JSON document, or one object a line where there are many
     Json,
+    /// JUnit's XML, of `test`
+    Junit,
+    /// Annotations for GitHub's workflows, of `test` and `check`
+    Github,
+    /// SARIF 2.1, of `check`
+    Sarif,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,6 +69,8 @@ enum Verb {
     Init(init::Init),
     /// Validates the configuration, compiles all rules, and asks each source
     Check(check::Check),
+    /// Runs the tests beside the rules
+    Test(test::Test),
     /// Runs the agent
     Run(run::Run),
     /// Runs rules over stored events or a file of events; writes and delivers nothing
@@ -159,6 +168,16 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 3 } else { 0 });
         }
     };
+    let offered = match (&arguments.verb, arguments.format) {
+        (_, Format::Human | Format::Json) => true,
+        (Verb::Test(_), format) => format != Format::Sarif,
+        (Verb::Check(_), format) => format != Format::Junit,
+        _ => false,
+    };
+    if !offered {
+        Output::new(Format::Human).error("this verb has no such `--format`: it has `human` and `json`", None);
+        return ExitCode::from(3);
+    }
     set_up_logging(&arguments);
     let mut context =
         Context { config: arguments.config, format: arguments.format, output: Output::new(arguments.format) };
@@ -166,6 +185,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Demo(verb) => verb.run(&mut context),
         Verb::Init(verb) => verb.run(&mut context),
         Verb::Check(verb) => verb.run(&mut context),
+        Verb::Test(verb) => verb.run(&mut context),
         Verb::Run(verb) => verb.run(&mut context),
         Verb::Replay(verb) => verb.run(&mut context),
         Verb::Rules(verb) => verb.run(&mut context),

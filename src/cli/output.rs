@@ -1,6 +1,9 @@
 //! What people and programs read: data on stdout, everything else on stderr; colours only where they belong.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    path::Path,
+};
 
 use annotate_snippets::{AnnotationKind, Group, Level as SnippetLevel, Renderer, Snippet};
 use anstyle::{AnsiColor, Style};
@@ -124,6 +127,28 @@ fn draw(diagnostic: &Diagnostic) -> String {
     }
     let renderer = if std::io::stderr().is_terminal() { Renderer::styled() } else { Renderer::plain() };
     format!("{}\n", renderer.render(&[group]))
+}
+
+/// Problems as annotations of GitHub's workflows.
+pub(super) fn annotations(diagnostics: &[Diagnostic]) -> String {
+    let mut text = String::new();
+    for diagnostic in diagnostics {
+        let level = if diagnostic.level == Level::Error { "error" } else { "warning" };
+        let help = diagnostic.help.as_ref().map_or_else(String::new, |help| format!("\n{help}"));
+        let message = format!("{}{help}", diagnostic.message);
+        text.push_str(&annotation(level, &diagnostic.file, diagnostic.line, diagnostic.code, &message));
+    }
+    text
+}
+
+/// An annotation of GitHub's workflows.
+pub(super) fn annotation(level: &str, file: &Path, line: Option<usize>, title: &str, message: &str) -> String {
+    // As GitHub's own toolkit escapes them.
+    let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
+    let line = line.map_or_else(String::new, |line| format!(",line={line}"));
+    let file = property(&file.display().to_string());
+    format!("::{level} file={file}{line},title={}::{}\n", property(title), data(message))
 }
 
 /// A severity in its colour.

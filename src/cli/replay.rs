@@ -14,7 +14,7 @@ use watchbell::{
     event::Event,
     name::SourceName,
     replay::{self, Report, RuleReport},
-    rule::{Loader, Overrides},
+    rule::{Loader, RuleSources},
     source::file,
     time::Clock,
 };
@@ -45,12 +45,11 @@ impl Replay {
         } else {
             Some(context.config()?)
         };
-        let roots = match (&config, self.rules.is_empty()) {
-            (Some(config), true) => config.rule_paths.clone(),
-            _ => self.rules.clone(),
-        };
-        let overrides = config.as_ref().map_or_else(Overrides::new, |config| config.overrides.clone());
-        let loaded = Loader::new(roots, overrides).without_builtin().load();
+        let mut sources = config.as_ref().map_or_else(RuleSources::default, |config| config.rules.clone());
+        if !self.rules.is_empty() {
+            sources.roots.clone_from(&self.rules);
+        }
+        let loaded = Loader::new(sources).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
         if loaded.set.detections.is_empty() {
             return Err(CliError::Rules(problems("no rules to run", &loaded.diagnostics)));

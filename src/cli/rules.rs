@@ -1,7 +1,8 @@
-//! `watchbell rules list|show`.
+//! `watchbell rules list|show|reference|definitions`.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -11,7 +12,7 @@ use watchbell::{
     api::{Client, Request, wire},
     detect::RuleRecord,
     name::RuleId,
-    rule::{CompiledRule, Loader, RuleKind, RuleSet},
+    rule::{self, CompiledRule, Loader, RuleKind, RuleSet},
     time::{self, Clock},
 };
 
@@ -32,12 +33,25 @@ enum Verb {
         /// Its id
         id: RuleId,
     },
+    /// Prints the reference of the rule language, as Markdown
+    Reference,
+    /// Writes what editors need to know of the rule language: `*.d.rhai`, and settings for VS Code
+    Definitions {
+        /// Where
+        #[arg(value_name = "DIR", default_value = ".")]
+        directory: PathBuf,
+    },
 }
 
 impl Rules {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        match &self.verb {
+            Verb::Reference => return Ok(context.output.raw(&rule::reference())?),
+            Verb::Definitions { directory } => return definitions(context, directory),
+            Verb::List | Verb::Show { .. } => {}
+        }
         let config = context.config()?;
-        let loaded = Loader::new(config.rule_paths.clone(), config.overrides.clone()).load();
+        let loaded = Loader::new(config.rules.clone()).load();
         context.output.diagnostics(&loaded.diagnostics);
         // Before there is a store, rules are listed without their records.
         let records: HashMap<RuleId, RuleRecord> = if config.data_dir.join("store").exists() {
@@ -49,6 +63,7 @@ impl Rules {
         match self.verb {
             Verb::List => list(context, &loaded.set, &records)?,
             Verb::Show { id } => show(context, &loaded.set, &records, &id)?,
+            Verb::Reference | Verb::Definitions { .. } => {}
         }
         if loaded.set.broken.is_empty() {
             return Ok(());
@@ -56,6 +71,34 @@ impl Rules {
         Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)))
     }
 }
+
+/// Writes the definitions, and settings for VS Code where there are none yet.
+fn definitions(context: &Context, directory: &Path) -> Result<(), CliError> {
+    let write = |path: PathBuf, text: &str, replace: bool| -> Result<(), CliError> {
+        if !replace && path.exists() {
+            context.output.note(&format!("kept     {}", path.display()));
+            return Ok(());
+        }
+        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, text));
+        written.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))?;
+        context.output.note(&format!("written  {}", path.display()));
+        Ok(())
+    };
+    for (name, text) in rule::definitions() {
+        write(directory.join("definitions").join(name), &text, true)?;
+    }
+    for (name, text) in EDITOR_FILES {
+        write(directory.join(name), text, false)?;
+    }
+    Ok(())
+}
+
+/// What editors read: the language server's own file, and VS Code's.
+const EDITOR_FILES: [(&str, &str); 3] = [
+    ("Rhai.toml", "[source]\ninclude = [\"rules/**/*.rhai\", \"definitions/*.d.rhai\"]\n"),
+    (".vscode/settings.json", "{\n  \"files.associations\": { \"*.rhai\": \"rhai\", \"*.test.yaml\": \"yaml\" }\n}\n"),
+    (".vscode/extensions.json", "{\n  \"recommendations\": [\"rhaiscript.vscode-rhai\"]\n}\n"),
+];
 
 fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>) -> Result<(), CliError> {
     if context.is_json() {

@@ -101,7 +101,7 @@ fn open(config: &Config, format: Format) -> Result<Agent, CliError> {
 /// The terminal that alerts are written to.
 pub(super) fn terminal(format: Format) -> Terminal {
     let format = match format {
-        Format::Human => TerminalFormat::Human,
+        Format::Human | Format::Junit | Format::Github | Format::Sarif => TerminalFormat::Human,
         Format::Json => TerminalFormat::Json,
     };
     Terminal::new(Box::new(anstream::stdout()), format)

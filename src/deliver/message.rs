@@ -309,5 +309,7 @@ pub fn test_alert(now: Timestamp) -> Result<Alert, crate::name::NameError> {
         disposition: None,
         remark: None,
         silenced_by: None,
+        shadow: false,
+        lists: std::collections::BTreeMap::new(),
     })
 }

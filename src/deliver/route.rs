@@ -20,9 +20,9 @@ impl Router {
 
     /// The destinations that are told of this about an alert: those that its rule names, else all that want its severity, its
     /// rule and its tags. A rule that names only destinations which do not exist is routed like any other, so that nothing is
-    /// lost to a misspelling. That a destination fails is told to the others, if there are any.
+    /// lost to a misspelling. Nobody is told of what a rule on trial finds. That a destination fails is told to the others, if there are any.
     pub fn route(&self, alert: &Alert, notice: Notice) -> impl Iterator<Item = &Settings> {
-        let mut wanted = self.wanted(alert);
+        let mut wanted = if alert.shadow { Vec::new() } else { self.wanted(alert) };
         if alert.kind == Kind::Health && alert.rule.as_str() == DELIVERY_FAILING {
             let meant = alert.context.get("destination").and_then(|name| name.as_str());
             let others: Vec<&Settings> =

@@ -16,7 +16,7 @@ use crate::{
     event::Evidence,
     name::{AlertId, DedupKey, RuleId, SourceName},
     outcome::{Outcome, StateChanges},
-    rule::{CompiledRule, Finding, Limits, RuleHost, RuleKind, RuleSet, frozen},
+    rule::{CompiledRule, Finding, Limits, RuleHost, RuleKind, RuleSet, Stage, frozen},
     time::Timestamp,
 };
 
@@ -202,6 +202,8 @@ impl HealthDetector {
             disposition: None,
             remark: None,
             silenced_by: None,
+            shadow: metadata.stage == Stage::Shadow,
+            lists: self.host.take_lists(),
         };
         let open = OpenFinding {
             alert: alert.id,

@@ -4,14 +4,18 @@
 //! [`Detector::evaluate`] is the one door. State is kept by key, and what changed since the last time is handed out by
 //! [`Detector::take_changes`], to be stored together with the outcomes and the mark.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     alert::{Action, Alert, AlertChange, FunctionError, Kind, Severity, Status},
     event::{Event, Evidence},
-    name::{AlertId, DedupKey, EventId, RuleId},
+    name::{AlertId, DedupKey, EventId, ExceptionId, RuleId},
     outcome::{Match, Outcome, StateChanges},
-    rule::{CompiledRule, Limits, RuleFailure, RuleHost, RuleInput, RuleSet},
+    rule::{CompiledRule, Exception, Limits, RuleFailure, RuleHost, RuleInput, RuleSet, Stage},
     time,
 };
 
@@ -20,7 +24,7 @@ mod state;
 mod window;
 
 pub use health::{HealthDetector, Subject, is_open_finding};
-pub use state::RuleRecord;
+pub use state::{ExceptionRecord, RuleRecord};
 use state::{OpenAlert, State};
 use window::Counted;
 
@@ -47,6 +51,11 @@ impl Default for Settings {
 /// What is on record of each rule, read from stored state.
 pub fn rule_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<(RuleId, RuleRecord)> {
     State::restore(entries).rules().map(|(id, record)| (id.clone(), record.clone())).collect()
+}
+
+/// What is on record of each exception, read from stored state.
+pub fn exception_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<(ExceptionId, ExceptionRecord)> {
+    State::restore(entries).exceptions().map(|(id, record)| (id.clone(), record.clone())).collect()
 }
 
 /// What becomes of stored state through what a person did with an alert while no detector runs: see [`Detector::handled`].
@@ -117,6 +126,11 @@ impl Detector {
         self.state.rules()
     }
 
+    /// What is on record of each exception.
+    pub fn exception_records(&self) -> impl Iterator<Item = (&ExceptionId, &ExceptionRecord)> {
+        self.state.exceptions()
+    }
+
     /// State that changed since the last call.
     pub fn take_changes(&mut self) -> StateChanges {
         self.state.take_changes()
@@ -146,15 +160,19 @@ impl Detector {
         }
         let rules = Arc::clone(&self.rules);
         let input = RuleInput::new(event);
-        for rule in wanting.iter().filter_map(|index| rules.detections.get(*index)) {
+        for index in wanting.iter() {
+            let Some(rule) = rules.detections.get(*index) else {
+                continue;
+            };
             if self.state.is_suspended(rule) {
                 continue;
             }
             outcome.rules_run += 1;
+            self.host.take_lists();
             match self.host.matches(rule, &input) {
                 Ok(matched) => {
                     self.state.succeeded(rule.id());
-                    if matched {
+                    if matched && !self.excepted(rule, rules.exceptions_of(*index), event, &input, &mut outcome) {
                         self.matched(rule, event, &input, &mut outcome);
                     }
                 }
@@ -162,6 +180,40 @@ impl Detector {
             }
         }
         outcome
+    }
+
+    /// Whether an exception takes a match out of alerting; the match is kept and counted all the same. A condition that fails
+    /// hides nothing.
+    fn excepted(
+        &mut self,
+        rule: &CompiledRule,
+        exceptions: &[Arc<Exception>],
+        event: &Event,
+        input: &RuleInput<'_>,
+        outcome: &mut Outcome,
+    ) -> bool {
+        for exception in exceptions.iter().filter(|exception| exception.applies_at(event.time)) {
+            match self.host.excepts(rule, exception, input) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.state.matched(rule.id(), event.time);
+                    self.state.excepted(&exception.id, event);
+                    outcome.matches.push(Match {
+                        rule: rule.id().clone(),
+                        event: event.id.clone(),
+                        sequence: event.sequence,
+                        alert: None,
+                        exception: Some(exception.id.clone()),
+                    });
+                    return true;
+                }
+                Err(failure) => {
+                    self.state.exception_failed(&exception.id, &failure);
+                    outcome.failures.push((rule.id().clone(), format!("exception {}: {failure}", exception.id)));
+                }
+            }
+        }
+        false
     }
 
     fn matched(&mut self, rule: &CompiledRule, event: &Event, input: &RuleInput<'_>, outcome: &mut Outcome) {
@@ -219,6 +271,7 @@ impl Detector {
             event: event.id.clone(),
             sequence: event.sequence,
             alert,
+            exception: None,
         });
     }
 
@@ -227,7 +280,10 @@ impl Detector {
         let mut errors = Vec::new();
         let title = fallible("title", self.host.text(rule, "title", input), &mut errors);
         let title = title.filter(|title| !title.trim().is_empty()).unwrap_or_else(|| rule.metadata.title.clone());
-        let severity = fallible("severity", self.host.severity(rule, input), &mut errors);
+        // What an override says of a rule is meant whatever the rule's own function says.
+        let own = |key| !rule.metadata.is_overridden(key);
+        let severity = own("severity").then(|| self.host.severity(rule, input)).flatten();
+        let severity = fallible("severity", severity, &mut errors);
         let dedup = fallible("dedup", self.host.text(rule, "dedup", input), &mut errors);
         let key = dedup.filter(|key| !key.is_empty()).unwrap_or_else(|| title.clone());
         Found {
@@ -251,7 +307,9 @@ impl Detector {
         let description = text("description", &metadata.description);
         let runbook = text("runbook", &metadata.runbook);
         let reference = text("reference", &metadata.reference);
-        let destinations = fallible("destinations", self.host.destinations(rule, input), &mut errors);
+        let destinations =
+            (!metadata.is_overridden("destinations")).then(|| self.host.destinations(rule, input)).flatten();
+        let destinations = fallible("destinations", destinations, &mut errors);
         let context = fallible("context", self.host.context(rule, input), &mut errors);
         Alert {
             id: AlertId::derive(rule.id(), event.source.as_str(), key.as_str(), event.id.as_str()),
@@ -286,6 +344,8 @@ impl Detector {
             disposition: None,
             remark: None,
             silenced_by: None,
+            shadow: metadata.stage == Stage::Shadow,
+            lists: self.host.take_lists(),
         }
     }
 
@@ -350,6 +410,8 @@ impl Detector {
                 disposition: None,
                 remark: None,
                 silenced_by: None,
+                shadow: rule.metadata.stage == Stage::Shadow,
+                lists: BTreeMap::new(),
             };
             keyed.open(OpenAlert { id: alert.id, opened: event.time.as_millisecond(), severity: Severity::High });
             outcome.alerts.push(AlertChange::Opened(Box::new(alert)));

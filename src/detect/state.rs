@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::window::Counted;
 use crate::{
     alert::{Action, Alert, Severity},
-    name::{AlertId, RuleId, SourceName},
+    event::Event,
+    name::{AlertId, EventId, ExceptionId, RuleId, SourceName},
     outcome::StateChanges,
     rule::{CompiledRule, RuleFailure},
     time::{self, Timestamp},
@@ -22,6 +23,7 @@ const MAX_OPEN: usize = 8;
 /// Version of the bytes. Others are forgotten when read: counting begins anew, which costs at most one doubled alert.
 const VERSION: u8 = 1;
 const CLOCK: &str = "clock";
+const EXCEPTION: &str = "exception/";
 /// How long a reopened alert is remembered at least; until when matches join it is its rule's dedup period.
 const REOPENED: Duration = Duration::from_secs(30 * 86_400);
 
@@ -83,6 +85,28 @@ pub struct RuleRecord {
     pub suspended: Option<String>,
 }
 
+/// What is on record of an exception.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExceptionRecord {
+    /// Matches that it took out of alerting.
+    pub hits: u64,
+    /// Event time of the newest, in milliseconds since 1970.
+    pub last_hit: Option<i64>,
+    /// The event of the newest.
+    pub last_event: Option<EventId>,
+    /// How often its condition failed, hiding nothing.
+    pub errors: u64,
+    /// Text of the newest failure.
+    pub last_error: Option<String>,
+}
+
+impl ExceptionRecord {
+    /// Event time of the newest hit.
+    pub fn last_hit_at(&self) -> Option<Timestamp> {
+        self.last_hit.map(time::from_millis)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// The latest event time seen, in milliseconds.
@@ -90,6 +114,7 @@ pub(super) struct State {
     keys: HashMap<String, KeyState>,
     expiry: BTreeSet<(i64, String)>,
     rules: BTreeMap<RuleId, RuleRecord>,
+    exceptions: BTreeMap<ExceptionId, ExceptionRecord>,
     changed: BTreeSet<String>,
 }
 
@@ -108,6 +133,10 @@ impl State {
             } else if let Some(rule) = name.strip_prefix("rule/") {
                 if let (Ok(rule), Some(record)) = (RuleId::parse(rule), decode(&bytes)) {
                     state.rules.insert(rule, record);
+                }
+            } else if let Some(exception) = name.strip_prefix(EXCEPTION) {
+                if let (Ok(exception), Some(record)) = (ExceptionId::parse(exception), decode(&bytes)) {
+                    state.exceptions.insert(exception, record);
                 }
             } else if name.starts_with("key/")
                 && let Some(keyed) = decode::<KeyState>(&bytes)
@@ -194,6 +223,29 @@ impl State {
             Some(record.last_match.map_or(time.as_millisecond(), |last| last.max(time.as_millisecond())));
     }
 
+    pub(super) fn exceptions(&self) -> impl Iterator<Item = (&ExceptionId, &ExceptionRecord)> {
+        self.exceptions.iter()
+    }
+
+    pub(super) fn excepted(&mut self, exception: &ExceptionId, event: &Event) {
+        let time = event.time.as_millisecond();
+        let record = self.exception(exception);
+        record.hits = record.hits.saturating_add(1);
+        record.last_hit = Some(record.last_hit.map_or(time, |last| last.max(time)));
+        record.last_event = Some(event.id.clone());
+    }
+
+    pub(super) fn exception_failed(&mut self, exception: &ExceptionId, failure: &RuleFailure) {
+        let record = self.exception(exception);
+        record.errors = record.errors.saturating_add(1);
+        record.last_error = Some(failure.message.clone());
+    }
+
+    fn exception(&mut self, exception: &ExceptionId) -> &mut ExceptionRecord {
+        self.changed.insert(format!("{EXCEPTION}{exception}"));
+        self.exceptions.entry(exception.clone()).or_default()
+    }
+
     pub(super) fn succeeded(&mut self, rule: &RuleId) {
         if self.rules.get(rule).is_some_and(|record| record.exceeded > 0) {
             self.record(rule).exceeded = 0;
@@ -222,9 +274,12 @@ impl State {
         let mut changes: StateChanges = std::mem::take(&mut self.changed)
             .into_iter()
             .map(|name| {
-                let bytes = match name.strip_prefix("rule/").and_then(|rule| RuleId::parse(rule).ok()) {
-                    Some(rule) => self.rules.get(&rule).and_then(encode),
-                    None => self.keys.get(&name).and_then(encode),
+                let bytes = if let Some(rule) = name.strip_prefix("rule/") {
+                    RuleId::parse(rule).ok().and_then(|rule| self.rules.get(&rule)).and_then(encode)
+                } else if let Some(exception) = name.strip_prefix(EXCEPTION) {
+                    ExceptionId::parse(exception).ok().and_then(|id| self.exceptions.get(&id)).and_then(encode)
+                } else {
+                    self.keys.get(&name).and_then(encode)
                 };
                 (name, bytes)
             })

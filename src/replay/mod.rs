@@ -11,14 +11,19 @@ use std::{
 
 use serde::Serialize;
 
+pub mod suite;
+
 use crate::{
     alert::{Action, Alert, AlertChange, LoggedChange, Notice},
     detect::{Detector, Settings},
     event::{Event, IncomingEvent},
-    name::{AlertId, RuleId, Sequence, SourceName},
+    name::{AlertId, ExceptionId, RuleId, Sequence, SourceName},
     rule::RuleSet,
     time::Timestamp,
 };
+
+/// Failures that are told one by one.
+const MAX_FAILURES: usize = 20;
 
 /// What rules found in a history.
 #[derive(Debug, Default, Serialize)]
@@ -33,6 +38,11 @@ pub struct Report {
     pub rules: BTreeMap<RuleId, RuleReport>,
     /// The alerts as they would have looked, in the order they opened.
     pub alerts: Vec<Alert>,
+    /// Failures of rules, the first of them, each told once.
+    #[serde(skip)]
+    pub failures: Vec<String>,
+    /// Matches that exceptions took out of alerting, by exception.
+    pub excepted: BTreeMap<ExceptionId, u64>,
 }
 
 /// What one rule found.
@@ -100,11 +110,17 @@ impl Replay {
         self.report.latest = Some(self.report.latest.map_or(event.time, |time| time.max(event.time)));
         let outcome = self.detector.evaluate(event);
         for found in outcome.matches {
+            if let Some(exception) = found.exception {
+                *self.report.excepted.entry(exception).or_default() += 1;
+            }
             self.report.rules.entry(found.rule).or_default().matches += 1;
         }
         for (rule, error) in outcome.failures {
             let rule = self.report.rules.entry(rule).or_default();
             rule.errors += 1;
+            if self.report.failures.len() < MAX_FAILURES && !self.report.failures.contains(&error) {
+                self.report.failures.push(error.clone());
+            }
             rule.first_error.get_or_insert(error);
         }
         for change in outcome.alerts {

@@ -1,12 +1,14 @@
 //! Calling a rule's functions: budget, deadline, panic boundary, and the types that each function must return.
 
-use std::{cell::OnceCell, panic::AssertUnwindSafe, sync::Arc};
+use std::{cell::OnceCell, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
-use rhai::{Array, CallFnOptions, Dynamic, Engine, ImmutableString, Map, Scope};
+use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, ImmutableString, Map, Scope};
 
 use super::{
     compile::CompiledRule,
     engine::{self, Call, Limits},
+    exception::{Condition, Exception},
+    library,
     problem::{FailureKind, RuleFailure, describe},
     view::EventView,
 };
@@ -25,7 +27,7 @@ impl<'a> RuleInput<'a> {
         Self { event, shared: OnceCell::new() }
     }
 
-    fn value_for(&self, rule: &CompiledRule) -> Dynamic {
+    pub(super) fn value_for(&self, rule: &CompiledRule) -> Dynamic {
         if rule.assigns_properties {
             return EventView::new(self.event).value();
         }
@@ -66,6 +68,11 @@ impl RuleHost {
     pub fn new(limits: &Limits) -> Self {
         let (engine, call) = engine::sandbox(limits);
         Self { engine, call, limits: limits.clone() }
+    }
+
+    /// The named lists that calls have looked into since this was last asked, with their versions.
+    pub fn take_lists(&self) -> BTreeMap<String, String> {
+        self.call.take_lists()
     }
 
     /// Calls `fn rule(event)`.
@@ -170,27 +177,84 @@ impl RuleHost {
         )
     }
 
+    /// Whether an exception hides what a rule said true for.
+    pub fn excepts(
+        &self,
+        rule: &CompiledRule,
+        exception: &Exception,
+        input: &RuleInput<'_>,
+    ) -> Result<bool, RuleFailure> {
+        let event = input.value_for(rule);
+        match &exception.condition {
+            Condition::Expression { ast, .. } => {
+                let answer = self.guarded(rule, "the exception's condition", || {
+                    let mut scope = Scope::new();
+                    scope.push_constant("event", event);
+                    scope.push_constant("params", rule.metadata.params.clone());
+                    self.engine.eval_ast_with_scope::<Dynamic>(&mut scope, ast)
+                })?;
+                let wrong = || RuleFailure::wrong_type("the condition", "true or false", &answer);
+                answer.as_bool().map_err(|_| wrong())
+            }
+            Condition::Values { slot, values } => {
+                let Some(fields) = rule.metadata.exception_slots.get(slot) else {
+                    return Ok(false);
+                };
+                let found = slot_values(&event, fields);
+                // What is absent is no value: an exception never hides what it does not know.
+                let same = |wanted: &[String]| {
+                    wanted.len() == found.len()
+                        && wanted.iter().zip(&found).all(|(wanted, found)| found.as_ref() == Some(wanted))
+                };
+                Ok(values.iter().any(|wanted| same(wanted)))
+            }
+        }
+    }
+
+    /// What stands in the fields of a rule's slot.
+    pub fn slot(&self, rule: &CompiledRule, slot: &str, input: &RuleInput<'_>) -> Vec<Option<String>> {
+        let fields = rule.metadata.exception_slots.get(slot).map_or(&[][..], Vec::as_slice);
+        slot_values(&input.value_for(rule), fields)
+    }
+
     fn call(&self, rule: &CompiledRule, function: &str, argument: Dynamic) -> Result<Dynamic, RuleFailure> {
-        let begun = self.call.begin(self.limits.time);
-        self.call.set_current(Some((rule.id().clone(), Arc::clone(&rule.library))));
         let options = CallFnOptions::new().eval_ast(rule.imports);
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        self.guarded(rule, function, || {
             let mut scope = Scope::new();
             if rule.imports {
                 scope.push_constant("params", rule.metadata.params.clone());
             }
             self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &rule.ast, function, (argument,))
-        }));
+        })
+    }
+
+    /// Runs something of a rule within its limits; a panic of ours is a failure of the rule.
+    fn guarded(
+        &self,
+        rule: &CompiledRule,
+        what: &str,
+        run: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
+    ) -> Result<Dynamic, RuleFailure> {
+        let begun = self.call.begin(self.limits.time);
+        self.call.set_current(rule.id().clone(), Arc::clone(&rule.resources));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(run));
         rule.cost.add(self.call.since(begun));
         match result {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(RuleFailure::of(&error)),
             Err(_) => Err(RuleFailure {
                 kind: FailureKind::Panicked,
-                message: format!("the host failed while `{function}` ran: please report this rule"),
+                message: format!("the host failed while `{what}` ran: please report this rule"),
             }),
         }
     }
+}
+
+fn slot_values(event: &Dynamic, fields: &[String]) -> Vec<Option<String>> {
+    fields
+        .iter()
+        .map(|path| library::follow(event, path).filter(|value| !value.is_unit()).map(|value| value.to_string()))
+        .collect()
 }
 
 fn finding(value: &Dynamic) -> Option<Finding> {
@@ -216,6 +280,11 @@ fn to_json_map(value: &Dynamic) -> Option<serde_json::Map<String, serde_json::Va
         serde_json::Value::Object(map) => Some(map),
         _ => None,
     }
+}
+
+/// A Rhai value as JSON, for people to read.
+pub(super) fn to_json_value(value: &Dynamic) -> serde_json::Value {
+    to_json(value, 0)
 }
 
 /// A Rhai value as JSON. Values that JSON has no form for are described; nesting is bounded.

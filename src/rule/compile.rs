@@ -14,12 +14,13 @@ use rhai::{AST, ASTNode, Dynamic, Engine, Expr, Map, OptimizationLevel, Scope, S
 
 use super::{
     engine::{self, Call, Limits},
-    library::Library,
     metadata::{self, Metadata, Places},
     problem,
+    resources::Resources,
+    tuning::{self, Overrides, RuleOverride},
 };
 use crate::{
-    diagnostic::{Diagnostic, any_error, nearest, suggest},
+    diagnostic::{Diagnostic, any_error, nearest},
     name::RuleId,
 };
 
@@ -50,7 +51,7 @@ pub struct CompiledRule {
     /// Hash of everything it was made of: its text, what it imports, its parameters.
     pub hash: String,
     pub(super) ast: AST,
-    pub(super) library: Arc<Library>,
+    pub(super) resources: Arc<Resources>,
     /// It imports: its top level runs before each call, so that its functions see the modules.
     pub(super) imports: bool,
     /// It assigns to a property or an index somewhere: it is given an event of its own (see `view`).
@@ -110,24 +111,29 @@ pub(super) enum Compiled {
 pub(super) struct Compiler {
     engine: Engine,
     call: Arc<Call>,
-    library: Arc<Library>,
+    resources: Arc<Resources>,
 }
 
 /// A file's top level may take as long as a call may, whatever the configuration says of calls.
 const LOAD_TIME: Duration = Duration::from_secs(1);
 
 impl Compiler {
-    pub(super) fn new(library: Arc<Library>) -> Self {
+    pub(super) fn new(resources: Arc<Resources>) -> Self {
         let (engine, call) = engine::sandbox(&Limits::default());
-        Self { engine, call, library }
+        Self { engine, call, resources }
     }
 
-    /// Compiles one file. `params` are what the configuration sets for the rule of this id.
+    /// The engine, for what is compiled beside rules.
+    pub(super) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// Compiles one file, with what the overrides say of its rule.
     pub(super) fn compile(
         &mut self,
         file: &Path,
         text: &Arc<str>,
-        params: &dyn Fn(&RuleId) -> Option<Map>,
+        overrides: &Overrides,
     ) -> (Compiled, Vec<Diagnostic>) {
         if !is_rule_file(text) {
             // It is still parsed, so that its mistakes are told where they are.
@@ -136,7 +142,7 @@ impl Compiler {
                 Err(error) => (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
             };
         }
-        match self.rule(file, text, params) {
+        match self.rule(file, text, overrides) {
             Ok((rule, warnings)) => (Compiled::Rule(Box::new(rule)), warnings),
             Err(diagnostics) => (Compiled::Broken, diagnostics),
         }
@@ -146,7 +152,7 @@ impl Compiler {
         &mut self,
         file: &Path,
         text: &Arc<str>,
-        params: &dyn Fn(&RuleId) -> Option<Map>,
+        overrides: &Overrides,
     ) -> Result<(CompiledRule, Vec<Diagnostic>), Vec<Diagnostic>> {
         let one = |diagnostic| vec![diagnostic];
         // Unoptimised and lenient first: positions of the literal, and `params` is not known yet.
@@ -157,7 +163,7 @@ impl Compiler {
         let places = places(&first, text);
 
         self.call.begin(LOAD_TIME);
-        self.call.set_current(Some((placeholder_id(), Arc::clone(&self.library))));
+        self.call.set_current(placeholder_id(), Arc::clone(&self.resources));
         let mut run = first.clone();
         run.set_source(file.to_string_lossy().as_ref());
         let mut scope = Scope::new();
@@ -182,9 +188,9 @@ impl Compiler {
         let Some(mut metadata) = metadata else {
             return Err(found);
         };
-        if let Some(set) = params(&metadata.id) {
-            apply_params(&mut metadata, &set, file, text, &places, &mut found);
-        }
+        let changes: Vec<&RuleOverride> =
+            overrides.iter().filter(|change| change.selector.selects(&metadata)).collect();
+        found.append(&mut tuning::apply(&mut metadata, &changes));
 
         // The constants that the functions may use: the file's own, and `params`.
         let mut constants = Scope::new();
@@ -209,13 +215,17 @@ impl Compiler {
             hasher.update(imported.as_bytes());
         }
         hasher.update(format!("{:?}", metadata.params).as_bytes());
+        if !metadata.origins.is_empty() {
+            let Metadata { severity, threshold, window, dedup_period, destinations, .. } = &metadata;
+            hasher.update(format!("{severity} {threshold} {window:?} {dedup_period:?} {destinations:?}").as_bytes());
+        }
         let rule = CompiledRule {
             metadata,
             kind,
             file: file.to_owned(),
             hash: hasher.finalize().to_hex().chars().take(16).collect(),
             ast,
-            library: Arc::clone(&self.library),
+            resources: Arc::clone(&self.resources),
             assigns_properties: assigns,
             imports: !imports.is_empty(),
             functions,
@@ -232,7 +242,7 @@ impl Compiler {
         let mut seen: Vec<PathBuf> = Vec::new();
         let mut pending: Vec<(PathBuf, String)> = wanted.drain(..).map(|path| (source.clone(), path)).collect();
         while let Some((from, path)) = pending.pop() {
-            let Some(found) = self.library.find(Some(&from.to_string_lossy()), &path).cloned() else {
+            let Some(found) = self.resources.imports.find(Some(&from.to_string_lossy()), &path).cloned() else {
                 continue;
             };
             if seen.contains(&found) {
@@ -240,7 +250,7 @@ impl Compiler {
             }
             seen.push(found.clone());
             source.clone_from(&found);
-            if let Some(text) = self.library.text(&found)
+            if let Some(text) = self.resources.imports.text(&found)
                 && let Ok(ast) = self.engine.compile(&text)
             {
                 let (more, imports) = scan(&ast);
@@ -397,46 +407,6 @@ fn function_span(text: &str, name: &str) -> std::ops::Range<usize> {
         text.get(start..)?.starts_with(name).then_some(start..start + name.len())
     });
     found.unwrap_or(0..0)
-}
-
-fn apply_params(
-    metadata: &mut Metadata,
-    set: &Map,
-    file: &Path,
-    text: &Arc<str>,
-    places: &Places,
-    found: &mut Vec<Diagnostic>,
-) {
-    for (name, value) in set {
-        let problem = match metadata.params.get(name.as_str()) {
-            None => {
-                let known: Vec<&str> = metadata.params.keys().map(|key| key.as_str()).collect();
-                Some((
-                    format!("the configuration sets `params.{name}`, which the rule does not have"),
-                    suggest(name, known.iter().copied()),
-                ))
-            }
-            Some(default) if default.type_name() != value.type_name() => Some((
-                format!(
-                    "the configuration sets `params.{name}` to {}, the rule has {}",
-                    problem::describe(value),
-                    problem::describe(default)
-                ),
-                String::new(),
-            )),
-            Some(_) => None,
-        };
-        match problem {
-            Some((message, help)) => {
-                let span = places.keys.get("params").map_or(places.whole.clone(), |(key, _)| key.clone());
-                let diagnostic = Diagnostic::error("E209", file, message).at(text, span);
-                found.push(if help.is_empty() { diagnostic } else { diagnostic.help(help) });
-            }
-            None => {
-                metadata.params.insert(name.clone(), value.clone());
-            }
-        }
-    }
 }
 
 /// Parameters from the configuration as Rhai values.

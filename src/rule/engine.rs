@@ -5,6 +5,7 @@
 //! engine of its own; compiled rules are shared.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -15,7 +16,11 @@ use std::{
 use rhai::packages::{Package, StandardPackage};
 use rhai::{Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationLevel, Position, Shared};
 
-use super::{function, library::Library};
+use super::{
+    library::{self, NamedList},
+    pattern::Patterns,
+    resources::Resources,
+};
 use crate::name::RuleId;
 
 /// What one call of a rule's function may use.
@@ -34,7 +39,7 @@ impl Default for Limits {
 }
 
 /// Size of a text a rule may build, in bytes.
-const MAX_STRING: usize = 256 * 1024;
+pub(super) const MAX_STRING: usize = 256 * 1024;
 /// Items of a list or a map a rule may build, all levels counted.
 const MAX_ITEMS: usize = 20_000;
 /// Variables at a time. With `MAX_STRING` and `MAX_CALL_LEVELS` it bounds the memory of a call to some hundred megabytes,
@@ -51,8 +56,12 @@ pub(super) struct Call {
     started: Instant,
     /// Nanoseconds after `started` at which the call must end; 0: no limit.
     deadline: AtomicU64,
-    /// Who is running: for `print`, and for `import`.
-    current: Mutex<Option<(RuleId, Arc<Library>)>>,
+    /// Who is running, with what it can reach.
+    current: Mutex<Option<(RuleId, Arc<Resources>)>>,
+    /// The lists that were looked into, with their versions, since it was last asked.
+    lists: Mutex<BTreeMap<String, String>>,
+    /// Patterns that were compiled so far.
+    pub(super) patterns: Patterns,
 }
 
 impl Call {
@@ -69,8 +78,30 @@ impl Call {
         self.started.elapsed().saturating_sub(begun)
     }
 
-    pub(super) fn set_current(&self, current: Option<(RuleId, Arc<Library>)>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
+    pub(super) fn set_current(&self, rule: RuleId, resources: Arc<Resources>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((rule, resources));
+    }
+
+    /// What the running rule can reach.
+    pub(super) fn resources(&self) -> Option<Arc<Resources>> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map(|(_, resources)| Arc::clone(resources))
+    }
+
+    /// A named list, noted as used.
+    pub(super) fn list(&self, name: &str) -> Result<NamedList, String> {
+        let resources = self.resources().ok_or("no rule is running")?;
+        let list = resources.lists.find(name)?.clone();
+        let mut used = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if !used.contains_key(name) {
+            used.insert(name.to_owned(), resources.lists.hash(name).unwrap_or_default().to_owned());
+        }
+        Ok(list)
+    }
+
+    /// The lists that were looked into since this was last asked, with their versions.
+    pub(super) fn take_lists(&self) -> BTreeMap<String, String> {
+        std::mem::take(&mut *self.lists.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn rule(&self) -> String {
@@ -81,7 +112,13 @@ impl Call {
 
 /// The engine of a thread, and the handle to what its callbacks read.
 pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
-    let call = Arc::new(Call { started: Instant::now(), deadline: AtomicU64::new(0), current: Mutex::new(None) });
+    let call = Arc::new(Call {
+        started: Instant::now(),
+        deadline: AtomicU64::new(0),
+        current: Mutex::new(None),
+        lists: Mutex::default(),
+        patterns: Patterns::default(),
+    });
     let mut engine = Engine::new_raw();
     engine.register_global_module(StandardPackage::new().as_shared_module());
     engine.set_optimization_level(OptimizationLevel::Simple);
@@ -115,8 +152,8 @@ pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
     engine.on_debug(move |text, _, position| {
         tracing::debug!(rule = debugging.rule(), line = position.line(), "debug: {text}");
     });
-    engine.set_module_resolver(CurrentLibrary(Arc::clone(&call)));
-    function::register(&mut engine);
+    engine.set_module_resolver(CurrentImports(Arc::clone(&call)));
+    library::register(&mut engine, &call);
     (engine, call)
 }
 
@@ -127,10 +164,10 @@ fn no_sleep() -> Result<(), Box<EvalAltResult>> {
     Err("`sleep` is switched off: a rule may not wait".into())
 }
 
-/// Resolves `import` to the library of the rule that is being called.
-struct CurrentLibrary(Arc<Call>);
+/// Resolves `import` to the files of the rule that is being called.
+struct CurrentImports(Arc<Call>);
 
-impl ModuleResolver for CurrentLibrary {
+impl ModuleResolver for CurrentImports {
     fn resolve(
         &self,
         engine: &Engine,
@@ -138,9 +175,8 @@ impl ModuleResolver for CurrentLibrary {
         path: &str,
         position: Position,
     ) -> Result<Shared<Module>, Box<EvalAltResult>> {
-        let current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match current {
-            Some((_, library)) => library.resolve(engine, source, path, position),
+        match self.0.resources() {
+            Some(resources) => resources.imports.resolve(engine, source, path, position),
             None => Err(EvalAltResult::ErrorModuleNotFound(path.to_owned(), position).into()),
         }
     }

@@ -1,4 +1,5 @@
-//! From rules directories to a [`RuleSet`]: all `*.rhai` files, recursively, compiled together.
+//! From rules directories to a [`RuleSet`]: all `*.rhai` files, recursively, compiled together, with the lists, overrides and
+//! exceptions beside them.
 //!
 //! A file that does not compile leaves its last good version running. Files are taken as a whole: any change of any of them
 //! loads all again (a hundred rules take milliseconds), so that what a file imports can never be stale.
@@ -9,13 +10,15 @@ use std::{
     sync::Arc,
 };
 
-use rhai::Map;
-
 use super::{
     BrokenFile, CompiledRule, RuleSet,
-    compile::{self, Compiled, Compiler},
-    library::{Library, normal},
+    compile::{Compiled, Compiler},
+    exception::{self, EXCEPTIONS, Exception},
+    import::{Imports, normal},
+    library::{Geo, Lists},
+    resources::Resources,
     shipped::BUILTIN,
+    tuning::{self, OVERRIDES, Overrides},
 };
 use crate::{
     diagnostic::{Diagnostic, any_error},
@@ -24,20 +27,21 @@ use crate::{
 
 /// A rule file may not be larger: nobody writes such a rule.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// Lists may be longer: some have an entry for each account.
+const MAX_LIST_BYTES: u64 = 32 * 1024 * 1024;
 /// Directories below directories, so that a loop of symbolic links ends.
 const MAX_DIRECTORY_DEPTH: usize = 16;
 
-/// What the configuration changes about one rule.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct RuleOverride {
-    /// Off or on, whatever the rule says.
-    pub enabled: Option<bool>,
-    /// Values for `params`.
-    pub params: Option<serde_json::Value>,
+/// What a rule set is made of.
+#[derive(Debug, Clone, Default)]
+pub struct RuleSources {
+    /// Directories of rules, or single files.
+    pub roots: Vec<PathBuf>,
+    /// What the configuration says of rules.
+    pub overrides: Overrides,
+    /// Databases of addresses.
+    pub geoip: Vec<PathBuf>,
 }
-
-/// What the configuration changes about rules, by id.
-pub type Overrides = HashMap<RuleId, RuleOverride>;
 
 /// What a load gave.
 #[derive(Debug)]
@@ -53,27 +57,58 @@ pub struct Loaded {
 /// Loads rule files again and again, remembering the last good version of each.
 #[derive(Debug)]
 pub struct Loader {
-    roots: Vec<PathBuf>,
-    overrides: Overrides,
+    sources: RuleSources,
     builtin: bool,
+    tuning: bool,
     generation: u64,
     last_good: BTreeMap<PathBuf, Arc<CompiledRule>>,
+    last_overrides: BTreeMap<PathBuf, Overrides>,
+    last_exceptions: BTreeMap<PathBuf, Vec<Arc<Exception>>>,
+    last_resources: Arc<Resources>,
+    /// Read once: databases are large, and replaced by files of another name or with a restart.
+    geo: Option<(Arc<Geo>, Vec<Diagnostic>)>,
     fingerprint: Option<blake3::Hash>,
     current: Arc<RuleSet>,
 }
 
+/// What became of a load so far.
+#[derive(Default)]
+struct Loading {
+    diagnostics: Vec<Diagnostic>,
+    /// Files that are not running as they are: the file, its first problem, whether an earlier version of it runs.
+    broken: Vec<BrokenFile>,
+}
+
+impl Loading {
+    fn breaks(&mut self, file: &Path, mut found: Vec<Diagnostic>, last_good_runs: bool) {
+        let problem = found.iter().find(|found| any_error(std::slice::from_ref(found)));
+        let problem = problem.map_or_else(String::new, Diagnostic::one_line);
+        self.broken.push(BrokenFile { file: file.to_owned(), problem, last_good_runs });
+        self.diagnostics.append(&mut found);
+    }
+}
+
 impl Loader {
-    /// A loader of the files under `roots` together with the check rules that are built in.
-    pub fn new(roots: Vec<PathBuf>, overrides: Overrides) -> Self {
+    /// A loader of the files under the roots together with the check rules that are built in.
+    pub fn new(sources: RuleSources) -> Self {
         Self {
-            roots: roots.iter().map(|root| normal(root)).collect(),
-            overrides,
+            sources: RuleSources { roots: sources.roots.iter().map(|root| normal(root)).collect(), ..sources },
             builtin: true,
+            tuning: true,
             generation: 0,
             last_good: BTreeMap::new(),
+            last_overrides: BTreeMap::new(),
+            last_exceptions: BTreeMap::new(),
+            last_resources: Arc::default(),
+            geo: None,
             fingerprint: None,
             current: Arc::default(),
         }
+    }
+
+    /// A loader of the files under these directories, with nothing else said of them.
+    pub fn of(roots: Vec<PathBuf>) -> Self {
+        Self::new(RuleSources { roots, ..RuleSources::default() })
     }
 
     /// Leaves the built-in check rules out: a replay does not run them.
@@ -83,80 +118,168 @@ impl Loader {
         self
     }
 
-    /// Changes what the configuration says about rules; the next load takes it up.
-    pub fn set_overrides(&mut self, roots: Vec<PathBuf>, overrides: Overrides) {
-        self.roots = roots.iter().map(|root| normal(root)).collect();
-        self.overrides = overrides;
+    /// Takes rules as their authors wrote them: without overrides and exceptions.
+    #[must_use]
+    pub fn without_tuning(mut self) -> Self {
+        self.tuning = false;
+        self
+    }
+
+    /// Changes where rules are and what the configuration says about them; the next load takes it up.
+    pub fn set_sources(&mut self, sources: RuleSources) {
+        self.sources = RuleSources { roots: sources.roots.iter().map(|root| normal(root)).collect(), ..sources };
+        self.geo = None;
         self.fingerprint = None;
     }
 
     /// The directories.
     pub fn roots(&self) -> &[PathBuf] {
-        &self.roots
+        &self.sources.roots
     }
 
     /// Reads and compiles all files, unless none has changed since the last time.
     pub fn load(&mut self) -> Loaded {
-        let (texts, mut diagnostics) = read(&self.roots);
-        let fingerprint = fingerprint(&texts, &diagnostics);
+        let (mut files, unreadable) = read(&self.sources.roots);
+        if !self.tuning {
+            files.tuning.clear();
+        }
+        let fingerprint = fingerprint(&files, &unreadable);
         if self.fingerprint == Some(fingerprint) {
             return Loaded { set: Arc::clone(&self.current), diagnostics: Vec::new(), changed: false };
         }
         self.fingerprint = Some(fingerprint);
-        let unreadable: Vec<Diagnostic> = diagnostics.clone();
+        let mut loading = Loading { diagnostics: unreadable.clone(), ..Loading::default() };
 
-        let library = Arc::new(Library::new(self.roots.clone(), texts.clone()));
-        let mut compiler = Compiler::new(library);
-        let overrides = self.overrides.clone();
-        let params = move |id: &RuleId| -> Option<Map> {
-            overrides.get(id).and_then(|change| change.params.as_ref()).map(compile::params_from_json)
-        };
+        let resources = self.resources(&files, &mut loading);
+        let mut compiler = Compiler::new(Arc::clone(&resources));
+        self.last_resources = resources;
+        let overrides = self.overrides(&files.tuning, &mut loading);
+        let exceptions = self.exceptions(&files.tuning, &mut compiler, &mut loading);
+        let rules = self.rules(&files.rules, &unreadable, &overrides, &mut compiler, &mut loading);
+        if !any_error(&loading.diagnostics) {
+            // What names a rule that is broken just now names one all the same.
+            let all = rules.values().map(|rule| &rule.metadata);
+            let mut warnings = tuning::unused(&overrides, all.clone());
+            // The built-in rules are left out of a replay, not out of the configuration.
+            warnings.retain(|_| self.builtin);
+            loading.diagnostics.append(&mut warnings);
+            loading.diagnostics.append(&mut exception::unused(&exceptions, all));
+        }
+
+        self.last_good.clone_from(&rules);
+        self.generation += 1;
+        self.current = Arc::new(RuleSet::new(
+            self.generation,
+            rules.into_values(),
+            loading.broken,
+            fingerprint.to_hex().to_string(),
+            self.sources.roots.clone(),
+            exceptions,
+        ));
+        Loaded { set: Arc::clone(&self.current), diagnostics: loading.diagnostics, changed: true }
+    }
+
+    /// What rules can reach beside their event. A list that is broken keeps its last good version.
+    fn resources(&mut self, files: &Files, loading: &mut Loading) -> Arc<Resources> {
+        let (geo, problems) = self.geo.get_or_insert_with(|| Geo::open(&self.sources.geoip));
+        loading.diagnostics.extend(problems.iter().cloned());
+        let (mut lists, problems) = Lists::read(&files.lists);
+        for problem in problems {
+            let name = problem.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let file = problem.file.clone();
+            lists.keep(&name, &self.last_resources.lists);
+            let runs = lists.names().any(|known| known == name);
+            loading.breaks(&file, vec![problem], runs);
+        }
+        let imports = Imports::new(self.sources.roots.clone(), files.rules.clone());
+        Arc::new(Resources { imports, lists, geo: Arc::clone(geo) })
+    }
+
+    /// The configuration's overrides, then those of the files, each file as it last was good.
+    fn overrides(&mut self, files: &Texts, loading: &mut Loading) -> Overrides {
+        let mut overrides = self.sources.overrides.clone();
+        self.last_overrides.retain(|file, _| files.contains_key(file));
+        for (file, text) in files.iter().filter(|(file, _)| file.ends_with(OVERRIDES)) {
+            match tuning::read(file, text) {
+                Ok(read) => {
+                    self.last_overrides.insert(file.clone(), read);
+                }
+                Err(found) => loading.breaks(file, found, self.last_overrides.contains_key(file)),
+            }
+            overrides.extend(self.last_overrides.get(file).into_iter().flatten().cloned());
+        }
+        overrides
+    }
+
+    fn exceptions(&mut self, files: &Texts, compiler: &mut Compiler, loading: &mut Loading) -> Vec<Arc<Exception>> {
+        let mut exceptions: Vec<Arc<Exception>> = Vec::new();
+        self.last_exceptions.retain(|file, _| files.contains_key(file));
+        for (file, text) in files.iter().filter(|(file, _)| file.ends_with(EXCEPTIONS)) {
+            match exception::read(compiler.engine(), file, text) {
+                Ok(read) => {
+                    self.last_exceptions.insert(file.clone(), read);
+                }
+                Err(found) => loading.breaks(file, found, self.last_exceptions.contains_key(file)),
+            }
+            for exception in self.last_exceptions.get(file).into_iter().flatten() {
+                if exceptions.iter().any(|other| other.id == exception.id) {
+                    let message = format!("another file has an exception `{}`: this one is left out", exception.id);
+                    loading.diagnostics.push(exception.place.error("E106", message));
+                } else {
+                    exceptions.push(Arc::clone(exception));
+                }
+            }
+        }
+        exceptions
+    }
+
+    /// Compiles all rule files; one that does not compile is replaced by its last good version.
+    fn rules(
+        &self,
+        texts: &Texts,
+        unreadable: &[Diagnostic],
+        overrides: &Overrides,
+        compiler: &mut Compiler,
+        loading: &mut Loading,
+    ) -> BTreeMap<PathBuf, Arc<CompiledRule>> {
         let mut rules: BTreeMap<PathBuf, Arc<CompiledRule>> = BTreeMap::new();
-        let mut broken = Vec::new();
         let mut owners: HashMap<RuleId, PathBuf> = HashMap::new();
         let mut failed: Vec<(PathBuf, String)> =
             unreadable.iter().map(|diagnostic| (diagnostic.file.clone(), diagnostic.one_line())).collect();
         // A directory that cannot be read, as while it is being replaced, says nothing about its files.
-        for lost in &unreadable {
+        for lost in unreadable {
             let inside = self.last_good.keys().filter(|file| **file != lost.file && file.starts_with(&lost.file));
             failed.extend(inside.map(|file| (file.clone(), lost.one_line())));
         }
-        for (file, text) in self.builtin_texts().into_iter().chain(texts) {
-            let (compiled, mut found) = compiler.compile(&file, &text, &params);
-            let rule = match compiled {
+        for (file, text) in self.builtin_texts().iter().chain(texts) {
+            let (compiled, mut found) = compiler.compile(file, text, overrides);
+            match compiled {
                 Compiled::LibraryFile => {
-                    diagnostics.append(&mut found);
                     // A file that is just being saved is empty for an instant.
-                    if text.trim().is_empty() && self.last_good.contains_key(&file) {
-                        failed.push((file, "the file is empty: delete it to remove its rule".to_owned()));
+                    if text.trim().is_empty() && self.last_good.contains_key(file) {
+                        failed.push((file.clone(), "the file is empty: delete it to remove its rule".to_owned()));
                     }
-                    continue;
                 }
-                Compiled::Rule(rule) => Some(rule),
-                Compiled::Broken => None,
-            };
-            if let Some(rule) = rule {
-                match owners.get(rule.id()) {
+                Compiled::Rule(rule) => match owners.get(rule.id()) {
                     None => {
                         owners.insert(rule.id().clone(), file.clone());
-                        rules.insert(file, Arc::new(self.overridden(*rule)));
+                        rules.insert(file.clone(), Arc::new(*rule));
                     }
                     Some(owner) => {
                         let message = format!("rule id `{}` is already used by `{}`", rule.id(), owner.display());
-                        let span = id_span(&text, rule.id());
-                        found.push(
-                            Diagnostic::error("E210", &file, message)
-                                .at(&text, span)
-                                .help("give this rule an id of its own"),
-                        );
-                        failed.push((file, found.last().map_or_else(String::new, Diagnostic::one_line)));
+                        let diagnostic = Diagnostic::error("E210", file, message)
+                            .at(text, id_span(text, rule.id()))
+                            .help("give this rule an id of its own");
+                        failed.push((file.clone(), diagnostic.one_line()));
+                        found.push(diagnostic);
                     }
+                },
+                Compiled::Broken => {
+                    let problem = found.iter().find(|found| any_error(std::slice::from_ref(found)));
+                    failed.push((file.clone(), problem.map_or_else(String::new, Diagnostic::one_line)));
                 }
-            } else {
-                let problem = found.iter().find(|found| any_error(std::slice::from_ref(found)));
-                failed.push((file, problem.map_or_else(String::new, Diagnostic::one_line)));
             }
-            diagnostics.append(&mut found);
+            loading.diagnostics.append(&mut found);
         }
         for (file, problem) in failed {
             let last_good = self.last_good.get(&file).filter(|rule| !owners.contains_key(rule.id())).cloned();
@@ -165,28 +288,12 @@ impl Loader {
                 owners.insert(rule.id().clone(), file.clone());
                 rules.insert(file.clone(), rule);
             }
-            broken.push(BrokenFile { file, problem, last_good_runs });
+            loading.broken.push(BrokenFile { file, problem, last_good_runs });
         }
-        self.last_good.clone_from(&rules);
-        self.generation += 1;
-        self.current = Arc::new(RuleSet::new(
-            self.generation,
-            rules.into_values(),
-            broken,
-            fingerprint.to_hex().to_string(),
-            self.roots.clone(),
-        ));
-        Loaded { set: Arc::clone(&self.current), diagnostics, changed: true }
+        rules
     }
 
-    fn overridden(&self, mut rule: CompiledRule) -> CompiledRule {
-        if let Some(enabled) = self.overrides.get(rule.id()).and_then(|change| change.enabled) {
-            rule.metadata.enabled = enabled;
-        }
-        rule
-    }
-
-    fn builtin_texts(&self) -> Vec<(PathBuf, Arc<str>)> {
+    fn builtin_texts(&self) -> Texts {
         let files = if self.builtin { BUILTIN } else { &[] };
         files.iter().map(|file| (PathBuf::from(format!("(built in)/{}", file.path)), Arc::from(file.text))).collect()
     }
@@ -195,20 +302,66 @@ impl Loader {
 /// A fingerprint of the files under `roots` as they are now: another than a [`RuleSet`]'s if they have changed since it was
 /// loaded.
 pub fn fingerprint_on_disk(roots: &[PathBuf]) -> String {
-    let (texts, diagnostics) = read(&roots.iter().map(|root| normal(root)).collect::<Vec<_>>());
-    fingerprint(&texts, &diagnostics).to_hex().to_string()
+    let (files, diagnostics) = read(&roots.iter().map(|root| normal(root)).collect::<Vec<_>>());
+    fingerprint(&files, &diagnostics).to_hex().to_string()
+}
+
+/// The test files under `roots`.
+pub fn test_files(roots: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for root in roots {
+        // What cannot be read is told where rules are loaded.
+        walk(root, 0, &mut HashSet::new(), &mut |file| {
+            if file.to_string_lossy().ends_with(".test.yaml") {
+                found.push(normal(file));
+            }
+        })
+        .ok();
+    }
+    found
+}
+
+type Texts = BTreeMap<PathBuf, Arc<str>>;
+
+/// The files of a load, by what they are.
+#[derive(Default)]
+struct Files {
+    /// `*.rhai`.
+    rules: Texts,
+    /// In a directory `lists`.
+    lists: Texts,
+    /// `overrides.toml` and `exceptions.toml`.
+    tuning: Texts,
+}
+
+impl Files {
+    /// Where a file belongs; none if it is of no concern.
+    fn place(&mut self, file: &Path) -> Option<&mut Texts> {
+        let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let in_lists = file.parent().and_then(Path::file_name).is_some_and(|name| name == "lists");
+        if extension == "rhai" {
+            Some(&mut self.rules)
+        } else if in_lists && ["txt", "csv", "json"].contains(&extension) {
+            Some(&mut self.lists)
+        } else if name == OVERRIDES || name == EXCEPTIONS {
+            Some(&mut self.tuning)
+        } else {
+            None
+        }
+    }
 }
 
 /// Reads all files under `roots`.
-fn read(roots: &[PathBuf]) -> (BTreeMap<PathBuf, Arc<str>>, Vec<Diagnostic>) {
-    let mut texts = BTreeMap::new();
+fn read(roots: &[PathBuf]) -> (Files, Vec<Diagnostic>) {
+    let mut files = Files::default();
     let mut diagnostics = Vec::new();
     for root in roots {
         if root.is_file() {
-            read_file(root, &mut texts, &mut diagnostics);
+            read_file(root, &mut files, &mut diagnostics);
         } else {
             let mut seen = HashSet::new();
-            walk(root, 0, &mut seen, &mut |file| read_file(file, &mut texts, &mut diagnostics)).unwrap_or_else(
+            walk(root, 0, &mut seen, &mut |file| read_file(file, &mut files, &mut diagnostics)).unwrap_or_else(
                 |error| {
                     diagnostics.push(
                         Diagnostic::error("E001", root, format!("the rules directory cannot be read: {error}"))
@@ -218,11 +371,11 @@ fn read(roots: &[PathBuf]) -> (BTreeMap<PathBuf, Arc<str>>, Vec<Diagnostic>) {
             );
         }
     }
-    (texts, diagnostics)
+    (files, diagnostics)
 }
 
-/// Calls `found` for each `*.rhai` file below `directory`. Names that begin with a dot are passed over: editors' and
-/// Kubernetes' own (`..data`), whose files are reached by their proper names.
+/// Calls `found` for each file below `directory`. Names that begin with a dot are passed over: editors' and Kubernetes' own
+/// (`..data`), whose files are reached by their proper names.
 fn walk(
     directory: &Path,
     depth: usize,
@@ -243,18 +396,25 @@ fn walk(
         if path.is_dir() {
             // A directory that vanishes while it is read is gone with the next look.
             walk(&path, depth + 1, seen, found).ok();
-        } else if path.extension().is_some_and(|extension| extension == "rhai") {
+        } else {
             found(&path);
         }
     }
     Ok(())
 }
 
-fn read_file(file: &Path, texts: &mut BTreeMap<PathBuf, Arc<str>>, diagnostics: &mut Vec<Diagnostic>) {
+fn read_file(file: &Path, files: &mut Files, diagnostics: &mut Vec<Diagnostic>) {
+    let Some(texts) = files.place(file) else {
+        return;
+    };
+    let is_rule = file.extension().is_some_and(|extension| extension == "rhai");
+    let limit = if is_rule { MAX_FILE_BYTES } else { MAX_LIST_BYTES };
     let problem = match std::fs::metadata(file) {
-        Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
-            Some("the file is larger than 1 MiB: this is no rule".to_owned())
-        }
+        Ok(metadata) if metadata.len() > limit => Some(format!(
+            "the file is larger than {} MiB: this is no {}",
+            limit >> 20,
+            if is_rule { "rule" } else { "list" }
+        )),
         Ok(_) => match std::fs::read(file) {
             Ok(bytes) => match String::from_utf8(bytes) {
                 Ok(text) => {
@@ -275,9 +435,9 @@ fn read_file(file: &Path, texts: &mut BTreeMap<PathBuf, Arc<str>>, diagnostics: 
     }
 }
 
-fn fingerprint(texts: &BTreeMap<PathBuf, Arc<str>>, diagnostics: &[Diagnostic]) -> blake3::Hash {
+fn fingerprint(files: &Files, diagnostics: &[Diagnostic]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
-    for (file, text) in texts {
+    for (file, text) in files.rules.iter().chain(&files.lists).chain(&files.tuning) {
         hasher.update(file.as_os_str().as_encoded_bytes());
         hasher.update(&(text.len() as u64).to_be_bytes());
         hasher.update(text.as_bytes());

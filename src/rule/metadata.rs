@@ -2,7 +2,15 @@
 //!
 //! The values come from running the file's top level once; the places for messages come from the parsed literal.
 
-use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    ops::Range,
+    path::Path,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
@@ -14,30 +22,87 @@ use crate::{
     time,
 };
 
+/// A key of `RULE`.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What stands there, in the words of the reference.
+    pub takes: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+const fn key(name: &'static str, takes: &'static str, about: &'static str) -> Key {
+    Key { name, takes, about }
+}
+
 /// Every key of `RULE`, in the order of the documentation.
-pub const KEYS: [&str; 16] = [
-    "id",
-    "title",
-    "severity",
-    "enabled",
-    "actions",
-    "description",
-    "runbook",
-    "reference",
-    "tags",
-    "attack",
-    "dedup_period",
-    "threshold",
-    "window",
-    "destinations",
-    "params",
-    "resolved",
+pub const KEY_TABLE: &[Key] = &[
+    key("id", "text, required", "Unique, in parts joined by dots: `team.subject.what_happened`."),
+    key("title", "text, required", "The alert's title where there is no `fn title`."),
+    key("severity", "text, required", "`info`, `low`, `medium`, `high` or `critical`."),
+    key("enabled", "true or false", "`false`: checked, not run. Default `true`."),
+    key("stage", "text", "`shadow`: matches and alerts are recorded, nobody is told. Default `active`."),
+    key(
+        "actions",
+        "list of texts",
+        "Action ids that it looks at; `*` is any text. Without it: every event, which costs.",
+    ),
+    key("description", "text", "What it means."),
+    key("runbook", "text", "What to do about it."),
+    key("reference", "text", "Where to read more."),
+    key("tags", "list of texts", "Free words to select by."),
+    key("attack", "list of texts", "MITRE ATT&CK tactics and techniques: `TA0004`, `T1098.003`."),
+    key("dedup_period", "duration", "How long matches with the same key join one alert. Default `1h`."),
+    key("threshold", "number", "Matches that it takes, 1 to 10,000. Default 1."),
+    key("window", "duration", "The sliding window in which they are counted. Default: the dedup period."),
+    key("destinations", "list of texts", "Names of destinations, in place of the configured routing."),
+    key("params", "map", "Values that overrides may change; `params.x` in functions. Types are those of the defaults."),
+    key(
+        "exception_slots",
+        "map of lists of texts",
+        "Fields, by paths, for which a list of values is a safe way to make exceptions: `#{ actor: [\"actor.email\"] }`.",
+    ),
+    key("resolved", "text", "For checks: the title when all is well again."),
 ];
 
 /// The period in which matches join one alert where a rule says nothing else.
 pub(super) const DEFAULT_DEDUP_PERIOD: Duration = Duration::from_secs(3_600);
 /// Bounds the matches that are remembered for one key.
 pub(super) const MAX_THRESHOLD: i64 = 10_000;
+
+/// Whether people are told of what a rule finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// They are.
+    #[default]
+    Active,
+    /// Matches and alerts are recorded, nothing is delivered: for rules on trial.
+    Shadow,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Active => "active",
+            Self::Shadow => "shadow",
+        })
+    }
+}
+
+impl FromStr for Stage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "active" => Ok(Self::Active),
+            "shadow" => Ok(Self::Shadow),
+            _ => Err(format!("`{text}` is not a stage: write `active` or `shadow`")),
+        }
+    }
+}
 
 /// What a rule says about itself.
 #[derive(Debug, Clone)]
@@ -50,6 +115,8 @@ pub struct Metadata {
     pub severity: Severity,
     /// Off: loaded and checked, but not run.
     pub enabled: bool,
+    /// Whether people are told of what it finds.
+    pub stage: Stage,
     /// Action ids and `*` globs; absent: every event.
     pub actions: Option<Vec<String>>,
     /// What it means.
@@ -72,8 +139,21 @@ pub struct Metadata {
     pub destinations: Option<Vec<String>>,
     /// Values that the configuration may change; `params` inside the rule's functions.
     pub params: Map,
+    /// Fields, by paths, for which lists of values make safe exceptions: by name.
+    pub exception_slots: BTreeMap<String, Vec<String>>,
     /// For check rules: the title of the notice when all is well again.
     pub resolved: Option<String>,
+    /// Whether the window was said, rather than being the dedup period.
+    pub(super) has_window: bool,
+    /// Which values come from an override, and from where: by key.
+    pub origins: BTreeMap<&'static str, String>,
+}
+
+impl Metadata {
+    /// Whether a value was set from outside, so that the rule's own function is not asked.
+    pub fn is_overridden(&self, key: &str) -> bool {
+        self.origins.contains_key(key)
+    }
 }
 
 /// Where the keys and values of the literal stand, in bytes.
@@ -87,13 +167,13 @@ pub(super) struct Places {
 pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> (Option<Metadata>, Vec<Diagnostic>) {
     let mut reader = Reader { map, places, file, text, found: Vec::new() };
     for key in map.keys() {
-        if !KEYS.contains(&key.as_str()) {
+        if !KEY_TABLE.iter().any(|known| known.name == key.as_str()) {
             reader.problem(
                 "E201",
                 key,
                 true,
                 format!("unknown key `{key}` in `RULE`"),
-                suggest(key, KEYS.iter().copied()),
+                suggest(key, KEY_TABLE.iter().map(|known| known.name)),
             );
         }
     }
@@ -116,6 +196,7 @@ pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> 
         title: title.clone().unwrap_or_default(),
         severity: severity.unwrap_or(Severity::Medium),
         enabled: reader.boolean("enabled").unwrap_or(true),
+        stage: reader.stage(),
         actions: reader.actions(),
         description: reader.text("description"),
         runbook: reader.text("runbook"),
@@ -127,7 +208,10 @@ pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> 
         window: reader.duration("window").unwrap_or(dedup_period),
         destinations: reader.texts("destinations"),
         params: reader.params(),
+        exception_slots: reader.slots(),
         resolved: reader.text("resolved"),
+        has_window: map.contains_key("window"),
+        origins: BTreeMap::new(),
     };
     let usable = reader.found.is_empty() && id.is_some() && title.is_some() && severity.is_some();
     (usable.then_some(metadata), reader.found)
@@ -263,6 +347,41 @@ impl Reader<'_> {
                 1
             }
         }
+    }
+
+    fn stage(&mut self) -> Stage {
+        let parsed = self.text("stage").map(|text| text.parse());
+        parsed
+            .transpose()
+            .unwrap_or_else(|error: String| {
+                self.wrong("stage", error);
+                None
+            })
+            .unwrap_or_default()
+    }
+
+    fn slots(&mut self) -> BTreeMap<String, Vec<String>> {
+        let Some(value) = self.map.get("exception_slots") else {
+            return BTreeMap::new();
+        };
+        let read = value.read_lock::<Map>().and_then(|slots| {
+            slots
+                .iter()
+                .map(|(name, fields)| {
+                    let fields = fields.read_lock::<Array>()?;
+                    let fields: Vec<String> = fields.iter().map(as_text).collect::<Option<_>>()?;
+                    (!fields.is_empty()).then(|| (name.to_string(), fields))
+                })
+                .collect::<Option<_>>()
+        });
+        read.unwrap_or_else(|| {
+            self.wrong_type(
+                "exception_slots",
+                "a map of lists of paths, such as `#{ actor: [\"actor.email\"] }`",
+                value,
+            );
+            BTreeMap::new()
+        })
     }
 
     fn params(&mut self) -> Map {

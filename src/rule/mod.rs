@@ -7,24 +7,36 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 mod call;
+pub mod case;
 mod compile;
 mod engine;
-mod function;
+mod exception;
+mod import;
 mod library;
 mod load;
 mod metadata;
+mod pattern;
 mod problem;
+mod resources;
 mod shipped;
+mod trace;
+mod tuning;
 mod view;
 mod watch;
 
 pub use call::{Finding, RuleHost, RuleInput};
+pub use case::{Case, Expected, ExpectedAlert};
 pub use compile::{CompiledRule, OPTIONAL_FUNCTIONS, RuleKind};
 pub use engine::Limits;
-pub use load::{Loaded, Loader, Overrides, RuleOverride, fingerprint_on_disk};
-pub use metadata::{KEYS as METADATA_KEYS, Metadata};
+pub use exception::{Condition, EXCEPTIONS, Exception};
+pub use library::{EXAMPLE_EVENT, EXAMPLE_LISTS, HostFunction, Parameter, SUBJECTS, Subject, definitions, reference};
+pub use load::{Loaded, Loader, RuleSources, fingerprint_on_disk, test_files};
+pub use metadata::{KEY_TABLE, Key, Metadata, Stage};
 pub use problem::{FailureKind, RuleFailure};
 pub use shipped::{BUILTIN, SHIPPED, ShippedFile};
+pub use trace::{Note, Trace, Tracer, line_of};
+pub(crate) use tuning::read_one as read_override;
+pub use tuning::{OVERRIDES, Overrides, RuleOverride, Selector};
 pub use view::{EventView, frozen};
 pub use watch::{WatchMode, Watcher};
 
@@ -56,6 +68,10 @@ pub struct RuleSet {
     pub fingerprint: String,
     /// Where the files are.
     pub roots: Vec<PathBuf>,
+    /// What takes matches out of alerting.
+    pub exceptions: Vec<Arc<Exception>>,
+    /// For each of `detections`, the exceptions that may be about it.
+    exceptions_of: Vec<Vec<Arc<Exception>>>,
     dispatch: Dispatch,
 }
 
@@ -75,8 +91,9 @@ impl RuleSet {
         broken: Vec<BrokenFile>,
         fingerprint: String,
         roots: Vec<PathBuf>,
+        exceptions: Vec<Arc<Exception>>,
     ) -> Self {
-        let mut set = Self { generation, broken, fingerprint, roots, ..Self::default() };
+        let mut set = Self { generation, broken, fingerprint, roots, exceptions, ..Self::default() };
         for rule in rules {
             match rule.kind {
                 _ if !rule.metadata.enabled => set.disabled.push(rule),
@@ -88,7 +105,16 @@ impl RuleSet {
             list.sort_by(|one, other| one.id().cmp(other.id()));
         }
         set.dispatch = Dispatch::new(&set.detections);
+        let about = |rule: &Arc<CompiledRule>| {
+            set.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).cloned().collect()
+        };
+        set.exceptions_of = set.detections.iter().map(about).collect();
         set
+    }
+
+    /// A set of these rules, with nothing said of them.
+    pub fn only(rules: impl IntoIterator<Item = Arc<CompiledRule>>) -> Arc<Self> {
+        Arc::new(Self::new(1, rules, Vec::new(), String::new(), Vec::new(), Vec::new()))
     }
 
     /// The detection rules that want events with this action, as indexes into `detections`, in order.
@@ -100,6 +126,11 @@ impl RuleSet {
         rules.sort_unstable();
         rules.dedup();
         rules
+    }
+
+    /// The exceptions that may be about the rule at this index of `detections`.
+    pub fn exceptions_of(&self, index: usize) -> &[Arc<Exception>] {
+        self.exceptions_of.get(index).map_or(&[], Vec::as_slice)
     }
 
     /// All rules: detections, checks, and those switched off.

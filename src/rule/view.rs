@@ -23,7 +23,7 @@ pub struct EventView(Dynamic);
 
 impl EventView {
     /// The view of a stored event, with the short names beside Atlassian's own: `action`, `actor`, `time` (RFC 3339, UTC),
-    /// `ip`, `source`.
+    /// `ip`, `geo`, `source`.
     pub fn new(event: &Event) -> Self {
         let mut top = parse(&event.raw);
         let attribute = |path: &[&str]| -> Dynamic {
@@ -36,9 +36,17 @@ impl EventView {
         };
         let actor = attribute(&["actor"]);
         let ip = attribute(&["location", "ip"]);
+        let mut geo = Map::new();
+        for (name, key) in [("country", "countryName"), ("city", "city"), ("region", "regionName")] {
+            let value = attribute(&["location", key]);
+            if value.read_lock::<rhai::ImmutableString>().is_some_and(|text| !text.is_empty()) {
+                geo.insert(name.into(), value);
+            }
+        }
         top.insert("action".into(), text(&event.action));
         top.insert("actor".into(), freeze(actor));
         top.insert("ip".into(), freeze(ip));
+        top.insert("geo".into(), if geo.is_empty() { Dynamic::UNIT } else { freeze(Dynamic::from_map(geo)) });
         top.insert("time".into(), text(&event.time.to_string()));
         top.insert("source".into(), text(event.source.as_str()));
         Self(share(Dynamic::from_map(top)))

@@ -21,7 +21,7 @@ use watchbell::{
     event::{Event, IncomingEvent},
     name::{Sequence, SourceName},
     replay::{Replay, Report},
-    rule::{Loader, Overrides, RuleSet},
+    rule::{Loader, RuleSet},
     simulator::{self, Scenario, Simulated, Simulator},
     source::Timing,
     store::{AlertFilter, Reader, ScanFilter, Store},
@@ -91,7 +91,7 @@ pub(crate) fn load(rules: &[&str]) -> (Arc<RuleSet>, Vec<String>) {
     for (number, text) in rules.iter().enumerate() {
         fs::write(directory.path().join(format!("rule{number}.rhai")), text).unwrap();
     }
-    let loaded = Loader::new(vec![directory.path().to_owned()], Overrides::new()).without_builtin().load();
+    let loaded = Loader::of(vec![directory.path().to_owned()]).without_builtin().load();
     let problems = loaded
         .diagnostics
         .iter()

@@ -12,14 +12,14 @@ use rhai::{Engine, EvalAltResult, Module, Position, Scope, Shared};
 
 /// A snapshot of all rule files, and the modules made of those that were imported.
 #[derive(Debug, Default)]
-pub(super) struct Library {
+pub(super) struct Imports {
     roots: Vec<PathBuf>,
     texts: BTreeMap<PathBuf, Arc<str>>,
     modules: Mutex<HashMap<PathBuf, Option<Shared<Module>>>>,
 }
 
-impl Library {
-    /// A library of these files, under these directories.
+impl Imports {
+    /// These files, under these directories.
     pub(super) fn new(roots: Vec<PathBuf>, texts: BTreeMap<PathBuf, Arc<str>>) -> Self {
         Self { roots, texts, modules: Mutex::default() }
     }

@@ -1,0 +1,429 @@
+//! `watchbell test`: runs the tests that stand beside the rules.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use serde_json::json;
+use watchbell::{
+    config::Config,
+    detect,
+    diagnostic::{Diagnostic, any_error},
+    event::IncomingEvent,
+    replay::suite::{CaseResult, Difference, RuleResult, Suite},
+    rule::{Case, CompiledRule, Loader, RuleKind, RuleOverride, RuleSet, RuleSources, WatchMode, Watcher, case},
+    settings::Place,
+    source::file,
+};
+
+use super::{CliError, Context, Format, output, problems, runtime};
+
+#[derive(Debug, Args)]
+pub(super) struct Test {
+    /// Directories of rules, rule files or test files; by default the rules of the configuration
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Only rules and cases whose id or name has this in it
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Run every rule on every case, so that another one that alerts shows
+    #[arg(long)]
+    all_rules: bool,
+    /// With the overrides and exceptions beside the rules
+    #[arg(long)]
+    tuned: bool,
+    /// Each rule must have so many cases, one that alerts and one that does not
+    #[arg(long, value_name = "NUMBER")]
+    min_cases: Option<usize>,
+    /// Run again whenever a file is saved, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
+
+/// What a run gave.
+struct Run {
+    results: Vec<RuleResult>,
+    diagnostics: Vec<Diagnostic>,
+    took: Duration,
+}
+
+impl Test {
+    pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let config = if self.paths.is_empty() || context.config.exists() { Some(context.config()?) } else { None };
+        let (roots, only) = self.roots(config.as_ref())?;
+        if !self.watch {
+            return self.once(context, &roots, &only, config.as_ref());
+        }
+        let watched: Vec<PathBuf> = roots.clone();
+        runtime()?.block_on(async {
+            let mut watcher = Watcher::new(&watched, WatchMode::Auto);
+            loop {
+                if context.format == Format::Human {
+                    context.output.raw("\x1b[2J\x1b[H")?;
+                }
+                match self.once(context, &roots, &only, config.as_ref()) {
+                    Ok(()) => {}
+                    Err(CliError::Output(error)) => return Err(CliError::Output(error)),
+                    Err(error) => context.output.error(&error.to_string(), None),
+                }
+                context.output.note("\nwatching: save a file to run again, Ctrl-C to end");
+                watcher.changed().await;
+            }
+        })
+    }
+
+    /// The directories that rules are loaded from, and the rule files that alone are tested; none: all.
+    fn roots(&self, config: Option<&Config>) -> Result<(Vec<PathBuf>, Vec<PathBuf>), CliError> {
+        if self.paths.is_empty() {
+            return Ok((config.map_or_else(Vec::new, |config| config.rules.roots.clone()), Vec::new()));
+        }
+        let mut roots: Vec<PathBuf> = Vec::new();
+        let mut only = Vec::new();
+        for path in &self.paths {
+            if path.is_dir() {
+                roots.push(path.clone());
+                continue;
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let rule = match name.strip_suffix(".test.yaml") {
+                Some(stem) => path.with_file_name(format!("{stem}.rhai")),
+                None => path.clone(),
+            };
+            if !rule.is_file() {
+                return Err(CliError::Usage(format!("there is no rule file `{}`", rule.display())));
+            }
+            let parent = rule.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+            // What the rule imports may stand elsewhere under the configured directories.
+            let configured = config.into_iter().flat_map(|config| &config.rules.roots);
+            let root = configured.into_iter().find(|root| rule.starts_with(root)).map_or(parent, PathBuf::as_path);
+            roots.push(root.to_owned());
+            only.push(rule);
+        }
+        if only.len() < self.paths.len() {
+            only.clear();
+        }
+        roots.sort();
+        roots.dedup();
+        Ok((roots, only))
+    }
+
+    fn once(
+        &self,
+        context: &Context,
+        roots: &[PathBuf],
+        only: &[PathBuf],
+        config: Option<&Config>,
+    ) -> Result<(), CliError> {
+        let begun = Instant::now();
+        let loader = Loader::new(self.sources(roots, config)).without_builtin();
+        let loaded = if self.tuned { loader } else { loader.without_tuning() }.load();
+        let settings = config.map_or_else(detect::Settings::default, |config| config.detection.clone());
+        // Rhai recurses on the machine's stack, as it does in the agent.
+        let ran = std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("rules".to_owned())
+                .stack_size(16 * 1024 * 1024)
+                .spawn_scoped(scope, || self.test(roots, only, config, &loaded.set, settings))
+                .map(|thread| thread.join())
+        });
+        let (results, mut diagnostics) = match ran {
+            Ok(Ok(ran)) => ran,
+            _ => return Err(CliError::Usage("the tests could not be run: please report this".to_owned())),
+        };
+        let broken = any_error(&loaded.diagnostics);
+        let rule_problems = problems("rules do not load", &loaded.diagnostics);
+        diagnostics.splice(0..0, loaded.diagnostics);
+        let run = Run { results, diagnostics, took: begun.elapsed() };
+        show(context, &run)?;
+        if broken {
+            return Err(CliError::Rules(rule_problems));
+        }
+        let failed = run.results.iter().filter(|result| !result.passed()).count();
+        if failed > 0 || any_error(&run.diagnostics) {
+            let files = problems("test files cannot be used", &run.diagnostics);
+            let rules = format!("{} failed", output::count(failed as u64, "rule"));
+            return Err(CliError::Findings(if failed > 0 { rules } else { files }));
+        }
+        if run.results.iter().all(|result| result.cases.is_empty()) {
+            return Err(CliError::Findings("there are no tests: write `NAME.test.yaml` beside `NAME.rhai`".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn sources(&self, roots: &[PathBuf], config: Option<&Config>) -> RuleSources {
+        let configured = config.map(|config| config.rules.clone()).unwrap_or_default();
+        let overrides = if self.tuned { configured.overrides } else { Vec::new() };
+        RuleSources { roots: roots.to_vec(), overrides, geoip: configured.geoip }
+    }
+
+    fn test(
+        &self,
+        roots: &[PathBuf],
+        only: &[PathBuf],
+        config: Option<&Config>,
+        set: &Arc<RuleSet>,
+        settings: detect::Settings,
+    ) -> (Vec<RuleResult>, Vec<Diagnostic>) {
+        let suite = Suite { settings, others: self.all_rules.then(|| Arc::clone(set)) };
+        let mut diagnostics = Vec::new();
+        let mut results = Vec::new();
+        let mut known = Vec::new();
+        let rules: Vec<&Arc<CompiledRule>> = set.all().filter(|rule| rule.kind == RuleKind::Detection).collect();
+        for rule in rules {
+            let tests = case::test_file(&rule.file);
+            known.push(tests.clone());
+            let wanted = only.is_empty() || only.iter().any(|file| same_file(file, &rule.file));
+            let by_rule = self.filter.as_ref().is_none_or(|text| rule.id().as_str().contains(text.as_str()));
+            if !wanted {
+                continue;
+            }
+            let mut result = RuleResult {
+                rule: rule.id().clone(),
+                file: rule.file.clone(),
+                tests: None,
+                cases: Vec::new(),
+                problems: Vec::new(),
+            };
+            let mut cases = Vec::new();
+            if let Ok(text) = std::fs::read_to_string(&tests) {
+                let (read, mut found) = case::read(&tests, &text, &read_events);
+                cases = read;
+                diagnostics.append(&mut found);
+                result.tests = Some(tests.clone());
+                cases.retain(|case| by_rule || self.filter.as_ref().is_some_and(|text| case.name.contains(text)));
+            }
+            if self.filter.is_some() && !by_rule && cases.is_empty() {
+                continue;
+            }
+            let mut variants: BTreeMap<String, Result<Arc<CompiledRule>, String>> = BTreeMap::new();
+            for case in &cases {
+                let variant = match &case.params {
+                    None => Ok(Arc::clone(rule)),
+                    Some(params) => variants
+                        .entry(params.to_string())
+                        .or_insert_with(|| self.variant(roots, config, rule, params, &tests))
+                        .clone(),
+                };
+                result.cases.push(match variant {
+                    Ok(rule) => suite.run(&rule, case),
+                    Err(problem) => CaseResult {
+                        name: case.name.clone(),
+                        line: case.line,
+                        differences: vec![Difference {
+                            what: "params".to_owned(),
+                            expected: "parameters that the rule has".to_owned(),
+                            found: problem,
+                        }],
+                        read: Vec::new(),
+                        took: Duration::ZERO,
+                    },
+                });
+            }
+            self.demand(&cases, &mut result);
+            results.push(result);
+        }
+        if only.is_empty() && self.filter.is_none() {
+            diagnostics.extend(orphans(roots, &known));
+        }
+        (results, diagnostics)
+    }
+
+    /// The rule with other parameters.
+    fn variant(
+        &self,
+        roots: &[PathBuf],
+        config: Option<&Config>,
+        rule: &CompiledRule,
+        params: &serde_json::Value,
+        tests: &Path,
+    ) -> Result<Arc<CompiledRule>, String> {
+        let place = Place { file: tests.into(), text: "".into(), span: 0..0 };
+        let mut sources = self.sources(roots, config);
+        sources.overrides.push(RuleOverride::of_params(rule.id(), params.clone(), place));
+        let loaded = Loader::new(sources).without_builtin().without_tuning().load();
+        let found = loaded.set.all().find(|found| found.id() == rule.id()).cloned();
+        found.ok_or_else(|| loaded.diagnostics.first().map_or_else(String::new, |found| found.message.clone()))
+    }
+
+    fn demand(&self, cases: &[Case], result: &mut RuleResult) {
+        let Some(least) = self.min_cases else {
+            return;
+        };
+        let (alerting, quiet): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.expected.alerts());
+        if cases.len() < least {
+            result.problems.push(format!("{} of at least {least}", output::count(cases.len() as u64, "case")));
+        }
+        if least > 0 && alerting.is_empty() {
+            result.problems.push("no case that alerts".to_owned());
+        }
+        if least > 1 && quiet.is_empty() {
+            result
+                .problems
+                .push("no case that does not alert: a near miss shows what the rule is not about".to_owned());
+        }
+    }
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+fn read_events(path: &Path) -> Result<Vec<IncomingEvent>, String> {
+    let found = file::read(path).map_err(|error| error.to_string())?;
+    match found.broken {
+        Some(reason) => Err(reason),
+        None if found.events.is_empty() => Err("it holds no events".to_owned()),
+        None => Ok(found.events),
+    }
+}
+
+/// Test files that belong to no rule: misspelt, or left behind.
+fn orphans(roots: &[PathBuf], known: &[PathBuf]) -> Vec<Diagnostic> {
+    watchbell::rule::test_files(roots)
+        .into_iter()
+        .filter(|file| !known.iter().any(|known| same_file(known, file)))
+        .map(|file| {
+            let stem = file.file_name().unwrap_or_default().to_string_lossy().replace(".test.yaml", ".rhai");
+            let message = format!("there is no rule `{stem}` beside these tests that could be run");
+            Diagnostic::error("E403", file, message)
+        })
+        .collect()
+}
+
+fn show(context: &Context, run: &Run) -> Result<(), CliError> {
+    match context.format {
+        Format::Json => {
+            let passed = run.results.iter().all(RuleResult::passed) && !any_error(&run.diagnostics);
+            context.output.json(&json!({ "passed": passed, "rules": run.results, "diagnostics": run.diagnostics }))?;
+        }
+        Format::Junit => context.output.raw(&junit(run))?,
+        Format::Github => context.output.raw(&github(run))?,
+        Format::Human | Format::Sarif => {
+            context.output.diagnostics(&run.diagnostics);
+            human(context, run)?;
+        }
+    }
+    Ok(())
+}
+
+fn human(context: &Context, run: &Run) -> Result<(), CliError> {
+    let out = &context.output;
+    let width = run.results.iter().map(|result| result.rule.as_str().len()).max().unwrap_or(0);
+    for result in &run.results {
+        let cases = output::count(result.cases.len() as u64, "case");
+        let word = match (result.passed(), result.tests.is_some()) {
+            (false, _) => "FAIL",
+            (true, true) => "ok",
+            (true, false) => "?",
+        };
+        let what = if result.tests.is_some() { cases } else { "no tests".to_owned() };
+        out.line(&format!("{word:<5} {:<width$}  {what}", result.rule))?;
+        for problem in &result.problems {
+            out.line(&format!("      {problem}"))?;
+        }
+        for case in result.cases.iter().filter(|case| !case.differences.is_empty()) {
+            let file = result.tests.as_ref().unwrap_or(&result.file);
+            out.line(&format!("\n      {} ({}:{})", output::printable(&case.name), file.display(), case.line))?;
+            for line in explained(case) {
+                out.line(&format!("        {}", output::printable(&line)))?;
+            }
+            out.line("")?;
+        }
+    }
+    let all: Vec<&CaseResult> = run.results.iter().flat_map(|result| &result.cases).collect();
+    let failed = all.iter().filter(|case| !case.differences.is_empty()).count();
+    out.line(&format!(
+        "\n{} of {}, {failed} failed, in {}",
+        output::count(all.len() as u64, "case"),
+        output::count(run.results.len() as u64, "rule"),
+        watchbell::time::show_duration(run.took)
+    ))?;
+    Ok(())
+}
+
+/// How a case failed, and what the rule saw.
+fn explained(case: &CaseResult) -> Vec<String> {
+    let mut lines = Vec::new();
+    for difference in &case.differences {
+        lines.push(format!("{}:", difference.what));
+        lines.push(format!("  - expected  {}", difference.expected));
+        lines.push(format!("  + found     {}", difference.found));
+    }
+    if !case.read.is_empty() {
+        lines.push("what the rule saw:".to_owned());
+        let width = case.read.iter().map(|read| read.text.chars().count()).max().unwrap_or(0).min(60);
+        for read in &case.read {
+            let line = if read.line > 0 { format!("{:>4}  ", read.line) } else { String::new() };
+            lines.push(format!("  {line}{:<width$}  {}", read.text, read.value));
+        }
+    }
+    lines
+}
+
+fn junit(run: &Run) -> String {
+    let escape = |text: &str| {
+        let plain: String = text.chars().filter(|character| !character.is_control() || *character == '\n').collect();
+        plain.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    };
+    let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"watchbell\">\n");
+    for result in &run.results {
+        let failed = result.cases.iter().filter(|case| !case.differences.is_empty()).count();
+        let (rule, file) = (escape(result.rule.as_str()), escape(&result.file.display().to_string()));
+        let tests = result.cases.len() + result.problems.len();
+        writeln!(
+            text,
+            "  <testsuite name=\"{rule}\" file=\"{file}\" tests=\"{tests}\" failures=\"{}\">",
+            failed + result.problems.len()
+        )
+        .ok();
+        for case in &result.cases {
+            let (name, seconds) = (escape(&case.name), case.took.as_secs_f64());
+            write!(text, "    <testcase classname=\"{rule}\" name=\"{name}\" time=\"{seconds:.6}\"").ok();
+            if case.differences.is_empty() {
+                text.push_str("/>\n");
+            } else {
+                let what = case.differences.first().map_or("", |difference| difference.what.as_str());
+                let body = escape(&explained(case).join("\n"));
+                writeln!(text, ">\n      <failure message=\"{}\">{body}</failure>\n    </testcase>", escape(what)).ok();
+            }
+        }
+        for problem in &result.problems {
+            let problem = escape(problem);
+            writeln!(
+                text,
+                "    <testcase classname=\"{rule}\" name=\"cases\"><failure message=\"{problem}\"/></testcase>"
+            )
+            .ok();
+        }
+        text.push_str("  </testsuite>\n");
+    }
+    for diagnostic in run.diagnostics.iter().filter(|found| any_error(std::slice::from_ref(found))) {
+        let (file, problem) = (escape(&diagnostic.file.display().to_string()), escape(&diagnostic.one_line()));
+        writeln!(text, "  <testsuite name=\"{file}\" tests=\"1\" errors=\"1\"><testcase classname=\"{file}\" name=\"load\"><error message=\"{problem}\"/></testcase></testsuite>").ok();
+    }
+    text.push_str("</testsuites>\n");
+    text
+}
+
+fn github(run: &Run) -> String {
+    let mut text = output::annotations(&run.diagnostics);
+    for result in &run.results {
+        let file = result.tests.as_ref().unwrap_or(&result.file);
+        for case in result.cases.iter().filter(|case| !case.differences.is_empty()) {
+            let title = format!("{}: {}", result.rule, case.name);
+            text.push_str(&output::annotation("error", file, Some(case.line), &title, &explained(case).join("\n")));
+        }
+        for problem in &result.problems {
+            text.push_str(&output::annotation("error", file, None, result.rule.as_str(), problem));
+        }
+    }
+    text
+}
