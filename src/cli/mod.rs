@@ -19,6 +19,7 @@ mod check;
 mod demo;
 mod destinations;
 mod events;
+mod explain;
 mod filter;
 mod init;
 mod output;
@@ -71,6 +72,8 @@ enum Verb {
     Check(check::Check),
     /// Runs the tests beside the rules
     Test(test::Test),
+    /// Says why a rule alerts on an event, or why it does not
+    Explain(explain::Explain),
     /// Runs the agent
     Run(run::Run),
     /// Runs rules over stored events or a file of events; writes and delivers nothing
@@ -186,6 +189,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Init(verb) => verb.run(&mut context),
         Verb::Check(verb) => verb.run(&mut context),
         Verb::Test(verb) => verb.run(&mut context),
+        Verb::Explain(verb) => verb.run(&mut context),
         Verb::Run(verb) => verb.run(&mut context),
         Verb::Replay(verb) => verb.run(&mut context),
         Verb::Rules(verb) => verb.run(&mut context),

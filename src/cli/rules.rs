@@ -131,12 +131,17 @@ fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>)
     Ok(context.output.table(&["rule", "severity", "state", "runs on", "matches", "errors"], rows)?)
 }
 
+/// What to say about a rule that is not there.
+pub(super) fn no_such_rule(set: &RuleSet, id: &RuleId) -> CliError {
+    let near = watchbell::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
+    let near =
+        near.map_or_else(|| "`watchbell rules list` lists them".to_owned(), |near| format!("did you mean `{near}`?"));
+    CliError::Usage(format!("there is no rule `{id}`: {near}"))
+}
+
 fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>, id: &RuleId) -> Result<(), CliError> {
     let Some(rule) = set.all().find(|rule| rule.id() == id) else {
-        let near = watchbell::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
-        let near = near
-            .map_or_else(|| "`watchbell rules list` lists them".to_owned(), |near| format!("did you mean `{near}`?"));
-        return Err(CliError::Usage(format!("there is no rule `{id}`: {near}")));
+        return Err(no_such_rule(set, id));
     };
     let record = records.get(id);
     if context.is_json() {

@@ -325,7 +325,7 @@ fn human(context: &Context, run: &Run) -> Result<(), CliError> {
             (true, false) => "?",
         };
         let what = if result.tests.is_some() { cases } else { "no tests".to_owned() };
-        out.line(&format!("{word:<5} {:<width$}  {what}", result.rule))?;
+        out.line(&format!("{word:<5} {:<width$}  {what}", result.rule.as_str()))?;
         for problem in &result.problems {
             out.line(&format!("      {problem}"))?;
         }

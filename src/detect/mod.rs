@@ -13,7 +13,7 @@ use std::{
 use crate::{
     alert::{Action, Alert, AlertChange, FunctionError, Kind, Severity, Status},
     event::{Event, Evidence},
-    name::{AlertId, DedupKey, EventId, ExceptionId, RuleId},
+    name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, SourceName},
     outcome::{Match, Outcome, StateChanges},
     rule::{CompiledRule, Exception, Limits, RuleFailure, RuleHost, RuleInput, RuleSet, Stage},
     time,
@@ -131,6 +131,26 @@ impl Detector {
         self.state.exceptions()
     }
 
+    /// The dedup key of a match.
+    pub fn key(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> DedupKey {
+        self.find(rule, input).key
+    }
+
+    /// Whether an exception hides a match.
+    pub fn excepts(
+        &self,
+        rule: &CompiledRule,
+        exception: &Exception,
+        input: &RuleInput<'_>,
+    ) -> Result<bool, RuleFailure> {
+        self.host.excepts(rule, exception, input)
+    }
+
+    /// How many matches of a rule are counted towards its threshold, under a dedup key of a source.
+    pub fn counted(&self, rule: &RuleId, source: &SourceName, key: &DedupKey) -> usize {
+        self.state.counted(&state::key_of(rule, source.as_str(), key.as_str()))
+    }
+
     /// State that changed since the last call.
     pub fn take_changes(&mut self) -> StateChanges {
         self.state.take_changes()
@@ -217,16 +237,15 @@ impl Detector {
     }
 
     fn matched(&mut self, rule: &CompiledRule, event: &Event, input: &RuleInput<'_>, outcome: &mut Outcome) {
-        let found = self.find(rule, event, input);
+        let found = self.find(rule, input);
         let unique = match self.host.unique(rule, input) {
             None => Ok(None),
             Some(Ok(Some(value))) => Ok(Some(value)),
             Some(Ok(None)) => Err(None),
             Some(Err(failure)) => Err(Some(failure)),
         };
-        for error in &found.errors {
-            outcome.failures.push((rule.id().clone(), format!("fn {}: {}", error.function, error.error)));
-        }
+        self.function_errors(rule, event, &found.errors, outcome);
+        let known = found.errors.len();
         let state_key = state::key_of(rule.id(), event.source.as_str(), found.key.as_str());
         let mut keyed = self.state.take(&state_key);
         let period = rule.metadata.dedup_period;
@@ -255,6 +274,7 @@ impl Detector {
             );
             if let Some(events) = reached {
                 let opened = self.open(found, events);
+                self.function_errors(rule, event, opened.errors.get(known..).unwrap_or(&[]), outcome);
                 keyed.open(OpenAlert {
                     id: opened.id,
                     opened: opened.opened_at.as_millisecond(),
@@ -275,8 +295,17 @@ impl Detector {
         });
     }
 
+    /// Counts what went wrong in optional functions.
+    fn function_errors(&mut self, rule: &CompiledRule, event: &Event, errors: &[FunctionError], outcome: &mut Outcome) {
+        for error in errors {
+            let message = format!("fn {}: {}", error.function, error.error);
+            self.state.function_failed(rule.id(), event.time, &message);
+            outcome.failures.push((rule.id().clone(), message));
+        }
+    }
+
     /// Title, severity and dedup key of a match, each with its fallback.
-    fn find<'a>(&self, rule: &'a CompiledRule, event: &'a Event, input: &'a RuleInput<'a>) -> Found<'a> {
+    fn find<'a>(&self, rule: &'a CompiledRule, input: &'a RuleInput<'a>) -> Found<'a> {
         let mut errors = Vec::new();
         let title = fallible("title", self.host.text(rule, "title", input), &mut errors);
         let title = title.filter(|title| !title.trim().is_empty()).unwrap_or_else(|| rule.metadata.title.clone());
@@ -288,7 +317,7 @@ impl Detector {
         let key = dedup.filter(|key| !key.is_empty()).unwrap_or_else(|| title.clone());
         Found {
             rule,
-            event,
+            event: input.event(),
             input,
             severity: severity.unwrap_or(rule.metadata.severity),
             key: DedupKey::clipped(&key),

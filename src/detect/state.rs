@@ -265,6 +265,19 @@ impl State {
         }
     }
 
+    /// Notes the failure of an optional function, which costs no alert and suspends nothing.
+    pub(super) fn function_failed(&mut self, rule: &RuleId, time: Timestamp, message: &str) {
+        let record = self.record(rule);
+        record.errors = record.errors.saturating_add(1);
+        record.last_error_at = Some(time.as_millisecond());
+        record.last_error = Some(message.to_owned());
+    }
+
+    /// Matches that are counted under a key.
+    pub(super) fn counted(&self, name: &str) -> usize {
+        self.keys.get(name).map_or(0, |keyed| keyed.pending.len())
+    }
+
     fn record(&mut self, rule: &RuleId) -> &mut RuleRecord {
         self.changed.insert(format!("rule/{rule}"));
         self.rules.entry(rule.clone()).or_default()

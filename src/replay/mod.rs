@@ -11,6 +11,7 @@ use std::{
 
 use serde::Serialize;
 
+pub mod explain;
 pub mod suite;
 
 use crate::{

@@ -123,12 +123,11 @@ impl Suite {
             .into_iter()
             .filter_map(|function| tracer.run(rule, function, &input))
             .collect();
-        let mut read: BTreeMap<(usize, String), Read> = BTreeMap::new();
-        for trace in &traces {
-            for note in &trace.notes {
-                let entry = Read { line: note.line, text: note.text.clone(), value: note.value.clone() };
-                read.insert((note.line, note.text.clone()), entry);
-            }
+        // In the order of the file, what contains another after it.
+        let mut read: BTreeMap<(usize, usize, usize, String), Read> = BTreeMap::new();
+        for note in traces.iter().flat_map(|trace| &trace.notes) {
+            let entry = Read { line: note.line, text: note.text.clone(), value: note.value.clone() };
+            read.insert((note.line, note.column, note.text.len(), note.text.clone()), entry);
         }
         read.into_values().collect()
     }

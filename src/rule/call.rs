@@ -27,6 +27,11 @@ impl<'a> RuleInput<'a> {
         Self { event, shared: OnceCell::new() }
     }
 
+    /// The event.
+    pub fn event(&self) -> &'a Event {
+        self.event
+    }
+
     pub(super) fn value_for(&self, rule: &CompiledRule) -> Dynamic {
         if rule.assigns_properties {
             return EventView::new(self.event).value();

@@ -117,6 +117,12 @@ impl RuleSet {
         Arc::new(Self::new(1, rules, Vec::new(), String::new(), Vec::new(), Vec::new()))
     }
 
+    /// This one of the rules, with the exceptions that are about it.
+    pub fn alone(&self, rule: &Arc<CompiledRule>) -> Arc<Self> {
+        let exceptions = self.exceptions.clone();
+        Arc::new(Self::new(self.generation, [Arc::clone(rule)], Vec::new(), String::new(), Vec::new(), exceptions))
+    }
+
     /// The detection rules that want events with this action, as indexes into `detections`, in order.
     pub fn wanting(&self, action: &str) -> Vec<usize> {
         let dispatch = &self.dispatch;

@@ -1,0 +1,154 @@
+//! `watchbell explain`: why did this rule, or did it not, alert on this event?
+
+use std::{path::Path, sync::Arc};
+
+use clap::Args;
+use watchbell::{
+    api::{Client, Request, wire},
+    config::Config,
+    detect,
+    event::Event,
+    name::{EventId, RuleId, SourceName},
+    replay::{self, explain::Explanation},
+    rule::{CompiledRule, Loader, RuleKind, RuleSet},
+    source::file,
+    time::{self, Clock},
+};
+
+use super::{CliError, Context, output, problems};
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The rule
+    #[arg(long, value_name = "ID")]
+    rule: RuleId,
+    /// A stored event, or a file of events of which the last is meant
+    #[arg(long, value_name = "ID|FILE")]
+    event: String,
+}
+
+impl Explain {
+    pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let config = context.config()?;
+        let loaded = Loader::new(config.rules.clone()).without_builtin().load();
+        context.output.diagnostics(&loaded.diagnostics);
+        let Some(rule) = loaded.set.all().find(|rule| *rule.id() == self.rule).cloned() else {
+            if loaded.set.broken.is_empty() {
+                return Err(super::rules::no_such_rule(&loaded.set, &self.rule));
+            }
+            return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
+        };
+        if rule.kind != RuleKind::Detection {
+            return Err(CliError::Usage(format!("`{}` is a check: it judges the agent, not events", self.rule)));
+        }
+        let (before, event) = self.events(&config, &rule)?;
+        let explanation = explained(&loaded.set, &rule, &config.detection, before, &event)?;
+        if context.is_json() {
+            return Ok(context.output.json(&explanation)?);
+        }
+        show(context, &rule, &event, &explanation)
+    }
+
+    /// The event, and those before it that may matter.
+    fn events(&self, config: &Config, rule: &CompiledRule) -> Result<(Vec<Event>, Event), CliError> {
+        let path = Path::new(&self.event);
+        if path.is_file() {
+            let found = file::read(path)
+                .map_err(|error| CliError::Usage(format!("`{}` cannot be read: {error}", path.display())))?;
+            let source = SourceName::parse("file").map_err(|error| CliError::Usage(error.to_string()))?;
+            let mut events: Vec<Event> = replay::file_events(found.events, &source, Clock::system().now()).collect();
+            let reason = found.rejected.first().map_or_else(String::new, |entry| format!(": {}", entry.reason));
+            let event = events.pop();
+            let event =
+                event.ok_or_else(|| CliError::Usage(format!("`{}` holds no events{reason}", path.display())))?;
+            return Ok((events, event));
+        }
+        let id = EventId::parse(&self.event).map_err(|error| CliError::Usage(error.to_string()))?;
+        let client = Client::open(config, &Clock::system())?;
+        let event: Option<Event> = client.one(Request::Event { id })?;
+        let event = event.ok_or_else(|| {
+            CliError::Usage(format!(
+                "there is no event `{}`, and no such file: `watchbell events list` lists them",
+                self.event
+            ))
+        })?;
+        // A match counts in its window, and joins an alert that opened one dedup period before.
+        let reach = rule.metadata.window.saturating_mul(2).saturating_add(rule.metadata.dedup_period.saturating_mul(2));
+        let query = wire::EventQuery {
+            since: Some(time::before(event.time, reach)),
+            until: Some(time::after(event.time, reach)),
+            source: Some(event.source.clone()),
+            ..wire::EventQuery::default()
+        };
+        let mut before = Vec::new();
+        client.each(Request::Events(query), |earlier: Event| {
+            if earlier.sequence < event.sequence {
+                before.push(earlier);
+            }
+            Ok(())
+        })?;
+        Ok((before, event))
+    }
+}
+
+fn explained(
+    rules: &Arc<RuleSet>,
+    rule: &Arc<CompiledRule>,
+    settings: &detect::Settings,
+    before: Vec<Event>,
+    event: &Event,
+) -> Result<Explanation, CliError> {
+    // Rhai recurses on the machine's stack, as it does in the agent.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("rules".to_owned())
+            .stack_size(16 * 1024 * 1024)
+            .spawn_scoped(scope, || replay::explain::explain(rules, rule, settings, before.into_iter(), event))
+            .map_err(|error| CliError::Usage(format!("no thread for the rules: {error}")))?;
+        thread.join().map_err(|_| CliError::Usage("the rule could not be run: please report this".to_owned()))
+    })
+}
+
+fn show(context: &Context, rule: &CompiledRule, event: &Event, explanation: &Explanation) -> Result<(), CliError> {
+    let out = &context.output;
+    let line = |name: &str, text: &str| out.line(&format!("{name:<11}{}", output::printable(text)));
+    line("rule", &format!("{} ({})", rule.id(), rule.file.display()))?;
+    line("event", &format!("{} {} at {} UTC", event.id, event.action, output::time(event.time)))?;
+    for (key, origin) in &rule.metadata.origins {
+        line("tuned", &format!("{key}, by {origin}"))?;
+    }
+    for function in &explanation.functions {
+        let answer = match (&function.result, &function.error) {
+            (Some(result), _) => result.clone(),
+            (_, Some(error)) => format!("fails: {error}"),
+            (None, None) => String::new(),
+        };
+        out.line("")?;
+        line(&format!("{}()", function.function), &answer)?;
+        let width = function.notes.iter().map(|note| note.text.chars().count()).max().unwrap_or(0).min(70);
+        for note in &function.notes {
+            let absent = if note.absent { "  absent" } else { "" };
+            let text = format!("{:>4}:{:<3} {:<width$}  {}{absent}", note.line, note.column, note.text, note.value);
+            out.line(&format!("  {}", output::printable(&text)))?;
+        }
+        if let Some((note, text)) = &function.decided {
+            out.line(&format!("  said no in line {}: {}", note.line, output::printable(text)))?;
+        }
+    }
+    out.line("")?;
+    for exception in &explanation.exceptions {
+        line("exception", &format!("{}: {}", exception.exception, exception.answer))?;
+    }
+    if let Some(matched) = &explanation.matched {
+        line("key", matched.key.as_str())?;
+        if matched.threshold > 1 {
+            let text = format!("{} matches within {}", matched.threshold, matched.window);
+            line("threshold", &text)?;
+        }
+    }
+    if rule.metadata.stage == watchbell::rule::Stage::Shadow {
+        line("stage", "shadow: alerts are recorded, nobody is told")?;
+    }
+    line("verdict", &explanation.verdict)?;
+    Ok(())
+}

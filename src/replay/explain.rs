@@ -1,0 +1,210 @@
+//! Why a rule did, or did not, alert on an event: everything that was decided on the way, in order.
+//!
+//! The rule runs over the events before it as well, as far as its windows reach back, so that what is said of counts and alerts is
+//! what happened. Its functions are then run once more, watched.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{
+    alert::AlertChange,
+    detect::{Detector, Settings},
+    event::Event,
+    name::{AlertId, DedupKey, ExceptionId},
+    rule::{CompiledRule, Note, OPTIONAL_FUNCTIONS, RuleInput, RuleSet, Trace, Tracer, line_of},
+    time,
+};
+
+/// What became of an event in a rule.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    /// Whether the rule looks at such events at all.
+    pub wanted: bool,
+    /// Whether it is switched on.
+    pub enabled: bool,
+    /// What its functions did, beginning with `rule`.
+    pub functions: Vec<FunctionExplained>,
+    /// What the exceptions said that are about the rule.
+    pub exceptions: Vec<ExceptionExplained>,
+    /// How it was counted and what became of it; absent where `rule` did not say true.
+    pub matched: Option<MatchExplained>,
+    /// In one sentence.
+    pub verdict: String,
+}
+
+/// What a function did.
+#[derive(Debug, Serialize)]
+pub struct FunctionExplained {
+    /// Its name.
+    pub function: String,
+    /// What it gave.
+    pub result: Option<String>,
+    /// How it failed.
+    pub error: Option<String>,
+    /// What its parts gave.
+    pub notes: Vec<Note>,
+    /// For `rule` that said no: the part that decided it, and its line in the file.
+    pub decided: Option<(Note, String)>,
+}
+
+/// What an exception said.
+#[derive(Debug, Serialize)]
+pub struct ExceptionExplained {
+    /// Its name.
+    pub exception: ExceptionId,
+    /// Whether it hides the match, and if not, why.
+    pub answer: String,
+    /// Whether it does.
+    pub hides: bool,
+}
+
+/// How a match was counted.
+#[derive(Debug, Serialize)]
+pub struct MatchExplained {
+    /// Its dedup key.
+    pub key: DedupKey,
+    /// The rule's threshold.
+    pub threshold: u32,
+    /// Matches counted so far under the key, this one included, while the threshold is not reached.
+    pub counted: usize,
+    /// The window they are counted in.
+    pub window: String,
+    /// How long matches join an alert.
+    pub dedup_period: String,
+    /// The alert that it opened or joined.
+    pub alert: Option<AlertId>,
+    /// Whether it opened that.
+    pub opened: bool,
+}
+
+/// Explains what `rule`, of `rules`, makes of `event`. `before` are the events that arrived before it, in order, as far as the
+/// rule's windows reach back.
+pub fn explain(
+    rules: &Arc<RuleSet>,
+    rule: &Arc<CompiledRule>,
+    settings: &Settings,
+    before: impl Iterator<Item = Event>,
+    event: &Event,
+) -> Explanation {
+    let enabled = rule.metadata.enabled;
+    let alone = rules.alone(rule);
+    let wanted = !alone.wanting(&event.action).is_empty();
+    let input = RuleInput::new(event);
+    let tracer = Tracer::new(&settings.limits);
+    let explained = |trace: Trace| {
+        let said_no = trace.function == "rule" && trace.result.as_deref() == Ok("false");
+        let decided = trace.decided.filter(|_| said_no);
+        let decided = decided.map(|note| {
+            let line = line_of(rule, note.line).unwrap_or_default();
+            (note, line)
+        });
+        let (result, error) = match trace.result {
+            Ok(result) => (Some(result), None),
+            Err(failure) => (None, Some(failure.message)),
+        };
+        FunctionExplained { function: trace.function, result, error, notes: trace.notes, decided }
+    };
+    let mut functions: Vec<FunctionExplained> = tracer.run(rule, "rule", &input).into_iter().map(&explained).collect();
+    let said_yes = functions.first().is_some_and(|function| function.result.as_deref() == Some("true"));
+    if said_yes {
+        let others = OPTIONAL_FUNCTIONS.iter().filter_map(|function| tracer.run(rule, function, &input));
+        functions.extend(others.map(&explained));
+    }
+
+    let mut detector = Detector::new(Arc::clone(&alone), settings.clone());
+    for earlier in before {
+        detector.evaluate(&earlier);
+    }
+    let outcome = detector.evaluate(event);
+    let found = outcome.matches.first();
+    let exceptions = if said_yes { exceptions(&detector, &alone, event, &input) } else { Vec::new() };
+    let matched = found.map(|found| {
+        let key = detector.key(rule, &input);
+        MatchExplained {
+            counted: detector.counted(rule.id(), &event.source, &key),
+            key,
+            threshold: rule.metadata.threshold,
+            window: time::show_duration(rule.metadata.window),
+            dedup_period: time::show_duration(rule.metadata.dedup_period),
+            alert: found.alert,
+            opened: outcome.alerts.iter().any(|change| matches!(change, AlertChange::Opened(_))),
+        }
+    });
+    let verdict = verdict(
+        rule,
+        enabled,
+        wanted,
+        event,
+        &functions,
+        found.and_then(|found| found.exception.as_ref()),
+        matched.as_ref(),
+    );
+    Explanation { wanted, enabled, functions, exceptions, matched, verdict }
+}
+
+fn exceptions(detector: &Detector, alone: &RuleSet, event: &Event, input: &RuleInput<'_>) -> Vec<ExceptionExplained> {
+    let Some(rule) = alone.detections.first() else {
+        return Vec::new();
+    };
+    alone
+        .exceptions_of(0)
+        .iter()
+        .map(|exception| {
+            let (hides, answer) = if exception.applies_at(event.time) {
+                match detector.excepts(rule, exception, input) {
+                    Ok(true) => (true, "hides it".to_owned()),
+                    Ok(false) => (false, "its condition is not true".to_owned()),
+                    Err(failure) => (false, format!("its condition fails: {failure}")),
+                }
+            } else {
+                (false, "it had expired by then".to_owned())
+            };
+            ExceptionExplained { exception: exception.id.clone(), answer, hides }
+        })
+        .collect()
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call site: what was found out, put into a sentence")]
+fn verdict(
+    rule: &CompiledRule,
+    enabled: bool,
+    wanted: bool,
+    event: &Event,
+    functions: &[FunctionExplained],
+    exception: Option<&ExceptionId>,
+    matched: Option<&MatchExplained>,
+) -> String {
+    if !enabled {
+        return "no alert: the rule is switched off".to_owned();
+    }
+    if !wanted {
+        let actions = rule.metadata.actions.clone().unwrap_or_default().join(", ");
+        return format!("no alert: the rule looks at {actions}, and this is {}", event.action);
+    }
+    let first = functions.first();
+    if let Some(error) = first.and_then(|function| function.error.as_ref()) {
+        return format!("no alert: `rule` fails: {error}");
+    }
+    if let Some(exception) = exception {
+        return format!("no alert: `rule` said true, and exception `{exception}` hides it");
+    }
+    let Some(matched) = matched else {
+        return match first.and_then(|function| function.decided.as_ref()) {
+            Some((note, _)) => format!("no alert: `rule` said false in line {}", note.line),
+            None => "no alert: `rule` did not say true".to_owned(),
+        };
+    };
+    match (&matched.alert, matched.opened) {
+        (Some(alert), true) => format!("alert {} opens", alert.short()),
+        (Some(alert), false) => format!(
+            "no new alert: it joins alert {}, which takes in matches with the same key for {}",
+            alert.short(),
+            matched.dedup_period
+        ),
+        (None, _) => format!(
+            "no alert yet: {} of {} matches with this key within {}",
+            matched.counted, matched.threshold, matched.window
+        ),
+    }
+}
