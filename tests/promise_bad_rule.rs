@@ -65,10 +65,10 @@ fn nothing_outside_can_be_reached() {
         &rule("a.undefined", "", "fn rule(event) { env == 1 }"),
     ]);
     assert_snapshot!(problems.join("\n"), @"
-    E101 rule0.rhai:2:18 reserved keyword 'eval' is disabled
-    E103 rule1.rhai:2:8 no file `/etc/passwd.rhai` beside this one or under the rules directories
-    E103 rule2.rhai:2:8 no file `../../../../etc/passwd.rhai` beside this one or under the rules directories
-    E101 rule3.rhai:2:18 `env` is not defined
+    E200 rule0.rhai:2:18 reserved keyword 'eval' is disabled
+    E214 rule1.rhai:2:8 no file `/etc/passwd.rhai` beside this one or under the rules directories
+    E214 rule2.rhai:2:8 no file `../../../../etc/passwd.rhai` beside this one or under the rules directories
+    E200 rule3.rhai:2:18 `env` is not defined
     ");
     // Functions that other hosts offer do not exist here.
     for call in [
@@ -186,7 +186,7 @@ fn files_that_are_no_rules_are_told_with_their_place() {
     assert_snapshot!(problems.join("\n"), @r#"
     E201 rule1.rhai:1:42 unknown key `sevrity` in `RULE`
     E204 rule1.rhai:1:7 `RULE` has no `severity`
-    E101 rule10.rhai:1:20 unexpected '}'
+    E200 rule10.rhai:1:20 unexpected '}'
     E211 rule11.rhai:2:4 the file has `fn rule` but no `const RULE`
     W202 rule12.rhai:0:0 the file is no rule, and has nothing that could be imported
     W201 rule13.rhai:3:4 `fn titel` is never called: the function is `fn title`
@@ -200,11 +200,11 @@ fn files_that_are_no_rules_are_told_with_their_place() {
     W201 rule3.rhai:2:4 `fn rul` is never called: the function is `fn rule`
     E206 rule3.rhai:1:7 the file has `RULE` but no `fn rule(event)`
     E207 rule4.rhai:2:4 `fn rule` must have one parameter, it has 2
-    E101 rule5.rhai:2:29 unexpected '}'
+    E200 rule5.rhai:2:29 unexpected '}'
     E210 rule6.rhai:1:21 rule id `a.ok` is already used by `[DIR]/rule0.rhai`
     E205 rule7.rhai:1:7 `RULE` is not a map
     W201 rule8.rhai:3:4 `fn Title` is never called: the function is `fn title`
-    E102 rule9.rhai:2:6 the top level of the file fails: ran out of its budget of operations (does it loop without end?) (line 2, column 6)
+    E213 rule9.rhai:2:6 the top level of the file fails: ran out of its budget of operations (does it loop without end?) (line 2, column 6)
     "#);
 }
 

@@ -207,7 +207,7 @@ fn broken_rules_are_shown_with_their_line_and_a_caret() {
       |
       = help: add `severity: "medium"`
 
-    error[E101]: `owner` is not defined
+    error[E200]: `owner` is not defined
      --> rules/b.rhai:3:25
       |
     3 |     event.actor.nmae == owner

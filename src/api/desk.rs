@@ -8,8 +8,8 @@ use super::{
     Status, allowed,
     status::{Health, Running},
     wire::{
-        AlertDetails, AlertQuery, BackupPart, ChangeLine, Count, EventQuery, EventTotals, FetchAnswer, Request,
-        RuleEntry,
+        AlertDetails, AlertQuery, BackupPart, ChangeLine, Count, EventQuery, EventTotals, ExceptionEntry, FetchAnswer,
+        Request, RuleEntry,
     },
 };
 use crate::{
@@ -229,6 +229,12 @@ impl Desk {
             Request::Rules {} => {
                 for (rule, record) in detect::rule_records(reader.state()?) {
                     put(sink, &RuleEntry { rule, record })?;
+                }
+                Ok(())
+            }
+            Request::Exceptions {} => {
+                for (exception, record) in detect::exception_records(reader.state()?) {
+                    put(sink, &ExceptionEntry { exception, record })?;
                 }
                 Ok(())
             }

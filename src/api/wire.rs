@@ -100,6 +100,8 @@ pub enum Request {
     },
     /// [`crate::detect::RuleRecord`]s with their rules, as [`RuleEntry`]s.
     Rules {},
+    /// [`crate::detect::ExceptionRecord`]s with their exceptions, as [`ExceptionEntry`]s.
+    Exceptions {},
     /// [`crate::store::Verified`]: everything is read back and held against everything else.
     Verify {},
     /// A copy of the store, as [`BackupPart`]s.
@@ -206,6 +208,15 @@ pub struct RuleEntry {
     pub rule: crate::name::RuleId,
     /// What it has found so far.
     pub record: crate::detect::RuleRecord,
+}
+
+/// What is on record of an exception.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExceptionEntry {
+    /// Its name.
+    pub exception: crate::name::ExceptionId,
+    /// What it has hidden so far.
+    pub record: crate::detect::ExceptionRecord,
 }
 
 /// A piece of a backup.

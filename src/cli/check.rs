@@ -1,24 +1,36 @@
 //! `watchbell check`: is everything right, before the agent is trusted with it?
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde_json::json;
 use watchbell::{
     config::Config,
     diagnostic::any_error,
-    rule::{Loader, RuleSet},
+    rule::{Loaded, Loader, RuleSet, RuleSources, Vocabulary, WatchMode, Watcher},
     source::{Kind, Position, Settings, Source},
     time::{self, Clock, Timestamp},
 };
 
-use super::{CliError, Context, output, problems, runtime};
+use super::{
+    CliError, Context, Format, output, problems, runtime,
+    validate::{examine, report, vocabulary},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
+    /// Directories of rules or rule files: only these are checked, and no source is asked
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
     /// Do not ask the sources
     #[arg(long)]
     offline: bool,
+    /// Warnings of rules make exit code 1
+    #[arg(long)]
+    deny_warnings: bool,
+    /// Check the rules again whenever a file is saved, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
 }
 
 /// What came of asking a source.
@@ -34,8 +46,18 @@ const SKEW: Duration = Duration::from_secs(120);
 
 impl Check {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        if self.watch {
+            return self.watch(context);
+        }
+        if !self.paths.is_empty() {
+            return self.rules_only(context);
+        }
         let config = context.config()?;
-        let loaded = Loader::new(config.rules.clone()).load();
+        let loaded = examine(Loader::new(config.rules.clone()), &vocabulary(&config));
+        if matches!(context.format, Format::Sarif | Format::Github) {
+            report(context, &loaded)?;
+            return self.verdict(&loaded);
+        }
         context.output.diagnostics(&loaded.diagnostics);
         for warning in doubtful(&config, &loaded.set) {
             context.output.warning(&warning);
@@ -93,13 +115,61 @@ impl Check {
             }
         }
         if any_error(&loaded.diagnostics) {
-            return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
+            return self.verdict(&loaded);
         }
         if unwritable.is_some() || config.sources.is_empty() || answers.iter().any(|answer| answer.state == "FAILED") {
             return Err(CliError::Usage("not everything is right".to_owned()));
         }
         if answers.iter().any(|answer| answer.state == "unclear") {
             return Err(CliError::Findings("whether a source works is unclear".to_owned()));
+        }
+        self.verdict(&loaded)
+    }
+
+    /// Only the rules, of these paths or those of the configuration; nothing else is asked.
+    fn rules_only(&self, context: &Context) -> Result<(), CliError> {
+        let loaded = match (self.paths.is_empty(), context.config.exists()) {
+            (true, _) => {
+                let config = context.config()?;
+                examine(Loader::new(config.rules.clone()), &vocabulary(&config))
+            }
+            (false, true) => {
+                let config = context.config()?;
+                let sources = RuleSources { roots: self.paths.clone(), ..config.rules.clone() };
+                examine(Loader::new(sources).without_builtin(), &vocabulary(&config))
+            }
+            (false, false) => examine(Loader::of(self.paths.clone()).without_builtin(), &Vocabulary::default()),
+        };
+        report(context, &loaded)?;
+        self.verdict(&loaded)
+    }
+
+    fn watch(&self, context: &Context) -> Result<(), CliError> {
+        let roots = if self.paths.is_empty() { context.config()?.rules.roots } else { self.paths.clone() };
+        runtime()?.block_on(async {
+            let mut watcher = Watcher::new(&roots, WatchMode::Auto);
+            loop {
+                if context.format == Format::Human {
+                    context.output.raw("\x1b[2J\x1b[H")?;
+                }
+                match self.rules_only(context) {
+                    Ok(()) => {}
+                    Err(CliError::Output(error)) => return Err(CliError::Output(error)),
+                    Err(error) => context.output.error(&error.to_string(), None),
+                }
+                context.output.note("\nwatching: save a file to check again, Ctrl-C to end");
+                watcher.changed().await;
+            }
+        })
+    }
+
+    fn verdict(&self, loaded: &Loaded) -> Result<(), CliError> {
+        if any_error(&loaded.diagnostics) {
+            return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
+        }
+        if self.deny_warnings && !loaded.diagnostics.is_empty() {
+            let count = output::count(loaded.diagnostics.len() as u64, "warning");
+            return Err(CliError::Findings(format!("{count}, and `--deny-warnings`")));
         }
         Ok(())
     }

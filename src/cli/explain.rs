@@ -1,21 +1,20 @@
 //! `watchbell explain`: why did this rule, or did it not, alert on this event?
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use clap::Args;
 use watchbell::{
     api::{Client, Request, wire},
     config::Config,
-    detect,
     event::Event,
     name::{EventId, RuleId, SourceName},
     replay::{self, explain::Explanation},
-    rule::{CompiledRule, Loader, RuleKind, RuleSet},
+    rule::{CompiledRule, Loader, RuleKind},
     source::file,
     time::{self, Clock},
 };
 
-use super::{CliError, Context, output, problems};
+use super::{CliError, Context, on_a_rules_thread, output, problems};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -42,7 +41,9 @@ impl Explain {
             return Err(CliError::Usage(format!("`{}` is a check: it judges the agent, not events", self.rule)));
         }
         let (before, event) = self.events(&config, &rule)?;
-        let explanation = explained(&loaded.set, &rule, &config.detection, before, &event)?;
+        let (rules, settings) = (&loaded.set, &config.detection);
+        let explanation =
+            on_a_rules_thread(|| replay::explain::explain(rules, &rule, settings, before.into_iter(), &event))?;
         if context.is_json() {
             return Ok(context.output.json(&explanation)?);
         }
@@ -89,24 +90,6 @@ impl Explain {
         })?;
         Ok((before, event))
     }
-}
-
-fn explained(
-    rules: &Arc<RuleSet>,
-    rule: &Arc<CompiledRule>,
-    settings: &detect::Settings,
-    before: Vec<Event>,
-    event: &Event,
-) -> Result<Explanation, CliError> {
-    // Rhai recurses on the machine's stack, as it does in the agent.
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("rules".to_owned())
-            .stack_size(16 * 1024 * 1024)
-            .spawn_scoped(scope, || replay::explain::explain(rules, rule, settings, before.into_iter(), event))
-            .map_err(|error| CliError::Usage(format!("no thread for the rules: {error}")))?;
-        thread.join().map_err(|_| CliError::Usage("the rule could not be run: please report this".to_owned()))
-    })
 }
 
 fn show(context: &Context, rule: &CompiledRule, event: &Event, explanation: &Explanation) -> Result<(), CliError> {

@@ -15,10 +15,12 @@ use watchbell::{
 };
 
 mod alerts;
+mod author;
 mod check;
 mod demo;
 mod destinations;
 mod events;
+mod exceptions;
 mod explain;
 mod filter;
 mod init;
@@ -30,6 +32,7 @@ mod silence;
 mod status;
 mod store;
 mod test;
+mod validate;
 
 use output::Output;
 
@@ -84,6 +87,8 @@ enum Verb {
     Events(events::Events),
     /// Looks at alerts, and deals with them
     Alerts(alerts::Alerts),
+    /// Looks at exceptions, and proposes them
+    Exceptions(exceptions::Exceptions),
     /// Stops deliveries for a while
     Silence(silence::Silences),
     /// Looks at destinations, and tries them
@@ -195,6 +200,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Rules(verb) => verb.run(&mut context),
         Verb::Events(verb) => verb.run(&mut context),
         Verb::Alerts(verb) => verb.run(&mut context),
+        Verb::Exceptions(verb) => verb.run(&mut context),
         Verb::Silence(verb) => verb.run(&mut context),
         Verb::Destinations(verb) => verb.run(&mut context),
         Verb::Status(verb) => verb.run(&mut context),
@@ -322,6 +328,16 @@ fn private_file(path: &std::path::Path) -> Result<std::fs::File, CliError> {
 fn problems(what: &str, diagnostics: &[Diagnostic]) -> String {
     let count = diagnostics.iter().filter(|diagnostic| any_error(std::slice::from_ref(diagnostic))).count();
     format!("{what}: {count} problem{}", if count == 1 { "" } else { "s" })
+}
+
+/// Runs rules on a thread with room for them: Rhai recurses on the machine's stack, as it does in the agent.
+fn on_a_rules_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, CliError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("rules".to_owned()).stack_size(16 * 1024 * 1024);
+        let thread = thread.spawn_scoped(scope, run);
+        let thread = thread.map_err(|error| CliError::Usage(format!("no thread for the rules: {error}")))?;
+        thread.join().map_err(|_| CliError::Usage("rules could not be run: please report this".to_owned()))
+    })
 }
 
 /// An async runtime for the verbs that need one.

@@ -56,15 +56,7 @@ impl Replay {
         }
         let settings = config.as_ref().map_or_else(detect::Settings::default, |config| config.detection.clone());
         let replay = replay::Replay::new(Arc::clone(&loaded.set), settings);
-        // Rhai recurses on the machine's stack, as it does in the agent.
-        let report = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new()
-                .name("rules".to_owned())
-                .stack_size(16 * 1024 * 1024)
-                .spawn_scoped(scope, || self.feed(replay, config.as_ref(), context, now))
-                .map_err(|error| CliError::Usage(format!("no thread for the rules: {error}")))?;
-            thread.join().unwrap_or_else(|_| Err(CliError::Usage("the replay failed: please report this".to_owned())))
-        })?;
+        let report = super::on_a_rules_thread(|| self.feed(replay, config.as_ref(), context, now))??;
         show(context, &report, self.show)?;
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("some rules do not load and were left out", &loaded.diagnostics)));

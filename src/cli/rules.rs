@@ -1,8 +1,8 @@
-//! `watchbell rules list|show|reference|definitions`.
+//! `watchbell rules`: lists and shows rules; `author` has what helps in writing them.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -12,11 +12,11 @@ use watchbell::{
     api::{Client, Request, wire},
     detect::RuleRecord,
     name::RuleId,
-    rule::{self, CompiledRule, Loader, RuleKind, RuleSet},
+    rule::{self, CompiledRule, Loader, RuleKind, RuleSet, Stage},
     time::{self, Clock},
 };
 
-use super::{CliError, Context, output, problems};
+use super::{CliError, Context, author, output, problems};
 
 #[derive(Debug, Args)]
 pub(super) struct Rules {
@@ -32,7 +32,14 @@ enum Verb {
     Show {
         /// Its id
         id: RuleId,
+        /// Every value that holds, and where each comes from: the rule, a function of it, an override, or a default
+        #[arg(long)]
+        effective: bool,
     },
+    /// Writes a rule and two tests to begin with
+    New(author::New),
+    /// Formats rule files
+    Fmt(author::Fmt),
     /// Prints the reference of the rule language, as Markdown
     Reference,
     /// Writes what editors need to know of the rule language: `*.d.rhai`, and settings for VS Code
@@ -45,10 +52,15 @@ enum Verb {
 
 impl Rules {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
-        match &self.verb {
+        let verb = match self.verb {
+            Verb::New(new) => return new.run(context),
+            Verb::Fmt(fmt) => return fmt.run(context),
+            other => other,
+        };
+        match &verb {
             Verb::Reference => return Ok(context.output.raw(&rule::reference())?),
-            Verb::Definitions { directory } => return definitions(context, directory),
-            Verb::List | Verb::Show { .. } => {}
+            Verb::Definitions { directory } => return author::definitions(context, directory),
+            Verb::New(_) | Verb::Fmt(_) | Verb::List | Verb::Show { .. } => {}
         }
         let config = context.config()?;
         let loaded = Loader::new(config.rules.clone()).load();
@@ -60,10 +72,11 @@ impl Rules {
         } else {
             HashMap::new()
         };
-        match self.verb {
+        match verb {
             Verb::List => list(context, &loaded.set, &records)?,
-            Verb::Show { id } => show(context, &loaded.set, &records, &id)?,
-            Verb::Reference | Verb::Definitions { .. } => {}
+            Verb::Show { id, effective: true } => effective(context, find(&loaded.set, &id)?)?,
+            Verb::Show { id, effective: false } => show(context, &loaded.set, &records, &id)?,
+            Verb::New(_) | Verb::Fmt(_) | Verb::Reference | Verb::Definitions { .. } => {}
         }
         if loaded.set.broken.is_empty() {
             return Ok(());
@@ -71,34 +84,6 @@ impl Rules {
         Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)))
     }
 }
-
-/// Writes the definitions, and settings for VS Code where there are none yet.
-fn definitions(context: &Context, directory: &Path) -> Result<(), CliError> {
-    let write = |path: PathBuf, text: &str, replace: bool| -> Result<(), CliError> {
-        if !replace && path.exists() {
-            context.output.note(&format!("kept     {}", path.display()));
-            return Ok(());
-        }
-        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, text));
-        written.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))?;
-        context.output.note(&format!("written  {}", path.display()));
-        Ok(())
-    };
-    for (name, text) in rule::definitions() {
-        write(directory.join("definitions").join(name), &text, true)?;
-    }
-    for (name, text) in EDITOR_FILES {
-        write(directory.join(name), text, false)?;
-    }
-    Ok(())
-}
-
-/// What editors read: the language server's own file, and VS Code's.
-const EDITOR_FILES: [(&str, &str); 3] = [
-    ("Rhai.toml", "[source]\ninclude = [\"rules/**/*.rhai\", \"definitions/*.d.rhai\"]\n"),
-    (".vscode/settings.json", "{\n  \"files.associations\": { \"*.rhai\": \"rhai\", \"*.test.yaml\": \"yaml\" }\n}\n"),
-    (".vscode/extensions.json", "{\n  \"recommendations\": [\"rhaiscript.vscode-rhai\"]\n}\n"),
-];
 
 fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>) -> Result<(), CliError> {
     if context.is_json() {
@@ -111,6 +96,8 @@ fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>)
             let record = records.get(rule.id());
             let state = if !rule.metadata.enabled {
                 "off"
+            } else if rule.metadata.stage == Stage::Shadow {
+                "shadow"
             } else if record.is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash)) {
                 "suspended"
             } else {
@@ -131,6 +118,38 @@ fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>)
     Ok(context.output.table(&["rule", "severity", "state", "runs on", "matches", "errors"], rows)?)
 }
 
+fn find<'a>(set: &'a RuleSet, id: &RuleId) -> Result<&'a Arc<CompiledRule>, CliError> {
+    set.all().find(|rule| rule.id() == id).ok_or_else(|| no_such_rule(set, id))
+}
+
+/// Every value of a rule with its origin.
+fn effective(context: &Context, rule: &CompiledRule) -> Result<(), CliError> {
+    let values = as_json(rule, None);
+    let mut rows = Vec::new();
+    for key in rule::KEY_TABLE {
+        let value = values.get(key.name).cloned().unwrap_or_default();
+        let origin = match rule.metadata.origins.get(key.name) {
+            Some(origin) => origin.clone(),
+            None if rule.has(key.name) => format!("fn {}", key.name),
+            None if rule.metadata.declared.iter().any(|declared| declared == key.name) => "the rule".to_owned(),
+            None => "default".to_owned(),
+        };
+        rows.push((key.name, value, origin));
+    }
+    if context.is_json() {
+        let rows: Vec<_> =
+            rows.iter().map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin })).collect();
+        return Ok(context.output.json(&rows)?);
+    }
+    let show = |value: &serde_json::Value| match value {
+        serde_json::Value::Null => "-".to_owned(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let rows = rows.iter().map(|(key, value, origin)| vec![(*key).to_owned(), show(value), origin.clone()]).collect();
+    Ok(context.output.table(&["key", "value", "from"], rows)?)
+}
+
 /// What to say about a rule that is not there.
 pub(super) fn no_such_rule(set: &RuleSet, id: &RuleId) -> CliError {
     let near = watchbell::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
@@ -140,9 +159,7 @@ pub(super) fn no_such_rule(set: &RuleSet, id: &RuleId) -> CliError {
 }
 
 fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>, id: &RuleId) -> Result<(), CliError> {
-    let Some(rule) = set.all().find(|rule| rule.id() == id) else {
-        return Err(no_such_rule(set, id));
-    };
+    let rule = find(set, id)?;
     let record = records.get(id);
     if context.is_json() {
         return Ok(context.output.json(&as_json(rule, record))?);
@@ -167,6 +184,12 @@ fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>,
         ));
         lines.push(("dedup", format!("matches join an alert for {}", time::show_duration(metadata.dedup_period))));
     }
+    if metadata.stage == Stage::Shadow {
+        lines.push(("stage", "shadow: alerts are recorded, nobody is told".to_owned()));
+    }
+    for (key, origin) in &metadata.origins {
+        lines.push(("tuned", format!("{key}, by {origin}")));
+    }
     for (name, text) in [("what", &metadata.description), ("do", &metadata.runbook), ("reference", &metadata.reference)]
     {
         lines.extend(text.clone().map(|text| (name, text)));
@@ -189,13 +212,14 @@ fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>,
     Ok(())
 }
 
-fn as_json(rule: &Arc<CompiledRule>, record: Option<&RuleRecord>) -> serde_json::Value {
+fn as_json(rule: &CompiledRule, record: Option<&RuleRecord>) -> serde_json::Value {
     let metadata = &rule.metadata;
     json!({
         "id": rule.id(),
         "title": metadata.title,
         "severity": metadata.severity,
         "enabled": metadata.enabled,
+        "stage": metadata.stage,
         "kind": match rule.kind {
             RuleKind::Detection => "detection",
             RuleKind::CheckSource => "check",
@@ -211,6 +235,10 @@ fn as_json(rule: &Arc<CompiledRule>, record: Option<&RuleRecord>) -> serde_json:
         "threshold": metadata.threshold,
         "window": time::show_duration(metadata.window),
         "params": metadata.params.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<BTreeMap<_, _>>(),
+        "destinations": metadata.destinations,
+        "exception_slots": metadata.exception_slots,
+        "resolved": metadata.resolved,
+        "overridden": metadata.origins,
         "file": rule.file,
         "hash": rule.hash,
         "matches": record.map_or(0, |record| record.matches),

@@ -21,7 +21,7 @@ use watchbell::{
     source::file,
 };
 
-use super::{CliError, Context, Format, output, problems, runtime};
+use super::{CliError, Context, Format, on_a_rules_thread, output, problems, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Test {
@@ -123,18 +123,7 @@ impl Test {
         let loader = Loader::new(self.sources(roots, config)).without_builtin();
         let loaded = if self.tuned { loader } else { loader.without_tuning() }.load();
         let settings = config.map_or_else(detect::Settings::default, |config| config.detection.clone());
-        // Rhai recurses on the machine's stack, as it does in the agent.
-        let ran = std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .name("rules".to_owned())
-                .stack_size(16 * 1024 * 1024)
-                .spawn_scoped(scope, || self.test(roots, only, config, &loaded.set, settings))
-                .map(|thread| thread.join())
-        });
-        let (results, mut diagnostics) = match ran {
-            Ok(Ok(ran)) => ran,
-            _ => return Err(CliError::Usage("the tests could not be run: please report this".to_owned())),
-        };
+        let (results, mut diagnostics) = on_a_rules_thread(|| self.test(roots, only, config, &loaded.set, settings))?;
         let broken = any_error(&loaded.diagnostics);
         let rule_problems = problems("rules do not load", &loaded.diagnostics);
         diagnostics.splice(0..0, loaded.diagnostics);

@@ -12,6 +12,7 @@ use std::{
 use serde::Serialize;
 
 pub mod explain;
+pub mod hidden;
 pub mod suite;
 
 use crate::{

@@ -205,6 +205,11 @@ impl Compiler {
             all
         })?;
         ast.set_source(file.to_string_lossy().as_ref());
+        for (name, position) in lists(&first) {
+            if let Err(problem) = self.resources.lists.find(&name) {
+                found.push(Diagnostic::error("E212", file, problem).at(text, problem::span(text, position)));
+            }
+        }
         if any_error(&found) {
             return Err(found);
         }
@@ -310,6 +315,21 @@ fn scan(ast: &AST) -> (bool, Vec<String>) {
     (assigns, imports)
 }
 
+/// The named lists that a script looks into, as far as their names are written out.
+fn lists(ast: &AST) -> Vec<(String, rhai::Position)> {
+    let mut found = Vec::new();
+    ast.walk(&mut |nodes| {
+        if let Some(ASTNode::Expr(Expr::FnCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _))) = nodes.last()
+            && ["list", "lookup"].contains(&call.name.as_str())
+            && let Some(Expr::StringConstant(name, position)) = call.args.first()
+        {
+            found.push((name.to_string(), *position));
+        }
+        true
+    });
+    found
+}
+
 /// Where `RULE` and its keys stand.
 fn places(ast: &AST, text: &str) -> Places {
     let mut places = Places { whole: 0..0, ..Places::default() };
@@ -400,7 +420,7 @@ fn functions(
     (kind, names, found)
 }
 
-fn function_span(text: &str, name: &str) -> std::ops::Range<usize> {
+pub(super) fn function_span(text: &str, name: &str) -> std::ops::Range<usize> {
     let found = text.match_indices("fn ").find_map(|(index, _)| {
         let rest = text.get(index + 3..)?;
         let start = index + 3 + (rest.len() - rest.trim_start().len());

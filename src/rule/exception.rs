@@ -76,6 +76,12 @@ impl Exception {
     }
 }
 
+/// Reads the text of an `exceptions.toml` by itself, as when one is to be added to.
+pub fn parse(file: &Path, text: &str) -> Result<Vec<Arc<Exception>>, Vec<Diagnostic>> {
+    let (mut engine, _) = super::engine::sandbox(&super::Limits::default());
+    read(&mut engine, file, text)
+}
+
 /// Reads the text of an `exceptions.toml`. Everything that is wrong with it is told; then nothing of it is used.
 pub(super) fn read(engine: &mut Engine, file: &Path, text: &str) -> Result<Vec<Arc<Exception>>, Vec<Diagnostic>> {
     let problems = Problems::new(file, text);

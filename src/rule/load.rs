@@ -308,11 +308,24 @@ pub fn fingerprint_on_disk(roots: &[PathBuf]) -> String {
 
 /// The test files under `roots`.
 pub fn test_files(roots: &[PathBuf]) -> Vec<PathBuf> {
+    files_ending(roots, ".test.yaml")
+}
+
+/// The rule files under `roots`.
+pub fn rule_files(roots: &[PathBuf]) -> Vec<PathBuf> {
+    files_ending(roots, ".rhai")
+}
+
+fn files_ending(roots: &[PathBuf], end: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for root in roots {
+        if root.is_file() {
+            found.push(normal(root));
+            continue;
+        }
         // What cannot be read is told where rules are loaded.
         walk(root, 0, &mut HashSet::new(), &mut |file| {
-            if file.to_string_lossy().ends_with(".test.yaml") {
+            if file.to_string_lossy().ends_with(end) {
                 found.push(normal(file));
             }
         })

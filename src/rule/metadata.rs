@@ -145,6 +145,8 @@ pub struct Metadata {
     pub resolved: Option<String>,
     /// Whether the window was said, rather than being the dedup period.
     pub(super) has_window: bool,
+    /// The keys that the rule itself gives.
+    pub declared: Vec<String>,
     /// Which values come from an override, and from where: by key.
     pub origins: BTreeMap<&'static str, String>,
 }
@@ -211,6 +213,7 @@ pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> 
         exception_slots: reader.slots(),
         resolved: reader.text("resolved"),
         has_window: map.contains_key("window"),
+        declared: map.keys().map(ToString::to_string).collect(),
         origins: BTreeMap::new(),
     };
     let usable = reader.found.is_empty() && id.is_some() && title.is_some() && severity.is_some();

@@ -155,7 +155,7 @@ pub(super) fn parse_error(error: &ParseError, file: &Path, text: &Arc<str>) -> D
         ParseErrorType::MissingToken(token, what) => (format!("expected `{token}` {what}"), String::new()),
         other => (lower_first(&other.to_string()), String::new()),
     };
-    let diagnostic = Diagnostic::error("E101", file, message).at(text, span);
+    let diagnostic = Diagnostic::error("E200", file, message).at(text, span);
     if help.is_empty() { diagnostic } else { diagnostic.help(help) }
 }
 
@@ -165,7 +165,7 @@ pub(super) fn load_error(error: &EvalAltResult, file: &Path, text: &Arc<str>) ->
     let detail = match innermost(error) {
         EvalAltResult::ErrorModuleNotFound(path, _) => {
             return Diagnostic::error(
-                "E103",
+                "E214",
                 file,
                 format!("no file `{path}.rhai` beside this one or under the rules directories"),
             )
@@ -180,7 +180,7 @@ pub(super) fn load_error(error: &EvalAltResult, file: &Path, text: &Arc<str>) ->
         EvalAltResult::ErrorInModule(path, ..) => format!("`{path}` cannot be imported: {detail}"),
         _ => format!("the top level of the file fails: {detail}"),
     };
-    Diagnostic::error("E102", file, message).at(text, span(text, position))
+    Diagnostic::error("E213", file, message).at(text, span(text, position))
 }
 
 /// The token at a position: Rhai counts lines and characters from 1.

@@ -1,0 +1,382 @@
+//! `watchbell exceptions list|stats|add`: conditions that take matches out of alerting.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use watchbell::{
+    api::{Client, Request, wire},
+    config::Config,
+    detect::ExceptionRecord,
+    event::Event,
+    name::{ExceptionId, RuleId},
+    replay::hidden::{Hidden, would_hide},
+    rule::{self, CompiledRule, Condition, EXCEPTIONS, Exception, Loader, RuleHost, RuleInput, RuleSet},
+    time::{self, Clock, TimeArgument, Timestamp},
+};
+
+use super::{CliError, Context, filter, output, problems};
+
+#[derive(Debug, Args)]
+pub(super) struct Exceptions {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Lists exceptions: what they are about, why, and until when
+    List,
+    /// Shows what each has hidden, and which never did
+    Stats,
+    /// Proposes the narrowest exception for an alert, with what else of history it would hide
+    Add(Add),
+}
+
+#[derive(Debug, Args)]
+struct Add {
+    /// The alert, by the beginning of its id
+    #[arg(long, value_name = "ID")]
+    from_alert: String,
+    /// The exception's name; by default made of the rule's
+    #[arg(long, value_name = "NAME")]
+    id: Option<ExceptionId>,
+    /// The slot of the rule to use; by default the one with the most fields
+    #[arg(long, value_name = "NAME")]
+    slot: Option<String>,
+    /// How long it is to hold
+    #[arg(long = "for", value_name = "DURATION", default_value = "90d", value_parser = time::parse_duration)]
+    duration: Duration,
+    /// How far back to look for what else it would hide
+    #[arg(long, value_name = "TIME", default_value = "180d")]
+    since: TimeArgument,
+    /// Write it; otherwise it is only shown
+    #[arg(long)]
+    write: bool,
+    #[command(flatten)]
+    who: filter::Who,
+}
+
+impl Exceptions {
+    pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let config = context.config()?;
+        let loaded = Loader::new(config.rules.clone()).without_builtin().load();
+        context.output.diagnostics(&loaded.diagnostics);
+        match self.verb {
+            Verb::List => list(context, &loaded.set)?,
+            Verb::Stats => stats(context, &config, &loaded.set)?,
+            Verb::Add(add) => add.run(context, &config, &loaded.set)?,
+        }
+        if loaded.set.broken.is_empty() {
+            return Ok(());
+        }
+        Err(CliError::Rules(problems("rules or exceptions do not load", &loaded.diagnostics)))
+    }
+}
+
+fn condition(exception: &Exception) -> String {
+    match &exception.condition {
+        Condition::Expression { text, .. } => text.clone(),
+        Condition::Values { slot, values } => {
+            let values: Vec<String> = values.iter().map(|value| value.join(" / ")).collect();
+            format!("{slot}: {}", values.join(", "))
+        }
+    }
+}
+
+fn is_expired(exception: &Exception) -> bool {
+    !exception.applies_at(Clock::system().now())
+}
+
+fn until(exception: &Exception) -> String {
+    match exception.expires {
+        None => "never".to_owned(),
+        Some(_) if is_expired(exception) => "expired".to_owned(),
+        Some(expires) => expires.strftime("%Y-%m-%d").to_string(),
+    }
+}
+
+fn list(context: &Context, set: &RuleSet) -> Result<(), CliError> {
+    if context.is_json() {
+        for exception in &set.exceptions {
+            context.output.json_line(&json!({
+                "id": exception.id,
+                "rules": exception.rules.iter().map(|selector| selector.as_str()).collect::<Vec<_>>(),
+                "condition": condition(exception),
+                "reason": exception.reason,
+                "author": exception.author,
+                "created": exception.created,
+                "expires": exception.expires,
+                "expired": is_expired(exception),
+                "place": exception.place.short(),
+            }))?;
+        }
+        return Ok(());
+    }
+    if set.exceptions.is_empty() {
+        context.output.note("no exceptions: `watchbell exceptions add --from-alert ID` proposes one");
+        return Ok(());
+    }
+    let rows = set
+        .exceptions
+        .iter()
+        .map(|exception| {
+            let rules: Vec<&str> = exception.rules.iter().map(|selector| selector.as_str()).collect();
+            vec![
+                exception.id.to_string(),
+                rules.join(" "),
+                condition(exception),
+                until(exception),
+                exception.author.clone(),
+                exception.reason.clone(),
+            ]
+        })
+        .collect();
+    Ok(context.output.table(&["exception", "rules", "condition", "until", "author", "reason"], rows)?)
+}
+
+fn stats(context: &Context, config: &Config, set: &RuleSet) -> Result<(), CliError> {
+    let records: HashMap<ExceptionId, ExceptionRecord> = if config.data_dir.join("store").exists() {
+        let entries: Vec<wire::ExceptionEntry> = Client::open(config, &Clock::system())?.all(Request::Exceptions {})?;
+        entries.into_iter().map(|entry| (entry.exception, entry.record)).collect()
+    } else {
+        HashMap::new()
+    };
+    let known: Vec<(&ExceptionId, Option<&Arc<Exception>>)> = set
+        .exceptions
+        .iter()
+        .map(|exception| (&exception.id, Some(exception)))
+        .chain(records.keys().filter(|id| !set.exceptions.iter().any(|known| known.id == **id)).map(|id| (id, None)))
+        .collect();
+    let state = |exception: Option<&Arc<Exception>>, hits: u64| match exception {
+        None => "removed",
+        Some(exception) if is_expired(exception) => "expired",
+        Some(_) if hits == 0 => "never hit",
+        Some(_) => "active",
+    };
+    if context.is_json() {
+        for (id, exception) in known {
+            let record = records.get(id).cloned().unwrap_or_default();
+            context.output.json_line(&json!({
+                "id": id,
+                "state": state(exception, record.hits),
+                "hits": record.hits,
+                "last_hit": record.last_hit_at(),
+                "last_event": record.last_event,
+                "errors": record.errors,
+                "last_error": record.last_error,
+            }))?;
+        }
+        return Ok(());
+    }
+    if known.is_empty() {
+        context.output.note("no exceptions");
+        return Ok(());
+    }
+    let rows = known
+        .into_iter()
+        .map(|(id, exception)| {
+            let record = records.get(id).cloned().unwrap_or_default();
+            vec![
+                id.to_string(),
+                state(exception, record.hits).to_owned(),
+                record.hits.to_string(),
+                record.last_hit_at().map_or_else(|| "-".to_owned(), output::time),
+                record.last_event.map_or_else(|| "-".to_owned(), |event| event.to_string()),
+                record.errors.to_string(),
+            ]
+        })
+        .collect();
+    Ok(context.output.table(&["exception", "state", "hits", "last hit (utc)", "last event", "errors"], rows)?)
+}
+
+impl Add {
+    fn run(self, context: &Context, config: &Config, set: &Arc<RuleSet>) -> Result<(), CliError> {
+        let now = Clock::system().now();
+        let client = Client::open(config, &Clock::system())?;
+        let details: Option<wire::AlertDetails> = client.one(Request::Alert { id: self.from_alert.clone() })?;
+        let alert = details.map(|details| details.alert);
+        let alert = alert.ok_or_else(|| CliError::Usage(format!("there is no alert `{}`", self.from_alert)))?;
+        let rule = set.detections.iter().find(|rule| *rule.id() == alert.rule);
+        let rule = rule.ok_or_else(|| {
+            CliError::Usage(format!(
+                "exceptions are about rules that look at events, and `{}` is none that runs",
+                alert.rule
+            ))
+        })?;
+        let first = alert.first_events.first().cloned();
+        let first = first.ok_or_else(|| CliError::Usage("the alert names no event".to_owned()))?;
+        let event: Option<Event> = client.one(Request::Event { id: first.clone() })?;
+        let event = event.ok_or_else(|| CliError::Usage(format!("event `{first}` is no longer stored")))?;
+
+        let root = config.rules.roots.iter().find(|root| root.is_dir());
+        let file = root
+            .ok_or_else(|| CliError::Usage("there is no rules directory to write into".to_owned()))?
+            .join(EXCEPTIONS);
+        let before = std::fs::read_to_string(&file).unwrap_or_default();
+        let id = match &self.id {
+            Some(id) => id.clone(),
+            None => free_name(rule.id(), set)?,
+        };
+        let text = self.proposal(&id, rule, &event, config, now)?;
+        let whole = if before.trim().is_empty() { text.clone() } else { format!("{}\n\n{text}", before.trim_end()) };
+        let parsed = rule::parse_exceptions(&file, &whole).map_err(|found| {
+            context.output.diagnostics(&found);
+            CliError::Usage("the exceptions would not be usable".to_owned())
+        })?;
+        let exception = parsed.iter().find(|exception| exception.id == id);
+        let exception =
+            exception.ok_or_else(|| CliError::Usage("the exception is not there: please report this".to_owned()))?;
+
+        let query = wire::EventQuery { since: Some(self.since.resolve(now)), ..wire::EventQuery::default() };
+        let mut history = Vec::new();
+        let wanted = set.alone(rule);
+        client.each(Request::Events(query), |event: Event| {
+            if !wanted.wanting(&event.action).is_empty() {
+                history.push(event);
+            }
+            Ok(())
+        })?;
+        let hidden =
+            super::on_a_rules_thread(|| would_hide(rule, exception, &config.detection.limits, history.iter()))?;
+        self.show(context, &text, &hidden, &file, &event)?;
+        if self.write {
+            std::fs::write(&file, whole)
+                .map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", file.display())))?;
+            context.output.note(&format!("written to {}", file.display()));
+        }
+        Ok(())
+    }
+
+    /// The exception as it would be written.
+    fn proposal(
+        &self,
+        id: &ExceptionId,
+        rule: &Arc<CompiledRule>,
+        event: &Event,
+        config: &Config,
+        now: Timestamp,
+    ) -> Result<String, CliError> {
+        let condition = match self.by_slot(rule, event, config)? {
+            Some(condition) => condition,
+            None => format!("condition = {}", rule::quoted(&expression(event))),
+        };
+        let reason = self.who.comment.clone().unwrap_or_else(|| format!("alert {}: ", self.from_alert));
+        if self.write && self.who.comment.is_none() {
+            return Err(CliError::Usage("say why: `--comment TEXT` becomes the exception's reason".to_owned()));
+        }
+        let day = |time: Timestamp| time.strftime("%Y-%m-%d").to_string();
+        Ok(format!(
+            "[[exception]]\nid = {}\nrules = [{}]\n{condition}\nreason = {}\nauthor = {}\ncreated = {}\nexpires = {}\n",
+            rule::quoted(id.as_str()),
+            rule::quoted(rule.id().as_str()),
+            rule::quoted(&reason),
+            rule::quoted(&self.who.author()?),
+            day(now),
+            day(time::after(now, self.duration)),
+        ))
+    }
+
+    /// By the slot with the most fields that the event fills: the more fields, the narrower.
+    fn by_slot(&self, rule: &Arc<CompiledRule>, event: &Event, config: &Config) -> Result<Option<String>, CliError> {
+        let slots = &rule.metadata.exception_slots;
+        if let Some(slot) = &self.slot
+            && !slots.contains_key(slot)
+        {
+            let known: Vec<&str> = slots.keys().map(String::as_str).collect();
+            return Err(CliError::Usage(format!("`{}` has no slot `{slot}`: it has {known:?}", rule.id())));
+        }
+        let host = RuleHost::new(&config.detection.limits);
+        let input = RuleInput::new(event);
+        let mut candidates: Vec<(&String, Vec<String>)> = slots
+            .keys()
+            .filter(|slot| self.slot.as_ref().is_none_or(|wanted| wanted == *slot))
+            .filter_map(|slot| {
+                Some((slot, host.slot(rule, slot, &input).into_iter().collect::<Option<Vec<String>>>()?))
+            })
+            .collect();
+        candidates.sort_by_key(|(_, values)| values.len());
+        let Some((slot, values)) = candidates.pop() else {
+            return match &self.slot {
+                Some(slot) => Err(CliError::Usage(format!("the event lacks a field of slot `{slot}`"))),
+                None => Ok(None),
+            };
+        };
+        let values: Vec<String> = values.iter().map(|value| rule::quoted(value)).collect();
+        let value = if values.len() == 1 { values.concat() } else { format!("[{}]", values.join(", ")) };
+        Ok(Some(format!("slot = {}\nvalues = [{value}]", rule::quoted(slot))))
+    }
+
+    fn show(
+        &self,
+        context: &Context,
+        text: &str,
+        hidden: &Hidden,
+        file: &std::path::Path,
+        event: &Event,
+    ) -> Result<(), CliError> {
+        if context.is_json() {
+            return Ok(context.output.json(&json!({
+                "exception": text, "file": file, "matches": hidden.matches, "hides": hidden.hidden, "errors": hidden.errors,
+                "first": hidden.examples.iter().map(|event| &event.id).collect::<Vec<_>>(), "written": self.write,
+            }))?);
+        }
+        let out = &context.output;
+        out.line(text)?;
+        out.line(&format!(
+            "Since {} UTC it would have hidden {} of {} of this rule{}",
+            output::time(self.since.resolve(Clock::system().now())),
+            hidden.hidden,
+            output::count(hidden.matches, "match").replace("matchs", "matches"),
+            if hidden.hidden > 0 { ":" } else { "." }
+        ))?;
+        for other in &hidden.examples {
+            let evidence = other.evidence();
+            let who = evidence.who().unwrap_or("-").to_owned();
+            let mark = if other.id == event.id { "  (this alert's)" } else { "" };
+            let line = format!("  {} {} {who} {}{mark}", output::time(other.time), other.action, other.id);
+            out.line(&output::printable(&line))?;
+        }
+        let rest = hidden.hidden.saturating_sub(hidden.examples.len() as u64);
+        if rest > 0 {
+            out.line(&format!("  … and {rest} more"))?;
+        }
+        if let Some(error) = &hidden.errors {
+            out.line(&format!("its condition fails on some events, which it does not hide: {error}"))?;
+        }
+        if !self.write {
+            out.line(&format!("\n`--write --comment 'why'` adds it to {}", file.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A condition for just what happened: who did what to whom.
+fn expression(event: &Event) -> String {
+    let value = event.value();
+    let text =
+        |pointer: &str| value.pointer(pointer).and_then(serde_json::Value::as_str).filter(|text| !text.is_empty());
+    let mut parts = vec![format!("event.action == {}", rule::quoted(&event.action))];
+    for (pointer, path) in [
+        ("/attributes/actor/email", "event.actor.email"),
+        ("/attributes/actor/id", "event.actor.id"),
+        ("/attributes/context/0/attributes/email", "event.targets()[0].attributes.email"),
+        ("/attributes/context/0/id", "event.targets()[0].id"),
+    ] {
+        // One of the two says who it is.
+        let known = parts.iter().any(|part| part.contains(path.rsplit_once('.').map_or(path, |(before, _)| before)));
+        if let (Some(text), false) = (text(pointer), known && pointer.ends_with("/id")) {
+            parts.push(format!("{path} == {}", rule::quoted(text)));
+        }
+    }
+    parts.join(" && ")
+}
+
+fn free_name(rule: &RuleId, set: &RuleSet) -> Result<ExceptionId, CliError> {
+    let last = rule.as_str().rsplit('.').next().unwrap_or("exception");
+    (1..)
+        .map(|number| if number == 1 { last.to_owned() } else { format!("{last}-{number}") })
+        .filter_map(|name| ExceptionId::parse(&name).ok())
+        .find(|name| !set.exceptions.iter().any(|other| other.id == *name))
+        .ok_or_else(|| CliError::Usage("give it a name: `--id NAME`".to_owned()))
+}

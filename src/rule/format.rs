@@ -1,0 +1,218 @@
+//! Formatting of rule files: indentation, spaces and blank lines. What stands in texts and comments is left as it is, and so is
+//! everything that is no white space: formatting never changes what a rule does.
+
+/// One level of indentation.
+const INDENT: &str = "    ";
+
+/// What a character belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    Code,
+    /// A text in double quotes.
+    Text,
+    /// A text in back quotes; how many braces of `${ }` are open is kept aside.
+    Template,
+    LineComment,
+    BlockComment(u32),
+    /// `#"…"#`, with so many `#`.
+    Raw(usize),
+}
+
+/// The text as it should be written.
+pub fn format(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut scanner = Scanner { inside: Inside::Code, templates: Vec::new(), depth: 0 };
+    let mut blank = 0;
+    for line in text.lines() {
+        if scanner.inside != Inside::Code {
+            // In the middle of a text or a comment: every character may count.
+            result.push_str(line);
+            result.push('\n');
+            scanner.line(line, &mut String::new());
+            continue;
+        }
+        let trimmed = line.trim();
+        if trimmed.is_empty() {
+            blank += 1;
+            continue;
+        }
+        if blank > 0 && !result.is_empty() {
+            result.push('\n');
+        }
+        blank = 0;
+        let closing = trimmed.chars().take_while(|character| ")]}".contains(*character)).count();
+        let continues = ["&&", "||", "??", ".", "+ ", "- ", "* ", "/ ", "== ", "!= "];
+        let extra = usize::from(continues.iter().any(|start| trimmed.starts_with(start)));
+        for _ in 0..scanner.depth.saturating_sub(closing) + extra {
+            result.push_str(INDENT);
+        }
+        let mut spaced = String::with_capacity(trimmed.len() + 8);
+        scanner.line(trimmed, &mut spaced);
+        // What is left open goes on in the next line, with its spaces.
+        let ends_in_code = matches!(scanner.inside, Inside::Code);
+        result.push_str(if ends_in_code { spaced.trim_end() } else { &spaced });
+        result.push('\n');
+    }
+    result
+}
+
+struct Scanner {
+    inside: Inside,
+    /// For each template whose `${ }` is open: the depth of brackets at its beginning.
+    templates: Vec<usize>,
+    depth: usize,
+}
+
+impl Scanner {
+    /// Goes over a line, and writes it with its spaces put right.
+    fn line(&mut self, line: &str, out: &mut String) {
+        let characters: Vec<char> = line.chars().collect();
+        let at = |index: usize| characters.get(index).copied();
+        let mut index = 0;
+        while let Some(character) = at(index) {
+            match self.inside {
+                Inside::Code => match character {
+                    '"' => self.inside = Inside::Text,
+                    '`' => self.inside = Inside::Template,
+                    '/' if at(index + 1) == Some('/') => self.inside = Inside::LineComment,
+                    '/' if at(index + 1) == Some('*') => {
+                        self.inside = Inside::BlockComment(1);
+                        out.push('/');
+                        index += 1;
+                    }
+                    '#' if matches!(at(index + 1), Some('"' | '#')) => {
+                        let hashes = characters.iter().skip(index).take_while(|character| **character == '#').count();
+                        if at(index + hashes) == Some('"') {
+                            self.inside = Inside::Raw(hashes);
+                            for _ in 0..hashes {
+                                out.push('#');
+                            }
+                            index += hashes;
+                        }
+                    }
+                    '\'' => {
+                        // A character, which may be a quote or a bracket.
+                        let end = if at(index + 1) == Some('\\') {
+                            (index + 3..characters.len()).find(|end| at(*end) == Some('\''))
+                        } else {
+                            Some(index + 2).filter(|end| at(*end) == Some('\''))
+                        };
+                        if let Some(end) = end {
+                            out.extend(characters.get(index..end).unwrap_or(&[]));
+                            index = end;
+                        }
+                    }
+                    '(' | '[' | '{' => self.depth += 1,
+                    ')' | ']' | '}' => {
+                        self.depth = self.depth.saturating_sub(1);
+                        if character == '}' && self.templates.last() == Some(&self.depth) {
+                            self.templates.pop();
+                            self.inside = Inside::Template;
+                        }
+                    }
+                    ',' => {
+                        // Within a template, a space would be one of the text only outside of `${ }`.
+                        while out.ends_with(' ') && !out.trim_end().is_empty() {
+                            out.pop();
+                        }
+                        out.push(',');
+                        if at(index + 1).is_some_and(|next| next != ' ') {
+                            out.push(' ');
+                        }
+                        index += 1;
+                        continue;
+                    }
+                    ' ' | '\t' => {
+                        let before_comment = characters.get(index..).is_some_and(|rest| {
+                            let rest: String = rest.iter().collect();
+                            rest.trim_start().starts_with("//")
+                        });
+                        // Comments may be lined up.
+                        if before_comment || !out.ends_with(' ') {
+                            out.push(' ');
+                        }
+                        index += 1;
+                        continue;
+                    }
+                    _ => {}
+                },
+                Inside::Text => match character {
+                    '\\' => {
+                        out.push('\\');
+                        index += 1;
+                    }
+                    '"' => self.inside = Inside::Code,
+                    _ => {}
+                },
+                Inside::Template => match character {
+                    '\\' => {
+                        out.push('\\');
+                        index += 1;
+                    }
+                    '`' => self.inside = Inside::Code,
+                    '$' if at(index + 1) == Some('{') => {
+                        out.push('$');
+                        index += 1;
+                        self.templates.push(self.depth);
+                        self.depth += 1;
+                        self.inside = Inside::Code;
+                    }
+                    _ => {}
+                },
+                Inside::LineComment => {}
+                Inside::BlockComment(depth) => {
+                    if character == '*' && at(index + 1) == Some('/') {
+                        self.inside = if depth > 1 { Inside::BlockComment(depth - 1) } else { Inside::Code };
+                        out.push('*');
+                        index += 1;
+                    } else if character == '/' && at(index + 1) == Some('*') {
+                        self.inside = Inside::BlockComment(depth + 1);
+                        out.push('/');
+                        index += 1;
+                    }
+                }
+                Inside::Raw(hashes) => {
+                    let closes = character == '"' && (1..=hashes).all(|offset| at(index + offset) == Some('#'));
+                    if closes && out.len() > hashes && !out.ends_with('#') {
+                        self.inside = Inside::Code;
+                        out.push('"');
+                        for _ in 1..hashes {
+                            out.push('#');
+                        }
+                        index += hashes;
+                    }
+                }
+            }
+            if let Some(character) = at(index) {
+                out.push(character);
+            }
+            index += 1;
+        }
+        match self.inside {
+            Inside::LineComment => self.inside = Inside::Code,
+            // A text in double quotes ends with its line, unless that ends with a backslash.
+            Inside::Text if !line.ends_with('\\') => self.inside = Inside::Code,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::format;
+
+    #[test]
+    fn spaces_and_indentation_are_put_right() {
+        let written = "const RULE = #{\n  id:  \"a.b\",title: \"x ,  y\",\n};\n\n\n\nfn rule(event)  {\n\tevent.a   == `a  ${f(1,2)}  b`   // why\n  && [1,2][0] == '\"'\n}";
+        let right = "const RULE = #{\n    id: \"a.b\", title: \"x ,  y\",\n};\n\nfn rule(event) {\n    event.a == `a  ${f(1, 2)}  b`   // why\n        && [1, 2][0] == '\"'\n}\n";
+        assert_eq!(format(written), right);
+        assert_eq!(format(right), right);
+    }
+
+    #[test]
+    fn texts_and_comments_over_several_lines_stay() {
+        let written =
+            "let a = `one\n   two  ${ b }\n\n  three`;\n/* a\n      b */\nlet c = #\"x\n   y \"quoted\" \"#;\n";
+        assert_eq!(format(written), written.replace("${ b }", "${ b }"));
+    }
+}
