@@ -4,6 +4,7 @@
 use crate::{
     alert::AlertChange,
     name::{AlertId, EventId, ExceptionId, RuleId, Sequence},
+    time::Timestamp,
 };
 
 /// One event for which one rule said true.
@@ -15,6 +16,8 @@ pub struct Match {
     pub event: EventId,
     /// Its number.
     pub sequence: Sequence,
+    /// Its time.
+    pub time: Timestamp,
     /// The alert it opened or joined; none while the rule's threshold is not reached.
     pub alert: Option<AlertId>,
     /// The exception that took it out of alerting.

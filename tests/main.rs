@@ -12,6 +12,8 @@
 /// What tests share: a laboratory with a simulated organization, events and rule sets.
 mod support;
 
+/// Writing rules: their tests, what is doubtful about them, why they did or did not fire, beginning and formatting them.
+mod authoring;
 /// The outbox: routing, failing destinations, rotation.
 mod deliver;
 /// Every kind of destination against a server on loopback.

@@ -238,6 +238,12 @@ impl Desk {
                 }
                 Ok(())
             }
+            Request::Excepted { exception, limit } => {
+                for found in reader.excepted(&exception, limit) {
+                    put(sink, &found?)?;
+                }
+                Ok(())
+            }
             Request::Verify {} => put(sink, &self.store.verify()?),
             Request::Backup {} => {
                 use base64::Engine as _;

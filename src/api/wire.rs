@@ -102,6 +102,13 @@ pub enum Request {
     Rules {},
     /// [`crate::detect::ExceptionRecord`]s with their exceptions, as [`ExceptionEntry`]s.
     Exceptions {},
+    /// [`crate::store::Excepted`] matches of an exception, the newest first.
+    Excepted {
+        /// Its name.
+        exception: crate::name::ExceptionId,
+        /// At most so many.
+        limit: usize,
+    },
     /// [`crate::store::Verified`]: everything is read back and held against everything else.
     Verify {},
     /// A copy of the store, as [`BackupPart`]s.

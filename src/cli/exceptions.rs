@@ -1,4 +1,4 @@
-//! `watchbell exceptions list|stats|add`: conditions that take matches out of alerting.
+//! `watchbell exceptions list|stats|hits|add`: conditions that take matches out of alerting.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -12,6 +12,7 @@ use watchbell::{
     name::{ExceptionId, RuleId},
     replay::hidden::{Hidden, would_hide},
     rule::{self, CompiledRule, Condition, EXCEPTIONS, Exception, Loader, RuleHost, RuleInput, RuleSet},
+    store::Excepted,
     time::{self, Clock, TimeArgument, Timestamp},
 };
 
@@ -29,6 +30,14 @@ enum Verb {
     List,
     /// Shows what each has hidden, and which never did
     Stats,
+    /// Lists the matches that one has hidden, the newest first
+    Hits {
+        /// Its name
+        id: ExceptionId,
+        /// At most so many
+        #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+        limit: usize,
+    },
     /// Proposes the narrowest exception for an alert, with what else of history it would hide
     Add(Add),
 }
@@ -65,6 +74,7 @@ impl Exceptions {
         match self.verb {
             Verb::List => list(context, &loaded.set)?,
             Verb::Stats => stats(context, &config, &loaded.set)?,
+            Verb::Hits { id, limit } => hits(context, id, limit)?,
             Verb::Add(add) => add.run(context, &config, &loaded.set)?,
         }
         if loaded.set.broken.is_empty() {
@@ -190,6 +200,23 @@ fn stats(context: &Context, config: &Config, set: &RuleSet) -> Result<(), CliErr
     Ok(context.output.table(&["exception", "state", "hits", "last hit (utc)", "last event", "errors"], rows)?)
 }
 
+fn hits(context: &Context, exception: ExceptionId, limit: usize) -> Result<(), CliError> {
+    let (_, client) = context.client()?;
+    let found: Vec<Excepted> = client.all(Request::Excepted { exception, limit })?;
+    if context.is_json() {
+        for found in &found {
+            context.output.json_line(found)?;
+        }
+        return Ok(());
+    }
+    if found.is_empty() {
+        context.output.note("it has hidden nothing");
+        return Ok(());
+    }
+    let row = |found: &Excepted| vec![output::time(found.time), found.rule.to_string(), found.event.to_string()];
+    Ok(context.output.table(&["time (utc)", "rule", "event"], found.iter().map(row).collect())?)
+}
+
 impl Add {
     fn run(self, context: &Context, config: &Config, set: &Arc<RuleSet>) -> Result<(), CliError> {
         let now = Clock::system().now();
@@ -261,6 +288,8 @@ impl Add {
             Some(condition) => condition,
             None => format!("condition = {}", rule::quoted(&expression(event))),
         };
+        // Only what is written needs somebody to stand for it.
+        let author = if self.write { self.who.author()? } else { self.who.author().unwrap_or_default() };
         let reason = self.who.comment.clone().unwrap_or_else(|| format!("alert {}: ", self.from_alert));
         if self.write && self.who.comment.is_none() {
             return Err(CliError::Usage("say why: `--comment TEXT` becomes the exception's reason".to_owned()));
@@ -271,7 +300,7 @@ impl Add {
             rule::quoted(id.as_str()),
             rule::quoted(rule.id().as_str()),
             rule::quoted(&reason),
-            rule::quoted(&self.who.author()?),
+            rule::quoted(&author),
             day(now),
             day(time::after(now, self.duration)),
         ))

@@ -188,6 +188,12 @@ fn show(context: &Context, report: &Report, limit: usize) -> Result<(), CliError
         .collect();
     out.table(&["rule", "matches", "alerts", "errors", "first error"], rows)?;
     out.line("")?;
+    for (exception, matches) in &report.excepted {
+        out.line(&format!("exception {exception} hides {matches} of these matches"))?;
+    }
+    if !report.excepted.is_empty() {
+        out.line("")?;
+    }
     for alert in report.alerts.iter().take(limit) {
         let message = Message::alert(Notice::Opened, alert.clone());
         out.line(render(&message).trim_end())?;

@@ -222,6 +222,7 @@ impl Detector {
                         rule: rule.id().clone(),
                         event: event.id.clone(),
                         sequence: event.sequence,
+                        time: event.time,
                         alert: None,
                         exception: Some(exception.id.clone()),
                     });
@@ -290,6 +291,7 @@ impl Detector {
             rule: rule.id().clone(),
             event: event.id.clone(),
             sequence: event.sequence,
+            time: event.time,
             alert,
             exception: None,
         });

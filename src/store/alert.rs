@@ -9,10 +9,12 @@ use std::{
     sync::{MutexGuard, PoisonError},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Delivery, Store, StoreError, key, value};
 use crate::{
     alert::{Alert, AlertChange, LoggedChange, Notice},
-    name::{AlertId, Sequence, SilenceId},
+    name::{AlertId, EventId, RuleId, Sequence, SilenceId},
     outcome::{Match, StateChanges},
     silence::Silence,
     time::Timestamp,
@@ -26,6 +28,17 @@ pub struct Staged {
     /// Whom to tell of what, in order.
     pub notices: Vec<(AlertId, Notice)>,
     log: Vec<LoggedChange>,
+}
+
+/// A match that an exception took out of alerting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excepted {
+    /// The rule that said true.
+    pub rule: RuleId,
+    /// The event.
+    pub event: EventId,
+    /// Its time.
+    pub time: Timestamp,
 }
 
 /// Everything that is written together.
@@ -131,6 +144,11 @@ impl Writing<'_> {
         for found in &commit.matches {
             if let Some(alert) = found.alert {
                 batch.insert(key::matched(alert, found.sequence), found.event.as_str().as_bytes());
+            }
+            if let Some(exception) = &found.exception {
+                let excepted = Excepted { rule: found.rule.clone(), event: found.event.clone(), time: found.time };
+                let key = key::excepted(exception, found.sequence, &found.rule);
+                batch.insert(key, value::to_json(&excepted)?);
             }
         }
         for (name, bytes) in &commit.state {

@@ -1,7 +1,7 @@
 //! Keys: one prefix byte a kind, numbers big-endian, so that the order of the bytes is the order of what they mean.
 
 use crate::{
-    name::{AlertId, DestinationName, EventId, Sequence, SilenceId, SourceName},
+    name::{AlertId, DestinationName, EventId, ExceptionId, RuleId, Sequence, SilenceId, SourceName},
     time::Timestamp,
 };
 
@@ -33,6 +33,8 @@ pub(super) const ALERT: u8 = b'a';
 pub(super) const ALERT_TIME: u8 = b't';
 /// Events of alerts, by alert and number.
 pub(super) const MATCH: u8 = b'x';
+/// Matches that exceptions took out of alerting, by exception, number and rule.
+pub(super) const EXCEPTED: u8 = b'v';
 /// Deliveries owed, by destination and the order they came up in.
 pub(super) const DELIVERY: u8 = b'o';
 /// Deliveries given up, in the same order.
@@ -115,6 +117,20 @@ pub(super) fn matches(alert: AlertId) -> Vec<u8> {
 pub(super) fn matched(alert: AlertId, sequence: Sequence) -> Vec<u8> {
     let mut key = matches(alert);
     key.extend_from_slice(&sequence.0.to_be_bytes());
+    key
+}
+
+/// All matches that an exception took out of alerting. Its name has no zero.
+pub(super) fn excepted_by(exception: &ExceptionId) -> Vec<u8> {
+    let mut key = named(EXCEPTED, exception.as_str());
+    key.push(0);
+    key
+}
+
+pub(super) fn excepted(exception: &ExceptionId, sequence: Sequence, rule: &RuleId) -> Vec<u8> {
+    let mut key = excepted_by(exception);
+    key.extend_from_slice(&sequence.0.to_be_bytes());
+    key.extend_from_slice(rule.as_str().as_bytes());
     key
 }
 

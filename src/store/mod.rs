@@ -35,7 +35,7 @@ mod silence;
 mod value;
 mod verify;
 
-pub use alert::{Commit, Staged, Writing};
+pub use alert::{Commit, Excepted, Staged, Writing};
 pub use backup::{Restored, restore};
 pub use block::ScanFilter;
 pub use cursor::{Refetch, SourceError, SourceRecord};

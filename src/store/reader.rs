@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Delivery, DestinationRecord, Quarantined, SourceRecord, StoreError,
+    Delivery, DestinationRecord, Excepted, Quarantined, SourceRecord, StoreError,
     block::{Contents, Directory, ScanFilter},
     key, value,
 };
 use crate::{
     alert::{Alert, LoggedChange, Severity, Status},
     event::Event,
-    name::{AlertId, DestinationName, EventId, Sequence, SilenceId, SourceName},
+    name::{AlertId, DestinationName, EventId, ExceptionId, Sequence, SilenceId, SourceName},
     silence::Silence,
     time::{self, Timestamp},
 };
@@ -304,6 +304,16 @@ impl Reader {
             let text = std::str::from_utf8(&bytes).map_err(|error| StoreError::damaged("an event's id", error))?;
             Ok(EventId::parse(text)?)
         })
+    }
+
+    /// The newest matches that an exception took out of alerting.
+    pub fn excepted(
+        &self,
+        exception: &ExceptionId,
+        limit: usize,
+    ) -> impl Iterator<Item = Result<Excepted, StoreError>> + use<> {
+        let newest = self.tree.scan_prefix(key::excepted_by(exception)).values().rev().take(limit);
+        newest.map(|bytes| value::from_json("a match", &bytes?))
     }
 
     /// All detection state.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Delivery, DestinationRecord, Quarantined, Refetch, SourceRecord, Store, StoreError,
+    Delivery, DestinationRecord, Excepted, Quarantined, Refetch, SourceRecord, Store, StoreError,
     backup::{self, Pair},
     block::{Contents, Directory},
     key, sled_open, value,
@@ -389,6 +389,7 @@ fn salvage(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<Source
         key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
         key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
         key::META | key::QUIET => bytes.len() == 8,
+        key::EXCEPTED => value::from_json::<Excepted>("", bytes).is_ok(),
         key::MATCH => std::str::from_utf8(bytes).is_ok(),
         key::STATE | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => true,
         _ => false,

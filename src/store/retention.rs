@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Delivery, Store, StoreError,
+    Delivery, Excepted, Store, StoreError,
     block::{self, Contents, Directory},
     key, value,
 };
@@ -86,7 +86,7 @@ impl Store {
         if any { self.apply(batch) } else { Ok(()) }
     }
 
-    /// Removes dead letters given up, and silences that ended, before `cutoff`.
+    /// Removes dead letters given up, silences that ended, and matches that exceptions hid, before `cutoff`.
     fn remove_old_letters(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         let mut any = false;
@@ -95,6 +95,13 @@ impl Store {
             let delivery: Delivery = value::from_json("a dead letter", &bytes)?;
             if delivery.given_up.is_some_and(|time| time < cutoff) {
                 batch.remove(letter);
+                any = true;
+            }
+        }
+        for item in self.tree().scan_prefix([key::EXCEPTED]) {
+            let (found, bytes) = item?;
+            if value::from_json::<Excepted>("a match", &bytes)?.time < cutoff {
+                batch.remove(found);
                 any = true;
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Delivery, DestinationRecord, Quarantined, SourceRecord, Store, StoreError,
+    Delivery, DestinationRecord, Excepted, Quarantined, SourceRecord, Store, StoreError,
     block::{Contents, Directory},
     key, value,
 };
@@ -114,6 +114,10 @@ impl Store {
                     found.matches += 1;
                     std::str::from_utf8(&bytes).map(drop).map_err(|error| StoreError::damaged("a match", error))
                 }
+                key::EXCEPTED => {
+                    found.matches += 1;
+                    value::from_json::<Excepted>("a match", &bytes).map(drop)
+                }
                 key::SOURCE => value::from_json::<SourceRecord>("a source's record", &bytes).map(drop),
                 key::DESTINATION => value::from_json::<DestinationRecord>("a destination's record", &bytes).map(drop),
                 key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),
@@ -129,7 +133,7 @@ impl Store {
             };
             if !matches!(name.first(), Some(&(key::SEEN | key::CHUNK | key::DIRECTORY)))
                 && !matches!(name.first(), Some(&(key::ALERT | key::CHANGE | key::DELIVERY | key::DEAD_LETTER)))
-                && !matches!(name.first(), Some(&(key::STATE | key::MATCH)))
+                && !matches!(name.first(), Some(&(key::STATE | key::MATCH | key::EXCEPTED)))
             {
                 found.others += 1;
             }

@@ -48,7 +48,7 @@ const FUNCTIONS: &[HostFunction] = &[
         about: "Whether a regular expression is found in the text (`^` and `$` for the whole of it). It takes time in proportion to the \
                 text, whatever the expression; there are no look-arounds and no back references. `(?i)` ignores case.",
         examples: &[
-            (r#"matches(event.actor.email, `^[a-z]+@example\.com$`)"#, "true"),
+            (r#"matches(event.actor.email, `^[a-z.]+@example\.com$`)"#, "true"),
             (r#"matches(event.nothing, ".*")"#, "false"),
         ],
         errors: "an expression that is none, or too large",
