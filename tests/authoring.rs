@@ -95,7 +95,12 @@ fn tests_that_hold_are_a_line_a_rule() {
 #[test]
 fn a_failing_test_shows_what_to_change() {
     let lab = with_rule();
-    lab.write("rules/rule.test.yaml", TESTS.replace("title: ann@example.com from Peru", "title: ann from Peru").replace("alert: false", "alert: true"));
+    lab.write(
+        "rules/rule.test.yaml",
+        TESTS
+            .replace("title: ann@example.com from Peru", "title: ann from Peru")
+            .replace("alert: false", "alert: true"),
+    );
     let finished = lab.watchbell(&["test", "rules/rule.test.yaml"]);
     assert_snapshot!(without_time(&finished.show()), @r#"
     exit: 1
@@ -131,9 +136,6 @@ fn a_failing_test_shows_what_to_change() {
                 13  domain(event.actor.email) == "example.com"  true
                 14  event.geo.country                           "Germany"
                 14  event.geo.country != "Germany"              false
-                17  event.actor_name()                          "ann@example.com"
-                17  event.geo.country                           "Germany"
-                18  event.geo.city                              ()
 
 
     3 cases of 1 rule, 2 failed, in [TIME]
@@ -158,7 +160,10 @@ fn a_rule_that_fails_anywhere_fails_its_test() {
     let (code, found) = differences(&RULE.replace("city: event.geo.city", "city: nothing(event)"), TESTS);
     assert_eq!(code, Some(1));
     assert!(found.contains("fn context: ") && found.contains("nothing"), "{found}");
-    let (code, found) = differences(&RULE.replace("return false", "throw \"no actor\""), "- { name: a, event: { attributes: { action: user_login } }, expect: { alert: false } }");
+    let (code, found) = differences(
+        &RULE.replace("return false", "throw \"no actor\""),
+        "- { name: a, event: { attributes: { action: user_login } }, expect: { alert: false } }",
+    );
     assert_eq!(code, Some(1));
     assert!(found.contains("no actor"), "{found}");
     // An error that is expected is none that fails.
@@ -169,7 +174,14 @@ fn a_rule_that_fails_anywhere_fails_its_test() {
 #[test]
 fn sequences_are_timed_and_files_can_be_used() {
     let lab = Lab::new();
-    lab.write("rules/many.rhai", rule("a.many", "threshold: 3, window: \"10m\"", "fn rule(event) { event.action == \"x\" } fn dedup(event) { \"k\" }"));
+    lab.write(
+        "rules/many.rhai",
+        rule(
+            "a.many",
+            "threshold: 3, window: \"10m\"",
+            "fn rule(event) { event.action == \"x\" } fn dedup(event) { \"k\" }",
+        ),
+    );
     let lines: String = (0..3).map(|number| format!("{}\n", entry(&number.to_string(), "x", number, "ann"))).collect();
     lab.write("rules/three.jsonl", lines);
     lab.write(
@@ -211,16 +223,13 @@ fn reports_for_programs() {
         13  event.actor.email                           &quot;ann@example.com&quot;
         13  domain(event.actor.email) == &quot;example.com&quot;  true
         14  event.geo.country                           &quot;Germany&quot;
-        14  event.geo.country != &quot;Germany&quot;              false
-        17  event.actor_name()                          &quot;ann@example.com&quot;
-        17  event.geo.country                           &quot;Germany&quot;
-        18  event.geo.city                              ()</failure>
+        14  event.geo.country != &quot;Germany&quot;              false</failure>
         </testcase>
         <testcase classname="team.rule" name="another domain, if we say so" time="[TIME]"/>
       </testsuite>
     </testsuites>
     "#);
-    assert_snapshot!(without_time(&lab.watchbell(&["test", "rules", "--format", "github"]).stdout), @r#"::error file=rules/rule.test.yaml,line=12,title=team.rule%3A from home::alert:%0A  - expected  an alert%0A  + found     no alert%0Awhat the rule saw:%0A    12  event.actor.email                           "ann@example.com"%0A    12  event.actor.email == ()                     false%0A    13  domain(event.actor.email)                   "example.com"%0A    13  event.actor.email                           "ann@example.com"%0A    13  domain(event.actor.email) == "example.com"  true%0A    14  event.geo.country                           "Germany"%0A    14  event.geo.country != "Germany"              false%0A    17  event.actor_name()                          "ann@example.com"%0A    17  event.geo.country                           "Germany"%0A    18  event.geo.city                              ()"#);
+    assert_snapshot!(without_time(&lab.watchbell(&["test", "rules", "--format", "github"]).stdout), @r#"::error file=rules/rule.test.yaml,line=12,title=team.rule%3A from home::alert:%0A  - expected  an alert%0A  + found     no alert%0Awhat the rule saw:%0A    12  event.actor.email                           "ann@example.com"%0A    12  event.actor.email == ()                     false%0A    13  domain(event.actor.email)                   "example.com"%0A    13  event.actor.email                           "ann@example.com"%0A    13  domain(event.actor.email) == "example.com"  true%0A    14  event.geo.country                           "Germany"%0A    14  event.geo.country != "Germany"              false"#);
     assert_eq!(lab.watchbell(&["test", "rules", "--format", "sarif"]).code, Some(3));
     lab.write("rules/rule.rhai", RULE.replace("domain(event.actor.email)", "domian(event.actor.emial)"));
     assert_snapshot!(lab.watchbell(&["check", "rules", "--format", "github"]).stdout, @"
@@ -228,7 +237,10 @@ fn reports_for_programs() {
     ::warning file=rules/rule.rhai,line=13,title=W207::no event is known to have `event.actor.emial`%0Adid you mean `email`?
     ");
     let sarif: Value = serde_json::from_str(&lab.watchbell(&["check", "rules", "--format", "sarif"]).stdout).unwrap();
-    assert_eq!(sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"], json!({ "startLine": 13, "startColumn": 5 }));
+    assert_eq!(
+        sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"],
+        json!({ "startLine": 13, "startColumn": 5 })
+    );
     assert_eq!(lab.watchbell(&["check", "rules"]).code, Some(0));
     assert_eq!(lab.watchbell(&["check", "rules", "--deny-warnings"]).code, Some(1));
 }
@@ -259,7 +271,13 @@ fn doubts(text: &str) -> Vec<String> {
         .iter()
         .map(|found| {
             let help = found["help"].as_str().unwrap_or_default();
-            format!("{} {}:{} {} ({help})", found["code"].as_str().unwrap(), found["line"], found["column"], found["message"].as_str().unwrap())
+            format!(
+                "{} {}:{} {} ({help})",
+                found["code"].as_str().unwrap(),
+                found["line"],
+                found["column"],
+                found["message"].as_str().unwrap()
+            )
         })
         .collect()
 }
@@ -307,7 +325,10 @@ fn rule(event) {
 fn fields_that_an_organization_has_are_not_doubted() {
     let lab = Lab::new();
     lab.write("watchbell.toml", "");
-    lab.write("rules/r.rhai", RULE.replace("event.geo.city", "event.attributes.shoe_size").replace("user_login", "shoe_bought"));
+    lab.write(
+        "rules/r.rhai",
+        RULE.replace("event.geo.city", "event.attributes.shoe_size").replace("user_login", "shoe_bought"),
+    );
     let mut own = entry("1", "shoe_bought", 0, "ann");
     own["attributes"]["shoe_size"] = 42.into();
     lab.write("rules/r.test.yaml", "[]");
@@ -344,7 +365,11 @@ fn explain_says_in_which_line() {
     given["attributes"].as_object_mut().unwrap().remove("actor");
     lab.write("event.json", given.to_string());
     let finished = lab.watchbell(&["explain", "--rule", "team.rule", "--event", "event.json"]);
-    assert!(finished.stdout.contains("said no in line 12: if event.actor.email == () { return false; }"), "{}", finished.show());
+    assert!(
+        finished.stdout.contains("said no in line 12: if event.actor.email == () { return false; }"),
+        "{}",
+        finished.show()
+    );
     // A stored event, an alert that opens, and one that is joined.
     given = entry("2", "user_login", 10, "ann");
     given["attributes"]["location"]["countryName"] = "Peru".into();
@@ -377,7 +402,9 @@ fn watched_rules_say_the_same() {
             let trace = tracer.run(rule, "rule", &input).unwrap();
             assert_eq!(trace.result.ok(), host.matches(rule, &input).ok().map(|said| said.to_string()));
             for function in rule::OPTIONAL_FUNCTIONS {
-                if let (Some(trace), Some(plain)) = (tracer.run(rule, function, &input), host.text(rule, function, &input)) {
+                if let (Some(trace), Some(plain)) =
+                    (tracer.run(rule, function, &input), host.text(rule, function, &input))
+                {
                     // What is no text is compared by whether it failed.
                     match plain {
                         Ok(text) => assert_eq!(trace.result, Ok(serde_json::to_string(&text).unwrap())),

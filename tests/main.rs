@@ -50,5 +50,7 @@ mod source;
 mod store;
 /// Care of the store: damaged snapshots, verify, backup, compaction, recovery.
 mod store_care;
+/// Overrides and exceptions: what they change and hide, that they are reloaded, counted and kept.
+mod tuning;
 /// The verbs: what they print and which code they exit with.
 mod verbs;

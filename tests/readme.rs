@@ -27,7 +27,7 @@ use crate::support::Lab;
 /// Blocks of TOML, as the documents and the example show them.
 fn settings() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for file in ["README.md", "contrib/README.md"] {
+    for file in ["README.md", "contrib/README.md", "docs/why.md", "docs/coming-from-panther.md"] {
         let text = fs::read_to_string(file).unwrap();
         for block in text.split("```toml\n").skip(1) {
             found.push((file.to_owned(), block.split("```").next().unwrap().to_owned()));
@@ -70,12 +70,14 @@ fn the_two_commands_are_there() {
     assert!(readme.contains("cargo run --release -- demo") && readme.contains("cargo test"));
 }
 
-/// Every call of the program in README has verbs and flags that the program has.
+/// Every call of the program in the documents has verbs and flags that the program has.
 #[test]
 fn every_call_is_understood() {
     let lab = Lab::new();
-    let calls = verbs(&fs::read_to_string("README.md").unwrap());
-    assert!(calls.len() >= 8, "{calls:?}");
+    let documents = ["README.md", "docs/why.md", "docs/coming-from-panther.md", "contrib/README.md"];
+    let calls: Vec<Vec<String>> =
+        documents.iter().flat_map(|file| verbs(&fs::read_to_string(file).unwrap())).collect();
+    assert!(calls.len() >= 40, "{calls:?}");
     for mut call in calls {
         call.push("--help".to_owned());
         let words: Vec<&str> = call.iter().map(String::as_str).collect();
@@ -108,4 +110,26 @@ fn the_configuration_in_readme_is_accepted() {
     fs::create_dir_all(lab.path("rules")).unwrap();
     let finished = lab.watchbell(&["check", "--offline"]);
     assert_eq!(finished.code, Some(0), "{}", finished.show());
+}
+
+/// Every diagnostic has its section, and every section a diagnostic.
+#[test]
+fn every_diagnostic_is_explained() {
+    fn codes(text: &str, found: &mut std::collections::BTreeSet<String>) {
+        let code = regex::Regex::new(r#""([EW]\d{3})""#).unwrap();
+        // Tests of the drawing use a code that nothing has.
+        found.extend(code.captures_iter(text).map(|code| code[1].to_owned()).filter(|code| code != "E000"));
+    }
+    fn walk(directory: &std::path::Path, found: &mut std::collections::BTreeSet<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { walk(&path, found) } else { codes(&fs::read_to_string(path).unwrap(), found) }
+        }
+    }
+    let mut used = std::collections::BTreeSet::new();
+    walk(std::path::Path::new("src"), &mut used);
+    let text = fs::read_to_string("docs/diagnostics.md").unwrap();
+    let explained: std::collections::BTreeSet<String> =
+        text.lines().filter_map(|line| line.strip_prefix("### ")).filter_map(|line| line.get(..4)).map(str::to_owned).collect();
+    assert_eq!(used, explained);
 }

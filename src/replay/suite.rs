@@ -119,10 +119,12 @@ impl Suite {
         };
         let tracer = Tracer::new(&self.settings.limits);
         let input = RuleInput::new(event);
-        let traces: Vec<Trace> = ["rule", "title", "severity", "dedup", "context"]
-            .into_iter()
-            .filter_map(|function| tracer.run(rule, function, &input))
-            .collect();
+        let mut traces: Vec<Trace> = tracer.run(rule, "rule", &input).into_iter().collect();
+        // The other functions run only where it says true.
+        if traces.iter().any(|trace| trace.result.as_deref() == Ok("true")) {
+            let others = ["title", "severity", "dedup", "context"];
+            traces.extend(others.into_iter().filter_map(|function| tracer.run(rule, function, &input)));
+        }
         // In the order of the file, what contains another after it.
         let mut read: BTreeMap<(usize, usize, usize, String), Read> = BTreeMap::new();
         for note in traces.iter().flat_map(|trace| &trace.notes) {

@@ -159,10 +159,10 @@ impl Loader {
         if !any_error(&loading.diagnostics) {
             // What names a rule that is broken just now names one all the same.
             let all = rules.values().map(|rule| &rule.metadata);
-            let mut warnings = tuning::unused(&overrides, all.clone());
-            // The built-in rules are left out of a replay, not out of the configuration.
-            warnings.retain(|_| self.builtin);
-            loading.diagnostics.append(&mut warnings);
+            // Where the built-in rules are left out, the configuration may still speak of them.
+            let configured = if self.builtin { 0 } else { self.sources.overrides.len() };
+            let overrides = overrides.get(configured..).unwrap_or(&[]);
+            loading.diagnostics.append(&mut tuning::unused(overrides, all.clone()));
             loading.diagnostics.append(&mut exception::unused(&exceptions, all));
         }
 
