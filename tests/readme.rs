@@ -33,6 +33,8 @@ fn settings() -> Vec<(String, String)> {
             found.push((file.to_owned(), block.split("```").next().unwrap().to_owned()));
         }
     }
+    // Those of files beside the rules are tried where rules are.
+    found.retain(|(_, text)| !text.starts_with("# rules/"));
     // What is commented out by a `#` without a space shows what can be said.
     let example = fs::read_to_string("examples/watchbell.toml").unwrap();
     let all: String = example
@@ -75,8 +77,7 @@ fn the_two_commands_are_there() {
 fn every_call_is_understood() {
     let lab = Lab::new();
     let documents = ["README.md", "docs/why.md", "docs/coming-from-panther.md", "contrib/README.md"];
-    let calls: Vec<Vec<String>> =
-        documents.iter().flat_map(|file| verbs(&fs::read_to_string(file).unwrap())).collect();
+    let calls: Vec<Vec<String>> = documents.iter().flat_map(|file| verbs(&fs::read_to_string(file).unwrap())).collect();
     assert!(calls.len() >= 40, "{calls:?}");
     for mut call in calls {
         call.push("--help".to_owned());
@@ -98,6 +99,29 @@ fn the_rule_in_readme_works() {
     assert_eq!(finished.code, Some(0), "{}", finished.show());
     let report: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
     assert_eq!(report["alerts"].as_array().unwrap().len(), 1, "{}", report["alerts"]);
+}
+
+/// The tests that README shows for its rule hold, and what it shows of tuning loads.
+#[test]
+fn the_tests_and_the_tuning_in_readme_work() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let block = |language: &str, with: &str| {
+        let fence = format!("```{language}\n");
+        let mut blocks = readme.split(&*fence).skip(1).map(|rest| rest.split("```").next().unwrap());
+        blocks.find(|block| block.contains(with)).unwrap().to_owned()
+    };
+    let lab = Lab::new();
+    for file in watchbell::rule::SHIPPED {
+        lab.write(&format!("rules/{}", file.path), file.text);
+    }
+    lab.write("rules/mine.rhai", block("rhai", "const RULE"));
+    lab.write("rules/mine.test.yaml", block("yaml", "- name:"));
+    let finished = lab.watchbell(&["test", "rules", "--min-cases", "2"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.show());
+    lab.write("rules/overrides.toml", block("toml", "rules/overrides.toml"));
+    lab.write("rules/exceptions.toml", block("toml", "rules/exceptions.toml"));
+    let finished = lab.watchbell(&["check", "rules", "--deny-warnings"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.show());
 }
 
 /// The configuration that README shows is one that the program accepts.
@@ -129,7 +153,11 @@ fn every_diagnostic_is_explained() {
     let mut used = std::collections::BTreeSet::new();
     walk(std::path::Path::new("src"), &mut used);
     let text = fs::read_to_string("docs/diagnostics.md").unwrap();
-    let explained: std::collections::BTreeSet<String> =
-        text.lines().filter_map(|line| line.strip_prefix("### ")).filter_map(|line| line.get(..4)).map(str::to_owned).collect();
+    let explained: std::collections::BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .filter_map(|line| line.get(..4))
+        .map(str::to_owned)
+        .collect();
     assert_eq!(used, explained);
 }

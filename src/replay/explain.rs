@@ -165,7 +165,6 @@ fn exceptions(detector: &Detector, alone: &RuleSet, event: &Event, input: &RuleI
         .collect()
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call site: what was found out, put into a sentence")]
 fn verdict(
     rule: &CompiledRule,
     enabled: bool,

@@ -213,6 +213,6 @@ mod tests {
     fn texts_and_comments_over_several_lines_stay() {
         let written =
             "let a = `one\n   two  ${ b }\n\n  three`;\n/* a\n      b */\nlet c = #\"x\n   y \"quoted\" \"#;\n";
-        assert_eq!(format(written), written.replace("${ b }", "${ b }"));
+        assert_eq!(format(written), written);
     }
 }

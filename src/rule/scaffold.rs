@@ -22,7 +22,7 @@ const DROPPED: [&str; 4] = ["picture", "links", "time", "processedAt"];
 pub fn anonymise(event: &Value) -> Value {
     let mut replaced = Replaced::default();
     replaced.collect("", event);
-    let mut result = replaced.apply("", event);
+    let mut result = replaced.apply(event);
     if let Some(map) = result.as_object_mut() {
         map.remove("id");
         map.remove("relations");
@@ -93,15 +93,15 @@ impl Replaced {
         self.texts.insert(text.to_owned(), replacement);
     }
 
-    fn apply(&self, key: &str, value: &Value) -> Value {
+    fn apply(&self, value: &Value) -> Value {
         match value {
             Value::Object(map) => Value::Object(
                 map.iter()
                     .filter(|(key, _)| !DROPPED.contains(&key.as_str()))
-                    .map(|(key, value)| (key.clone(), self.apply(key, value)))
+                    .map(|(key, value)| (key.clone(), self.apply(value)))
                     .collect(),
             ),
-            Value::Array(items) => items.iter().map(|item| self.apply(key, item)).collect(),
+            Value::Array(items) => items.iter().map(|item| self.apply(item)).collect(),
             Value::String(text) => Value::String(match self.texts.get(text) {
                 Some(replacement) => replacement.clone(),
                 None => self.within(text),
