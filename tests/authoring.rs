@@ -481,7 +481,7 @@ proptest! {
 
     /// Formatting twice is formatting once, whatever the text, and only white space changes.
     #[test]
-    fn formatting_is_stable(text in "([a-z ={}()\\[\\],.;\"`'#$/*\\\\\n\t]|\\$\\{|/\\*|\\*/|//|#\\{){0,60}") {
+    fn formatting_is_stable(text in "([a-z +\\-=!&{}()\\[\\],.;\"`'#$/*\\\\\n\t]|\\$\\{|/\\*|\\*/|//|#\\{){0,60}") {
         let once = rule::format(&text);
         prop_assert_eq!(rule::format(&once), once.clone());
         let solid = |text: &str| text.chars().filter(|character| !character.is_whitespace()).collect::<String>();

@@ -40,14 +40,15 @@ pub fn format(text: &str) -> String {
             result.push('\n');
         }
         blank = 0;
-        let closing = trimmed.chars().take_while(|character| ")]}".contains(*character)).count();
-        let continues = ["&&", "||", "??", ".", "+ ", "- ", "* ", "/ ", "== ", "!= "];
-        let extra = usize::from(continues.iter().any(|start| trimmed.starts_with(start)));
-        for _ in 0..scanner.depth.saturating_sub(closing) + extra {
-            result.push_str(INDENT);
-        }
+        let depth = scanner.depth;
         let mut spaced = String::with_capacity(trimmed.len() + 8);
         scanner.line(trimmed, &mut spaced);
+        let closing = spaced.chars().take_while(|character| ")]}".contains(*character)).count();
+        let continues = ["&&", "||", "??", ".", "+ ", "- ", "* ", "/ ", "== ", "!= "];
+        let extra = usize::from(continues.iter().any(|start| spaced.starts_with(start)));
+        for _ in 0..depth.saturating_sub(closing) + extra {
+            result.push_str(INDENT);
+        }
         // What is left open goes on in the next line, with its spaces.
         let ends_in_code = matches!(scanner.inside, Inside::Code);
         result.push_str(if ends_in_code { spaced.trim_end() } else { &spaced });
