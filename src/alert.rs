@@ -247,6 +247,55 @@ pub struct Alert {
     /// The named lists that its rule looked into, each with the version it had.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lists: BTreeMap<String, String>,
+    /// When the matches came that reached the threshold; absent where one was enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub histogram: Option<Histogram>,
+}
+
+/// When matches came: how many in each of equal parts of a span.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// The time of the first.
+    pub from: Timestamp,
+    /// The time of the last.
+    pub to: Timestamp,
+    /// Matches in each part.
+    pub counts: Vec<u32>,
+}
+
+impl Histogram {
+    /// Parts of a histogram.
+    const PARTS: usize = 12;
+
+    /// Of these times, in milliseconds since 1970, in order. None where there are fewer than two.
+    pub fn of(times: &[i64]) -> Option<Self> {
+        let (first, last) = (*times.first()?, *times.last()?);
+        if times.len() < 2 {
+            return None;
+        }
+        let span = last.saturating_sub(first).max(1);
+        let mut counts = vec![0_u32; Self::PARTS];
+        for time in times {
+            let part = i128::from(time.saturating_sub(first)) * Self::PARTS as i128 / (i128::from(span) + 1);
+            if let Some(count) = usize::try_from(part).ok().and_then(|part| counts.get_mut(part)) {
+                *count += 1;
+            }
+        }
+        Some(Self { from: crate::time::from_millis(first), to: crate::time::from_millis(last), counts })
+    }
+
+    /// As a line of bars: `▂▁▁▅█`.
+    pub fn bars(&self) -> String {
+        const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+        let most = self.counts.iter().copied().max().unwrap_or(0).max(1);
+        self.counts
+            .iter()
+            .map(|count| {
+                let height = (*count as usize * (BARS.len() - 1)).div_ceil(most as usize);
+                BARS.get(height).copied().unwrap_or('█')
+            })
+            .collect()
+    }
 }
 
 /// How an alert changed. Data: whoever keeps alerts applies it.

@@ -14,7 +14,7 @@ use crate::{
     deliver, detect,
     diagnostic::Diagnostic,
     name::DestinationName,
-    rule::{Limits, Overrides, RuleSources, WatchMode, read_override},
+    rule::{Limits, Overrides, Quota, RuleSources, WatchMode, read_override},
     settings::{Problems, TableReader},
     source,
 };
@@ -95,6 +95,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
     let mut rules = RuleSources { roots: vec![base.join("rules")], ..RuleSources::default() };
     let mut watch = WatchMode::Auto;
     let mut limits = Limits::default();
+    let mut quota = Quota::default();
     if let Some(mut table) = top.table("rules") {
         if let Some(paths) = table.texts("paths", |path| Ok(base.join(path))) {
             rules.roots = paths;
@@ -110,6 +111,9 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         };
         if let Some(operations) = table.number("max_operations", 1_000..=100_000_000) {
             limits.operations = operations;
+        }
+        if let Some(keys) = table.number("max_keys", 100..=10_000_000) {
+            quota.keys = usize::try_from(keys).unwrap_or(usize::MAX);
         }
         if let Some(time) = table.duration("max_time", Duration::from_millis(1)..=Duration::from_secs(60)) {
             limits.time = time;
@@ -180,7 +184,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         retention,
         watch,
         rules,
-        detection: detect::Settings { limits, max_age },
+        detection: detect::Settings { limits, max_age, quota },
         sources: sources.into_iter().map(|(settings, _)| settings).collect(),
         destinations,
         metrics,

@@ -26,6 +26,8 @@ mod hot_reload;
 mod language;
 /// Project invariants: who imports whom, module docs, sizes of files.
 mod layers;
+/// What rules remember: exact, bounded, the same however it came about.
+mod memory;
 /// A running agent: its socket, its verbs, alerts' life, silences, events in and out, metrics.
 mod operate;
 /// Promise 5: absent data never throws.

@@ -15,7 +15,7 @@ fn kills() -> u64 {
 
 const EVENTS: usize = 3_000;
 
-const RULES: [(&str, &str); 3] = [
+const RULES: [(&str, &str); 4] = [
     (
         "rules/each.rhai",
         "const RULE = #{ id: \"crash.each\", title: \"t\", severity: \"low\", actions: [\"action_1\"], dedup_period: \"10m\" };\nfn rule(event) { true }\nfn title(event) { `${event.actor.id} again` }",
@@ -23,6 +23,11 @@ const RULES: [(&str, &str); 3] = [
     (
         "rules/count.rhai",
         "const RULE = #{ id: \"crash.count\", title: \"t\", severity: \"low\", threshold: 7, window: \"5m\", dedup_period: \"20m\" };\nfn rule(event) { event.action == \"action_2\" }\nfn dedup(event) { event.actor.id }",
+    ),
+    // What a rule remembers is neither forgotten nor counted twice.
+    (
+        "rules/remembers.rhai",
+        "const RULE = #{ id: \"crash.remembers\", title: \"t\", severity: \"low\", actions: [\"action_4\", \"action_5\"], dedup_period: \"1m\" };\nfn rule(event) { if event.action == \"action_4\" { mark(event.actor.id, \"four\", \"5m\"); } let n = count(event.actor.id, \"10m\"); n % 5 == 0 && marked(event.actor.id, \"four\") }\nfn title(event) { `${event.actor.id} ${counted(event.actor.id, \"10m\")}` }",
     ),
     (
         "rules/fails.rhai",

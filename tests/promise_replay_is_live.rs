@@ -47,6 +47,13 @@ fn replaying_what_was_evaluated_gives_the_alerts_that_were_raised() {
         lab.write(&format!("rules/{}", file.path), file.text);
     }
     lab.write("rules/throws.rhai", "const RULE = #{ id: \"replay.throws\", title: \"t\", severity: \"low\" };\nfn rule(event) { event.actor.id == \"actor3\" && event.nope.nope() }");
+    lab.write(
+        "rules/remembers.rhai",
+        "const RULE = #{ id: \"replay.remembers\", title: \"t\", severity: \"low\", dedup_period: \"5m\" };\nfn rule(event) { let n = count(event.actor.id, \"10m\"); let d = distinct(event.actor.id, event.action, \"15m\"); \
+         let f = first_seen(event.actor.id, event.geo.country, \"20m\"); mark(event.actor.id, event.action, \"10m\"); common(\"all\").count(\"k\", \"1m\"); \
+         f || d == 3 || (n > 4 && sequence(event.actor.id, [\"user_login_failed\", \"user_login\"], \"10m\")) }\n\
+         fn title(event) { `${event.actor.id} ${counted(event.actor.id, \"10m\")} ${common(\"all\").counted(\"k\", \"1m\")}` }",
+    );
     for part in [200, 500, 800] {
         lab.run_agent_until(|reader| reader.mark().unwrap().0 >= part);
     }

@@ -54,6 +54,8 @@ fn the_demo_is_found_step_by_step() {
         "atlassian.admin.organization_admin_added": 1,
         "atlassian.apps.installed": 1,
         "atlassian.identity.failed_sign_ins": 1,
+        "atlassian.identity.new_country": 1,
+        "atlassian.identity.sign_in_after_failures": 1,
         "atlassian.identity.two_countries": 1,
         "atlassian.identity.two_step_verification_disabled": 2,
         "atlassian.policy.security_setting_changed": 1,

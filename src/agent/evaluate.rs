@@ -54,12 +54,21 @@ pub(super) struct HandleRequest {
     pub(super) reply: oneshot::Sender<Result<Alert, String>>,
 }
 
+/// What is asked of the rules' thread.
+#[derive(Debug)]
+pub(super) enum RulesRequest {
+    /// Something with an alert.
+    Handle(HandleRequest),
+    /// To forget what a rule remembers; answered with how many keys that were.
+    ClearMemory { space: String, reply: oneshot::Sender<usize> },
+}
+
 pub(super) struct Evaluator {
     pub(super) store: Store,
     pub(super) settings: Settings,
     pub(super) recorder: Recorder,
     pub(super) clock: Clock,
-    pub(super) requests: mpsc::Receiver<HandleRequest>,
+    pub(super) requests: mpsc::Receiver<RulesRequest>,
     /// Shows that the thread does not hang.
     pub(super) beat: Arc<Beat>,
     pub(super) rules: watch::Receiver<Arc<RuleSet>>,
@@ -97,7 +106,7 @@ impl Evaluator {
         while !stop.is_cancelled() {
             self.beat.beat();
             while let Ok(request) = self.requests.try_recv() {
-                self.handle(request, &mut detector, &checks)?;
+                self.answer(request, &mut detector, &checks)?;
             }
             if self.rules.has_changed().unwrap_or(false) {
                 detector.set_rules(Arc::clone(&self.rules.borrow_and_update()));
@@ -120,7 +129,7 @@ impl Evaluator {
                     }
                 });
                 if let Some(request) = request {
-                    self.handle(request, &mut detector, &checks)?;
+                    self.answer(request, &mut detector, &checks)?;
                 }
                 continue;
             };
@@ -197,6 +206,25 @@ impl Evaluator {
     fn look_again(&self, recorded: &Recorded) {
         if recorded.owes {
             self.owed.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn answer(
+        &self,
+        request: RulesRequest,
+        detector: &mut Detector,
+        checks: &HealthDetector,
+    ) -> Result<(), StoreError> {
+        match request {
+            RulesRequest::Handle(request) => self.handle(request, detector, checks),
+            RulesRequest::ClearMemory { space, reply } => {
+                let count = detector.clear_memory(&space);
+                let state = detector.take_changes();
+                self.recorder.record(Vec::new(), Vec::new(), state, None, self.clock.now())?;
+                // Whoever asked may have gone.
+                reply.send(count).ok();
+                Ok(())
+            }
         }
     }
 

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Progress, evaluate::HandleRequest};
+use super::{
+    Progress,
+    evaluate::{HandleRequest, RulesRequest},
+};
 use crate::{
     alert::{Action, Alert, Remark},
     api::{Health, Live, Running, RunningDestination, RunningSource},
@@ -70,7 +73,7 @@ pub(super) struct LiveAgent {
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) stored: watch::Sender<u64>,
     pub(super) owed: watch::Sender<u64>,
-    pub(super) requests: mpsc::Sender<HandleRequest>,
+    pub(super) requests: mpsc::Sender<RulesRequest>,
     pub(super) beat: Arc<Beat>,
     pub(super) last_heartbeat: Mutex<Option<Timestamp>>,
 }
@@ -155,8 +158,16 @@ impl Live for LiveAgent {
     fn handle(&self, alert: AlertId, action: Action, remark: Remark) -> Result<Alert, String> {
         let stopping = || "the agent is stopping: ask again".to_owned();
         let (reply, answer) = oneshot::channel();
-        self.requests.blocking_send(HandleRequest { alert, action, remark, reply }).map_err(|_| stopping())?;
+        let request = RulesRequest::Handle(HandleRequest { alert, action, remark, reply });
+        self.requests.blocking_send(request).map_err(|_| stopping())?;
         answer.blocking_recv().map_err(|_| stopping())?
+    }
+
+    fn clear_memory(&self, space: String) -> Result<usize, String> {
+        let stopping = || "the agent is stopping: ask again".to_owned();
+        let (reply, answer) = oneshot::channel();
+        self.requests.blocking_send(RulesRequest::ClearMemory { space, reply }).map_err(|_| stopping())?;
+        answer.blocking_recv().map_err(|_| stopping())
     }
 
     fn fetch(&self, source: &SourceName, refetch: Refetch) -> bool {

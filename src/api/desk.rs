@@ -38,6 +38,8 @@ pub trait Live: Send + Sync {
     fn health(&self) -> Health;
     /// Does with an alert what a person wants, or says why not.
     fn handle(&self, alert: AlertId, action: Action, remark: Remark) -> Result<Alert, String>;
+    /// Forgets what a rule remembers; says how many keys that were.
+    fn clear_memory(&self, space: String) -> Result<usize, String>;
     /// Has a part of the log fetched again; false if the source is not polled.
     fn fetch(&self, source: &SourceName, refetch: Refetch) -> bool;
     /// Something was stored: there is something to evaluate.
@@ -243,6 +245,26 @@ impl Desk {
                     put(sink, &found?)?;
                 }
                 Ok(())
+            }
+            Request::Memory { space } => {
+                let all = detect::memory(reader.state()?).list();
+                for item in all.iter().filter(|item| space.as_ref().is_none_or(|space| *space == item.space)) {
+                    put(sink, item)?;
+                }
+                Ok(())
+            }
+            Request::ClearMemory { space } => {
+                let count = match &self.live {
+                    Some(live) => live.clear_memory(space).map_err(DeskError::Wrong)?,
+                    None => {
+                        let mut memory = detect::memory(reader.state()?);
+                        let count = memory.clear(&space);
+                        let changes = memory.take_changes();
+                        self.recorder.record(Vec::new(), Vec::new(), changes, None, self.clock.now())?;
+                        count
+                    }
+                };
+                put(sink, &Count { count: count as u64 })
             }
             Request::Verify {} => put(sink, &self.store.verify()?),
             Request::Backup {} => {

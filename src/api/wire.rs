@@ -109,6 +109,16 @@ pub enum Request {
         /// At most so many.
         limit: usize,
     },
+    /// [`crate::rule::Remembered`] keys: what rules remember.
+    Memory {
+        /// Of this rule, or `common/NAME`; absent: of all.
+        space: Option<String>,
+    },
+    /// [`Count`] of keys that were forgotten.
+    ClearMemory {
+        /// Of this rule, or `common/NAME`.
+        space: String,
+    },
     /// [`crate::store::Verified`]: everything is read back and held against everything else.
     Verify {},
     /// A copy of the store, as [`BackupPart`]s.

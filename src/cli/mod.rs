@@ -29,6 +29,7 @@ mod replay;
 mod rules;
 mod run;
 mod silence;
+mod state;
 mod status;
 mod store;
 mod test;
@@ -95,6 +96,8 @@ enum Verb {
     Destinations(destinations::Destinations),
     /// Shows how sources, rules, alerts and deliveries stand
     Status(status::StatusVerb),
+    /// Looks at what rules remember, and makes them forget
+    State(state::StateVerbs),
     /// Takes care of the store
     Store(store::StoreVerbs),
 }
@@ -204,6 +207,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Silence(verb) => verb.run(&mut context),
         Verb::Destinations(verb) => verb.run(&mut context),
         Verb::Status(verb) => verb.run(&mut context),
+        Verb::State(verb) => verb.run(&mut context),
         Verb::Store(verb) => verb.run(&mut context),
     };
     match result {

@@ -236,6 +236,7 @@ fn as_json(rule: &CompiledRule, record: Option<&RuleRecord>) -> serde_json::Valu
         "window": time::show_duration(metadata.window),
         "params": metadata.params.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<BTreeMap<_, _>>(),
         "destinations": metadata.destinations,
+        "group_by": metadata.group_by,
         "exception_slots": metadata.exception_slots,
         "resolved": metadata.resolved,
         "overridden": metadata.origins,

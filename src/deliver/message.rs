@@ -222,6 +222,10 @@ pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String
         when.push_str(&format!(", {} events", alert.count));
     }
     fields.push(("when", when));
+    if let Some(histogram) = &alert.histogram {
+        let lasted = time::show_duration(time::since(histogram.to, histogram.from));
+        fields.push(("matches", format!("{} within {lasted}", histogram.bars())));
+    }
     if !alert.context.is_empty() {
         let evidence: Vec<String> = alert
             .context
@@ -311,5 +315,6 @@ pub fn test_alert(now: Timestamp) -> Result<Alert, crate::name::NameError> {
         silenced_by: None,
         shadow: false,
         lists: std::collections::BTreeMap::new(),
+        histogram: None,
     })
 }

@@ -204,6 +204,7 @@ impl HealthDetector {
             silenced_by: None,
             shadow: metadata.stage == Stage::Shadow,
             lists: self.host.take_lists(),
+            histogram: None,
         };
         let open = OpenFinding {
             alert: alert.id,

@@ -11,11 +11,11 @@ use std::{
 };
 
 use crate::{
-    alert::{Action, Alert, AlertChange, FunctionError, Kind, Severity, Status},
+    alert::{Action, Alert, AlertChange, FunctionError, Histogram, Kind, Severity, Status},
     event::{Event, Evidence},
     name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, SourceName},
     outcome::{Match, Outcome, StateChanges},
-    rule::{CompiledRule, Exception, Limits, RuleFailure, RuleHost, RuleInput, RuleSet, Stage},
+    rule::{CompiledRule, Exception, Limits, MEMORY, Memory, Quota, RuleFailure, RuleHost, RuleInput, RuleSet, Stage},
     time,
 };
 
@@ -40,11 +40,13 @@ pub struct Settings {
     pub limits: Limits,
     /// An event that is older than this when it arrives raises late alerts.
     pub max_age: Duration,
+    /// How much a rule may remember.
+    pub quota: Quota,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { limits: Limits::default(), max_age: Duration::from_secs(86_400) }
+        Self { limits: Limits::default(), max_age: Duration::from_secs(86_400), quota: Quota::default() }
     }
 }
 
@@ -56,6 +58,15 @@ pub fn rule_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec
 /// What is on record of each exception, read from stored state.
 pub fn exception_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<(ExceptionId, ExceptionRecord)> {
     State::restore(entries).exceptions().map(|(id, record)| (id.clone(), record.clone())).collect()
+}
+
+/// What rules remember, read from stored state.
+pub fn memory(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Memory {
+    let mut memory = Memory::default();
+    for (name, bytes) in entries.into_iter().filter(|(name, _)| name.starts_with(MEMORY)) {
+        memory.restore(&name, &bytes);
+    }
+    memory
 }
 
 /// What becomes of stored state through what a person did with an alert while no detector runs: see [`Detector::handled`].
@@ -92,7 +103,7 @@ impl Detector {
     pub fn new(rules: Arc<RuleSet>, settings: Settings) -> Self {
         Self {
             rules,
-            host: RuleHost::new(&settings.limits),
+            host: RuleHost::new(&settings.limits).with_memory(Memory::new(settings.quota)),
             settings,
             state: State::default(),
             wanting: HashMap::new(),
@@ -105,9 +116,16 @@ impl Detector {
         settings: Settings,
         entries: impl IntoIterator<Item = (String, Vec<u8>)>,
     ) -> Self {
-        let mut detector = Self::new(rules, settings);
-        detector.state = State::restore(entries);
-        detector
+        let detector = Self::new(rules, settings);
+        let mut others = Vec::new();
+        for (name, bytes) in entries {
+            if name.starts_with(MEMORY) {
+                detector.host.memory().restore(&name, &bytes);
+            } else {
+                others.push((name, bytes));
+            }
+        }
+        Self { state: State::restore(others), ..detector }
     }
 
     /// Takes up another rule set, between two events.
@@ -153,7 +171,19 @@ impl Detector {
 
     /// State that changed since the last call.
     pub fn take_changes(&mut self) -> StateChanges {
-        self.state.take_changes()
+        let mut changes = self.state.take_changes();
+        changes.extend(self.host.memory().take_changes());
+        changes
+    }
+
+    /// What rules remember.
+    pub fn memory(&self) -> Memory {
+        self.host.memory().clone()
+    }
+
+    /// Forgets what a rule remembers, or several that share it; says how many keys that were.
+    pub fn clear_memory(&mut self, space: &str) -> usize {
+        self.host.memory().clear(space)
     }
 
     /// Takes note of what a person did: matches no longer join an alert that was resolved, and join one again that was
@@ -166,7 +196,9 @@ impl Detector {
     pub fn evaluate(&mut self, event: &Event) -> Outcome {
         let mut outcome = Outcome::default();
         // A clock that is wrong in an event must not end what is open: no event counts as later than its arrival.
-        self.state.advance(event.time.min(event.arrived));
+        let clock = event.time.min(event.arrived);
+        self.state.advance(clock);
+        self.host.memory().advance(clock.as_millisecond());
         let wanting = match self.wanting.get(&event.action) {
             Some(wanting) => Arc::clone(wanting),
             None => {
@@ -198,8 +230,23 @@ impl Detector {
                 }
                 Err(failure) => self.failed(rule, event, &failure, &mut outcome),
             }
+            self.tell_overflow(rule, event, &mut outcome);
         }
         outcome
+    }
+
+    /// Raises an alert where a rule remembers so much that something had to be forgotten.
+    fn tell_overflow(&mut self, rule: &CompiledRule, event: &Event, outcome: &mut Outcome) {
+        let overflowed = self.host.memory().take_overflowed();
+        for space in overflowed {
+            let (keys, bytes, _) = self.host.memory().size(&space);
+            let title = format!("Rule `{}` remembers more than it may, and forgets what is oldest", rule.id());
+            let what = format!(
+                "`{space}` holds {keys} keys and {bytes} bytes. What was forgotten counts no more: sequences and first sightings may be \
+                 missed or told again. Use keys that fewer things have, or shorter windows."
+            );
+            self.raise_error(rule, event, &format!("memory/{space}"), &title, &what, outcome);
+        }
     }
 
     /// Whether an exception takes a match out of alerting; the match is kept and counted all the same. A condition that fails
@@ -316,7 +363,8 @@ impl Detector {
         let severity = own("severity").then(|| self.host.severity(rule, input)).flatten();
         let severity = fallible("severity", severity, &mut errors);
         let dedup = fallible("dedup", self.host.text(rule, "dedup", input), &mut errors);
-        let key = dedup.filter(|key| !key.is_empty()).unwrap_or_else(|| title.clone());
+        let key = dedup.filter(|key| !key.is_empty()).or_else(|| self.host.group(rule, input));
+        let key = key.unwrap_or_else(|| title.clone());
         Found {
             rule,
             event: input.event(),
@@ -328,7 +376,9 @@ impl Detector {
         }
     }
 
-    fn open(&self, found: Found<'_>, events: Vec<EventId>) -> Alert {
+    fn open(&self, found: Found<'_>, counted: Vec<Counted>) -> Alert {
+        let times: Vec<i64> = counted.iter().map(|counted| counted.time).collect();
+        let events: Vec<EventId> = counted.into_iter().map(|counted| counted.event).collect();
         let Found { rule, event, input, title, severity, key, mut errors } = found;
         let metadata = &rule.metadata;
         let mut text = |name: &str, fallback: &Option<String>| {
@@ -377,6 +427,7 @@ impl Detector {
             silenced_by: None,
             shadow: metadata.stage == Stage::Shadow,
             lists: self.host.take_lists(),
+            histogram: Histogram::of(&times),
         }
     }
 
@@ -443,6 +494,7 @@ impl Detector {
                 silenced_by: None,
                 shadow: rule.metadata.stage == Stage::Shadow,
                 lists: BTreeMap::new(),
+                histogram: None,
             };
             keyed.open(OpenAlert { id: alert.id, opened: event.time.as_millisecond(), severity: Severity::High });
             outcome.alerts.push(AlertChange::Opened(Box::new(alert)));

@@ -33,9 +33,9 @@ pub(super) fn count(
     threshold: u32,
     window: Duration,
     distinct: bool,
-) -> Option<Vec<EventId>> {
+) -> Option<Vec<Counted>> {
     if threshold <= 1 {
-        return Some(vec![new.event]);
+        return Some(vec![new]);
     }
     if distinct && new.unique.is_none() {
         return None;
@@ -57,7 +57,7 @@ pub(super) fn count(
     pending.retain(|other| {
         let inside = other.time >= full && other.time - full < window;
         if inside {
-            events.push(other.event.clone());
+            events.push(other.clone());
         }
         !inside
     });
@@ -130,7 +130,7 @@ mod tests {
                 prop_assert_eq!(found.is_some(), full.is_some());
                 if let Some(events) = found {
                     // Which of several full windows is taken is ours to choose; keep the two in step.
-                    let gone: HashSet<usize> = events.iter().map(|event| event.as_str()[1..].parse().unwrap()).collect();
+                    let gone: HashSet<usize> = events.iter().map(|counted| counted.event.as_str()[1..].parse().unwrap()).collect();
                     prop_assert!(gone.contains(&name));
                     alive = pending.iter().map(|other| (other.time, other.unique.as_ref().unwrap().parse().unwrap())).collect();
                 }

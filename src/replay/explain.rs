@@ -91,7 +91,12 @@ pub fn explain(
     let alone = rules.alone(rule);
     let wanted = !alone.wanting(&event.action).is_empty();
     let input = RuleInput::new(event);
+    let mut detector = Detector::new(Arc::clone(&alone), settings.clone());
+    for earlier in before {
+        detector.evaluate(&earlier);
+    }
     let tracer = Tracer::new(&settings.limits);
+    tracer.set_memory(detector.memory());
     let explained = |trace: Trace| {
         let said_no = trace.function == "rule" && trace.result.as_deref() == Ok("false");
         let decided = trace.decided.filter(|_| said_no);
@@ -112,10 +117,6 @@ pub fn explain(
         functions.extend(others.map(&explained));
     }
 
-    let mut detector = Detector::new(Arc::clone(&alone), settings.clone());
-    for earlier in before {
-        detector.evaluate(&earlier);
-    }
     let outcome = detector.evaluate(event);
     let found = outcome.matches.first();
     let exceptions = if said_yes { exceptions(&detector, &alone, event, &input) } else { Vec::new() };

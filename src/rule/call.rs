@@ -1,6 +1,11 @@
 //! Calling a rule's functions: budget, deadline, panic boundary, and the types that each function must return.
 
-use std::{cell::OnceCell, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, MutexGuard},
+};
 
 use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, ImmutableString, Map, Scope};
 
@@ -9,6 +14,7 @@ use super::{
     engine::{self, Call, Limits},
     exception::{Condition, Exception},
     library,
+    memory::{Memory, Moment},
     problem::{FailureKind, RuleFailure, describe},
     view::EventView,
 };
@@ -25,6 +31,11 @@ impl<'a> RuleInput<'a> {
     /// Nothing is parsed yet.
     pub fn new(event: &'a Event) -> Self {
         Self { event, shared: OnceCell::new() }
+    }
+
+    /// When it happened, for what rules remember.
+    pub(super) fn moment(&self) -> Moment {
+        (self.event.time.as_millisecond(), self.event.sequence.0)
     }
 
     /// The event.
@@ -75,6 +86,26 @@ impl RuleHost {
         Self { engine, call, limits: limits.clone() }
     }
 
+    /// The same, with another memory.
+    #[must_use]
+    pub fn with_memory(self, memory: Memory) -> Self {
+        *self.call.memory() = memory;
+        self
+    }
+
+    /// The values of the fields that `group_by` names, as one text; none where the rule does not group.
+    pub fn group(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<String> {
+        let fields = rule.metadata.group_by.as_ref()?;
+        let values = slot_values(&input.value_for(rule), fields);
+        let values: Vec<String> = values.into_iter().map(|value| value.unwrap_or_else(|| "-".to_owned())).collect();
+        Some(values.join(" / "))
+    }
+
+    /// What rules remember.
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.call.memory()
+    }
+
     /// The named lists that calls have looked into since this was last asked, with their versions.
     pub fn take_lists(&self) -> BTreeMap<String, String> {
         self.call.take_lists()
@@ -82,6 +113,7 @@ impl RuleHost {
 
     /// Calls `fn rule(event)`.
     pub fn matches(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Result<bool, RuleFailure> {
+        self.call.set_moment(Some((input.moment(), true)));
         let answer = self.call(rule, "rule", input.value_for(rule))?;
         answer.as_bool().map_err(|_| RuleFailure::wrong_type("rule", "true or false", &answer))
     }
@@ -149,6 +181,7 @@ impl RuleHost {
         function: &str,
         record: Dynamic,
     ) -> Result<Option<Vec<Finding>>, RuleFailure> {
+        self.call.set_moment(None);
         let answer = self.call(rule, function, record)?;
         let wrong = || RuleFailure::wrong_type(function, "true, false, `()`, a map, or a list of maps", &answer);
         if answer.is_unit() {
@@ -174,6 +207,7 @@ impl RuleHost {
         if !rule.has(function) {
             return None;
         }
+        self.call.set_moment(Some((input.moment(), false)));
         let answer = self.call(rule, function, input.value_for(rule));
         Some(
             answer.and_then(|answer| {
@@ -190,6 +224,7 @@ impl RuleHost {
         input: &RuleInput<'_>,
     ) -> Result<bool, RuleFailure> {
         let event = input.value_for(rule);
+        self.call.set_moment(Some((input.moment(), false)));
         match &exception.condition {
             Condition::Expression { ast, .. } => {
                 let answer = self.guarded(rule, "the exception's condition", || {

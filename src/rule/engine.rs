@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use rhai::{Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationL
 
 use super::{
     library::{self, NamedList},
+    memory::{Memory, Moment},
     pattern::Patterns,
     resources::Resources,
 };
@@ -60,6 +61,10 @@ pub(super) struct Call {
     current: Mutex<Option<(RuleId, Arc<Resources>)>>,
     /// The lists that were looked into, with their versions, since it was last asked.
     lists: Mutex<BTreeMap<String, String>>,
+    /// What rules remember.
+    memory: Mutex<Memory>,
+    /// The event of the call that goes on, and whether the function may write to the memory; none outside of events.
+    moment: Mutex<Option<(Moment, bool)>>,
     /// Patterns that were compiled so far.
     pub(super) patterns: Patterns,
 }
@@ -99,6 +104,23 @@ impl Call {
         Ok(list)
     }
 
+    /// What rules remember.
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says which event the next call is about, and whether it may write to the memory.
+    pub(super) fn set_moment(&self, moment: Option<(Moment, bool)>) {
+        *self.moment.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    }
+
+    /// Where and when the running function remembers.
+    pub(super) fn remembering(&self) -> Result<Remembering, String> {
+        let moment = *self.moment.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, writes) = moment.ok_or("only the functions of a rule that looks at events can remember")?;
+        Ok(Remembering { space: self.rule(), now, writes })
+    }
+
     /// The lists that were looked into since this was last asked, with their versions.
     pub(super) fn take_lists(&self) -> BTreeMap<String, String> {
         std::mem::take(&mut *self.lists.lock().unwrap_or_else(PoisonError::into_inner))
@@ -110,6 +132,24 @@ impl Call {
     }
 }
 
+/// Where and when a function remembers.
+#[derive(Debug)]
+pub(super) struct Remembering {
+    /// The rule, or what several share.
+    pub(super) space: String,
+    /// The event.
+    pub(super) now: Moment,
+    /// Whether it may write.
+    pub(super) writes: bool,
+}
+
+impl Remembering {
+    /// The same in a memory that rules share.
+    pub(super) fn shared(self, name: &str) -> Self {
+        Self { space: format!("common/{name}"), ..self }
+    }
+}
+
 /// The engine of a thread, and the handle to what its callbacks read.
 pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
     let call = Arc::new(Call {
@@ -117,6 +157,8 @@ pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
         deadline: AtomicU64::new(0),
         current: Mutex::new(None),
         lists: Mutex::default(),
+        memory: Mutex::default(),
+        moment: Mutex::default(),
         patterns: Patterns::default(),
     });
     let mut engine = Engine::new_raw();

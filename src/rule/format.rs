@@ -21,7 +21,7 @@ enum Inside {
 /// The text as it should be written.
 pub fn format(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
-    let mut scanner = Scanner { inside: Inside::Code, templates: Vec::new(), depth: 0 };
+    let mut scanner = Scanner { inside: Inside::Code, templates: Vec::new(), open: Vec::new(), level: 0 };
     let mut blank = 0;
     for line in text.lines() {
         if scanner.inside != Inside::Code {
@@ -40,15 +40,24 @@ pub fn format(text: &str) -> String {
             result.push('\n');
         }
         blank = 0;
-        let depth = scanner.depth;
-        let mut spaced = String::with_capacity(trimmed.len() + 8);
-        scanner.line(trimmed, &mut spaced);
-        let closing = spaced.chars().take_while(|character| ")]}".contains(*character)).count();
-        let continues = ["&&", "||", "??", ".", "+ ", "- ", "* ", "/ ", "== ", "!= "];
-        let extra = usize::from(continues.iter().any(|start| spaced.starts_with(start)));
-        for _ in 0..depth.saturating_sub(closing) + extra {
+        // What closes first on a line stands where the line that opened it stands.
+        let closing = trimmed.chars().take_while(|character| ")]}".contains(*character)).count();
+        let inside = match closing {
+            0 => scanner.open.last().copied().unwrap_or(0),
+            _ => {
+                let opened = scanner.open.len().checked_sub(closing).and_then(|at| scanner.open.get(at));
+                opened.map_or(0, |inside| inside.saturating_sub(1))
+            }
+        };
+        let operator = trimmed.split_whitespace().next().unwrap_or_default();
+        let continues = ["&&", "||", "??", "."].iter().any(|start| trimmed.starts_with(start))
+            || ["+", "-", "*", "/", "==", "!="].contains(&operator);
+        scanner.level = inside + usize::from(continues);
+        for _ in 0..scanner.level {
             result.push_str(INDENT);
         }
+        let mut spaced = String::with_capacity(trimmed.len() + 8);
+        scanner.line(trimmed, &mut spaced);
         // What is left open goes on in the next line, with its spaces.
         let ends_in_code = matches!(scanner.inside, Inside::Code);
         result.push_str(if ends_in_code { spaced.trim_end() } else { &spaced });
@@ -59,9 +68,12 @@ pub fn format(text: &str) -> String {
 
 struct Scanner {
     inside: Inside,
-    /// For each template whose `${ }` is open: the depth of brackets at its beginning.
+    /// For each template whose `${ }` is open: how many brackets were open at its beginning.
     templates: Vec<usize>,
-    depth: usize,
+    /// For each open bracket: the indentation of what stands in it. Those that a line opens together indent it once.
+    open: Vec<usize>,
+    /// The indentation of the line.
+    level: usize,
 }
 
 impl Scanner {
@@ -103,10 +115,10 @@ impl Scanner {
                             index = end;
                         }
                     }
-                    '(' | '[' | '{' => self.depth += 1,
+                    '(' | '[' | '{' => self.open.push(self.level + 1),
                     ')' | ']' | '}' => {
-                        self.depth = self.depth.saturating_sub(1);
-                        if character == '}' && self.templates.last() == Some(&self.depth) {
+                        self.open.pop();
+                        if character == '}' && self.templates.last() == Some(&self.open.len()) {
                             self.templates.pop();
                             self.inside = Inside::Template;
                         }
@@ -154,8 +166,8 @@ impl Scanner {
                     '$' if at(index + 1) == Some('{') => {
                         out.push('$');
                         index += 1;
-                        self.templates.push(self.depth);
-                        self.depth += 1;
+                        self.templates.push(self.open.len());
+                        self.open.push(self.level + 1);
                         self.inside = Inside::Code;
                     }
                     _ => {}
@@ -201,6 +213,12 @@ impl Scanner {
 #[cfg(test)]
 mod tests {
     use super::format;
+
+    #[test]
+    fn brackets_that_a_line_opens_together_indent_once() {
+        let right = "fn f(x) {\n    list.push(#{\n        a: [1,\n            2],\n    });\n    call(a, |b| {\n        b\n    })\n        .c()\n}\n";
+        assert_eq!(format(&right.replace("    ", "")), right);
+    }
 
     #[test]
     fn spaces_and_indentation_are_put_right() {

@@ -243,7 +243,7 @@ impl Lint<'_> {
                 self.warn("W404", self.quoted(&id), format!("`{id}` is not an ATT&CK id"), help);
             }
         }
-        if !self.rule.has("title") && !self.rule.has("dedup") {
+        if !self.rule.has("title") && !self.rule.has("dedup") && metadata.group_by.is_none() {
             let help = "add `fn dedup(event)`, or `fn title(event)` that names who did what to whom";
             let message =
                 "all matches of the rule join one alert: its title is always the same, and it has no `fn dedup`";
@@ -253,6 +253,12 @@ impl Lint<'_> {
             if let Some(doubt) = self.vocabulary.doubt_action(&action) {
                 let message = format!("no action `{action}` is known: the rule may never run");
                 self.warn("W406", self.quoted(&action), message, doubt);
+            }
+        }
+        for field in metadata.group_by.clone().unwrap_or_default() {
+            if let Some(doubt) = self.vocabulary.doubt_field(&with_any_index(&field)) {
+                let message = format!("`group_by`: no event is known to have `{field}`");
+                self.warn("W407", self.quoted(&field), message, doubt);
             }
         }
         for (slot, fields) in metadata.exception_slots.clone() {

@@ -57,6 +57,11 @@ pub const KEY_TABLE: &[Key] = &[
     key("dedup_period", "duration", "How long matches with the same key join one alert. Default `1h`."),
     key("threshold", "number", "Matches that it takes, 1 to 10,000. Default 1."),
     key("window", "duration", "The sliding window in which they are counted. Default: the dedup period."),
+    key(
+        "group_by",
+        "list of texts",
+        "Fields, by paths, whose values are the dedup key: `[\"actor.email\"]`. Short for `fn dedup(event)`, which goes before it.",
+    ),
     key("destinations", "list of texts", "Names of destinations, in place of the configured routing."),
     key("params", "map", "Values that overrides may change; `params.x` in functions. Types are those of the defaults."),
     key(
@@ -135,6 +140,8 @@ pub struct Metadata {
     pub threshold: u32,
     /// The sliding window in which they are counted.
     pub window: Duration,
+    /// Paths of fields whose values are the dedup key where there is no `fn dedup`.
+    pub group_by: Option<Vec<String>>,
     /// Destinations by name; absent: routed as configured.
     pub destinations: Option<Vec<String>>,
     /// Values that the configuration may change; `params` inside the rule's functions.
@@ -208,6 +215,7 @@ pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> 
         dedup_period,
         threshold: reader.threshold(),
         window: reader.duration("window").unwrap_or(dedup_period),
+        group_by: reader.texts("group_by"),
         destinations: reader.texts("destinations"),
         params: reader.params(),
         exception_slots: reader.slots(),

@@ -16,6 +16,7 @@ use super::{
     call::RuleInput,
     compile::CompiledRule,
     engine::{self, Call, Limits},
+    memory::Memory,
     problem::{RuleFailure, describe},
 };
 
@@ -87,6 +88,11 @@ impl Tracer {
         Self { engine, call, limits, notes }
     }
 
+    /// What rules remember when they are watched: at first nothing.
+    pub fn set_memory(&self, memory: Memory) {
+        *self.call.memory() = memory;
+    }
+
     /// Runs a function of a rule on an event. `None`: the rule has no such function.
     pub fn run(&self, rule: &CompiledRule, function: &str, input: &RuleInput<'_>) -> Option<Trace> {
         let mut marker = Marker { template: self.template()?, places: Vec::new() };
@@ -97,6 +103,7 @@ impl Tracer {
         ast.set_source(rule.file.to_string_lossy().as_ref());
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.call.begin(self.limits.time);
+        self.call.set_moment(Some((input.moment(), function == "rule")));
         self.call.set_current(rule.id().clone(), Arc::clone(&rule.resources));
         let parameter = parameter(&rule.ast, function)?;
         let event = input.value_for(rule);

@@ -21,6 +21,7 @@ mod geo;
 mod list;
 mod net;
 mod reference;
+mod state;
 mod text;
 mod time;
 
@@ -73,8 +74,16 @@ pub struct Subject {
 }
 
 /// All host functions, by subject, in the order of the reference.
-pub const SUBJECTS: &[Subject] =
-    &[event::SUBJECT, text::SUBJECT, net::SUBJECT, time::SUBJECT, list::SUBJECT, geo::SUBJECT, convert::SUBJECT];
+pub const SUBJECTS: &[Subject] = &[
+    event::SUBJECT,
+    text::SUBJECT,
+    net::SUBJECT,
+    time::SUBJECT,
+    list::SUBJECT,
+    geo::SUBJECT,
+    convert::SUBJECT,
+    state::SUBJECT,
+];
 
 impl std::fmt::Debug for HostFunction {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -88,9 +97,14 @@ impl HostFunction {
         self.parameters.iter().filter(|parameter| !parameter.optional).count()
     }
 
+    /// Whether it is about what rules remember, and can be called on a memory that rules share.
+    pub fn remembers(&self) -> bool {
+        state::SUBJECT.functions.iter().any(|function| function.name == self.name)
+    }
+
     /// Whether it takes so many arguments.
     pub fn takes(&self, arguments: usize) -> bool {
-        (self.least()..=self.parameters.len()).contains(&arguments)
+        (self.least()..=self.parameters.len() + usize::from(self.remembers())).contains(&arguments)
     }
 }
 
@@ -108,8 +122,11 @@ const fn may(name: &'static str, takes: &'static str) -> Parameter {
 pub(super) fn register(engine: &mut Engine, call: &Arc<Call>) {
     absent::register(engine);
     list::register(engine);
+    state::register(engine);
     for function in SUBJECTS.iter().flat_map(|subject| subject.functions) {
-        for arguments in function.least()..=function.parameters.len() {
+        // A call on `common("name")` has that as its first argument.
+        let most = function.parameters.len() + usize::from(function.remembers());
+        for arguments in function.least()..=most {
             let mut types = vec![TypeId::of::<Dynamic>(); arguments];
             add(engine, call, function, &types);
             // Rhai's own `get` for maps would be preferred to one that takes anything.

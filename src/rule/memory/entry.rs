@@ -1,0 +1,128 @@
+//! What stands under a key, and how it is kept in the order of time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+/// When something happened: by the event's time, then by its arrival. Milliseconds since 1970, and the event's number.
+pub(crate) type Moment = (i64, u64);
+
+/// What is remembered under a key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Content {
+    /// When something happened, in order.
+    Times(VecDeque<Moment>),
+    /// Which values there were and when, in the order of time.
+    Values(VecDeque<(Moment, String)>),
+    /// Values and when each was last seen, in milliseconds.
+    Seen(BTreeMap<String, i64>),
+    /// When something was marked, in order, and for how long a mark lives, in milliseconds.
+    Marks(VecDeque<Moment>, i64),
+    /// A value that a rule wrote down, as JSON, and until when, in milliseconds.
+    Note(String, i64),
+    /// When something began, in milliseconds.
+    Since(i64),
+}
+
+/// A key of a space.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) content: Content,
+    /// Event time, in milliseconds, after which it is forgotten.
+    pub(super) expires: i64,
+}
+
+/// What one rule remembers, or several that share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Space {
+    pub(super) entries: HashMap<String, Entry>,
+    pub(super) expiry: BTreeSet<(i64, String)>,
+    pub(super) bytes: usize,
+    pub(super) evicted: u64,
+}
+
+impl Entry {
+    /// About how much it takes, in bytes.
+    fn size(&self) -> usize {
+        24 + match &self.content {
+            Content::Times(times) | Content::Marks(times, _) => times.len() * 12,
+            Content::Values(values) => values.iter().map(|(_, value)| value.len() + 14).sum(),
+            Content::Seen(values) => values.keys().map(|value| value.len() + 10).sum(),
+            Content::Note(text, _) => text.len() + 8,
+            Content::Since(_) => 8,
+        }
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        match &self.content {
+            Content::Times(times) | Content::Marks(times, _) => plural(times.len(), "time"),
+            Content::Values(values) => {
+                let distinct: BTreeSet<&str> = values.iter().map(|(_, value)| value.as_str()).collect();
+                format!("{}: {}", plural(distinct.len(), "value"), few(distinct.into_iter()))
+            }
+            Content::Seen(values) => {
+                format!("{}: {}", plural(values.len(), "value"), few(values.keys().map(String::as_str)))
+            }
+            Content::Note(text, _) => few(std::iter::once(text.as_str())),
+            Content::Since(since) => format!("since {}", crate::time::from_millis(*since)),
+        }
+    }
+}
+
+fn few<'a>(values: impl Iterator<Item = &'a str>) -> String {
+    let mut text = String::new();
+    for value in values.take(5) {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.extend(value.chars().take(60));
+    }
+    text
+}
+
+impl Space {
+    pub(super) fn put(&mut self, key: String, entry: Entry) {
+        self.bytes += key.len() + entry.size();
+        self.expiry.insert((entry.expires, key.clone()));
+        self.entries.insert(key, entry);
+    }
+
+    pub(super) fn remove(&mut self, key: &str) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        self.bytes = self.bytes.saturating_sub(key.len() + entry.size());
+        self.expiry.remove(&(entry.expires, key.to_owned()));
+        Some(entry)
+    }
+}
+
+/// Puts an item where it belongs in time. Most arrive in order, so the end is looked at first.
+pub(super) fn insert<T>(items: &mut VecDeque<T>, item: T, moment_of: impl Fn(&T) -> Moment, moment: Moment) {
+    match items.back() {
+        Some(last) if moment_of(last) > moment => {
+            let at = items.partition_point(|other| moment_of(other) <= moment);
+            items.insert(at, item);
+        }
+        _ => items.push_back(item),
+    }
+}
+
+/// Drops what no window reaches any more, but for one that ends as late as a window before the newest.
+pub(super) fn prune<T>(items: &mut VecDeque<T>, window: i64, most: usize, time_of: impl Fn(&T) -> i64) {
+    let newest = items.back().map_or(i64::MIN, &time_of);
+    let keep_from = newest.saturating_sub(window.saturating_mul(2));
+    while items.len() > most || items.front().is_some_and(|first| time_of(first) <= keep_from) {
+        items.pop_front();
+    }
+}
+
+/// What lies in the window that ends with `now`.
+pub(super) fn within<T>(
+    items: &VecDeque<T>,
+    now: Moment,
+    window: i64,
+    moment_of: impl Fn(&T) -> Moment + Copy,
+) -> impl Iterator<Item = &T> {
+    let begin = now.0.saturating_sub(window);
+    items.iter().rev().skip_while(move |item| moment_of(item) > now).take_while(move |item| moment_of(item).0 > begin)
+}

@@ -1,0 +1,165 @@
+use serde_json::Value;
+use watchbell::{
+    detect::{Detector, Settings},
+    rule::Quota,
+};
+
+use crate::support::{Lab, entry, evaluated, event, events, found, organization, rule, rule_set, run};
+
+/// Entries of one action by one actor at these seconds.
+fn at(seconds: &[i64]) -> Vec<Value> {
+    seconds.iter().enumerate().map(|(index, second)| entry(&index.to_string(), "x", *second, "ann")).collect()
+}
+
+#[test]
+fn an_alert_says_when_its_matches_came() {
+    let set = rule_set(&[&rule(
+        "a.many",
+        "threshold: 4, window: \"10m\"",
+        "fn rule(event) { true } fn dedup(event) { \"k\" }",
+    )]);
+    let report = run(&set, &events(&at(&[0, 10, 20, 300])));
+    let histogram = report.alerts[0].histogram.clone().unwrap();
+    assert_eq!(histogram.counts.iter().sum::<u32>(), 4);
+    assert_eq!(histogram.bars(), "█▁▁▁▁▁▁▁▁▁▁▄");
+    let ids: Vec<&str> = report.alerts[0].first_events.iter().map(|id| id.as_str()).collect();
+    assert_eq!(ids, ["0", "1", "2", "3"]);
+}
+
+#[test]
+fn grouping_by_fields_is_short_for_a_key() {
+    let grouped = |more: &str, functions: &str| {
+        found(
+            &rule("a.group", more, functions),
+            &[entry("1", "x", 0, "ann"), entry("2", "x", 1, "bob"), entry("3", "y", 2, "ann")],
+        )
+    };
+    let group = "group_by: [\"actor.email\"]";
+    assert_eq!(
+        grouped(group, "fn rule(event) { true }"),
+        ["medium x2 a.group fired [ann@example.com]", "medium x1 a.group fired [bob@example.com]"]
+    );
+    assert_eq!(
+        grouped("group_by: [\"action\", \"nothing\"]", "fn rule(event) { true }")[1],
+        "medium x1 a.group fired [y / -]"
+    );
+    // A function goes before it.
+    assert_eq!(grouped(group, "fn rule(event) { true } fn dedup(event) { event.action }").len(), 2);
+}
+
+/// Only `fn rule` writes; what the others say of the same does not change it.
+#[test]
+fn only_the_rule_itself_writes() {
+    let text = rule(
+        "a.writes",
+        "dedup_period: \"1s\"",
+        "fn rule(event) { count(\"k\", \"1h\") > 0 } fn title(event) { count(\"k\", \"1h\"); mark(\"k\", \"m\", \"1h\"); `${count(\"k\", \"1h\")} ${marked(\"k\", \"m\")}` }",
+    );
+    assert_eq!(
+        found(&text, &at(&[0, 10, 20])),
+        ["medium x1 1 false [1 false]", "medium x1 2 false [2 false]", "medium x1 3 false [3 false]"]
+    );
+}
+
+#[test]
+fn each_rule_has_a_memory_of_its_own_and_may_share_one() {
+    let own = |id: &str| rule(id, "dedup_period: \"1s\"", "fn rule(event) { count(\"k\", \"1h\") == 2 }");
+    let shares =
+        |id: &str| rule(id, "dedup_period: \"1s\"", "fn rule(event) { common(\"s\").count(\"k\", \"1h\") == 3 }");
+    let set = rule_set(&[&own("a.one"), &own("a.two"), &shares("a.three"), &shares("b.four")]);
+    let report = run(&set, &events(&at(&[0, 10])));
+    let rules: Vec<&str> = report.alerts.iter().map(|alert| alert.rule.as_str()).collect();
+    // Both count what they share: the third time is the second event, in the first of the two.
+    assert_eq!(rules, ["a.one", "a.three", "a.two"]);
+}
+
+#[test]
+fn late_events_count_where_they_belong() {
+    let text = rule(
+        "a.late",
+        "dedup_period: \"1s\"",
+        "fn rule(event) { true } fn title(event) { `${counted(\"k\", \"1m\")}` }",
+    )
+    .replace("{ true }", "{ count(\"k\", \"1m\") > 0 }");
+    // The third arrives last but one, and is the first in time.
+    let titles: Vec<String> =
+        found(&text, &at(&[30, 100, 0, 110])).iter().map(|line| line[10..].trim().to_owned()).collect();
+    assert_eq!(titles, ["1 [1]", "1 [1]", "1 [1]", "2 [2]"]);
+}
+
+/// The same events in the same order leave the same memory, byte for byte, wherever the pages end and the agent restarts.
+#[test]
+fn memory_is_the_same_however_it_came_about() {
+    let text = rule(
+        "a.all",
+        "",
+        "fn rule(event) { count(event.actor.id, \"5m\"); distinct(event.actor.id, event.action, \"5m\"); first_seen(\"c\", event.actor.id, \"3m\", #{ learn: \"1m\" }); \
+         mark(event.actor.id, event.action, \"4m\"); remember(event.action, event.time, \"2m\"); if event.action == \"b\" { forget(\"a\"); } false }",
+    );
+    let mut random = fastrand::Rng::with_seed(11);
+    let all: Vec<_> = (0..400_u64)
+        .map(|index| {
+            let action = ["a", "b", "c"][random.usize(0..3)];
+            let seconds = i64::try_from(index).unwrap() * 5 - random.i64(0..120);
+            event(index + 1, &entry(&format!("e{index}"), action, seconds, &format!("actor{}", random.u8(0..6))))
+        })
+        .collect();
+    let rules = rule_set(&[&text]);
+    let run = |restarts: &[usize]| {
+        let mut stored = std::collections::BTreeMap::new();
+        let mut detector = Detector::new(std::sync::Arc::clone(&rules), Settings::default());
+        for (index, event) in all.iter().enumerate() {
+            if restarts.contains(&index) {
+                for (name, bytes) in detector.take_changes() {
+                    match bytes {
+                        Some(bytes) => drop(stored.insert(name, bytes)),
+                        None => drop(stored.remove(&name)),
+                    }
+                }
+                detector = Detector::restore(std::sync::Arc::clone(&rules), Settings::default(), stored.clone());
+            }
+            detector.evaluate(event);
+        }
+        for (name, bytes) in detector.take_changes() {
+            match bytes {
+                Some(bytes) => drop(stored.insert(name, bytes)),
+                None => drop(stored.remove(&name)),
+            }
+        }
+        stored
+    };
+    let undisturbed = run(&[]);
+    assert!(undisturbed.keys().filter(|name| name.starts_with("memory/")).count() > 10);
+    for _ in 0..5 {
+        let restarts: Vec<usize> = (0..20).map(|_| random.usize(0..all.len())).collect();
+        assert_eq!(run(&restarts), undisturbed);
+    }
+}
+
+#[test]
+fn what_grows_without_end_is_bounded_and_told_once() {
+    let text = rule("a.greedy", "", "fn rule(event) { count(event.id, \"30d\"); false }");
+    let rules = rule_set(&[&text]);
+    let settings = Settings { quota: Quota { keys: 50, ..Quota::default() }, ..Settings::default() };
+    let mut replay = watchbell::replay::Replay::new(rules, settings);
+    for event in &events(&at(&(0..500).collect::<Vec<_>>())) {
+        replay.event(event);
+    }
+    let report = replay.finish();
+    let titles: Vec<&str> = report.alerts.iter().map(|alert| alert.title.as_str()).collect();
+    assert_eq!(titles, ["Rule `a.greedy` remembers more than it may, and forgets what is oldest"]);
+}
+
+#[test]
+fn what_is_remembered_can_be_looked_at_and_cleared() {
+    let lab = Lab::with_organization(organization(&[entry("1", "x", 0, "ann"), entry("2", "x", 1, "bob")]), "");
+    lab.write("rules/r.rhai", rule("a.counts", "", "fn rule(event) { count(event.actor.email, \"30d\"); remember(\"last\", event.actor.name, \"30d\"); false }"));
+    lab.run_agent_until(|reader| evaluated(reader, 2));
+    assert_eq!(lab.watchbell(&["state", "list", "--format", "json"]).stdout, "{\"keys\":3,\"rule\":\"a.counts\"}\n");
+    let shown = lab.watchbell(&["state", "show", "--rule", "a.counts"]);
+    for part in ["count/ann@example.com", "count/bob@example.com", "1 time", "note/last", "\"bob\""] {
+        assert!(shown.stdout.contains(part), "{part}: {}", shown.show());
+    }
+    assert_eq!(lab.watchbell(&["state", "clear", "--rule", "a.counts"]).stdout, "a.counts has forgotten 3 keys\n");
+    assert_eq!(lab.watchbell(&["state", "list"]).stdout, "");
+}
