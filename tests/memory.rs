@@ -163,3 +163,57 @@ fn what_is_remembered_can_be_looked_at_and_cleared() {
     assert_eq!(lab.watchbell(&["state", "clear", "--rule", "a.counts"]).stdout, "a.counts has forgotten 3 keys\n");
     assert_eq!(lab.watchbell(&["state", "list"]).stdout, "");
 }
+
+#[test]
+fn rules_listen_to_rules_in_order_and_never_in_a_circle() {
+    let signal = rule(
+        "a.signal",
+        "signal: true, actions: [\"x\"]",
+        "fn rule(event) { true } fn title(event) { `by ${event.actor.name}` } fn dedup(event) { event.actor.id }",
+    );
+    let listens = rule(
+        "b.listens",
+        "on: [\"rule:a.*\"]",
+        "fn rule(event) { count(event.key, \"1h\") == 2 } fn title(event) { `${event.rule} ${event.severity} ${event.title} at ${event.ip}` }",
+    );
+    let further = rule("c.further", "on: [\"rule:b.listens\"]", "fn rule(event) { event.rule == \"b.listens\" }");
+    let report = run(
+        &rule_set(&[&further, &listens, &signal]),
+        &events(&[
+            entry("1", "x", 0, "ann"),
+            entry("2", "y", 1, "ann"),
+            entry("3", "x", 2, "bob"),
+            entry("4", "x", 3, "ann"),
+        ]),
+    );
+    let titles: Vec<&str> = report.alerts.iter().map(|alert| alert.title.as_str()).collect();
+    assert_eq!(titles, ["a.signal medium by ann at 203.0.113.9", "c.further fired"]);
+    // The alert is about the event that made it.
+    assert_eq!(report.alerts[0].first_events[0].as_str(), "4");
+    assert_eq!(report.rules.values().map(|rule| rule.matches).sum::<u64>(), 5);
+    let (set, problems) = crate::support::load(&[
+        &rule("a.one", "on: [\"rule:b.two\"]", "fn rule(event) { true }"),
+        &rule("b.two", "on: [\"rule:a.one\"]", "fn rule(event) { true }"),
+        &rule("c.self", "on: [\"rule:c.*\"]", "fn rule(event) { true }"),
+        &rule("d.nobody", "on: [\"rule:x.nobody\"]", "fn rule(event) { true }"),
+    ]);
+    assert_eq!(problems.iter().filter(|problem| problem.starts_with("E215")).count(), 3, "{problems:#?}");
+    assert_eq!(set.detections.len(), 1);
+    let (_, problems) =
+        crate::support::load(&[&rule("d.nobody", "on: [\"rule:x.nobody\"]", "fn rule(event) { true }")]);
+    assert!(problems[0].starts_with("W302"), "{problems:?}");
+    let (_, problems) =
+        crate::support::load(&[&rule("e.both", "on: [\"rule:x.y\"], actions: [\"x\"]", "fn rule(event) { true }")]);
+    assert!(problems[0].contains("either `actions` or `on`"), "{problems:?}");
+}
+
+/// The examples of Sigma's four kinds of correlation do what their tests say.
+#[test]
+fn the_examples_hold() {
+    let lab = Lab::new();
+    let examples = std::fs::canonicalize("examples/rules").unwrap();
+    let finished = lab.watchbell(&["test", examples.to_str().unwrap(), "--min-cases", "2"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.show());
+    let finished = lab.watchbell(&["check", examples.to_str().unwrap(), "--deny-warnings"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.show());
+}

@@ -226,6 +226,8 @@ fn as_json(rule: &CompiledRule, record: Option<&RuleRecord>) -> serde_json::Valu
             RuleKind::CheckAgent => "check_agent",
         },
         "actions": metadata.actions,
+        "on": metadata.on.as_ref().map(|on| on.iter().map(|selector| selector.as_str()).collect::<Vec<_>>()),
+        "signal": metadata.signal,
         "description": metadata.description,
         "runbook": metadata.runbook,
         "reference": metadata.reference,

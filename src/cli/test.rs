@@ -158,7 +158,7 @@ impl Test {
         set: &Arc<RuleSet>,
         settings: detect::Settings,
     ) -> (Vec<RuleResult>, Vec<Diagnostic>) {
-        let suite = Suite { settings, others: self.all_rules.then(|| Arc::clone(set)) };
+        let suite = Suite { settings, others: self.all_rules.then(|| Arc::clone(set)), all: Arc::clone(set) };
         let mut diagnostics = Vec::new();
         let mut results = Vec::new();
         let mut known = Vec::new();
@@ -243,7 +243,8 @@ impl Test {
         let Some(least) = self.min_cases else {
             return;
         };
-        let (alerting, quiet): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.expected.alerts());
+        let (alerting, quiet): (Vec<&Case>, Vec<&Case>) =
+            cases.iter().partition(|case| case.matches.unwrap_or_else(|| case.expected.alerts()));
         if cases.len() < least {
             result.problems.push(format!("{} of at least {least}", output::count(cases.len() as u64, "case")));
         }

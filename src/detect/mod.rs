@@ -5,20 +5,24 @@
 //! [`Detector::take_changes`], to be stored together with the outcomes and the mark.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use crate::{
     alert::{Action, Alert, AlertChange, FunctionError, Histogram, Kind, Severity, Status},
-    event::{Event, Evidence},
+    event::Event,
     name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, SourceName},
     outcome::{Match, Outcome, StateChanges},
-    rule::{CompiledRule, Exception, Limits, MEMORY, Memory, Quota, RuleFailure, RuleHost, RuleInput, RuleSet, Stage},
+    rule::{
+        CompiledRule, Exception, Limits, MEMORY, MatchInfo, Memory, Quota, RuleFailure, RuleHost, RuleInput, RuleSet,
+        Stage,
+    },
     time,
 };
 
+mod failure;
 mod health;
 mod state;
 mod window;
@@ -27,11 +31,6 @@ pub use health::{HealthDetector, Subject, is_open_finding};
 pub use state::{ExceptionRecord, RuleRecord};
 use state::{OpenAlert, State};
 use window::Counted;
-
-/// A rule that exceeds its limits so many times in a row is suspended until its file changes.
-const SUSPEND_AFTER: u32 = 3;
-/// Errors of one kind of one rule are one alert for so long.
-const ERROR_PERIOD: Duration = Duration::from_secs(86_400);
 
 /// What detection is told by the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +153,12 @@ impl Detector {
         self.find(rule, input).key
     }
 
+    /// What rules that listen are told of a match.
+    pub fn info(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> MatchInfo {
+        let found = self.find(rule, input);
+        info(&found)
+    }
+
     /// Whether an exception hides a match.
     pub fn excepts(
         &self,
@@ -192,7 +197,8 @@ impl Detector {
         self.state.handled(alert, action);
     }
 
-    /// Runs every rule that wants it on an event. Rules run in the order of their ids; none sees what another does.
+    /// Runs every rule that wants it on an event, in the order of their ids, then those that listen to what matched. None sees
+    /// what another does, but for the matches that it listens to.
     pub fn evaluate(&mut self, event: &Event) -> Outcome {
         let mut outcome = Outcome::default();
         // A clock that is wrong in an event must not end what is open: no event counts as later than its arrival.
@@ -212,41 +218,50 @@ impl Detector {
         }
         let rules = Arc::clone(&self.rules);
         let input = RuleInput::new(event);
+        // Matches that other rules listen to, in the order in which they came up.
+        let mut heard: VecDeque<(usize, MatchInfo)> = VecDeque::new();
         for index in wanting.iter() {
-            let Some(rule) = rules.detections.get(*index) else {
-                continue;
-            };
-            if self.state.is_suspended(rule) {
-                continue;
+            let matched = self.run(&rules, *index, &input, &mut outcome);
+            heard.extend(matched.filter(|_| rules.is_heard(*index)).map(|matched| (*index, matched)));
+        }
+        // Rules listen in no circle, so this ends.
+        while let Some((heard_rule, matched)) = heard.pop_front() {
+            let input = RuleInput::of_match(event, matched);
+            for index in rules.listeners(heard_rule) {
+                let matched = self.run(&rules, *index, &input, &mut outcome);
+                heard.extend(matched.filter(|_| rules.is_heard(*index)).map(|matched| (*index, matched)));
             }
-            outcome.rules_run += 1;
-            self.host.take_lists();
-            match self.host.matches(rule, &input) {
-                Ok(matched) => {
-                    self.state.succeeded(rule.id());
-                    if matched && !self.excepted(rule, rules.exceptions_of(*index), event, &input, &mut outcome) {
-                        self.matched(rule, event, &input, &mut outcome);
-                    }
-                }
-                Err(failure) => self.failed(rule, event, &failure, &mut outcome),
-            }
-            self.tell_overflow(rule, event, &mut outcome);
         }
         outcome
     }
 
-    /// Raises an alert where a rule remembers so much that something had to be forgotten.
-    fn tell_overflow(&mut self, rule: &CompiledRule, event: &Event, outcome: &mut Outcome) {
-        let overflowed = self.host.memory().take_overflowed();
-        for space in overflowed {
-            let (keys, bytes, _) = self.host.memory().size(&space);
-            let title = format!("Rule `{}` remembers more than it may, and forgets what is oldest", rule.id());
-            let what = format!(
-                "`{space}` holds {keys} keys and {bytes} bytes. What was forgotten counts no more: sequences and first sightings may be \
-                 missed or told again. Use keys that fewer things have, or shorter windows."
-            );
-            self.raise_error(rule, event, &format!("memory/{space}"), &title, &what, outcome);
+    /// Runs a rule on an event, or on another rule's match, and says what is to be told of it to those who listen.
+    fn run(
+        &mut self,
+        rules: &RuleSet,
+        index: usize,
+        input: &RuleInput<'_>,
+        outcome: &mut Outcome,
+    ) -> Option<MatchInfo> {
+        let rule = rules.detections.get(index)?;
+        if self.state.is_suspended(rule) {
+            return None;
         }
+        let event = input.event();
+        outcome.rules_run += 1;
+        self.host.take_lists();
+        let mut found = None;
+        match self.host.matches(rule, input) {
+            Ok(matched) => {
+                self.state.succeeded(rule.id());
+                if matched && !self.excepted(rule, rules.exceptions_of(index), event, input, outcome) {
+                    found = Some(self.matched(rule, event, input, outcome));
+                }
+            }
+            Err(failure) => self.failed(rule, event, &failure, outcome),
+        }
+        self.tell_overflow(rule, event, outcome);
+        found
     }
 
     /// Whether an exception takes a match out of alerting; the match is kept and counted all the same. A condition that fails
@@ -265,14 +280,7 @@ impl Detector {
                 Ok(true) => {
                     self.state.matched(rule.id(), event.time);
                     self.state.excepted(&exception.id, event);
-                    outcome.matches.push(Match {
-                        rule: rule.id().clone(),
-                        event: event.id.clone(),
-                        sequence: event.sequence,
-                        time: event.time,
-                        alert: None,
-                        exception: Some(exception.id.clone()),
-                    });
+                    outcome.matches.push(matched(rule, event, None, Some(exception.id.clone())));
                     return true;
                 }
                 Err(failure) => {
@@ -284,8 +292,22 @@ impl Detector {
         false
     }
 
-    fn matched(&mut self, rule: &CompiledRule, event: &Event, input: &RuleInput<'_>, outcome: &mut Outcome) {
+    fn matched(
+        &mut self,
+        rule: &CompiledRule,
+        event: &Event,
+        input: &RuleInput<'_>,
+        outcome: &mut Outcome,
+    ) -> MatchInfo {
         let found = self.find(rule, input);
+        let info = info(&found);
+        if rule.metadata.signal {
+            // It is there for the rules that listen to it.
+            self.function_errors(rule, event, &found.errors, outcome);
+            self.state.matched(rule.id(), event.time);
+            outcome.matches.push(matched(rule, event, None, None));
+            return info;
+        }
         let unique = match self.host.unique(rule, input) {
             None => Ok(None),
             Some(Ok(Some(value))) => Ok(Some(value)),
@@ -334,14 +356,8 @@ impl Detector {
         }
         self.state.put(&state_key, keyed, period.max(rule.metadata.window) + self.settings.max_age);
         self.state.matched(rule.id(), event.time);
-        outcome.matches.push(Match {
-            rule: rule.id().clone(),
-            event: event.id.clone(),
-            sequence: event.sequence,
-            time: event.time,
-            alert,
-            exception: None,
-        });
+        outcome.matches.push(matched(rule, event, alert, None));
+        info
     }
 
     /// Counts what went wrong in optional functions.
@@ -430,76 +446,25 @@ impl Detector {
             histogram: Histogram::of(&times),
         }
     }
+}
 
-    fn failed(&mut self, rule: &CompiledRule, event: &Event, failure: &RuleFailure, outcome: &mut Outcome) {
-        outcome.failures.push((rule.id().clone(), failure.message.clone()));
-        self.state.failed(rule, event.time, failure, SUSPEND_AFTER);
-        let key = format!("error/{}", failure.kind.name());
-        self.raise_error(rule, event, &key, &error_title(rule, failure), &failure.message, outcome);
+fn info(found: &Found<'_>) -> MatchInfo {
+    MatchInfo {
+        rule: found.rule.id().clone(),
+        severity: found.severity,
+        key: found.key.to_string(),
+        title: found.title.clone(),
     }
+}
 
-    fn raise_error(
-        &mut self,
-        rule: &CompiledRule,
-        event: &Event,
-        key: &str,
-        title: &str,
-        what: &str,
-        outcome: &mut Outcome,
-    ) {
-        let state_key = state::key_of(rule.id(), event.source.as_str(), key);
-        let mut keyed = self.state.take(&state_key);
-        if let Some(open) = keyed.open_at(event.time, ERROR_PERIOD) {
-            let change = joined(open, event, Severity::High);
-            outcome.alerts.push(change);
-        } else {
-            let alert = Alert {
-                id: AlertId::derive(rule.id(), event.source.as_str(), key, event.id.as_str()),
-                revision: 1,
-                kind: Kind::RuleError,
-                rule: rule.id().clone(),
-                title: title.to_owned(),
-                severity: Severity::High,
-                status: Status::Open,
-                source: Some(event.source.clone()),
-                opened_at: event.time,
-                last_seen: event.time,
-                raised_at: None,
-                resolved_at: None,
-                count: 1,
-                first_events: vec![event.id.clone()],
-                newest_events: Vec::new(),
-                dedup_key: DedupKey::clipped(key),
-                // Whoever did what the rule fails on has nothing to do with it.
-                evidence: Evidence::default(),
-                context: serde_json::Map::new(),
-                description: Some(what.to_owned()),
-                // The file's path is left out: it would differ between the agent and a replay started elsewhere.
-                runbook: Some(format!(
-                    "While this lasts the rule detects nothing where it fails. `watchbell rules show {}` names its file; the agent takes it up when it is saved. `watchbell events show {}` shows an event it failed on.",
-                    rule.id(),
-                    event.id
-                )),
-                reference: None,
-                tags: vec!["rule-error".to_owned()],
-                attack: Vec::new(),
-                destinations: None,
-                errors: Vec::new(),
-                rule_hash: rule.hash.clone(),
-                generation: self.rules.generation,
-                late: time::since(event.arrived, event.time) > self.settings.max_age,
-                acknowledged_at: None,
-                disposition: None,
-                remark: None,
-                silenced_by: None,
-                shadow: rule.metadata.stage == Stage::Shadow,
-                lists: BTreeMap::new(),
-                histogram: None,
-            };
-            keyed.open(OpenAlert { id: alert.id, opened: event.time.as_millisecond(), severity: Severity::High });
-            outcome.alerts.push(AlertChange::Opened(Box::new(alert)));
-        }
-        self.state.put(&state_key, keyed, ERROR_PERIOD + self.settings.max_age);
+fn matched(rule: &CompiledRule, event: &Event, alert: Option<AlertId>, exception: Option<ExceptionId>) -> Match {
+    Match {
+        rule: rule.id().clone(),
+        event: event.id.clone(),
+        sequence: event.sequence,
+        time: event.time,
+        alert,
+        exception,
     }
 }
 
@@ -513,19 +478,6 @@ fn joined(open: &mut OpenAlert, event: &Event, severity: Severity) -> AlertChang
         time: event.time,
         raised_to,
     }
-}
-
-fn error_title(rule: &CompiledRule, failure: &RuleFailure) -> String {
-    use crate::rule::FailureKind as Failure;
-    let what = match failure.kind {
-        Failure::Threw => "throws",
-        Failure::WrongType => "does not return true or false",
-        Failure::Budget => "runs out of its budget",
-        Failure::Deadline => "runs out of time",
-        Failure::Size => "builds or recurses beyond its limits",
-        Failure::Panicked => "made the host fail",
-    };
-    format!("Rule `{}` {what}", rule.id())
 }
 
 /// The value of an optional function; its error is kept and the fallback used.

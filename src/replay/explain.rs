@@ -89,7 +89,6 @@ pub fn explain(
 ) -> Explanation {
     let enabled = rule.metadata.enabled;
     let alone = rules.alone(rule);
-    let wanted = !alone.wanting(&event.action).is_empty();
     let input = RuleInput::new(event);
     let mut detector = Detector::new(Arc::clone(&alone), settings.clone());
     for earlier in before {
@@ -97,6 +96,14 @@ pub fn explain(
     }
     let tracer = Tracer::new(&settings.limits);
     tracer.set_memory(detector.memory());
+    let outcome = detector.evaluate(event);
+    // A rule that listens is explained by the first match that it heard.
+    let heard = outcome.matches.iter().find_map(|found| {
+        let other = alone.detections.iter().find(|other| *other.id() == found.rule)?;
+        rule.listens_to(&other.metadata).then(|| RuleInput::of_match(event, detector.info(other, &input)))
+    });
+    let heard_nothing = rule.metadata.on.is_some() && heard.is_none();
+    let input = heard.unwrap_or(input);
     let explained = |trace: Trace| {
         let said_no = trace.function == "rule" && trace.result.as_deref() == Ok("false");
         let decided = trace.decided.filter(|_| said_no);
@@ -110,6 +117,7 @@ pub fn explain(
         };
         FunctionExplained { function: trace.function, result, error, notes: trace.notes, decided }
     };
+    let wanted = !alone.wanting(&event.action).is_empty() && !heard_nothing;
     let mut functions: Vec<FunctionExplained> = tracer.run(rule, "rule", &input).into_iter().map(&explained).collect();
     let said_yes = functions.first().is_some_and(|function| function.result.as_deref() == Some("true"));
     if said_yes {
@@ -117,9 +125,8 @@ pub fn explain(
         functions.extend(others.map(&explained));
     }
 
-    let outcome = detector.evaluate(event);
-    let found = outcome.matches.first();
-    let exceptions = if said_yes { exceptions(&detector, &alone, event, &input) } else { Vec::new() };
+    let found = outcome.matches.iter().find(|found| found.rule == *rule.id());
+    let exceptions = if said_yes { exceptions(&detector, &alone, rule, event, &input) } else { Vec::new() };
     let matched = found.map(|found| {
         let key = detector.key(rule, &input);
         MatchExplained {
@@ -129,7 +136,10 @@ pub fn explain(
             window: time::show_duration(rule.metadata.window),
             dedup_period: time::show_duration(rule.metadata.dedup_period),
             alert: found.alert,
-            opened: outcome.alerts.iter().any(|change| matches!(change, AlertChange::Opened(_))),
+            opened: outcome
+                .alerts
+                .iter()
+                .any(|change| matches!(change, AlertChange::Opened(alert) if alert.rule == *rule.id())),
         }
     });
     let verdict = verdict(
@@ -144,12 +154,18 @@ pub fn explain(
     Explanation { wanted, enabled, functions, exceptions, matched, verdict }
 }
 
-fn exceptions(detector: &Detector, alone: &RuleSet, event: &Event, input: &RuleInput<'_>) -> Vec<ExceptionExplained> {
-    let Some(rule) = alone.detections.first() else {
+fn exceptions(
+    detector: &Detector,
+    alone: &RuleSet,
+    rule: &CompiledRule,
+    event: &Event,
+    input: &RuleInput<'_>,
+) -> Vec<ExceptionExplained> {
+    let Some(index) = alone.detections.iter().position(|other| other.id() == rule.id()) else {
         return Vec::new();
     };
     alone
-        .exceptions_of(0)
+        .exceptions_of(index)
         .iter()
         .map(|exception| {
             let (hides, answer) = if exception.applies_at(event.time) {
@@ -179,6 +195,10 @@ fn verdict(
         return "no alert: the rule is switched off".to_owned();
     }
     if !wanted {
+        if let Some(on) = &rule.metadata.on {
+            let on: Vec<&str> = on.iter().map(|selector| selector.as_str()).collect();
+            return format!("no alert: the rule listens to {}, and none of them matched", on.join(", "));
+        }
         let actions = rule.metadata.actions.clone().unwrap_or_default().join(", ");
         return format!("no alert: the rule looks at {actions}, and this is {}", event.action);
     }

@@ -84,13 +84,16 @@ pub struct Suite {
     pub settings: Settings,
     /// Every rule of this set runs on every case as well, so that one that was not meant shows.
     pub others: Option<Arc<RuleSet>>,
+    /// Where the rules are that a rule listens to.
+    pub all: Arc<RuleSet>,
 }
 
 impl Suite {
     /// Runs a case of a rule.
     pub fn run(&self, rule: &Arc<CompiledRule>, case: &Case) -> CaseResult {
         let begun = rule.cost.time();
-        let report = replay(&RuleSet::only([Arc::clone(rule)]), &self.settings, case);
+        let mut report = replay(&self.alone(rule), &self.settings, case);
+        report.alerts.retain(|alert| alert.rule == *rule.id());
         let mut differences = Vec::new();
         compare(&report, rule.id(), case, &mut differences);
         if let Some(others) = &self.others {
@@ -108,9 +111,18 @@ impl Suite {
         CaseResult { name: case.name.clone(), line: case.line, differences, read, took }
     }
 
+    /// The rule with those that it listens to.
+    fn alone(&self, rule: &Arc<CompiledRule>) -> Arc<RuleSet> {
+        let mut rules = self.all.with_what_it_hears(rule);
+        // It may be another version of the one in the set.
+        rules.retain(|other| other.id() != rule.id());
+        rules.push(Arc::clone(rule));
+        RuleSet::only(rules)
+    }
+
     /// What the rule looked at in the last event that it wants: most cases have but one.
     fn what_it_read(&self, rule: &Arc<CompiledRule>, case: &Case) -> Vec<Read> {
-        let alone = RuleSet::only([Arc::clone(rule)]);
+        let alone = self.alone(rule);
         let Some(event) = case.events.iter().rev().find(|event| !alone.wanting(&event.action).is_empty()) else {
             let wanted = rule.metadata.actions.clone().unwrap_or_default().join(", ");
             let seen: Vec<&str> = case.events.iter().map(|event| &*event.action).collect();
@@ -161,6 +173,11 @@ fn compare(report: &Report, rule: &RuleId, case: &Case, differences: &mut Vec<Di
             differ("alerts".to_owned(), expected.len().to_string(), found);
         }
         _ => {}
+    }
+    let matched = report.rules.get(rule).is_some_and(|rule| rule.matches > 0);
+    if let Some(expected) = case.matches.filter(|expected| *expected != matched) {
+        let word = |matched| if matched { "a match" } else { "no match" };
+        differ("match".to_owned(), word(expected).to_owned(), word(matched).to_owned());
     }
     if let Expected::Alerts(expected) = &case.expected {
         for (number, (expected, alert)) in expected.iter().zip(&alerts).enumerate() {

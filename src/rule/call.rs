@@ -18,19 +18,45 @@ use super::{
     problem::{FailureKind, RuleFailure, describe},
     view::EventView,
 };
-use crate::{alert::Severity, event::Event};
+use crate::{alert::Severity, event::Event, name::RuleId};
 
 /// An event on its way through the rules: its view is built when the first rule wants it, and then shared.
 #[derive(Debug)]
 pub struct RuleInput<'a> {
     event: &'a Event,
+    matched: Option<MatchInfo>,
     shared: OnceCell<EventView>,
+}
+
+/// What a rule that listens to another's matches is told of one.
+#[derive(Debug, Clone)]
+pub struct MatchInfo {
+    /// The other rule.
+    pub rule: RuleId,
+    /// The match's severity.
+    pub severity: Severity,
+    /// Its dedup key.
+    pub key: String,
+    /// Its title.
+    pub title: String,
 }
 
 impl<'a> RuleInput<'a> {
     /// Nothing is parsed yet.
     pub fn new(event: &'a Event) -> Self {
-        Self { event, shared: OnceCell::new() }
+        Self { event, matched: None, shared: OnceCell::new() }
+    }
+
+    /// An event for which another rule said true.
+    pub fn of_match(event: &'a Event, matched: MatchInfo) -> Self {
+        Self { event, matched: Some(matched), shared: OnceCell::new() }
+    }
+
+    fn view(&self) -> EventView {
+        match &self.matched {
+            Some(matched) => EventView::of_match(self.event, matched),
+            None => EventView::new(self.event),
+        }
     }
 
     /// When it happened, for what rules remember.
@@ -45,9 +71,9 @@ impl<'a> RuleInput<'a> {
 
     pub(super) fn value_for(&self, rule: &CompiledRule) -> Dynamic {
         if rule.assigns_properties {
-            return EventView::new(self.event).value();
+            return self.view().value();
         }
-        self.shared.get_or_init(|| EventView::new(self.event)).value()
+        self.shared.get_or_init(|| self.view()).value()
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Case {
     pub params: Option<Value>,
     /// The alerts that are expected, in the order in which they open.
     pub expected: Expected,
+    /// Whether the rule is expected to match at all: what a rule says that raises no alerts.
+    pub matches: Option<bool>,
     /// Parts of errors that the rule is expected to make; none: it must not fail.
     pub errors: Vec<String>,
 }
@@ -113,6 +115,8 @@ struct Written {
 struct WrittenExpectation {
     alert: Option<bool>,
     alerts: Option<WrittenAlerts>,
+    #[serde(rename = "match")]
+    matches: Option<bool>,
     #[serde(default)]
     errors: Vec<String>,
 }
@@ -192,8 +196,12 @@ fn case(
         (Some(any), None) => Expected::Any(any),
         (None, Some(WrittenAlerts::Count(count))) => Expected::Count(count),
         (None, Some(WrittenAlerts::These(alerts))) => Expected::Alerts(alerts),
-        (None, None) if !written.expect.errors.is_empty() => Expected::Any(false),
-        _ => return Err("`expect` has either `alert: true`, `alert: false`, or `alerts`".to_owned()),
+        (None, None) if !written.expect.errors.is_empty() || written.expect.matches.is_some() => Expected::Any(false),
+        _ => {
+            return Err(
+                "`expect` has either `alert: true`, `alert: false`, or `alerts` (or `match`, for a signal)".to_owned()
+            );
+        }
     };
     let mut timeline = Timeline::new(number)?;
     match (written.event, written.events) {
@@ -219,6 +227,7 @@ fn case(
         events: timeline.events,
         params: written.params,
         expected,
+        matches: written.expect.matches,
         errors: written.expect.errors,
     })
 }

@@ -91,6 +91,11 @@ impl CompiledRule {
         &self.metadata.id
     }
 
+    /// Whether it runs on the matches of another rule.
+    pub fn listens_to(&self, other: &Metadata) -> bool {
+        self.metadata.on.as_ref().is_some_and(|selectors| selectors.iter().any(|selector| selector.selects(other)))
+    }
+
     /// Whether the file has this optional function.
     pub fn has(&self, function: &str) -> bool {
         self.functions.iter().any(|found| found == function)

@@ -447,6 +447,11 @@ impl Lint<'_> {
         let Some(walked) = path(chain) else {
             return;
         };
+        // What stands beside the event where the rule listens to others.
+        let first = walked.split('.').next().unwrap_or_default();
+        if self.rule.metadata.on.is_some() && ["rule", "severity", "key", "title"].contains(&first) {
+            return;
+        }
         if let Some(doubt) = self.vocabulary.doubt_field(&walked) {
             let message = format!("no event is known to have `event.{}`", walked.replace("[]", "[…]"));
             self.warn("W207", self.at(position), message, doubt);

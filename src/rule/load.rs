@@ -164,6 +164,7 @@ impl Loader {
             let overrides = overrides.get(configured..).unwrap_or(&[]);
             loading.diagnostics.append(&mut tuning::unused(overrides, all.clone()));
             loading.diagnostics.append(&mut exception::unused(&exceptions, all));
+            loading.diagnostics.extend(unheard(&rules));
         }
 
         self.last_good.clone_from(&rules);
@@ -281,6 +282,12 @@ impl Loader {
             }
             loading.diagnostics.append(&mut found);
         }
+        failed.extend(circles(&rules).into_iter().map(|(file, found)| {
+            rules.remove(&file);
+            let problem = found.one_line();
+            loading.diagnostics.push(found);
+            (file, problem)
+        }));
         for (file, problem) in failed {
             let last_good = self.last_good.get(&file).filter(|rule| !owners.contains_key(rule.id())).cloned();
             let last_good_runs = last_good.is_some();
@@ -297,6 +304,52 @@ impl Loader {
         let files = if self.builtin { BUILTIN } else { &[] };
         files.iter().map(|file| (PathBuf::from(format!("(built in)/{}", file.path)), Arc::from(file.text))).collect()
     }
+}
+
+/// Rules that listen to themselves, directly or through others, each with what to say about it.
+fn circles(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<(PathBuf, Diagnostic)> {
+    let heard = |rule: &Arc<CompiledRule>| -> Vec<Arc<CompiledRule>> {
+        rules.values().filter(|other| rule.listens_to(&other.metadata)).cloned().collect()
+    };
+    let mut found = Vec::new();
+    for (file, rule) in rules.iter().filter(|(_, rule)| rule.metadata.on.is_some()) {
+        let mut reached: Vec<Arc<CompiledRule>> = heard(rule);
+        let mut next = 0;
+        while let Some(other) = reached.get(next).cloned() {
+            let more = heard(&other);
+            reached.extend(
+                more.into_iter()
+                    .filter(|other| !reached.iter().any(|known| known.id() == other.id()))
+                    .collect::<Vec<_>>(),
+            );
+            next += 1;
+        }
+        if reached.iter().any(|other| other.id() == rule.id()) {
+            let message = format!("rule `{}` listens to its own matches, directly or through other rules", rule.id());
+            let help = "narrow `on`: a pattern may fit the rule itself";
+            found.push((file.clone(), Diagnostic::error("E215", file, message).help(help)));
+        }
+    }
+    found
+}
+
+/// Warnings about rules that listen to rules that are not there.
+fn unheard(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (file, rule) in rules {
+        for selector in rule.metadata.on.iter().flatten() {
+            if !rules.values().any(|other| selector.selects(&other.metadata)) {
+                let message = format!("rule `{}` listens to `{}`, which no rule is", rule.id(), selector.as_str());
+                let near = crate::diagnostic::nearest(selector.as_str(), rules.values().map(|rule| rule.id().as_str()));
+                let warning = Diagnostic::warning("W302", file, message);
+                found.push(match near {
+                    Some(near) => warning.help(format!("did you mean `{near}`?")),
+                    None => warning,
+                });
+            }
+        }
+    }
+    found
 }
 
 /// A fingerprint of the files under `roots` as they are now: another than a [`RuleSet`]'s if they have changed since it was

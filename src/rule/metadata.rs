@@ -14,7 +14,7 @@ use std::{
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use super::problem;
+use super::{problem, tuning::Selector};
 use crate::{
     alert::Severity,
     diagnostic::{Diagnostic, nearest, suggest},
@@ -49,6 +49,13 @@ pub const KEY_TABLE: &[Key] = &[
         "list of texts",
         "Action ids that it looks at; `*` is any text. Without it: every event, which costs.",
     ),
+    key(
+        "on",
+        "list of texts",
+        "In place of `actions`: rules whose matches it runs on, `rule:atlassian.identity.*` or `tag:initial-access`. The event then has `rule`, \
+         `severity`, `key` and `title` of the match beside it.",
+    ),
+    key("signal", "true or false", "`true`: its matches are there for rules that listen to them, and raise no alert."),
     key("description", "text", "What it means."),
     key("runbook", "text", "What to do about it."),
     key("reference", "text", "Where to read more."),
@@ -124,6 +131,10 @@ pub struct Metadata {
     pub stage: Stage,
     /// Action ids and `*` globs; absent: every event.
     pub actions: Option<Vec<String>>,
+    /// Rules whose matches it runs on, in place of events.
+    pub on: Option<Vec<Selector>>,
+    /// Its matches are there for rules that listen to them, and raise no alert.
+    pub signal: bool,
     /// What it means.
     pub description: Option<String>,
     /// What to do.
@@ -207,6 +218,8 @@ pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> 
         enabled: reader.boolean("enabled").unwrap_or(true),
         stage: reader.stage(),
         actions: reader.actions(),
+        on: reader.listens(),
+        signal: reader.boolean("signal").unwrap_or(false),
         description: reader.text("description"),
         runbook: reader.text("runbook"),
         reference: reader.text("reference"),
@@ -345,6 +358,32 @@ impl Reader<'_> {
             }
         }
         Some(actions)
+    }
+
+    fn listens(&mut self) -> Option<Vec<Selector>> {
+        let texts = self.texts("on")?;
+        if self.map.contains_key("actions") {
+            self.wrong(
+                "on",
+                "a rule has either `actions` or `on`: it runs on events, or on other rules' matches".to_owned(),
+            );
+        }
+        let mut selectors = Vec::new();
+        for text in &texts {
+            let selector = match text.strip_prefix("rule:") {
+                Some(pattern) => Selector::parse(pattern),
+                None if text.starts_with("tag:") => Selector::parse(text),
+                None => Err(format!("`{text}`: write `rule:ID`, with `*` for any text, or `tag:NAME`")),
+            };
+            match selector {
+                Ok(selector) => selectors.push(selector),
+                Err(error) => self.wrong("on", error),
+            }
+        }
+        if selectors.is_empty() {
+            self.wrong("on", "`on` names no rules, so the rule would never run".to_owned());
+        }
+        Some(selectors)
     }
 
     fn threshold(&mut self) -> u32 {

@@ -29,7 +29,7 @@ mod view;
 mod vocabulary;
 mod watch;
 
-pub use call::{Finding, RuleHost, RuleInput};
+pub use call::{Finding, MatchInfo, RuleHost, RuleInput};
 pub use case::{Case, Expected, ExpectedAlert};
 pub use compile::{CompiledRule, OPTIONAL_FUNCTIONS, RuleKind};
 pub use engine::Limits;
@@ -82,6 +82,8 @@ pub struct RuleSet {
     pub exceptions: Vec<Arc<Exception>>,
     /// For each of `detections`, the exceptions that may be about it.
     exceptions_of: Vec<Vec<Arc<Exception>>>,
+    /// For each of `detections`, the rules that listen to its matches, as indexes, in order.
+    listeners: Vec<Vec<usize>>,
     dispatch: Dispatch,
 }
 
@@ -119,6 +121,11 @@ impl RuleSet {
             set.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).cloned().collect()
         };
         set.exceptions_of = set.detections.iter().map(about).collect();
+        let listening = |rule: &Arc<CompiledRule>| {
+            let listens = |(_, other): &(usize, &Arc<CompiledRule>)| other.listens_to(&rule.metadata);
+            set.detections.iter().enumerate().filter(listens).map(|(index, _)| index).collect()
+        };
+        set.listeners = set.detections.iter().map(listening).collect();
         set
     }
 
@@ -127,10 +134,10 @@ impl RuleSet {
         Arc::new(Self::new(1, rules, Vec::new(), String::new(), Vec::new(), Vec::new()))
     }
 
-    /// This one of the rules, with the exceptions that are about it.
+    /// This one of the rules, with what it listens to and the exceptions that are about it.
     pub fn alone(&self, rule: &Arc<CompiledRule>) -> Arc<Self> {
-        let exceptions = self.exceptions.clone();
-        Arc::new(Self::new(self.generation, [Arc::clone(rule)], Vec::new(), String::new(), Vec::new(), exceptions))
+        let (rules, exceptions) = (self.with_what_it_hears(rule), self.exceptions.clone());
+        Arc::new(Self::new(self.generation, rules, Vec::new(), String::new(), Vec::new(), exceptions))
     }
 
     /// The detection rules that want events with this action, as indexes into `detections`, in order.
@@ -149,6 +156,30 @@ impl RuleSet {
         self.exceptions_of.get(index).map_or(&[], Vec::as_slice)
     }
 
+    /// The rules that listen to the matches of the one at this index, as indexes into `detections`.
+    pub fn listeners(&self, index: usize) -> &[usize] {
+        self.listeners.get(index).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether any rule listens to the matches of the one at this index.
+    pub fn is_heard(&self, index: usize) -> bool {
+        !self.listeners(index).is_empty()
+    }
+
+    /// A rule with all that it listens to, directly and through others.
+    pub fn with_what_it_hears(&self, rule: &Arc<CompiledRule>) -> Vec<Arc<CompiledRule>> {
+        let mut wanted = vec![Arc::clone(rule)];
+        let mut next = 0;
+        while let Some(listener) = wanted.get(next).cloned() {
+            let heard = self.detections.iter().filter(|other| listener.listens_to(&other.metadata));
+            let new: Vec<_> =
+                heard.filter(|other| !wanted.iter().any(|known| known.id() == other.id())).cloned().collect();
+            wanted.extend(new);
+            next += 1;
+        }
+        wanted
+    }
+
     /// All rules: detections, checks, and those switched off.
     pub fn all(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
         self.detections.iter().chain(&self.checks).chain(&self.disabled)
@@ -160,6 +191,9 @@ impl Dispatch {
         let mut dispatch = Self::default();
         let mut globs = GlobSetBuilder::new();
         for (index, rule) in rules.iter().enumerate() {
+            if rule.metadata.on.is_some() {
+                continue;
+            }
             let Some(actions) = &rule.metadata.actions else {
                 dispatch.every.push(index);
                 continue;

@@ -15,6 +15,7 @@ use std::fmt;
 use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::call::MatchInfo;
 use crate::event::Event;
 
 /// An event as rules see it.
@@ -25,30 +26,16 @@ impl EventView {
     /// The view of a stored event, with the short names beside Atlassian's own: `action`, `actor`, `time` (RFC 3339, UTC),
     /// `ip`, `geo`, `source`.
     pub fn new(event: &Event) -> Self {
-        let mut top = parse(&event.raw);
-        let attribute = |path: &[&str]| -> Dynamic {
-            let mut value = top.get("attributes").cloned().unwrap_or(Dynamic::UNIT);
-            for key in path {
-                let next = value.read_lock::<Map>().and_then(|map| map.get(*key).cloned());
-                value = next.unwrap_or(Dynamic::UNIT);
-            }
-            value
-        };
-        let actor = attribute(&["actor"]);
-        let ip = attribute(&["location", "ip"]);
-        let mut geo = Map::new();
-        for (name, key) in [("country", "countryName"), ("city", "city"), ("region", "regionName")] {
-            let value = attribute(&["location", key]);
-            if value.read_lock::<rhai::ImmutableString>().is_some_and(|text| !text.is_empty()) {
-                geo.insert(name.into(), value);
-            }
-        }
-        top.insert("action".into(), text(&event.action));
-        top.insert("actor".into(), freeze(actor));
-        top.insert("ip".into(), freeze(ip));
-        top.insert("geo".into(), if geo.is_empty() { Dynamic::UNIT } else { freeze(Dynamic::from_map(geo)) });
-        top.insert("time".into(), text(&event.time.to_string()));
-        top.insert("source".into(), text(event.source.as_str()));
+        Self(share(Dynamic::from_map(top(event))))
+    }
+
+    /// The view of a match: of its event, with what the rule said of it beside: `rule`, `severity`, `key`, `title`.
+    pub fn of_match(event: &Event, matched: &MatchInfo) -> Self {
+        let mut top = top(event);
+        top.insert("rule".into(), text(matched.rule.as_str()));
+        top.insert("severity".into(), text(matched.severity.as_str()));
+        top.insert("key".into(), text(&matched.key));
+        top.insert("title".into(), text(&matched.title));
         Self(share(Dynamic::from_map(top)))
     }
 
@@ -56,6 +43,34 @@ impl EventView {
     pub fn value(&self) -> Dynamic {
         self.0.clone()
     }
+}
+
+fn top(event: &Event) -> Map {
+    let mut top = parse(&event.raw);
+    let attribute = |path: &[&str]| -> Dynamic {
+        let mut value = top.get("attributes").cloned().unwrap_or(Dynamic::UNIT);
+        for key in path {
+            let next = value.read_lock::<Map>().and_then(|map| map.get(*key).cloned());
+            value = next.unwrap_or(Dynamic::UNIT);
+        }
+        value
+    };
+    let actor = attribute(&["actor"]);
+    let ip = attribute(&["location", "ip"]);
+    let mut geo = Map::new();
+    for (name, key) in [("country", "countryName"), ("city", "city"), ("region", "regionName")] {
+        let value = attribute(&["location", key]);
+        if value.read_lock::<rhai::ImmutableString>().is_some_and(|text| !text.is_empty()) {
+            geo.insert(name.into(), value);
+        }
+    }
+    top.insert("action".into(), text(&event.action));
+    top.insert("actor".into(), freeze(actor));
+    top.insert("ip".into(), freeze(ip));
+    top.insert("geo".into(), if geo.is_empty() { Dynamic::UNIT } else { freeze(Dynamic::from_map(geo)) });
+    top.insert("time".into(), text(&event.time.to_string()));
+    top.insert("source".into(), text(event.source.as_str()));
+    top
 }
 
 /// A JSON value as a read-only, shared Rhai value: for what check rules see.

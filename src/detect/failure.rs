@@ -1,0 +1,121 @@
+//! What becomes of a rule that fails, or remembers too much: an alert about the rule itself.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Detector, joined,
+    state::{self, OpenAlert},
+};
+use crate::{
+    alert::{Alert, AlertChange, Kind, Severity, Status},
+    event::{Event, Evidence},
+    name::{AlertId, DedupKey},
+    outcome::Outcome,
+    rule::{CompiledRule, RuleFailure, Stage},
+    time,
+};
+
+/// A rule that exceeds its limits so many times in a row is suspended until its file changes.
+const SUSPEND_AFTER: u32 = 3;
+/// Errors of one kind of one rule are one alert for so long.
+const ERROR_PERIOD: Duration = Duration::from_secs(86_400);
+
+impl Detector {
+    /// Raises an alert where a rule remembers so much that something had to be forgotten.
+    pub(super) fn tell_overflow(&mut self, rule: &CompiledRule, event: &Event, outcome: &mut Outcome) {
+        let overflowed = self.host.memory().take_overflowed();
+        for space in overflowed {
+            let (keys, bytes, _) = self.host.memory().size(&space);
+            let title = format!("Rule `{}` remembers more than it may, and forgets what is oldest", rule.id());
+            let what = format!(
+                "`{space}` holds {keys} keys and {bytes} bytes. What was forgotten counts no more: sequences and first sightings may be \
+                 missed or told again. Use keys that fewer things have, or shorter windows."
+            );
+            self.raise_error(rule, event, &format!("memory/{space}"), &title, &what, outcome);
+        }
+    }
+
+    pub(super) fn failed(&mut self, rule: &CompiledRule, event: &Event, failure: &RuleFailure, outcome: &mut Outcome) {
+        outcome.failures.push((rule.id().clone(), failure.message.clone()));
+        self.state.failed(rule, event.time, failure, SUSPEND_AFTER);
+        let key = format!("error/{}", failure.kind.name());
+        self.raise_error(rule, event, &key, &error_title(rule, failure), &failure.message, outcome);
+    }
+
+    fn raise_error(
+        &mut self,
+        rule: &CompiledRule,
+        event: &Event,
+        key: &str,
+        title: &str,
+        what: &str,
+        outcome: &mut Outcome,
+    ) {
+        let state_key = state::key_of(rule.id(), event.source.as_str(), key);
+        let mut keyed = self.state.take(&state_key);
+        if let Some(open) = keyed.open_at(event.time, ERROR_PERIOD) {
+            let change = joined(open, event, Severity::High);
+            outcome.alerts.push(change);
+        } else {
+            let alert = Alert {
+                id: AlertId::derive(rule.id(), event.source.as_str(), key, event.id.as_str()),
+                revision: 1,
+                kind: Kind::RuleError,
+                rule: rule.id().clone(),
+                title: title.to_owned(),
+                severity: Severity::High,
+                status: Status::Open,
+                source: Some(event.source.clone()),
+                opened_at: event.time,
+                last_seen: event.time,
+                raised_at: None,
+                resolved_at: None,
+                count: 1,
+                first_events: vec![event.id.clone()],
+                newest_events: Vec::new(),
+                dedup_key: DedupKey::clipped(key),
+                // Whoever did what the rule fails on has nothing to do with it.
+                evidence: Evidence::default(),
+                context: serde_json::Map::new(),
+                description: Some(what.to_owned()),
+                // The file's path is left out: it would differ between the agent and a replay started elsewhere.
+                runbook: Some(format!(
+                    "While this lasts the rule detects nothing where it fails. `watchbell rules show {}` names its file; the agent takes it up when it is saved. `watchbell events show {}` shows an event it failed on.",
+                    rule.id(),
+                    event.id
+                )),
+                reference: None,
+                tags: vec!["rule-error".to_owned()],
+                attack: Vec::new(),
+                destinations: None,
+                errors: Vec::new(),
+                rule_hash: rule.hash.clone(),
+                generation: self.rules.generation,
+                late: time::since(event.arrived, event.time) > self.settings.max_age,
+                acknowledged_at: None,
+                disposition: None,
+                remark: None,
+                silenced_by: None,
+                shadow: rule.metadata.stage == Stage::Shadow,
+                lists: BTreeMap::new(),
+                histogram: None,
+            };
+            keyed.open(OpenAlert { id: alert.id, opened: event.time.as_millisecond(), severity: Severity::High });
+            outcome.alerts.push(AlertChange::Opened(Box::new(alert)));
+        }
+        self.state.put(&state_key, keyed, ERROR_PERIOD + self.settings.max_age);
+    }
+}
+
+fn error_title(rule: &CompiledRule, failure: &RuleFailure) -> String {
+    use crate::rule::FailureKind as Failure;
+    let what = match failure.kind {
+        Failure::Threw => "throws",
+        Failure::WrongType => "does not return true or false",
+        Failure::Budget => "runs out of its budget",
+        Failure::Deadline => "runs out of time",
+        Failure::Size => "builds or recurses beyond its limits",
+        Failure::Panicked => "made the host fail",
+    };
+    format!("Rule `{}` {what}", rule.id())
+}
