@@ -453,7 +453,7 @@ mod tests {
                 let earlier = &steps[..index];
                 // Only the newest sighting counts.
                 let last = earlier.iter().filter(|other| other.key == step.key && other.value == step.value).map(|other| other.time).max();
-                let new = !last.is_some_and(|last| (step.time - last).abs() < WINDOW);
+                let new = last.is_none_or(|last| (step.time - last).abs() >= WINDOW);
                 prop_assert_eq!(memory.see("r", &key, &value, now, WINDOW, true).0, new);
                 // Marks of a name at or before now.
                 let newest = before.iter().filter(|other| other.value == 1 && other.time <= step.time && other.time > step.time - WINDOW).map(|other| other.time).max();
