@@ -306,3 +306,14 @@ fn regular_expressions_take_linear_time() {
     given["text"] = "a".repeat(200_000).into();
     assert_eq!(is_true("matches(event.text, \"^(a+)+$\") && !matches(event.text, \"^(a+)+b$\")", &given), Ok(true));
 }
+
+/// Work that is done inside of single calls is held to the time limit as well.
+#[test]
+fn heavy_calls_do_not_outrun_the_time_limit() {
+    let patterns: Vec<String> = (0..1_200).map(|number| format!("*a{number}*b?c[xyz]*")).collect();
+    let mut given = entry("1", "x", 0, "ann");
+    given["patterns"] = json!(patterns);
+    let error = is_true("let n = 0; while n < 100000 { glob(event.action, event.patterns); n += 1; } true", &given);
+    let error = error.unwrap_err();
+    assert!(error.contains("time limit"), "{error}");
+}

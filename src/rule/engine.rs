@@ -78,6 +78,12 @@ impl Call {
         now
     }
 
+    /// Whether the call has taken longer than it may.
+    pub(super) fn is_late(&self) -> bool {
+        let deadline = self.deadline.load(Ordering::Relaxed);
+        deadline > 0 && self.started.elapsed().as_nanos() > u128::from(deadline)
+    }
+
     /// How long the call has taken that began then.
     pub(super) fn since(&self, begun: Duration) -> Duration {
         self.started.elapsed().saturating_sub(begun)
@@ -184,9 +190,7 @@ pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
         if operations % 256 != 0 {
             return None;
         }
-        let deadline = watched.deadline.load(Ordering::Relaxed);
-        let late = deadline > 0 && watched.started.elapsed().as_nanos() > u128::from(deadline);
-        late.then(|| Dynamic::from(DEADLINE))
+        watched.is_late().then(|| Dynamic::from(DEADLINE))
     });
     let printing = Arc::clone(&call);
     engine.on_print(move |text| tracing::info!(rule = printing.rule(), "print: {text}"));

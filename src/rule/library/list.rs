@@ -62,6 +62,9 @@ const FUNCTIONS: &[HostFunction] = &[
     },
 ];
 
+/// Patterns of a list: more would take seconds to compile.
+const MAX_PATTERNS: usize = 5_000;
+
 /// A named list, as rules hold it.
 #[derive(Debug, Clone)]
 pub(in crate::rule) struct NamedList(Arc<Content>);
@@ -114,7 +117,15 @@ impl NamedList {
     }
 
     pub(super) fn glob(&self, text: &str) -> Result<bool, String> {
-        let globs = self.0.globs.get_or_init(|| pattern::glob_set(self.0.entries.iter().map(ImmutableString::as_str)));
+        let globs = self.0.globs.get_or_init(|| {
+            let count = self.0.entries.len();
+            if count > MAX_PATTERNS {
+                return Err(format!(
+                    "the list has {count} entries: up to {MAX_PATTERNS} can be patterns; ask `contains` of it"
+                ));
+            }
+            pattern::glob_set(self.0.entries.iter().map(ImmutableString::as_str))
+        });
         globs.as_ref().map(|globs| globs.is_match(text)).map_err(Clone::clone)
     }
 

@@ -12,7 +12,7 @@ use std::{any::TypeId, sync::Arc};
 
 use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString, Map};
 
-use super::engine::Call;
+use super::engine::{Call, DEADLINE};
 
 mod absent;
 mod convert;
@@ -141,6 +141,10 @@ pub(super) fn register(engine: &mut Engine, call: &Arc<Call>) {
 fn add(engine: &mut Engine, call: &Arc<Call>, function: &'static HostFunction, types: &[TypeId]) {
     let call = Arc::clone(call);
     engine.register_raw_fn(function.name, types, move |context, arguments| {
+        // One call may do the work of many operations, which the engine counts as one.
+        if call.is_late() {
+            return Err(EvalAltResult::ErrorTerminated(DEADLINE.into(), context.call_position()).into());
+        }
         let given: Vec<&Dynamic> = arguments.iter().map(|argument| &**argument).collect();
         (function.run)(&call, &given).map_err(|problem| {
             let problem = format!("{}: {problem}", function.name);
