@@ -499,7 +499,7 @@ proptest! {
     #[test]
     fn watching_changes_nothing(name in ".{0,6}", number in any::<i64>(), flag in any::<bool>()) {
         let text = rule("a.any", "", "fn deep(x) { x.attributes.actor } fn rule(event) { let n = 0; for c in event.attributes.values { if c == 3 { n += 1; } } \
-            if event.flag { return n > 0 || deep(event).name.len() > 3; } switch event.attributes.number { 0..5 => true, _ => event.attributes.actor.name.contains(\"a\") && n == 0 } }");
+            if event.flag { return n > 0 || deep(event).name.len() > 3; } if event.attributes.values.some(|v| v == 7) { let w = event.attributes.values.filter(|v| { v == 7 }); return w.len() == 1; } switch event.attributes.number { 0..5 => true, _ => event.attributes.actor.name.contains(\"a\") && n == 0 } }");
         let (set, problems) = load(&[&text]);
         prop_assert!(problems.is_empty(), "{problems:?}");
         let mut raw = entry("1", "x", 0, "ann");

@@ -12,7 +12,7 @@ use watchbell::{
     time::Clock,
 };
 
-use super::{CliError, Context, output};
+use super::{CliError, Context, output, replace_file};
 
 #[derive(Debug, Args)]
 pub(super) struct New {
@@ -103,12 +103,7 @@ impl Fmt {
             changed += 1;
             context.output.line(&file.display().to_string())?;
             if !self.check {
-                // Beside it and then in its place: an agent that is just reading sees one or the other.
-                let aside = file.with_extension("rhai.formatting");
-                let written = std::fs::write(&aside, &formatted)
-                    .and_then(|()| std::fs::set_permissions(&aside, std::fs::metadata(&file)?.permissions()))
-                    .and_then(|()| std::fs::rename(&aside, &file));
-                written.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", file.display())))?;
+                replace_file(&file, &formatted)?;
             }
         }
         match (self.check, changed) {

@@ -16,7 +16,7 @@ use watchbell::{
     time::{self, Clock, TimeArgument, Timestamp},
 };
 
-use super::{CliError, Context, filter, output, problems};
+use super::{CliError, Context, filter, output, problems, replace_file};
 
 #[derive(Debug, Args)]
 pub(super) struct Exceptions {
@@ -268,8 +268,7 @@ impl Add {
             super::on_a_rules_thread(|| would_hide(rule, exception, &config.detection.limits, history.iter()))?;
         self.show(context, &text, &hidden, &file, &event)?;
         if self.write {
-            std::fs::write(&file, whole)
-                .map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", file.display())))?;
+            replace_file(&file, &whole)?;
             context.output.note(&format!("written to {}", file.display()));
         }
         Ok(())

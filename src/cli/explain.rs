@@ -1,6 +1,6 @@
 //! `watchbell explain`: why did this rule, or did it not, alert on this event?
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use clap::Args;
 use watchbell::{
@@ -9,7 +9,7 @@ use watchbell::{
     event::Event,
     name::{EventId, RuleId, SourceName},
     replay::{self, explain::Explanation},
-    rule::{CompiledRule, Loader, RuleKind},
+    rule::{CompiledRule, Loader, RuleKind, RuleSet},
     source::file,
     time::{self, Clock},
 };
@@ -40,7 +40,7 @@ impl Explain {
         if rule.kind != RuleKind::Detection {
             return Err(CliError::Usage(format!("`{}` is a check: it judges the agent, not events", self.rule)));
         }
-        let (before, event) = self.events(&config, &rule)?;
+        let (before, event) = self.events(&config, &loaded.set, &rule)?;
         let (rules, settings) = (&loaded.set, &config.detection);
         let explanation =
             on_a_rules_thread(|| replay::explain::explain(rules, &rule, settings, before.into_iter(), &event))?;
@@ -51,7 +51,12 @@ impl Explain {
     }
 
     /// The event, and those before it that may matter.
-    fn events(&self, config: &Config, rule: &CompiledRule) -> Result<(Vec<Event>, Event), CliError> {
+    fn events(
+        &self,
+        config: &Config,
+        set: &RuleSet,
+        rule: &Arc<CompiledRule>,
+    ) -> Result<(Vec<Event>, Event), CliError> {
         let path = Path::new(&self.event);
         if path.is_file() {
             let found = file::read(path)
@@ -75,15 +80,18 @@ impl Explain {
         })?;
         // A match counts in its window, and joins an alert that opened one dedup period before.
         let reach = rule.metadata.window.saturating_mul(2).saturating_add(rule.metadata.dedup_period.saturating_mul(2));
+        let alone = set.alone(rule);
+        // What a rule remembers may come from anywhere before.
+        let remembers = alone.detections.iter().any(|rule| rule.remembers);
         let query = wire::EventQuery {
-            since: Some(time::before(event.time, reach)),
+            since: (!remembers).then(|| time::before(event.time, reach)),
             until: Some(time::after(event.time, reach)),
             source: Some(event.source.clone()),
             ..wire::EventQuery::default()
         };
         let mut before = Vec::new();
         client.each(Request::Events(query), |earlier: Event| {
-            if earlier.sequence < event.sequence {
+            if earlier.sequence < event.sequence && !alone.wanting(&earlier.action).is_empty() {
                 before.push(earlier);
             }
             Ok(())

@@ -328,6 +328,19 @@ fn private_file(path: &std::path::Path) -> Result<std::fs::File, CliError> {
     opened.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
 }
 
+/// Writes a file beside its place and then puts it there: an agent that is just reading sees the old one or the new one.
+fn replace_file(path: &std::path::Path, text: &str) -> Result<(), CliError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!(".{name}.new"));
+    let written = std::fs::write(&aside, text)
+        .and_then(|()| match std::fs::metadata(path) {
+            Ok(old) => std::fs::set_permissions(&aside, old.permissions()),
+            Err(_) => Ok(()),
+        })
+        .and_then(|()| std::fs::rename(&aside, path));
+    written.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
+}
+
 /// `what: 2 problems`.
 fn problems(what: &str, diagnostics: &[Diagnostic]) -> String {
     let count = diagnostics.iter().filter(|diagnostic| any_error(std::slice::from_ref(diagnostic))).count();

@@ -143,7 +143,8 @@ impl HealthDetector {
     ) {
         let metadata = &rule.metadata;
         let title = finding.title.unwrap_or_else(|| metadata.title.clone());
-        let severity = finding.severity.unwrap_or(metadata.severity);
+        // What an override says is meant whatever the rule's own function says.
+        let severity = finding.severity.filter(|_| !metadata.is_overridden("severity")).unwrap_or(metadata.severity);
         let description = finding.description.or_else(|| metadata.description.clone());
         let resolved = metadata.resolved.as_ref().map(|text| match &subject.source {
             Some(source) => format!("{text}: {source}"),

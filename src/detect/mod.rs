@@ -260,7 +260,9 @@ impl Detector {
             }
             Err(failure) => self.failed(rule, event, &failure, outcome),
         }
-        self.tell_overflow(rule, event, outcome);
+        if rule.remembers {
+            self.tell_overflow(rule, event, outcome);
+        }
         found
     }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Replay, Report};
 use crate::{
     alert::{Alert, Kind},
-    detect::Settings,
+    detect::{Detector, Settings},
     name::RuleId,
     rule::{Case, CompiledRule, Expected, ExpectedAlert, RuleInput, RuleSet, Trace, Tracer},
 };
@@ -129,7 +129,12 @@ impl Suite {
             let value = format!("the rule looks at {wanted} only, and never ran");
             return vec![Read { line: 0, text: seen.first().copied().unwrap_or_default().to_owned(), value }];
         };
+        let mut before = Detector::new(alone, self.settings.clone());
+        for earlier in case.events.iter().take_while(|earlier| earlier.id != event.id) {
+            before.evaluate(earlier);
+        }
         let tracer = Tracer::new(&self.settings.limits);
+        tracer.set_memory(before.memory());
         let input = RuleInput::new(event);
         let mut traces: Vec<Trace> = tracer.run(rule, "rule", &input).into_iter().collect();
         // The other functions run only where it says true.

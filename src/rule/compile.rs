@@ -14,6 +14,7 @@ use rhai::{AST, ASTNode, Dynamic, Engine, Expr, Map, OptimizationLevel, Scope, S
 
 use super::{
     engine::{self, Call, Limits},
+    library,
     metadata::{self, Metadata, Places},
     problem,
     resources::Resources,
@@ -54,6 +55,8 @@ pub struct CompiledRule {
     pub(super) resources: Arc<Resources>,
     /// It imports: its top level runs before each call, so that its functions see the modules.
     pub(super) imports: bool,
+    /// It calls functions that remember.
+    pub remembers: bool,
     /// It assigns to a property or an index somewhere: it is given an event of its own (see `view`).
     pub assigns_properties: bool,
     functions: Vec<String>,
@@ -218,7 +221,7 @@ impl Compiler {
         if any_error(&found) {
             return Err(found);
         }
-        let (imports, assigns) = self.traits(&first, file);
+        let Traits { imports, assigns, remembers } = self.traits(&first, file);
         let mut hasher = blake3::Hasher::new();
         hasher.update(text.as_bytes());
         for imported in &imports {
@@ -236,6 +239,7 @@ impl Compiler {
             hash: hasher.finalize().to_hex().chars().take(16).collect(),
             ast,
             resources: Arc::clone(&self.resources),
+            remembers,
             assigns_properties: assigns,
             imports: !imports.is_empty(),
             functions,
@@ -244,10 +248,10 @@ impl Compiler {
         Ok((rule, found))
     }
 
-    /// The texts of all files it imports, and whether it or one of those assigns to a property.
-    fn traits(&self, ast: &AST, file: &Path) -> (Vec<Arc<str>>, bool) {
+    /// What is true of a file together with those that it imports.
+    fn traits(&self, ast: &AST, file: &Path) -> Traits {
         let mut texts = Vec::new();
-        let (mut assigns, mut wanted) = scan(ast);
+        let Scanned { mut assigns, mut remembers, imports: mut wanted } = scan(ast);
         let mut source = file.to_owned();
         let mut seen: Vec<PathBuf> = Vec::new();
         let mut pending: Vec<(PathBuf, String)> = wanted.drain(..).map(|path| (source.clone(), path)).collect();
@@ -263,13 +267,14 @@ impl Compiler {
             if let Some(text) = self.resources.imports.text(&found)
                 && let Ok(ast) = self.engine.compile(&text)
             {
-                let (more, imports) = scan(&ast);
-                assigns |= more;
-                pending.extend(imports.into_iter().map(|path| (source.clone(), path)));
+                let scanned = scan(&ast);
+                assigns |= scanned.assigns;
+                remembers |= scanned.remembers;
+                pending.extend(scanned.imports.into_iter().map(|path| (source.clone(), path)));
                 texts.push(text);
             }
         }
-        (texts, assigns)
+        Traits { imports: texts, assigns, remembers }
     }
 }
 
@@ -299,15 +304,36 @@ fn library_file(ast: &AST, file: &Path, text: &Arc<str>) -> (Compiled, Vec<Diagn
     (Compiled::LibraryFile, if useless { vec![warning()] } else { Vec::new() })
 }
 
-/// Whether the script assigns to a property or an index, and the paths it imports.
-fn scan(ast: &AST) -> (bool, Vec<String>) {
+/// What is true of a file and those that it imports.
+struct Traits {
+    /// The texts of all that it imports.
+    imports: Vec<Arc<str>>,
+    assigns: bool,
+    remembers: bool,
+}
+
+/// What is true of a script.
+struct Scanned {
+    /// Whether it assigns to a property or an index.
+    assigns: bool,
+    /// Whether it calls functions that remember.
+    remembers: bool,
+    /// The paths it imports.
+    imports: Vec<String>,
+}
+
+fn scan(ast: &AST) -> Scanned {
     let mut assigns = false;
+    let mut remembers = false;
     let mut imports = Vec::new();
     ast.walk(&mut |nodes| {
         match nodes.last() {
             Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
                 assigns |= !matches!(assignment.1.lhs, Expr::Variable(..));
             }
+            Some(
+                ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _)),
+            ) => remembers |= library::remembers(&call.name),
             Some(ASTNode::Stmt(Stmt::Import(import, _))) => match &import.0 {
                 Expr::StringConstant(path, _) => imports.push(path.to_string()),
                 // A path that is made at run time could be any: the careful answer.
@@ -317,7 +343,7 @@ fn scan(ast: &AST) -> (bool, Vec<String>) {
         }
         true
     });
-    (assigns, imports)
+    Scanned { assigns, remembers, imports }
 }
 
 /// The named lists that a script looks into, as far as their names are written out.

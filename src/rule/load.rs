@@ -150,9 +150,12 @@ impl Loader {
         self.fingerprint = Some(fingerprint);
         let mut loading = Loading { diagnostics: unreadable.clone(), ..Loading::default() };
 
-        let resources = self.resources(&files, &mut loading);
+        let resources = self.resources(&files, &unreadable, &mut loading);
         let mut compiler = Compiler::new(Arc::clone(&resources));
         self.last_resources = resources;
+        // What cannot be read just now says nothing, and what it said before holds.
+        self.last_overrides.retain(|file, _| files.tuning.contains_key(file) || is_lost(file, &unreadable));
+        self.last_exceptions.retain(|file, _| files.tuning.contains_key(file) || is_lost(file, &unreadable));
         let overrides = self.overrides(&files.tuning, &mut loading);
         let exceptions = self.exceptions(&files.tuning, &mut compiler, &mut loading);
         let rules = self.rules(&files.rules, &unreadable, &overrides, &mut compiler, &mut loading);
@@ -181,7 +184,7 @@ impl Loader {
     }
 
     /// What rules can reach beside their event. A list that is broken keeps its last good version.
-    fn resources(&mut self, files: &Files, loading: &mut Loading) -> Arc<Resources> {
+    fn resources(&mut self, files: &Files, unreadable: &[Diagnostic], loading: &mut Loading) -> Arc<Resources> {
         let (geo, problems) = self.geo.get_or_insert_with(|| Geo::open(&self.sources.geoip));
         loading.diagnostics.extend(problems.iter().cloned());
         let (mut lists, problems) = Lists::read(&files.lists);
@@ -192,6 +195,10 @@ impl Loader {
             let runs = lists.names().any(|known| known == name);
             loading.breaks(&file, vec![problem], runs);
         }
+        for lost in unreadable {
+            let name = lost.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            lists.keep(&name, &self.last_resources.lists);
+        }
         let imports = Imports::new(self.sources.roots.clone(), files.rules.clone());
         Arc::new(Resources { imports, lists, geo: Arc::clone(geo) })
     }
@@ -199,7 +206,6 @@ impl Loader {
     /// The configuration's overrides, then those of the files, each file as it last was good.
     fn overrides(&mut self, files: &Texts, loading: &mut Loading) -> Overrides {
         let mut overrides = self.sources.overrides.clone();
-        self.last_overrides.retain(|file, _| files.contains_key(file));
         for (file, text) in files.iter().filter(|(file, _)| file.ends_with(OVERRIDES)) {
             match tuning::read(file, text) {
                 Ok(read) => {
@@ -207,14 +213,13 @@ impl Loader {
                 }
                 Err(found) => loading.breaks(file, found, self.last_overrides.contains_key(file)),
             }
-            overrides.extend(self.last_overrides.get(file).into_iter().flatten().cloned());
         }
+        overrides.extend(self.last_overrides.values().flatten().cloned());
         overrides
     }
 
     fn exceptions(&mut self, files: &Texts, compiler: &mut Compiler, loading: &mut Loading) -> Vec<Arc<Exception>> {
         let mut exceptions: Vec<Arc<Exception>> = Vec::new();
-        self.last_exceptions.retain(|file, _| files.contains_key(file));
         for (file, text) in files.iter().filter(|(file, _)| file.ends_with(EXCEPTIONS)) {
             match exception::read(compiler.engine(), file, text) {
                 Ok(read) => {
@@ -222,13 +227,13 @@ impl Loader {
                 }
                 Err(found) => loading.breaks(file, found, self.last_exceptions.contains_key(file)),
             }
-            for exception in self.last_exceptions.get(file).into_iter().flatten() {
-                if exceptions.iter().any(|other| other.id == exception.id) {
-                    let message = format!("another file has an exception `{}`: this one is left out", exception.id);
-                    loading.diagnostics.push(exception.place.error("E106", message));
-                } else {
-                    exceptions.push(Arc::clone(exception));
-                }
+        }
+        for exception in self.last_exceptions.values().flatten() {
+            if exceptions.iter().any(|other| other.id == exception.id) {
+                let message = format!("another file has an exception `{}`: this one is left out", exception.id);
+                loading.diagnostics.push(exception.place.error("E106", message));
+            } else {
+                exceptions.push(Arc::clone(exception));
             }
         }
         exceptions
@@ -304,6 +309,11 @@ impl Loader {
         let files = if self.builtin { BUILTIN } else { &[] };
         files.iter().map(|file| (PathBuf::from(format!("(built in)/{}", file.path)), Arc::from(file.text))).collect()
     }
+}
+
+/// Whether a file is one that could not be read, or stands in a directory that could not.
+fn is_lost(file: &Path, unreadable: &[Diagnostic]) -> bool {
+    unreadable.iter().any(|lost| file.starts_with(&lost.file))
 }
 
 /// Rules that listen to themselves, directly or through others, each with what to say about it.

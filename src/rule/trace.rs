@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rhai::{AST, Dynamic, Engine, Expr, FnCallExpr, Position, Scope, Stmt, StmtBlock};
+use rhai::{AST, Dynamic, Engine, Expr, FnCallExpr, Module, Position, Scope, Stmt, StmtBlock};
 
 use super::{
     call::RuleInput,
@@ -158,15 +158,15 @@ fn body(ast: &AST, function: &str) -> Option<Vec<Stmt>> {
         .shared_lib()
         .iter_script_fn_info()
         .find(|(_, _, name, parameters, _)| *name == function && *parameters == 1)?;
-    let at = |position: Position| (position.line().unwrap_or(0), position.position().unwrap_or(0));
-    let span = (at(definition.body.start_position()), at(definition.body.end_position()));
     let mut statements = Vec::new();
-    ast.walk(&mut |nodes| {
+    // Alone: closures are functions of their own, whose statements stand within its lines. (Rhai 1.27's own filter for
+    // functions lets all of them pass.)
+    let mut module = Module::new();
+    module.set_script_fn(Arc::clone(definition));
+    let alone = AST::new([], module);
+    alone.walk(&mut |nodes| {
         if let [rhai::ASTNode::Stmt(statement)] = nodes {
-            let place = at(statement.position());
-            if place >= span.0 && place <= span.1 {
-                statements.push((*statement).clone());
-            }
+            statements.push((*statement).clone());
         }
         true
     });

@@ -99,13 +99,18 @@ impl HostFunction {
 
     /// Whether it is about what rules remember, and can be called on a memory that rules share.
     pub fn remembers(&self) -> bool {
-        state::SUBJECT.functions.iter().any(|function| function.name == self.name)
+        remembers(self.name)
     }
 
     /// Whether it takes so many arguments.
     pub fn takes(&self, arguments: usize) -> bool {
         (self.least()..=self.parameters.len() + usize::from(self.remembers())).contains(&arguments)
     }
+}
+
+/// Whether a function of this name is about what rules remember.
+pub(super) fn remembers(name: &str) -> bool {
+    state::SUBJECT.functions.iter().any(|function| function.name == name)
 }
 
 /// A parameter that must be given.
