@@ -89,6 +89,14 @@ fn lasting(status: &Value) -> Value {
 #[test]
 fn every_looking_verb_answers_alike_with_and_without_an_agent() {
     let lab = lab(&recent(60));
+    lab.write(
+        "rules/remembers.rhai",
+        rule("team.remembers", "", "fn rule(event) { count(event.actor.email, \"7d\"); false }"),
+    );
+    lab.write(
+        "rules/exceptions.toml",
+        "[[exception]]\nid = \"third\"\nrules = [\"team.each\"]\ncondition = 'event.id == \"e003\"'\nreason = \"r\"\nauthor = \"a\"\nexpires = \"never\"\n",
+    );
     let agent = start(&lab, 60);
     let alert = lines(&lab.watchbell(&["alerts", "list", "--format", "json", "--limit", "1"]))[0]["id"].clone();
     let alert = alert.as_str().unwrap().to_owned();
@@ -111,6 +119,14 @@ fn every_looking_verb_answers_alike_with_and_without_an_agent() {
         vec!["destinations", "dead"],
         vec!["rules", "list"],
         vec!["rules", "show", "team.each"],
+        vec!["rules", "show", "team.each", "--effective"],
+        vec!["explain", "--rule", "team.each", "--event", "e007"],
+        vec!["exceptions", "list"],
+        vec!["exceptions", "stats"],
+        vec!["exceptions", "hits", "third"],
+        vec!["exceptions", "add", "--from-alert", &alert, "--format", "json"],
+        vec!["state", "list"],
+        vec!["state", "show", "--rule", "team.remembers"],
         vec!["replay", "--show", "3"],
         vec!["store", "verify"],
         vec!["events", "show", "nothing"],
@@ -119,6 +135,7 @@ fn every_looking_verb_answers_alike_with_and_without_an_agent() {
     let ask = || -> Vec<String> { verbs.iter().map(|verb| lab.watchbell(verb).show()).collect() };
     let (beside, before) = (ask(), status(&lab));
     assert_eq!(before["agent"]["pid"], agent.0.id());
+    assert!(lab.watchbell(&["state", "list"]).stdout.contains("team.remembers"));
     drop(agent);
     let (without, after) = (ask(), status(&lab));
     assert_eq!(after["agent"], Value::Null);
@@ -128,6 +145,11 @@ fn every_looking_verb_answers_alike_with_and_without_an_agent() {
         assert_eq!(beside.starts_with("exit: 0"), !fails, "{verb:?}: {beside}");
     }
     assert_eq!(lasting(&before), lasting(&after));
+    // Beside an agent a rule forgets in the agent's memory, and not only in the store.
+    let again = start(&lab, 60);
+    assert!(lab.watchbell(&["state", "clear", "--rule", "team.remembers"]).stdout.contains("has forgotten 2 keys"));
+    drop(again);
+    assert!(lab.watchbell(&["state", "clear", "--rule", "team.remembers"]).stdout.contains("has forgotten 0 keys"));
     // A socket that a killed agent left behind is in nobody's way.
     assert!(lab.path("data/agent.sock").exists());
     let again = start(&lab, 60);

@@ -47,14 +47,7 @@ impl EventView {
 
 fn top(event: &Event) -> Map {
     let mut top = parse(&event.raw);
-    let attribute = |path: &[&str]| -> Dynamic {
-        let mut value = top.get("attributes").cloned().unwrap_or(Dynamic::UNIT);
-        for key in path {
-            let next = value.read_lock::<Map>().and_then(|map| map.get(*key).cloned());
-            value = next.unwrap_or(Dynamic::UNIT);
-        }
-        value
-    };
+    let attribute = |path: &[&str]| top.get("attributes").map_or(Dynamic::UNIT, |attributes| walk(attributes, path));
     let actor = attribute(&["actor"]);
     let ip = attribute(&["location", "ip"]);
     let mut geo = Map::new();
@@ -71,6 +64,15 @@ fn top(event: &Event) -> Map {
     top.insert("time".into(), text(&event.time.to_string()));
     top.insert("source".into(), text(event.source.as_str()));
     top
+}
+
+/// What stands at the end of a path; on the way nothing is copied.
+fn walk(value: &Dynamic, path: &[&str]) -> Dynamic {
+    let Some((key, rest)) = path.split_first() else {
+        return value.clone();
+    };
+    let map = value.read_lock::<Map>();
+    map.and_then(|map| map.get(*key).map(|next| walk(next, rest))).unwrap_or(Dynamic::UNIT)
 }
 
 /// A JSON value as a read-only, shared Rhai value: for what check rules see.
