@@ -115,7 +115,7 @@ pub fn reference() -> String {
             }
             text.push_str("\n\n```rhai\n");
             for (call, value) in function.examples {
-                writeln!(text, "{call} == {value}").ok();
+                writeln!(text, "{call} // {value}").ok();
             }
             text.push_str("```\n");
         }
@@ -133,7 +133,7 @@ pub fn definitions() -> Vec<(String, String)> {
         for arguments in function.least()..=function.parameters.len() {
             writeln!(text, "\n/// {}", function.about).ok();
             for (call, value) in function.examples {
-                writeln!(text, "///\n///     {call} == {value}").ok();
+                writeln!(text, "///\n///     {call} // {value}").ok();
             }
             let parameters: Vec<String> = function
                 .parameters
