@@ -317,3 +317,35 @@ fn heavy_calls_do_not_outrun_the_time_limit() {
     let error = error.unwrap_err();
     assert!(error.contains("time limit"), "{error}");
 }
+
+/// Constants and `params` can be asked like any other value, in the rule and in what it imports, each its own.
+#[test]
+fn constants_are_seen_by_functions() {
+    let lab = Lab::new();
+    lab.write(
+        "lib/words.rhai",
+        "const WORDS = [\"lib\"];\nfn has(word) { WORDS.contains(word) && WORDS[0] == \"lib\" }\n",
+    );
+    let body = "let out = [WORDS.contains(\"own\"), WORDS[0] == \"own\", params.list.contains(\"a\"), params.map.a.b == 1, params.list[0].len() == 1, MAP[event.action].len() == 1, \
+                WORDS.filter(|word| word == \"own\").len() == 1, words::has(\"lib\"), !words::has(\"own\"), !WORDS.contains(\"lib\")]; \
+                let n = 0; for word in WORDS { n += 1; } out.push(n == 1); if out.all(|yes| yes) { true } else { throw out.to_string() }";
+    let text = format!(
+        "import \"lib/words\" as words;\nconst RULE = #{{ id: \"a.constants\", title: \"t\", severity: \"low\", params: #{{ list: [\"a\"], map: #{{ a: #{{ b: 1 }} }} }} }};\n\
+         const WORDS = [\"own\"];\nconst MAP = #{{ x: [1] }};\nfn rule(event) {{ {body} }}\nfn title(event) {{ `${{WORDS[0]}} ${{params.list.len()}}` }}\n"
+    );
+    lab.write("r.rhai", &text);
+    lab.write(
+        "r.test.yaml",
+        "- { name: a, event: { attributes: { action: x } }, expect: { alerts: [{ title: own 1 }] } }\n",
+    );
+    // The directory one is in, without a configuration.
+    let finished = lab.watchbell(&["test", "."]);
+    assert_eq!(finished.code, Some(0), "{}", finished.show());
+    // The same without an import: then the top level is not run again for each call.
+    lab.write(
+        "r.rhai",
+        text.replace("import \"lib/words\" as words;\n", "").replace("words::has(\"lib\"), !words::has(\"own\"), ", ""),
+    );
+    let finished = lab.watchbell(&["test", "."]);
+    assert_eq!(finished.code, Some(0), "{}", finished.show());
+}

@@ -207,6 +207,32 @@ fn rules_listen_to_rules_in_order_and_never_in_a_circle() {
     assert!(problems[0].contains("either `actions` or `on`"), "{problems:?}");
 }
 
+/// A match is heard once it counts: not below its rule's threshold, not behind an exception, and from a shadow rule by shadow
+/// rules only.
+#[test]
+fn rules_hear_what_counts() {
+    let heard = |extra: &str, listener: &str| {
+        let heard = rule("a.heard", &format!("actions: [\"x\"], risk: 7, {extra}"), "fn rule(event) { true }");
+        let listens = rule(
+            "b.listens",
+            &format!("on: [\"risk\"], {listener}"),
+            "fn rule(event) { true } fn title(event) { `${event.id} ${event.risk} ${event.opened}` }",
+        );
+        let all: Vec<_> = (1..=5).map(|second| entry(&second.to_string(), "x", second, "ann")).collect();
+        let report = run(&rule_set(&[&heard, &listens]), &events(&all));
+        let listening = report.alerts.iter().filter(|alert| alert.rule.as_str() == "b.listens");
+        listening.map(|alert| alert.title.clone()).collect::<Vec<_>>()
+    };
+    let every = ["1 7 true", "2 7 false", "3 7 false", "4 7 false", "5 7 false"];
+    assert_eq!(heard("", ""), every);
+    assert_eq!(heard("signal: true", ""), every);
+    assert_eq!(heard("threshold: 3, window: \"10m\"", ""), ["3 7 true", "4 7 false", "5 7 false"]);
+    assert_eq!(heard("threshold: 3, window: \"10m\", signal: true", ""), ["3 7 true", "4 7 false", "5 7 false"]);
+    assert_eq!(heard("dedup_period: \"2s\"", ""), ["1 7 true", "2 7 false", "3 7 true", "4 7 false", "5 7 true"]);
+    assert!(heard("stage: \"shadow\"", "").is_empty());
+    assert_eq!(heard("stage: \"shadow\"", "stage: \"shadow\""), every);
+}
+
 /// The examples of Sigma's four kinds of correlation do what their tests say.
 #[test]
 fn the_examples_hold() {

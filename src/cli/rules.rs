@@ -228,6 +228,7 @@ fn as_json(rule: &CompiledRule, record: Option<&RuleRecord>) -> serde_json::Valu
         "actions": metadata.actions,
         "on": metadata.on.as_ref().map(|on| on.iter().map(|selector| selector.as_str()).collect::<Vec<_>>()),
         "signal": metadata.signal,
+        "risk": metadata.risk,
         "description": metadata.description,
         "runbook": metadata.runbook,
         "reference": metadata.reference,

@@ -16,8 +16,8 @@ use crate::{
     name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, SourceName},
     outcome::{Match, Outcome, StateChanges},
     rule::{
-        CompiledRule, Exception, Limits, MEMORY, MatchInfo, Memory, Quota, RuleFailure, RuleHost, RuleInput, RuleSet,
-        Stage,
+        CompiledRule, Exception, Limits, MEMORY, MatchInfo, Memory, Metadata, Quota, RuleFailure, RuleHost, RuleInput,
+        RuleSet, Stage,
     },
     time,
 };
@@ -29,7 +29,7 @@ mod window;
 
 pub use health::{HealthDetector, Subject, is_open_finding};
 pub use state::{ExceptionRecord, RuleRecord};
-use state::{OpenAlert, State};
+use state::{KeyState, OpenAlert, State};
 use window::Counted;
 
 /// What detection is told by the configuration.
@@ -153,10 +153,10 @@ impl Detector {
         self.find(rule, input).key
     }
 
-    /// What rules that listen are told of a match.
+    /// What rules that listen are told of a match that opens an alert.
     pub fn info(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> MatchInfo {
         let found = self.find(rule, input);
-        info(&found)
+        info(&found, true)
     }
 
     /// Whether an exception hides a match.
@@ -255,7 +255,7 @@ impl Detector {
             Ok(matched) => {
                 self.state.succeeded(rule.id());
                 if matched && !self.excepted(rule, rules.exceptions_of(index), event, input, outcome) {
-                    found = Some(self.matched(rule, event, input, outcome));
+                    found = self.matched(rule, event, input, outcome);
                 }
             }
             Err(failure) => self.failed(rule, event, &failure, outcome),
@@ -294,72 +294,67 @@ impl Detector {
         false
     }
 
+    /// Takes a match to its alert, or towards its threshold. Rules that listen are told of it once it counts: when it opens an
+    /// alert or joins one. A signal goes the same way, and only raises nothing.
     fn matched(
         &mut self,
         rule: &CompiledRule,
         event: &Event,
         input: &RuleInput<'_>,
         outcome: &mut Outcome,
-    ) -> MatchInfo {
+    ) -> Option<MatchInfo> {
         let found = self.find(rule, input);
-        let info = info(&found);
-        if rule.metadata.signal {
-            // It is there for the rules that listen to it.
-            self.function_errors(rule, event, &found.errors, outcome);
-            self.state.matched(rule.id(), event.time);
-            outcome.matches.push(matched(rule, event, None, None));
-            return info;
-        }
-        let unique = match self.host.unique(rule, input) {
-            None => Ok(None),
-            Some(Ok(Some(value))) => Ok(Some(value)),
-            Some(Ok(None)) => Err(None),
-            Some(Err(failure)) => Err(Some(failure)),
-        };
+        let raises = !rule.metadata.signal;
         self.function_errors(rule, event, &found.errors, outcome);
-        let known = found.errors.len();
         let state_key = state::key_of(rule.id(), event.source.as_str(), found.key.as_str());
         let mut keyed = self.state.take(&state_key);
         let period = rule.metadata.dedup_period;
+        let mut told = None;
         let mut alert = None;
         if let Some(open) = keyed.open_at(event.time, period) {
-            let change = joined(open, event, found.severity);
+            told = Some(info(&found, false));
             alert = Some(open.id);
-            outcome.alerts.push(change);
-        } else {
-            let counted = match unique {
-                Ok(unique) => Counted { time: event.time.as_millisecond(), event: event.id.clone(), unique },
-                Err(failure) => {
-                    if let Some(failure) = failure {
-                        outcome.failures.push((rule.id().clone(), format!("fn unique: {failure}")));
-                    }
-                    // No value, nothing to count; a threshold of one is reached all the same.
-                    Counted { time: event.time.as_millisecond(), event: event.id.clone(), unique: None }
-                }
-            };
-            let reached = window::count(
-                &mut keyed.pending,
-                counted,
-                rule.metadata.threshold,
-                rule.metadata.window,
-                rule.has("unique"),
-            );
-            if let Some(events) = reached {
-                let opened = self.open(found, events);
-                self.function_errors(rule, event, opened.errors.get(known..).unwrap_or(&[]), outcome);
-                keyed.open(OpenAlert {
-                    id: opened.id,
-                    opened: opened.opened_at.as_millisecond(),
-                    severity: opened.severity,
-                });
-                alert = Some(opened.id);
-                outcome.alerts.push(AlertChange::Opened(Box::new(opened)));
-            }
+            let change = joined(open, event, found.severity);
+            outcome.alerts.extend(raises.then_some(change));
+        } else if let Some(events) = self.count(rule, event, input, &mut keyed, outcome) {
+            told = Some(info(&found, true));
+            let known = found.errors.len();
+            let opened = self.open(found, events);
+            self.function_errors(rule, event, opened.errors.get(known..).unwrap_or(&[]), outcome);
+            keyed.open(OpenAlert {
+                id: opened.id,
+                opened: opened.opened_at.as_millisecond(),
+                severity: opened.severity,
+            });
+            alert = Some(opened.id);
+            outcome.alerts.extend(raises.then(|| AlertChange::Opened(Box::new(opened))));
         }
         self.state.put(&state_key, keyed, period.max(rule.metadata.window) + self.settings.max_age);
         self.state.matched(rule.id(), event.time);
-        outcome.matches.push(matched(rule, event, alert, None));
-        info
+        outcome.matches.push(matched(rule, event, alert.filter(|_| raises), None));
+        told
+    }
+
+    /// Counts a match towards its rule's threshold, and gives those that reached it.
+    fn count(
+        &self,
+        rule: &CompiledRule,
+        event: &Event,
+        input: &RuleInput<'_>,
+        keyed: &mut KeyState,
+        outcome: &mut Outcome,
+    ) -> Option<Vec<Counted>> {
+        // No value, nothing to count; a threshold of one is reached all the same.
+        let unique = match self.host.unique(rule, input).transpose() {
+            Ok(value) => value.flatten(),
+            Err(failure) => {
+                outcome.failures.push((rule.id().clone(), format!("fn unique: {failure}")));
+                None
+            }
+        };
+        let counted = Counted { time: event.time.as_millisecond(), event: event.id.clone(), unique };
+        let Metadata { threshold, window, .. } = rule.metadata;
+        window::count(&mut keyed.pending, counted, threshold, window, rule.has("unique"))
     }
 
     /// Counts what went wrong in optional functions.
@@ -450,12 +445,14 @@ impl Detector {
     }
 }
 
-fn info(found: &Found<'_>) -> MatchInfo {
+fn info(found: &Found<'_>, opened: bool) -> MatchInfo {
     MatchInfo {
         rule: found.rule.id().clone(),
         severity: found.severity,
         key: found.key.to_string(),
         title: found.title.clone(),
+        risk: found.rule.metadata.risk,
+        opened,
     }
 }
 

@@ -39,6 +39,10 @@ pub struct MatchInfo {
     pub key: String,
     /// Its title.
     pub title: String,
+    /// The rule's risk.
+    pub risk: u32,
+    /// It is the first of its alert.
+    pub opened: bool,
 }
 
 impl<'a> RuleInput<'a> {
@@ -302,7 +306,7 @@ impl RuleHost {
         run: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
     ) -> Result<Dynamic, RuleFailure> {
         let begun = self.call.begin(self.limits.time);
-        self.call.set_current(rule.id().clone(), Arc::clone(&rule.resources));
+        self.call.set_current(rule.id().clone(), Arc::clone(&rule.resources), Arc::clone(&rule.constants));
         let result = std::panic::catch_unwind(AssertUnwindSafe(run));
         rule.cost.add(self.call.since(begun));
         match result {

@@ -13,12 +13,13 @@ use std::{
 use rhai::{AST, ASTNode, Dynamic, Engine, Expr, Map, OptimizationLevel, Scope, Stmt};
 
 use super::{
-    engine::{self, Call, Limits},
+    engine::{self, Call, Constants, Limits},
     library,
-    metadata::{self, Metadata, Places},
+    metadata::{self, Metadata, Places, Stage},
     problem,
     resources::Resources,
-    tuning::{self, Overrides, RuleOverride},
+    tuning::{self, Overrides, RuleOverride, Selector},
+    view,
 };
 use crate::{
     diagnostic::{Diagnostic, any_error, nearest},
@@ -55,6 +56,8 @@ pub struct CompiledRule {
     pub(super) resources: Arc<Resources>,
     /// It imports: its top level runs before each call, so that its functions see the modules.
     pub(super) imports: bool,
+    /// What its functions see beside their own variables.
+    pub(super) constants: Arc<Constants>,
     /// It calls functions that remember.
     pub remembers: bool,
     /// It assigns to a property or an index somewhere: it is given an event of its own (see `view`).
@@ -94,9 +97,12 @@ impl CompiledRule {
         &self.metadata.id
     }
 
-    /// Whether it runs on the matches of another rule.
+    /// Whether it runs on the matches of another rule. What a shadow rule finds, only shadow rules hear of: it must not lead to
+    /// alerts before it is trusted.
     pub fn listens_to(&self, other: &Metadata) -> bool {
-        self.metadata.on.as_ref().is_some_and(|selectors| selectors.iter().any(|selector| selector.selects(other)))
+        let selects = |selectors: &Vec<Selector>| selectors.iter().any(|selector| selector.selects(other));
+        self.metadata.on.as_ref().is_some_and(selects)
+            && (other.stage != Stage::Shadow || self.metadata.stage == Stage::Shadow)
     }
 
     /// Whether the file has this optional function.
@@ -171,7 +177,7 @@ impl Compiler {
         let places = places(&first, text);
 
         self.call.begin(LOAD_TIME);
-        self.call.set_current(placeholder_id(), Arc::clone(&self.resources));
+        self.call.set_current(placeholder_id(), Arc::clone(&self.resources), Arc::default());
         let mut run = first.clone();
         run.set_source(file.to_string_lossy().as_ref());
         let mut scope = Scope::new();
@@ -202,8 +208,11 @@ impl Compiler {
 
         // The constants that the functions may use: the file's own, and `params`.
         let mut constants = Scope::new();
+        let mut known = Constants::new();
+        known.insert("params".to_owned(), view::share(metadata.params.clone().into()));
         constants.push_constant("params", metadata.params.clone());
         for (name, _, value) in scope.iter() {
+            known.insert(name.to_owned(), view::share(value.clone()));
             constants.push_constant(name.to_owned(), value);
         }
         self.engine.set_strict_variables(true);
@@ -221,6 +230,8 @@ impl Compiler {
         if any_error(&found) {
             return Err(found);
         }
+        // A library's functions see its constants, which are not known here.
+        self.engine.set_strict_variables(false);
         let Traits { imports, assigns, remembers } = self.traits(&first, file);
         let mut hasher = blake3::Hasher::new();
         hasher.update(text.as_bytes());
@@ -240,6 +251,7 @@ impl Compiler {
             ast,
             resources: Arc::clone(&self.resources),
             remembers,
+            constants: Arc::new(known),
             assigns_properties: assigns,
             imports: !imports.is_empty(),
             functions,

@@ -51,6 +51,17 @@ const MAX_CALL_LEVELS: usize = 24;
 /// Nesting of expressions, at top level and inside functions.
 const MAX_EXPRESSION_DEPTH: usize = 48;
 
+/// The constants that functions see, by name: those of the file, and `params`.
+pub(super) type Constants = BTreeMap<String, Dynamic>;
+
+/// Who is running, with what it can reach.
+#[derive(Debug)]
+struct Running {
+    rule: RuleId,
+    resources: Arc<Resources>,
+    constants: Arc<Constants>,
+}
+
 /// What the engine's callbacks know of the call that is going on.
 #[derive(Debug)]
 pub(super) struct Call {
@@ -58,7 +69,7 @@ pub(super) struct Call {
     /// Nanoseconds after `started` at which the call must end; 0: no limit.
     deadline: AtomicU64,
     /// Who is running, with what it can reach.
-    current: Mutex<Option<(RuleId, Arc<Resources>)>>,
+    current: Mutex<Option<Running>>,
     /// The lists that were looked into, with their versions, since it was last asked.
     lists: Mutex<BTreeMap<String, String>>,
     /// What rules remember.
@@ -89,14 +100,25 @@ impl Call {
         self.started.elapsed().saturating_sub(begun)
     }
 
-    pub(super) fn set_current(&self, rule: RuleId, resources: Arc<Resources>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((rule, resources));
+    pub(super) fn set_current(&self, rule: RuleId, resources: Arc<Resources>, constants: Arc<Constants>) {
+        let running = Running { rule, resources, constants };
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+    }
+
+    /// A constant of the file whose code runs, which may be one that the rule imports; or `params`.
+    fn constant(&self, source: Option<&str>, name: &str) -> Option<Dynamic> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = current.as_ref()?;
+        match source.and_then(|source| running.resources.imports.constants(source)) {
+            Some(imported) => imported.get(name).cloned(),
+            None => running.constants.get(name).cloned(),
+        }
     }
 
     /// What the running rule can reach.
     pub(super) fn resources(&self) -> Option<Arc<Resources>> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().map(|(_, resources)| Arc::clone(resources))
+        current.as_ref().map(|running| Arc::clone(&running.resources))
     }
 
     /// A named list, noted as used.
@@ -134,7 +156,7 @@ impl Call {
 
     fn rule(&self) -> String {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().map_or_else(String::new, |(rule, _)| rule.to_string())
+        current.as_ref().map_or_else(String::new, |running| running.rule.to_string())
     }
 }
 
@@ -191,6 +213,13 @@ pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
             return None;
         }
         watched.is_late().then(|| Dynamic::from(DEADLINE))
+    });
+    // Rhai puts constants in their places when it compiles, except where something is asked of them (`LIMITS.contains(x)`), and
+    // functions see no variables but their own: those places ask here. What has an index is a function's own variable.
+    let constants = Arc::clone(&call);
+    #[expect(deprecated, reason = "not deprecated, says its author, but may change")]
+    engine.on_var(move |name, index, context| {
+        Ok(if index > 0 { None } else { constants.constant(context.source(), name) })
     });
     let printing = Arc::clone(&call);
     engine.on_print(move |text| tracing::info!(rule = printing.rule(), "print: {text}"));

@@ -10,18 +10,22 @@ use std::{
 
 use rhai::{Engine, EvalAltResult, Module, Position, Scope, Shared};
 
+use super::{engine::Constants, view::share};
+
 /// A snapshot of all rule files, and the modules made of those that were imported.
 #[derive(Debug, Default)]
 pub(super) struct Imports {
     roots: Vec<PathBuf>,
     texts: BTreeMap<PathBuf, Arc<str>>,
     modules: Mutex<HashMap<PathBuf, Option<Shared<Module>>>>,
+    /// The constants of those that were imported.
+    constants: Mutex<HashMap<PathBuf, Arc<Constants>>>,
 }
 
 impl Imports {
     /// These files, under these directories.
     pub(super) fn new(roots: Vec<PathBuf>, texts: BTreeMap<PathBuf, Arc<str>>) -> Self {
-        Self { roots, texts, modules: Mutex::default() }
+        Self { roots, texts, modules: Mutex::default(), constants: Mutex::default() }
     }
 
     /// The file that `import "path"` in the file `source` means: beside that file, else under a rules directory.
@@ -68,9 +72,16 @@ impl Imports {
         ast.set_source(file.to_string_lossy().as_ref());
         // A second time with the file's constants known, so that its functions see them.
         engine.run_ast_with_scope(&mut scope, &ast)?;
+        let constants = scope.iter().map(|(name, _, value)| (name.to_owned(), share(value))).collect();
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned(), Arc::new(constants));
         let mut ast = engine.compile_with_scope(&scope, text)?;
         ast.set_source(file.to_string_lossy().as_ref());
         Module::eval_ast_as_new(Scope::new(), &ast, engine).map(Into::into)
+    }
+
+    /// The constants of a file that was imported.
+    pub(super) fn constants(&self, file: &str) -> Option<Arc<Constants>> {
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(Path::new(file)).cloned()
     }
 
     /// The text of a file.
@@ -95,5 +106,6 @@ pub(super) fn normal(path: &Path) -> PathBuf {
             other => result.push(other),
         }
     }
-    result
+    // The directory one is in.
+    if result.as_os_str().is_empty() { PathBuf::from(".") } else { result }
 }

@@ -449,7 +449,7 @@ impl Lint<'_> {
         };
         // What stands beside the event where the rule listens to others.
         let first = walked.split('.').next().unwrap_or_default();
-        if self.rule.metadata.on.is_some() && ["rule", "severity", "key", "title"].contains(&first) {
+        if self.rule.metadata.on.is_some() && ["rule", "severity", "key", "title", "risk", "opened"].contains(&first) {
             return;
         }
         if let Some(doubt) = self.vocabulary.doubt_field(&walked) {

@@ -52,8 +52,14 @@ pub const KEY_TABLE: &[Key] = &[
     key(
         "on",
         "list of texts",
-        "In place of `actions`: rules whose matches it runs on, `rule:atlassian.identity.*` or `tag:initial-access`. The event then has `rule`, \
-         `severity`, `key` and `title` of the match beside it.",
+        "In place of `actions`: rules whose matches it runs on, `rule:atlassian.identity.*`, `tag:initial-access` or `risk`: once they open an \
+         alert or join one, or would if they are signals. The event then has `rule`, `severity`, `key`, `title` and `risk` of the match \
+         beside it, and `opened`: whether it is the first of its alert.",
+    ),
+    key(
+        "risk",
+        "number",
+        "What a match adds to the risk of its actor: rules with `on: [\"risk\"]` hear of it, and find it in `event.risk`.",
     ),
     key("signal", "true or false", "`true`: its matches are there for rules that listen to them, and raise no alert."),
     key("description", "text", "What it means."),
@@ -135,6 +141,8 @@ pub struct Metadata {
     pub on: Option<Vec<Selector>>,
     /// Its matches are there for rules that listen to them, and raise no alert.
     pub signal: bool,
+    /// What a match adds to the risk of its actor, for rules that listen to `risk`.
+    pub risk: u32,
     /// What it means.
     pub description: Option<String>,
     /// What to do.
@@ -220,6 +228,7 @@ pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> 
         actions: reader.actions(),
         on: reader.listens(),
         signal: reader.boolean("signal").unwrap_or(false),
+        risk: reader.risk(),
         description: reader.text("description"),
         runbook: reader.text("runbook"),
         reference: reader.text("reference"),
@@ -373,7 +382,8 @@ impl Reader<'_> {
             let selector = match text.strip_prefix("rule:") {
                 Some(pattern) => Selector::parse(pattern),
                 None if text.starts_with("tag:") => Selector::parse(text),
-                None => Err(format!("`{text}`: write `rule:ID`, with `*` for any text, or `tag:NAME`")),
+                None if text == "risk" => Ok(Selector::risk()),
+                None => Err(format!("`{text}`: write `rule:ID`, with `*` for any text, `tag:NAME`, or `risk`")),
             };
             match selector {
                 Ok(selector) => selectors.push(selector),
@@ -384,6 +394,19 @@ impl Reader<'_> {
             self.wrong("on", "`on` names no rules, so the rule would never run".to_owned());
         }
         Some(selectors)
+    }
+
+    fn risk(&mut self) -> u32 {
+        let Some(value) = self.map.get("risk") else {
+            return 0;
+        };
+        match value.as_int().ok().and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= 1_000) {
+            Some(number) => number,
+            None => {
+                self.wrong_type("risk", "a whole number from 0 to 1000", value);
+                0
+            }
+        }
     }
 
     fn threshold(&mut self) -> u32 {

@@ -25,12 +25,18 @@ use crate::{
 /// Name of the file.
 pub const OVERRIDES: &str = "overrides.toml";
 
-/// Rules by id, by a pattern for ids, or by tag.
+/// Rules by id, by a pattern for ids, by tag, or those that give risk.
 #[derive(Debug, Clone)]
 pub struct Selector {
     text: String,
-    glob: GlobMatcher,
-    by_tag: bool,
+    kind: Selects,
+}
+
+#[derive(Debug, Clone)]
+enum Selects {
+    Id(GlobMatcher),
+    Tag(GlobMatcher),
+    Risk,
 }
 
 impl Selector {
@@ -40,7 +46,13 @@ impl Selector {
         if pattern.is_empty() {
             return Err("write a rule's id, a pattern such as `atlassian.*`, or `tag:NAME`".to_owned());
         }
-        Ok(Self { text: text.to_owned(), glob: pattern::glob(pattern)?.compile_matcher(), by_tag })
+        let glob = pattern::glob(pattern)?.compile_matcher();
+        Ok(Self { text: text.to_owned(), kind: if by_tag { Selects::Tag(glob) } else { Selects::Id(glob) } })
+    }
+
+    /// All rules that give risk.
+    pub(super) fn risk() -> Self {
+        Self { text: "risk".to_owned(), kind: Selects::Risk }
     }
 
     /// The rule of this id.
@@ -51,10 +63,10 @@ impl Selector {
 
     /// Whether a rule is meant.
     pub fn selects(&self, rule: &Metadata) -> bool {
-        if self.by_tag {
-            rule.tags.iter().any(|tag| self.glob.is_match(tag))
-        } else {
-            self.glob.is_match(rule.id.as_str())
+        match &self.kind {
+            Selects::Id(glob) => glob.is_match(rule.id.as_str()),
+            Selects::Tag(glob) => rule.tags.iter().any(|tag| glob.is_match(tag)),
+            Selects::Risk => rule.risk > 0,
         }
     }
 
@@ -65,7 +77,7 @@ impl Selector {
 
     /// Whether it can mean one rule only.
     pub(super) fn is_exact(&self) -> bool {
-        !self.by_tag && RuleId::parse(&self.text).is_ok()
+        matches!(self.kind, Selects::Id(_)) && RuleId::parse(&self.text).is_ok()
     }
 }
 

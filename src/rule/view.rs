@@ -29,13 +29,16 @@ impl EventView {
         Self(share(Dynamic::from_map(top(event))))
     }
 
-    /// The view of a match: of its event, with what the rule said of it beside: `rule`, `severity`, `key`, `title`.
+    /// The view of a match: of its event, with what the rule said of it beside: `rule`, `severity`, `key`, `title`,
+    /// `risk`.
     pub fn of_match(event: &Event, matched: &MatchInfo) -> Self {
         let mut top = top(event);
         top.insert("rule".into(), text(matched.rule.as_str()));
         top.insert("severity".into(), text(matched.severity.as_str()));
         top.insert("key".into(), text(&matched.key));
         top.insert("title".into(), text(&matched.title));
+        top.insert("risk".into(), freeze(i64::from(matched.risk).into()));
+        top.insert("opened".into(), freeze(matched.opened.into()));
         Self(share(Dynamic::from_map(top)))
     }
 
@@ -85,7 +88,8 @@ fn parse(raw: &str) -> Map {
     Seed.deserialize(&mut deserializer).ok().and_then(Dynamic::try_cast::<Map>).unwrap_or_default()
 }
 
-fn share(value: Dynamic) -> Dynamic {
+/// A value that is handed out without a copy, and cannot be changed.
+pub(super) fn share(value: Dynamic) -> Dynamic {
     value.into_read_only().into_shared().into_read_only()
 }
 
