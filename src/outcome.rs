@@ -3,7 +3,7 @@
 
 use crate::{
     alert::AlertChange,
-    name::{AlertId, EventId, ExceptionId, RuleId, Sequence},
+    name::{AlertId, EventId, ExceptionId, RuleId, Sequence, SourceName},
     time::Timestamp,
 };
 
@@ -24,7 +24,27 @@ pub struct Match {
     pub exception: Option<ExceptionId>,
 }
 
-/// What followed from an event.
+/// Up to when the log of a source is known to be whole although no event says so, where something followed from that.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Pass {
+    /// The source.
+    pub source: SourceName,
+    /// Up to when.
+    pub until: Timestamp,
+}
+
+/// A pass with its place among the events and what people did.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LoggedPass {
+    /// The last event that had been evaluated.
+    pub mark: Sequence,
+    /// The number of the last logged change of an alert before it.
+    pub change: u64,
+    /// What was taken note of.
+    pub pass: Pass,
+}
+
+/// What followed from an event, or from there being none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
     /// Rules that said true.
@@ -35,6 +55,8 @@ pub struct Outcome {
     pub failures: Vec<(RuleId, String)>,
     /// How many rules looked at the event.
     pub rules_run: u32,
+    /// What followed from there being no events; kept, so that a replay can follow.
+    pub passes: Vec<Pass>,
 }
 
 impl Outcome {
@@ -44,6 +66,7 @@ impl Outcome {
         self.alerts.append(&mut later.alerts);
         self.failures.append(&mut later.failures);
         self.rules_run += later.rules_run;
+        self.passes.append(&mut later.passes);
     }
 }
 

@@ -13,7 +13,11 @@ fn with_lists(body: &str) -> (tempfile::TempDir, Arc<RuleSet>) {
     for (name, text) in rule::EXAMPLE_LISTS {
         fs::write(directory.path().join("lists").join(name), text).unwrap();
     }
-    let rule = crate::support::rule("a.example", "", &format!("fn rule(event) {{ {body} }}"));
+    let rule = crate::support::rule(
+        "a.example",
+        "",
+        &format!("fn rule(event) {{ {body} }}\nfn expired(key, event) {{ true }}"),
+    );
     fs::write(directory.path().join("rule.rhai"), rule).unwrap();
     let loaded = Loader::of(vec![directory.path().to_owned()]).without_builtin().load();
     assert!(loaded.diagnostics.is_empty(), "{body}: {:#?}", loaded.diagnostics);

@@ -1,10 +1,17 @@
 use serde_json::Value;
 use watchbell::{
+    alert::Alert,
     detect::{Detector, Settings},
+    replay::Replay,
     rule::Quota,
+    simulator,
+    store::AlertFilter,
+    time::{self, Clock},
 };
 
-use crate::support::{Lab, entry, evaluated, event, events, found, organization, rule, rule_set, run};
+use crate::support::{
+    Lab, alerts, base, entry, evaluated, event, events, found, load, organization, rule, rule_set, run,
+};
 
 /// Entries of one action by one actor at these seconds.
 fn at(seconds: &[i64]) -> Vec<Value> {
@@ -191,7 +198,7 @@ fn rules_listen_to_rules_in_order_and_never_in_a_circle() {
     // The alert is about the event that made it.
     assert_eq!(report.alerts[0].first_events[0].as_str(), "4");
     assert_eq!(report.rules.values().map(|rule| rule.matches).sum::<u64>(), 5);
-    let (set, problems) = crate::support::load(&[
+    let (set, problems) = load(&[
         &rule("a.one", "on: [\"rule:b.two\"]", "fn rule(event) { true }"),
         &rule("b.two", "on: [\"rule:a.one\"]", "fn rule(event) { true }"),
         &rule("c.self", "on: [\"rule:c.*\"]", "fn rule(event) { true }"),
@@ -199,11 +206,9 @@ fn rules_listen_to_rules_in_order_and_never_in_a_circle() {
     ]);
     assert_eq!(problems.iter().filter(|problem| problem.starts_with("E215")).count(), 3, "{problems:#?}");
     assert_eq!(set.detections.len(), 1);
-    let (_, problems) =
-        crate::support::load(&[&rule("d.nobody", "on: [\"rule:x.nobody\"]", "fn rule(event) { true }")]);
+    let (_, problems) = load(&[&rule("d.nobody", "on: [\"rule:x.nobody\"]", "fn rule(event) { true }")]);
     assert!(problems[0].starts_with("W302"), "{problems:?}");
-    let (_, problems) =
-        crate::support::load(&[&rule("e.both", "on: [\"rule:x.y\"], actions: [\"x\"]", "fn rule(event) { true }")]);
+    let (_, problems) = load(&[&rule("e.both", "on: [\"rule:x.y\"], actions: [\"x\"]", "fn rule(event) { true }")]);
     assert!(problems[0].contains("either `actions` or `on`"), "{problems:?}");
 }
 
@@ -231,6 +236,122 @@ fn rules_hear_what_counts() {
     assert_eq!(heard("dedup_period: \"2s\"", ""), ["1 7 true", "2 7 false", "3 7 true", "4 7 false", "5 7 true"]);
     assert!(heard("stage: \"shadow\"", "").is_empty());
     assert_eq!(heard("stage: \"shadow\"", "stage: \"shadow\""), every);
+}
+
+const EXPECTS: &str = "fn rule(event) { if event.action == \"begun\" { expect(event.actor.id, \"1h\", \"end\"); } \
+    if event.action == \"ended\" { met(event.actor.id, \"end\"); } event.action == \"begun\" }\n\
+    fn expired(key, event) { key == event.actor.id && event.expected == \"end\" && event.key == key }\n\
+    fn title(event) { if event.expected == () { `${event.actor.id} begins` } else { `${event.actor.id} did not end by ${event.time}, begun ${event.since}` } }\n\
+    fn dedup(event) { event.actor.id }";
+
+/// Time passes with events, each at its second, and then up to a second.
+fn expecting(entries: &[(&str, &str, i64)], until: Option<i64>) -> Vec<String> {
+    let text = rule("a.expects", "dedup_period: \"1s\"", EXPECTS);
+    let mut replay = Replay::new(rule_set(&[&text]), Settings::default());
+    let entries: Vec<Value> = (1..)
+        .zip(entries)
+        .map(|(number, (action, actor, second)): (u64, _)| entry(&number.to_string(), action, *second, actor))
+        .collect();
+    let events = events(&entries);
+    for event in &events {
+        replay.event(event);
+    }
+    if let Some(until) = until {
+        replay.pass(&events[0].source, time::from_millis(base().as_millisecond() + until * 1_000));
+    }
+    let report = replay.finish();
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    let late = report.alerts.iter().filter(|alert| !alert.title.ends_with("begins"));
+    late.map(|alert| format!("{} [{}]", alert.title, alert.opened_at)).collect()
+}
+
+#[test]
+fn what_does_not_happen_is_told() {
+    let failed = ["ann did not end by 2026-03-01T13:00:00Z, begun 2026-03-01T12:00:00Z [2026-03-01T13:00:00Z]"];
+    // By a later event, whatever it is about, ten minutes after the end and not before; or by time alone.
+    assert_eq!(expecting(&[("begun", "ann", 0), ("other", "bob", 4_200)], None), failed);
+    assert!(expecting(&[("begun", "ann", 0), ("other", "bob", 4_199)], None).is_empty());
+    assert_eq!(expecting(&[("begun", "ann", 0)], Some(4_200)), failed);
+    assert!(expecting(&[("begun", "ann", 0)], Some(4_199)).is_empty());
+    // It happens at the last moment, too late, to somebody else, or before.
+    assert!(expecting(&[("begun", "ann", 0), ("ended", "ann", 3_600)], Some(9_999)).is_empty());
+    assert_eq!(expecting(&[("begun", "ann", 0), ("ended", "ann", 3_601)], Some(9_999)), failed);
+    assert_eq!(expecting(&[("begun", "ann", 0), ("ended", "bob", 60)], Some(9_999)), failed);
+    assert_eq!(expecting(&[("ended", "ann", -60), ("begun", "ann", 0)], Some(9_999)), failed);
+    // What met it arrives late, or arrived before.
+    assert!(expecting(&[("begun", "ann", 0), ("other", "bob", 4_100), ("ended", "ann", 60)], Some(9_999)).is_empty());
+    assert!(expecting(&[("ended", "ann", 60), ("begun", "ann", 0)], Some(9_999)).is_empty());
+    // Each waits for itself.
+    let twice = [("begun", "ann", 0), ("begun", "ann", 1_800), ("ended", "ann", 3_700)];
+    assert_eq!(expecting(&twice, Some(9_999)), failed);
+    assert_eq!(expecting(&twice[..2], Some(9_999)).len(), 2);
+}
+
+#[test]
+fn what_is_expected_needs_somebody_to_tell() {
+    let (_, problems) = load(&[&rule("a.lone", "", "fn rule(event) { expect(\"k\", \"1h\", \"x\"); false }")]);
+    assert!(problems[0].starts_with("E216"), "{problems:?}");
+    let (_, problems) = load(&[&rule("a.one", "", "fn rule(event) { false } fn expired(event) { true }")]);
+    assert!(problems[0].contains("`fn expired` must have two parameters, it has 1"), "{problems:?}");
+    let shared = rule(
+        "a.shared",
+        "",
+        "fn rule(event) { common(\"c\").expect(\"k\", \"1h\", \"x\") } fn expired(key, event) { true }",
+    );
+    let report = run(&rule_set(&[&shared]), &events(&at(&[0])));
+    assert!(report.failures[0].contains("what a rule expects is its own"), "{:?}", report.failures);
+    // One that fails is told as any other.
+    let throws = rule(
+        "a.throws",
+        "",
+        "fn rule(event) { expect(\"k\", \"1h\", \"x\") && false } fn expired(key, event) { key.nope() }",
+    );
+    let report = run(&rule_set(&[&throws]), &events(&at(&[0, 9_000])));
+    assert!(report.failures[0].contains("nope"), "{:?}", report.failures);
+    assert_eq!(report.rules.values().next().unwrap().errors, 1);
+}
+
+/// The agent tells it while the log is silent; a restart forgets nothing, and a replay follows.
+#[test]
+fn silence_is_told_by_the_clock() {
+    let second = |seconds: i64| time::from_millis(base().as_millisecond() + seconds * 1_000);
+    let clock = Clock::manual(second(10));
+    let entries = [
+        entry("1", "begun", 0, "ann"),
+        entry("2", "begun", 1, "bob"),
+        entry("3", "ended", 20_000, "ann"),
+        entry("4", "begun", 20_001, "ann"),
+    ];
+    let options = simulator::Options { clock: clock.clone(), ..organization(&entries) };
+    let lab = Lab::with_organization(options, "");
+    lab.write("rules/expects.rhai", rule("a.expects", "dedup_period: \"1s\"", EXPECTS));
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 2));
+    assert_eq!(alerts(&lab.reader().1).len(), 2);
+    // Not yet.
+    clock.set(second(4_190));
+    lab.run_agent_with(&clock, |reader| {
+        reader.sources().unwrap().into_values().next().unwrap().last_poll >= Some(second(4_190))
+    });
+    assert_eq!(alerts(&lab.reader().1).len(), 2);
+    clock.set(second(4_300));
+    lab.run_agent_with(&clock, |reader| alerts(reader).len() == 4);
+    clock.set(second(20_100));
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 4));
+    clock.set(second(90_000));
+    lab.run_agent_with(&clock, |reader| alerts(reader).len() == 6);
+    let titles = |all: Vec<Alert>| {
+        let mut titles: Vec<(String, String)> =
+            all.into_iter().map(|alert| (alert.id.to_string(), alert.title)).collect();
+        titles.sort();
+        titles
+    };
+    let raised: Vec<Alert> = lab.reader().1.alerts(AlertFilter::default()).map(Result::unwrap).collect();
+    let replayed = lab.watchbell(&["replay", "--format", "json"]);
+    let report: Value = serde_json::from_str(&replayed.stdout).unwrap();
+    assert_eq!(titles(serde_json::from_value(report["alerts"].clone()).unwrap()), titles(raised));
+    assert_eq!(lab.reader().1.passes().count(), 2);
+    let verified = lab.watchbell(&["store", "verify"]);
+    assert_eq!(verified.code, Some(0), "{}", verified.show());
 }
 
 /// The examples of Sigma's four kinds of correlation do what their tests say.

@@ -54,6 +54,11 @@ fn replaying_what_was_evaluated_gives_the_alerts_that_were_raised() {
          f || d == 3 || (n > 4 && sequence(event.actor.id, [\"user_login_failed\", \"user_login\"], \"10m\")) }\n\
          fn title(event) { `${event.actor.id} ${counted(event.actor.id, \"10m\")} ${common(\"all\").counted(\"k\", \"1m\")}` }",
     );
+    lab.write(
+        "rules/expects.rhai",
+        "const RULE = #{ id: \"replay.expects\", title: \"t\", severity: \"low\", dedup_period: \"5m\" };\nfn rule(event) { if event.action == \"api_token_created\" { expect(event.actor.id, \"2m\", \"login\"); } \
+         if event.action == \"user_login\" { met(event.actor.id, \"login\"); } false }\nfn expired(key, event) { true }\nfn dedup(event) { event.key }",
+    );
     for part in [200, 500, 800] {
         lab.run_agent_until(|reader| reader.mark().unwrap().0 >= part);
     }

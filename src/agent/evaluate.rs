@@ -17,11 +17,12 @@ use crate::{
     api::allowed,
     deliver::{Recorded, Recorder},
     detect::{Detector, HealthDetector, Settings},
-    name::{AlertId, Sequence},
+    name::{AlertId, Sequence, SourceName},
     outcome::{Outcome, StateChanges},
     rule::RuleSet,
+    source::SourceStatus,
     store::{Store, StoreError},
-    time::Clock,
+    time::{Clock, Timestamp},
 };
 
 /// Events evaluated between two commits. A commit waits for the disk, an event takes microseconds.
@@ -117,7 +118,10 @@ impl Evaluator {
                 self.check(&mut detector, &mut checks, &mut pulse, mark)?;
             }
             self.stored.mark_unchanged();
+            // Before it is known that all is evaluated: what is stored by then has been.
+            let whole = self.whole_logs();
             let Some(batch) = reader.batch_after(mark, BATCH)? else {
+                self.pass(&mut detector, &whole)?;
                 let wait = pulse.until_due();
                 let request = runtime.block_on(async {
                     tokio::select! {
@@ -155,6 +159,26 @@ impl Evaluator {
         Ok(())
     }
 
+    /// Up to when the logs of the sources are known to be whole: when each was last read to its end.
+    fn whole_logs(&self) -> Vec<(SourceName, Timestamp)> {
+        let whole = |status: &SourceStatus| status.record.last_poll.filter(|_| status.record.caught_up);
+        let sources = self.watched.sources.iter();
+        sources.filter_map(|(settings, status)| Some((settings.name.clone(), whole(&status.borrow())?))).collect()
+    }
+
+    /// Lets time pass where no events do, so that what is expected and does not happen is told.
+    fn pass(&self, detector: &mut Detector, whole: &[(SourceName, Timestamp)]) -> Result<(), StoreError> {
+        let mut outcome = Outcome::default();
+        for (source, until) in whole {
+            outcome.append(detector.pass(source, *until));
+        }
+        if outcome.passes.is_empty() {
+            return Ok(());
+        }
+        let state = detector.take_changes();
+        self.record(outcome, state, None, 0)
+    }
+
     fn check(
         &self,
         detector: &mut Detector,
@@ -188,13 +212,14 @@ impl Evaluator {
         for (rule, error) in &outcome.failures {
             tracing::debug!(%rule, "rule failed: {error}");
         }
-        let recorded = self.recorder.record(outcome.alerts, outcome.matches, state, mark, self.clock.now())?;
+        let (rules_run, failures) = (u64::from(outcome.rules_run), outcome.failures.len() as u64);
+        let recorded = self.recorder.record(outcome, state, mark, self.clock.now())?;
         self.look_again(&recorded);
         self.progress.send_modify(|progress| {
             progress.mark = mark.unwrap_or(progress.mark);
             progress.events += events;
-            progress.rules_run += u64::from(outcome.rules_run);
-            progress.failures += outcome.failures.len() as u64;
+            progress.rules_run += rules_run;
+            progress.failures += failures;
             progress.silenced += recorded.silenced;
             for (total, count) in progress.alerts.iter_mut().zip(recorded.opened) {
                 *total += count;
@@ -220,7 +245,7 @@ impl Evaluator {
             RulesRequest::ClearMemory { space, reply } => {
                 let count = detector.clear_memory(&space);
                 let state = detector.take_changes();
-                self.recorder.record(Vec::new(), Vec::new(), state, None, self.clock.now())?;
+                self.recorder.record(Outcome::default(), state, None, self.clock.now())?;
                 // Whoever asked may have gone.
                 reply.send(count).ok();
                 Ok(())

@@ -18,6 +18,7 @@ use crate::{
     detect,
     event::{Event, IncomingEvent},
     name::{AlertId, Sequence, SourceName},
+    outcome::Outcome,
     silence::rule_pattern,
     source,
     store::{AlertFilter, Page, Reader, Refetch, ScanFilter, SourceRecord, Store, StoreError},
@@ -177,6 +178,7 @@ impl Desk {
                 }
                 Ok(())
             }
+            Request::Passes {} => reader.passes().try_for_each(|pass| put(sink, &pass?)),
             Request::Handle { alert, action, author, comment } => {
                 let remark =
                     Remark { author: author_of(&author)?, at: self.clock.now(), comment: comment_of(comment)? };
@@ -260,7 +262,7 @@ impl Desk {
                         let mut memory = detect::memory(reader.state()?);
                         let count = memory.clear(&space);
                         let changes = memory.take_changes();
-                        self.recorder.record(Vec::new(), Vec::new(), changes, None, self.clock.now())?;
+                        self.recorder.record(Outcome::default(), changes, None, self.clock.now())?;
                         count
                     }
                 };

@@ -13,6 +13,7 @@ use watchbell::{
     diagnostic::any_error,
     event::Event,
     name::SourceName,
+    outcome::LoggedPass,
     replay::{self, Report, RuleReport},
     rule::{Loader, RuleSources},
     source::file,
@@ -88,7 +89,8 @@ impl Replay {
             let client = Client::open(config, &Clock::system())?;
             let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {})?;
             let changes: Vec<LoggedChange> = client.all(Request::HandledChanges {})?;
-            let mut replay = replay.with_changes(changes);
+            let passes: Vec<LoggedPass> = client.all(Request::Passes {})?;
+            let mut replay = replay.with_changes(changes).with_passes(passes);
             let progress = progress(totals.map_or(0, |totals| totals.events));
             let source = self.range.source();
             let query = wire::EventQuery { since, until, source: source.clone(), ..wire::EventQuery::default() };
@@ -99,6 +101,9 @@ impl Replay {
                 count += 1;
                 Ok(())
             })?;
+            if until.is_none() {
+                replay.follow_all();
+            }
             progress.finish_and_clear();
             if let (Some(source), 0) = (source, count) {
                 let range = if since.is_some() || until.is_some() { " in that range" } else { "" };

@@ -8,7 +8,7 @@ use super::{Late, Router};
 use crate::{
     alert::{Action, Alert, AlertChange, Notice, Remark, Severity},
     name::{AlertId, Sequence, SilenceId},
-    outcome::{Match, StateChanges},
+    outcome::{Outcome, StateChanges},
     silence::{NewSilence, Silence},
     store::{Commit, Delivery, Store, StoreError, Together, Writing},
     time::Timestamp,
@@ -38,16 +38,15 @@ impl Recorder {
         Self { store, router }
     }
 
-    /// Writes changes of alerts with everything that belongs to them, at `now`.
+    /// Writes what followed from events, or from checks, with everything that belongs to it, at `now`.
     pub fn record(
         &self,
-        changes: Vec<AlertChange>,
-        matches: Vec<Match>,
+        outcome: Outcome,
         state: StateChanges,
         mark: Option<Sequence>,
         now: Timestamp,
     ) -> Result<Recorded, StoreError> {
-        self.write(&mut self.store.writing(), changes, matches, state, mark, now)
+        self.write(&mut self.store.writing(), outcome, state, mark, now)
     }
 
     /// Writes what a person did with an alert; none if there is no such alert. `state` is what detection no longer knows, or
@@ -61,27 +60,27 @@ impl Recorder {
     ) -> Result<Option<Alert>, StoreError> {
         let now = remark.at;
         let change = AlertChange::Handled { alert, action, remark };
-        self.write(&mut self.store.writing(), vec![change], Vec::new(), state, None, now)?;
+        let outcome = Outcome { alerts: vec![change], ..Outcome::default() };
+        self.write(&mut self.store.writing(), outcome, state, None, now)?;
         self.store.reader().alert(alert)
     }
 
     fn write(
         &self,
         writing: &mut Writing<'_>,
-        changes: Vec<AlertChange>,
-        matches: Vec<Match>,
+        outcome: Outcome,
         state: StateChanges,
         mark: Option<Sequence>,
         now: Timestamp,
     ) -> Result<Recorded, StoreError> {
-        let mut staged = writing.stage(changes, now)?;
+        let mut staged = writing.stage(outcome.alerts, now)?;
         let mut silences = Vec::new();
         if !staged.notices.is_empty() {
             silences = self.store.reader().silences()?;
             silences.retain(|silence| silence.ended.is_none());
         }
         let active: Vec<SilenceId> = silences.iter().map(|silence| silence.id).collect();
-        let mut commit = Commit { matches, state, mark, ..Commit::default() };
+        let mut commit = Commit { matches: outcome.matches, passes: outcome.passes, state, mark, ..Commit::default() };
         let mut recorded = Recorded::default();
         for (id, notice) in &staged.notices {
             let Some(alert) = staged.alerts.get_mut(id) else {

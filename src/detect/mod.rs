@@ -14,12 +14,12 @@ use crate::{
     alert::{Action, Alert, AlertChange, FunctionError, Histogram, Kind, Severity, Status},
     event::Event,
     name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, SourceName},
-    outcome::{Match, Outcome, StateChanges},
+    outcome::{Match, Outcome, Pass, StateChanges},
     rule::{
-        CompiledRule, Exception, Limits, MEMORY, MatchInfo, Memory, Metadata, Quota, RuleFailure, RuleHost, RuleInput,
-        RuleSet, Stage,
+        CompiledRule, EXPIRED, Exception, LATENESS, Limits, MEMORY, MatchInfo, Memory, Metadata, Quota, RuleFailure,
+        RuleHost, RuleInput, RuleSet, Stage,
     },
-    time,
+    time::{self, Timestamp},
 };
 
 mod failure;
@@ -124,7 +124,9 @@ impl Detector {
                 others.push((name, bytes));
             }
         }
-        Self { state: State::restore(others), ..detector }
+        let state = State::restore(others);
+        detector.host.memory().advance(state.clock());
+        Self { state, ..detector }
     }
 
     /// Takes up another rule set, between two events.
@@ -205,6 +207,7 @@ impl Detector {
         let clock = event.time.min(event.arrived);
         self.state.advance(clock);
         self.host.memory().advance(clock.as_millisecond());
+        self.fail_expected(&event.source, clock.as_millisecond(), &mut outcome);
         let wanting = match self.wanting.get(&event.action) {
             Some(wanting) => Arc::clone(wanting),
             None => {
@@ -217,22 +220,55 @@ impl Detector {
             return outcome;
         }
         let rules = Arc::clone(&self.rules);
-        let input = RuleInput::new(event);
+        self.run_all(&rules, &wanting, &RuleInput::new(event), &mut outcome);
+        outcome
+    }
+
+    /// Takes note that the log of a source is known to be whole up to a time, although no event says so: what was expected before
+    /// that has not happened.
+    pub fn pass(&mut self, source: &SourceName, until: Timestamp) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.fail_expected(source, until.as_millisecond(), &mut outcome) {
+            outcome.passes.push(Pass { source: source.clone(), until });
+        }
+        outcome
+    }
+
+    /// Tells rules what they expected and did not happen, as the log of a source is known to be whole up to a time. Says whether
+    /// there was anything.
+    fn fail_expected(&mut self, source: &SourceName, until: i64, outcome: &mut Outcome) -> bool {
+        let mut any = false;
+        let end = until.saturating_sub(LATENESS);
+        loop {
+            let failed = self.host.memory().take_failed(source, end);
+            let Some((space, failed)) = failed else {
+                return any;
+            };
+            any = true;
+            let rules = Arc::clone(&self.rules);
+            // The rule may have gone, or expect nothing any more.
+            let index = rules.detections.iter().position(|rule| rule.expires && rule.id().as_str() == space);
+            let event = Event { time: time::from_millis(failed.due), ..failed.event.clone() };
+            self.run_all(&rules, index.as_slice(), &RuleInput::of_failed(&event, failed), outcome);
+        }
+    }
+
+    /// Runs rules, and then those that listen to what matched.
+    fn run_all(&mut self, rules: &RuleSet, indexes: &[usize], input: &RuleInput<'_>, outcome: &mut Outcome) {
         // Matches that other rules listen to, in the order in which they came up.
         let mut heard: VecDeque<(usize, MatchInfo)> = VecDeque::new();
-        for index in wanting.iter() {
-            let matched = self.run(&rules, *index, &input, &mut outcome);
+        for index in indexes {
+            let matched = self.run(rules, *index, input, outcome);
             heard.extend(matched.filter(|_| rules.is_heard(*index)).map(|matched| (*index, matched)));
         }
         // Rules listen in no circle, so this ends.
         while let Some((heard_rule, matched)) = heard.pop_front() {
-            let input = RuleInput::of_match(event, matched);
+            let input = RuleInput::of_match(input.event(), matched);
             for index in rules.listeners(heard_rule) {
-                let matched = self.run(&rules, *index, &input, &mut outcome);
+                let matched = self.run(rules, *index, &input, outcome);
                 heard.extend(matched.filter(|_| rules.is_heard(*index)).map(|matched| (*index, matched)));
             }
         }
-        outcome
     }
 
     /// Runs a rule on an event, or on another rule's match, and says what is to be told of it to those who listen.
@@ -394,6 +430,11 @@ impl Detector {
         let events: Vec<EventId> = counted.into_iter().map(|counted| counted.event).collect();
         let Found { rule, event, input, title, severity, key, mut errors } = found;
         let metadata = &rule.metadata;
+        // The event may have opened an alert with the same key when it came.
+        let birth = match input.failed() {
+            None => event.id.to_string(),
+            Some(failed) => format!("{}/{EXPIRED}/{}", event.id, failed.name),
+        };
         let mut text = |name: &str, fallback: &Option<String>| {
             let own = fallible(name, self.host.text(rule, name, input), &mut errors);
             own.or_else(|| fallback.clone()).map(|text| clipped(&text, 20_000))
@@ -406,7 +447,7 @@ impl Detector {
         let destinations = fallible("destinations", destinations, &mut errors);
         let context = fallible("context", self.host.context(rule, input), &mut errors);
         Alert {
-            id: AlertId::derive(rule.id(), event.source.as_str(), key.as_str(), event.id.as_str()),
+            id: AlertId::derive(rule.id(), event.source.as_str(), key.as_str(), &birth),
             revision: 1,
             kind: Kind::Detection,
             rule: rule.id().clone(),

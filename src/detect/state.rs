@@ -148,6 +148,11 @@ impl State {
         state
     }
 
+    /// The latest event time seen, in milliseconds.
+    pub(super) fn clock(&self) -> i64 {
+        self.clock
+    }
+
     /// Moves the clock on to `time`, if that is later, and forgets what is past.
     pub(super) fn advance(&mut self, time: Timestamp) {
         let time = time.as_millisecond();

@@ -20,6 +20,7 @@ use crate::{
     detect::{Detector, Settings},
     event::{Event, IncomingEvent},
     name::{AlertId, ExceptionId, RuleId, Sequence, SourceName},
+    outcome::{LoggedPass, Outcome},
     rule::RuleSet,
     time::Timestamp,
 };
@@ -71,6 +72,8 @@ pub struct Replay {
     order: Vec<AlertId>,
     /// What people did with alerts, in order, that has not been reached yet.
     handled: VecDeque<LoggedChange>,
+    /// What the agent took note of while there were no events, in order, that has not been reached yet.
+    passes: VecDeque<LoggedPass>,
 }
 
 impl Replay {
@@ -83,6 +86,7 @@ impl Replay {
             alerts: BTreeMap::new(),
             order: Vec::new(),
             handled: VecDeque::new(),
+            passes: VecDeque::new(),
         }
     }
 
@@ -97,20 +101,57 @@ impl Replay {
         self
     }
 
+    /// Takes account of what the agent took note of while there were no events.
+    #[must_use]
+    pub fn with_passes(mut self, passes: impl IntoIterator<Item = LoggedPass>) -> Self {
+        self.passes = passes.into_iter().collect();
+        self
+    }
+
+    /// Takes account of all that happened beside events, also after the last of them.
+    pub fn follow_all(&mut self) {
+        self.follow(Sequence(u64::MAX));
+    }
+
     /// Evaluates the next event.
     pub fn event(&mut self, event: &Event) {
-        while self.handled.front().is_some_and(|change| change.mark < event.sequence)
-            && let Some(change) = self.handled.pop_front()
-        {
-            let action = if change.what == Notice::Reopened { Action::Reopen } else { Action::Resolve(None) };
-            if let Some(alert) = self.alerts.get(&change.alert) {
-                self.detector.handled(alert, action);
-            }
-        }
+        self.follow(event.sequence);
         self.report.events += 1;
         self.report.earliest = Some(self.report.earliest.map_or(event.time, |time| time.min(event.time)));
         self.report.latest = Some(self.report.latest.map_or(event.time, |time| time.max(event.time)));
         let outcome = self.detector.evaluate(event);
+        self.take(outcome);
+    }
+
+    /// Takes note that the log of a source is known to be whole up to a time, although no event says so.
+    pub fn pass(&mut self, source: &SourceName, until: Timestamp) {
+        let outcome = self.detector.pass(source, until);
+        self.take(outcome);
+    }
+
+    /// What happened beside events, up to the one with this number.
+    fn follow(&mut self, next: Sequence) {
+        loop {
+            let handled = self.handled.front().filter(|change| change.mark < next).map(|change| change.number);
+            let passed = self.passes.front().filter(|pass| pass.mark < next).map(|pass| pass.change);
+            // A pass has the number of the last change before it.
+            let pass_is_next = match (handled, passed) {
+                (None, None) => return,
+                (Some(change), Some(before)) => change > before,
+                (handled, _) => handled.is_none(),
+            };
+            if pass_is_next && let Some(logged) = self.passes.pop_front() {
+                self.pass(&logged.pass.source, logged.pass.until);
+            } else if let Some(change) = self.handled.pop_front() {
+                let action = if change.what == Notice::Reopened { Action::Reopen } else { Action::Resolve(None) };
+                if let Some(alert) = self.alerts.get(&change.alert) {
+                    self.detector.handled(alert, action);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome) {
         for found in outcome.matches {
             if let Some(exception) = found.exception {
                 *self.report.excepted.entry(exception).or_default() += 1;

@@ -157,6 +157,9 @@ fn replay(rules: &Arc<RuleSet>, settings: &Settings, case: &Case) -> Report {
     for event in &case.events {
         replay.event(event);
     }
+    if let (Some(until), Some(event)) = (case.until, case.events.last()) {
+        replay.pass(&event.source, until);
+    }
     replay.finish()
 }
 

@@ -7,14 +7,14 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
-use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, ImmutableString, Map, Scope};
+use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, ImmutableString, Map, Scope};
 
 use super::{
     compile::CompiledRule,
-    engine::{self, Call, Limits},
+    engine::{self, About, Call, Limits},
     exception::{Condition, Exception},
     library,
-    memory::{Memory, Moment},
+    memory::{Expectation, Memory},
     problem::{FailureKind, RuleFailure, describe},
     view::EventView,
 };
@@ -24,8 +24,19 @@ use crate::{alert::Severity, event::Event, name::RuleId};
 #[derive(Debug)]
 pub struct RuleInput<'a> {
     event: &'a Event,
-    matched: Option<MatchInfo>,
+    cause: Cause,
     shared: OnceCell<EventView>,
+}
+
+/// Why a rule is asked about an event.
+#[derive(Debug)]
+enum Cause {
+    /// It happened.
+    Event,
+    /// Another rule said true for it.
+    Match(MatchInfo),
+    /// What was expected after it did not happen.
+    Failed(Expectation),
 }
 
 /// What a rule that listens to another's matches is told of one.
@@ -48,24 +59,40 @@ pub struct MatchInfo {
 impl<'a> RuleInput<'a> {
     /// Nothing is parsed yet.
     pub fn new(event: &'a Event) -> Self {
-        Self { event, matched: None, shared: OnceCell::new() }
+        Self { event, cause: Cause::Event, shared: OnceCell::new() }
     }
 
     /// An event for which another rule said true.
     pub fn of_match(event: &'a Event, matched: MatchInfo) -> Self {
-        Self { event, matched: Some(matched), shared: OnceCell::new() }
+        Self { event, cause: Cause::Match(matched), shared: OnceCell::new() }
     }
 
-    fn view(&self) -> EventView {
-        match &self.matched {
-            Some(matched) => EventView::of_match(self.event, matched),
-            None => EventView::new(self.event),
+    /// The end of waiting for something that was expected after an event; `event` is that event, with the time of the end.
+    pub fn of_failed(event: &'a Event, failed: Expectation) -> Self {
+        Self { event, cause: Cause::Failed(failed), shared: OnceCell::new() }
+    }
+
+    /// What was expected and did not happen, where that is what the rule is asked about.
+    pub fn failed(&self) -> Option<&Expectation> {
+        match &self.cause {
+            Cause::Failed(failed) => Some(failed),
+            Cause::Event | Cause::Match(_) => None,
         }
     }
 
-    /// When it happened, for what rules remember.
-    pub(super) fn moment(&self) -> Moment {
-        (self.event.time.as_millisecond(), self.event.sequence.0)
+    fn view(&self) -> EventView {
+        match &self.cause {
+            Cause::Event => EventView::new(self.event),
+            Cause::Match(matched) => EventView::of_match(self.event, matched),
+            Cause::Failed(failed) => EventView::of_failed(self.event, failed),
+        }
+    }
+
+    /// What a call of a rule's function is about.
+    pub(super) fn about(&self, rule: &CompiledRule, function: &str) -> About {
+        let event = rule.expires.then(|| self.event.clone());
+        let moment = (self.event.time.as_millisecond(), self.event.sequence.0);
+        About { moment, writes: function == "rule", event }
     }
 
     /// The event.
@@ -141,11 +168,20 @@ impl RuleHost {
         self.call.take_lists()
     }
 
-    /// Calls `fn rule(event)`.
+    /// Calls `fn rule(event)`, or `fn expired(key, event)` where something did not happen.
     pub fn matches(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Result<bool, RuleFailure> {
-        self.call.set_moment(Some((input.moment(), true)));
-        let answer = self.call(rule, "rule", input.value_for(rule))?;
-        answer.as_bool().map_err(|_| RuleFailure::wrong_type("rule", "true or false", &answer))
+        let event = input.value_for(rule);
+        let (function, answer) = match input.failed() {
+            None => {
+                self.call.set_about(Some(input.about(rule, "rule")));
+                ("rule", self.call(rule, "rule", (event,))?)
+            }
+            Some(failed) => {
+                self.call.set_about(Some(input.about(rule, "expired")));
+                ("expired", self.call(rule, "expired", (Dynamic::from(failed.key.clone()), event))?)
+            }
+        };
+        answer.as_bool().map_err(|_| RuleFailure::wrong_type(function, "true or false", &answer))
     }
 
     /// Calls an optional function that returns a text, if the rule has it. Numbers and truth values are taken as texts.
@@ -211,8 +247,8 @@ impl RuleHost {
         function: &str,
         record: Dynamic,
     ) -> Result<Option<Vec<Finding>>, RuleFailure> {
-        self.call.set_moment(None);
-        let answer = self.call(rule, function, record)?;
+        self.call.set_about(None);
+        let answer = self.call(rule, function, (record,))?;
         let wrong = || RuleFailure::wrong_type(function, "true, false, `()`, a map, or a list of maps", &answer);
         if answer.is_unit() {
             return Ok(None);
@@ -237,8 +273,8 @@ impl RuleHost {
         if !rule.has(function) {
             return None;
         }
-        self.call.set_moment(Some((input.moment(), false)));
-        let answer = self.call(rule, function, input.value_for(rule));
+        self.call.set_about(Some(input.about(rule, function)));
+        let answer = self.call(rule, function, (input.value_for(rule),));
         Some(
             answer.and_then(|answer| {
                 convert(&answer).map_err(|wanted| RuleFailure::wrong_type(function, wanted, &answer))
@@ -254,7 +290,7 @@ impl RuleHost {
         input: &RuleInput<'_>,
     ) -> Result<bool, RuleFailure> {
         let event = input.value_for(rule);
-        self.call.set_moment(Some((input.moment(), false)));
+        self.call.set_about(Some(input.about(rule, "exception")));
         match &exception.condition {
             Condition::Expression { ast, .. } => {
                 let answer = self.guarded(rule, "the exception's condition", || {
@@ -287,14 +323,14 @@ impl RuleHost {
         slot_values(&input.value_for(rule), fields)
     }
 
-    fn call(&self, rule: &CompiledRule, function: &str, argument: Dynamic) -> Result<Dynamic, RuleFailure> {
+    fn call(&self, rule: &CompiledRule, function: &str, arguments: impl FuncArgs) -> Result<Dynamic, RuleFailure> {
         let options = CallFnOptions::new().eval_ast(rule.imports);
         self.guarded(rule, function, || {
             let mut scope = Scope::new();
             if rule.imports {
                 scope.push_constant("params", rule.metadata.params.clone());
             }
-            self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &rule.ast, function, (argument,))
+            self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &rule.ast, function, arguments)
         })
     }
 

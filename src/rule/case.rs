@@ -41,6 +41,8 @@ pub struct Case {
     pub line: usize,
     /// What happens, in order.
     pub events: Vec<Event>,
+    /// Up to when nothing more happens.
+    pub until: Option<Timestamp>,
     /// Values for `params` of the rule, in place of its own.
     pub params: Option<Value>,
     /// The alerts that are expected, in the order in which they open.
@@ -106,6 +108,7 @@ struct Written {
     name: Spanned<String>,
     event: Option<Value>,
     events: Option<Value>,
+    until: Option<String>,
     params: Option<Value>,
     expect: WrittenExpectation,
 }
@@ -221,9 +224,15 @@ fn case(
     if timeline.events.is_empty() {
         return Err("there are no events".to_owned());
     }
+    let until = written
+        .until
+        .map(|text| time::parse_duration(&text))
+        .transpose()
+        .map_err(|error| format!("`until`: {error}"))?;
     Ok(Case {
         name: written.name.value,
         line,
+        until: until.map(|until| time::after(timeline.beginning, until)),
         events: timeline.events,
         params: written.params,
         expected,

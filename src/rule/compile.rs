@@ -30,6 +30,9 @@ use crate::{
 pub const OPTIONAL_FUNCTIONS: [&str; 9] =
     ["title", "severity", "dedup", "description", "runbook", "reference", "destinations", "context", "unique"];
 
+/// The function that is called when what is expected does not happen, with the key and the event.
+pub const EXPIRED: &str = "expired";
+
 /// What a file's functions make of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleKind {
@@ -60,6 +63,8 @@ pub struct CompiledRule {
     pub(super) constants: Arc<Constants>,
     /// It calls functions that remember.
     pub remembers: bool,
+    /// It has `fn expired(key, event)`, for what is expected and does not happen.
+    pub expires: bool,
     /// It assigns to a property or an index somewhere: it is given an event of its own (see `view`).
     pub assigns_properties: bool,
     functions: Vec<String>,
@@ -222,6 +227,13 @@ impl Compiler {
             all
         })?;
         ast.set_source(file.to_string_lossy().as_ref());
+        if let Some(position) = called(&first, "expect")
+            && !functions.iter().any(|function| function == EXPIRED)
+        {
+            let message = "`expect` without `fn expired(key, event)`: nothing is said if it does not happen";
+            let help = "write `fn expired(key, event) { true }`";
+            found.push(Diagnostic::error("E216", file, message).at(text, problem::span(text, position)).help(help));
+        }
         for (name, position) in lists(&first) {
             if let Err(problem) = self.resources.lists.find(&name) {
                 found.push(Diagnostic::error("E212", file, problem).at(text, problem::span(text, position)));
@@ -251,6 +263,7 @@ impl Compiler {
             ast,
             resources: Arc::clone(&self.resources),
             remembers,
+            expires: functions.iter().any(|function| function == EXPIRED),
             constants: Arc::new(known),
             assigns_properties: assigns,
             imports: !imports.is_empty(),
@@ -358,6 +371,21 @@ fn scan(ast: &AST) -> Scanned {
     Scanned { assigns, remembers, imports }
 }
 
+/// Where a script first calls a function.
+fn called(ast: &AST, function: &str) -> Option<rhai::Position> {
+    let mut at = None;
+    ast.walk(&mut |nodes| {
+        let found = match nodes.last() {
+            Some(ASTNode::Expr(Expr::FnCall(call, position))) if call.name == function => Some(*position),
+            Some(ASTNode::Stmt(Stmt::FnCall(call, position))) if call.name == function => Some(*position),
+            _ => None,
+        };
+        at = at.or(found);
+        at.is_none()
+    });
+    at
+}
+
 /// The named lists that a script looks into, as far as their names are written out.
 fn lists(ast: &AST) -> Vec<(String, rhai::Position)> {
     let mut found = Vec::new();
@@ -412,11 +440,14 @@ fn functions(
             "check_agent" => Some(RuleKind::CheckAgent),
             _ => None,
         };
-        let ours = kind.is_some() || OPTIONAL_FUNCTIONS.contains(&function.name);
-        if ours && function.params.len() != 1 {
+        let (wanted, shape) = if function.name == EXPIRED { (2, "two parameters") } else { (1, "one parameter") };
+        let ours = kind.is_some() || function.name == EXPIRED || OPTIONAL_FUNCTIONS.contains(&function.name);
+        if ours && function.params.len() != wanted {
             let name = function.name;
-            let message = format!("`fn {name}` must have one parameter, it has {}", function.params.len());
-            found.push(Diagnostic::error("E207", file, message).at(text, at).help(format!("write `fn {name}(event)`")));
+            let message = format!("`fn {name}` must have {shape}, it has {}", function.params.len());
+            let parameters = if wanted == 2 { "key, event" } else { "event" };
+            let help = format!("write `fn {name}({parameters})`");
+            found.push(Diagnostic::error("E207", file, message).at(text, at).help(help));
             continue;
         }
         if let Some(kind) = kind {

@@ -22,7 +22,7 @@ use super::{
     pattern::Patterns,
     resources::Resources,
 };
-use crate::name::RuleId;
+use crate::{event::Event, name::RuleId};
 
 /// What one call of a rule's function may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +74,8 @@ pub(super) struct Call {
     lists: Mutex<BTreeMap<String, String>>,
     /// What rules remember.
     memory: Mutex<Memory>,
-    /// The event of the call that goes on, and whether the function may write to the memory; none outside of events.
-    moment: Mutex<Option<(Moment, bool)>>,
+    /// The event of the call that goes on; none outside of events.
+    about: Mutex<Option<About>>,
     /// Patterns that were compiled so far.
     pub(super) patterns: Patterns,
 }
@@ -137,16 +137,16 @@ impl Call {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says which event the next call is about, and whether it may write to the memory.
-    pub(super) fn set_moment(&self, moment: Option<(Moment, bool)>) {
-        *self.moment.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    /// Says what the next call is about.
+    pub(super) fn set_about(&self, about: Option<About>) {
+        *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
     }
 
     /// Where and when the running function remembers.
     pub(super) fn remembering(&self) -> Result<Remembering, String> {
-        let moment = *self.moment.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, writes) = moment.ok_or("only the functions of a rule that looks at events can remember")?;
-        Ok(Remembering { space: self.rule(), now, writes })
+        let about = self.about.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let about = about.ok_or("only the functions of a rule that looks at events can remember")?;
+        Ok(Remembering { space: self.rule(), now: about.moment, writes: about.writes, event: about.event })
     }
 
     /// The lists that were looked into since this was last asked, with their versions.
@@ -160,6 +160,17 @@ impl Call {
     }
 }
 
+/// What a call is about, as far as memory is concerned.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    /// When the event happened.
+    pub(super) moment: Moment,
+    /// Whether the function may write to the memory.
+    pub(super) writes: bool,
+    /// The event itself, where the rule can expect something to follow it.
+    pub(super) event: Option<Event>,
+}
+
 /// Where and when a function remembers.
 #[derive(Debug)]
 pub(super) struct Remembering {
@@ -169,6 +180,8 @@ pub(super) struct Remembering {
     pub(super) now: Moment,
     /// Whether it may write.
     pub(super) writes: bool,
+    /// The event, where the rule can expect something to follow it.
+    pub(super) event: Option<Event>,
 }
 
 impl Remembering {
@@ -186,7 +199,7 @@ pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
         current: Mutex::new(None),
         lists: Mutex::default(),
         memory: Mutex::default(),
-        moment: Mutex::default(),
+        about: Mutex::default(),
         patterns: Patterns::default(),
     });
     let mut engine = Engine::new_raw();

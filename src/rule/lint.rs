@@ -9,7 +9,7 @@ use rhai::{AST, ASTNode, Expr, FnCallExpr, Position, Stmt};
 use super::{
     OPTIONAL_FUNCTIONS, RuleKind,
     case::test_file,
-    compile::CompiledRule,
+    compile::{CompiledRule, EXPIRED},
     engine::{self, Limits},
     library::SUBJECTS,
     problem::span,
@@ -294,7 +294,8 @@ impl Lint<'_> {
             }
             true
         });
-        let hooks: Vec<&str> = OPTIONAL_FUNCTIONS.iter().copied().chain(["rule", "check", "check_agent"]).collect();
+        let hooks: Vec<&str> =
+            OPTIONAL_FUNCTIONS.iter().copied().chain(["rule", "check", "check_agent", EXPIRED]).collect();
         let unused: Vec<String> = ast
             .iter_functions()
             .filter(|function| {
@@ -450,6 +451,9 @@ impl Lint<'_> {
         // What stands beside the event where the rule listens to others.
         let first = walked.split('.').next().unwrap_or_default();
         if self.rule.metadata.on.is_some() && ["rule", "severity", "key", "title", "risk", "opened"].contains(&first) {
+            return;
+        }
+        if self.rule.expires && ["key", "expected", "since"].contains(&first) {
             return;
         }
         if let Some(doubt) = self.vocabulary.doubt_field(&walked) {

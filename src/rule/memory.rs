@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 mod entry;
+mod expectation;
 
 pub(super) use entry::Moment;
 use entry::{Content, Entry, Space, insert, prune, within};
+pub use expectation::{Expectation, LATENESS};
 
 /// Times kept for one key: more than anybody counts to. The oldest go first.
 const MAX_TIMES: usize = 10_000;

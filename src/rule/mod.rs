@@ -31,14 +31,14 @@ mod watch;
 
 pub use call::{Finding, MatchInfo, RuleHost, RuleInput};
 pub use case::{Case, Expected, ExpectedAlert};
-pub use compile::{CompiledRule, OPTIONAL_FUNCTIONS, RuleKind};
+pub use compile::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind};
 pub use engine::Limits;
 pub use exception::{Condition, EXCEPTIONS, Exception, parse as parse_exceptions};
 pub use format::format;
 pub use library::{EXAMPLE_EVENT, EXAMPLE_LISTS, HostFunction, Parameter, SUBJECTS, Subject, definitions, reference};
 pub use lint::lint;
 pub use load::{Loaded, Loader, RuleSources, fingerprint_on_disk, rule_files, test_files};
-pub use memory::{MEMORY, Memory, Quota, Remembered};
+pub use memory::{Expectation, LATENESS, MEMORY, Memory, Quota, Remembered};
 pub use metadata::{KEY_TABLE, Key, Metadata, Stage};
 pub use problem::{FailureKind, RuleFailure};
 pub use scaffold::{Scaffold, anonymise, quoted, scaffold};

@@ -103,7 +103,7 @@ impl Tracer {
         ast.set_source(rule.file.to_string_lossy().as_ref());
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.call.begin(self.limits.time);
-        self.call.set_moment(Some((input.moment(), function == "rule")));
+        self.call.set_about(Some(input.about(rule, function)));
         self.call.set_current(rule.id().clone(), Arc::clone(&rule.resources), Arc::clone(&rule.constants));
         let parameter = parameter(&rule.ast, function)?;
         let event = input.value_for(rule);

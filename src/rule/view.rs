@@ -15,7 +15,7 @@ use std::fmt;
 use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::call::MatchInfo;
+use super::{call::MatchInfo, memory::Expectation};
 use crate::event::Event;
 
 /// An event as rules see it.
@@ -39,6 +39,15 @@ impl EventView {
         top.insert("title".into(), text(&matched.title));
         top.insert("risk".into(), freeze(i64::from(matched.risk).into()));
         top.insert("opened".into(), freeze(matched.opened.into()));
+        Self(share(Dynamic::from_map(top)))
+    }
+
+    /// The view of an event after which something was expected that did not happen.
+    pub fn of_failed(event: &Event, failed: &Expectation) -> Self {
+        let mut top = top(event);
+        top.insert("key".into(), text(&failed.key));
+        top.insert("expected".into(), text(&failed.name));
+        top.insert("since".into(), text(&failed.event.time.to_string()));
         Self(share(Dynamic::from_map(top)))
     }
 

@@ -15,7 +15,7 @@ use super::{Delivery, Store, StoreError, key, value};
 use crate::{
     alert::{Alert, AlertChange, LoggedChange, Notice},
     name::{AlertId, EventId, RuleId, Sequence, SilenceId},
-    outcome::{Match, StateChanges},
+    outcome::{LoggedPass, Match, Pass, StateChanges},
     silence::Silence,
     time::Timestamp,
 };
@@ -56,6 +56,8 @@ pub struct Commit {
     pub silences: Vec<Silence>,
     /// Alerts that a silence kept from being delivered.
     pub silenced: Vec<(SilenceId, AlertId)>,
+    /// What followed from there being no events.
+    pub passes: Vec<Pass>,
     /// The last event that has been evaluated; absent where no event was (health checks, people).
     pub mark: Option<Sequence>,
 }
@@ -128,6 +130,12 @@ impl Writing<'_> {
         for (id, alert) in &commit.staged.alerts {
             batch.insert(key::alert(*id), value::to_json(alert)?);
             batch.insert(key::alert_time(alert.opened_at, *id), &[]);
+        }
+        for pass in &commit.passes {
+            let mark = commit.mark.map_or_else(|| store.reader().mark(), Ok)?;
+            let change = self.last_change()?;
+            let logged = LoggedPass { mark, change, pass: pass.clone() };
+            batch.insert(key::pass(mark, change, &pass.source), value::to_json(&logged)?);
         }
         if !commit.staged.log.is_empty() {
             let mark = commit.mark.map_or_else(|| store.reader().mark(), Ok)?;

@@ -55,6 +55,8 @@ pub(super) const SILENCED: u8 = b'y';
 pub(super) const QUIET: u8 = b'u';
 /// Entries that were no events, by the order they came in.
 pub(super) const QUARANTINE: u8 = b'q';
+/// Times up to which a log was known to be whole, by mark, change and source.
+pub(super) const PASS: u8 = b'p';
 /// Detection state, by its name.
 pub(super) const STATE: u8 = b's';
 
@@ -81,6 +83,13 @@ pub(super) fn seen(source: &SourceName, id: &EventId) -> Vec<u8> {
     hasher.update(id.as_str().as_bytes());
     let mut key = vec![SEEN];
     key.extend(hasher.finalize().as_bytes().iter().take(16));
+    key
+}
+
+pub(super) fn pass(mark: Sequence, change: u64, source: &SourceName) -> Vec<u8> {
+    let mut key = numbered(PASS, mark.0);
+    key.extend_from_slice(&change.to_be_bytes());
+    key.extend_from_slice(source.as_str().as_bytes());
     key
 }
 

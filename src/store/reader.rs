@@ -11,6 +11,7 @@ use crate::{
     alert::{Alert, LoggedChange, Severity, Status},
     event::Event,
     name::{AlertId, DestinationName, EventId, ExceptionId, Sequence, SilenceId, SourceName},
+    outcome::LoggedPass,
     silence::Silence,
     time::{self, Timestamp},
 };
@@ -380,6 +381,11 @@ impl Reader {
         self.tree
             .range(key::change(number.saturating_add(1))..vec![key::CHANGE + 1])
             .map(|item| value::from_json("a change", &item?.1))
+    }
+
+    /// Times up to which logs were known to be whole, where something followed from that, in order.
+    pub fn passes(&self) -> impl Iterator<Item = Result<LoggedPass, StoreError>> + use<> {
+        self.tree.scan_prefix([key::PASS]).map(|item| value::from_json("a pass", &item?.1))
     }
 
     /// The last changes of alerts, the newest first.

@@ -22,6 +22,7 @@ use crate::{
     alert::{Alert, LoggedChange},
     event::IncomingEvent,
     name::{Sequence, SourceName},
+    outcome::LoggedPass,
     silence::Silence,
     time::{self, Timestamp},
 };
@@ -388,6 +389,7 @@ fn salvage(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<Source
         key::DESTINATION => value::from_json::<DestinationRecord>("", bytes).is_ok(),
         key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
         key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
+        key::PASS => value::from_json::<LoggedPass>("", bytes).is_ok(),
         key::META | key::QUIET => bytes.len() == 8,
         key::EXCEPTED => value::from_json::<Excepted>("", bytes).is_ok(),
         key::MATCH => std::str::from_utf8(bytes).is_ok(),

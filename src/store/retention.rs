@@ -10,7 +10,7 @@ use super::{
     block::{self, Contents, Directory},
     key, value,
 };
-use crate::{event::Event, name::AlertId, silence::Silence, time::Timestamp};
+use crate::{event::Event, name::AlertId, outcome::LoggedPass, silence::Silence, time::Timestamp};
 
 /// Blocks that are merged in one write, so that the write stays small.
 const MERGED_AT_ONCE: usize = 64;
@@ -86,7 +86,7 @@ impl Store {
         if any { self.apply(batch) } else { Ok(()) }
     }
 
-    /// Removes dead letters given up, silences that ended, and matches that exceptions hid, before `cutoff`.
+    /// Removes dead letters given up, silences that ended, matches that exceptions hid, and passes, before `cutoff`.
     fn remove_old_letters(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         let mut any = false;
@@ -95,6 +95,13 @@ impl Store {
             let delivery: Delivery = value::from_json("a dead letter", &bytes)?;
             if delivery.given_up.is_some_and(|time| time < cutoff) {
                 batch.remove(letter);
+                any = true;
+            }
+        }
+        for item in self.tree().scan_prefix([key::PASS]) {
+            let (pass, bytes) = item?;
+            if value::from_json::<LoggedPass>("a pass", &bytes)?.pass.until < cutoff {
+                batch.remove(pass);
                 any = true;
             }
         }

@@ -13,6 +13,7 @@ use crate::{
     alert::{Alert, LoggedChange},
     event::IncomingEvent,
     name::{AlertId, Sequence},
+    outcome::LoggedPass,
     silence::Silence,
 };
 
@@ -118,6 +119,7 @@ impl Store {
                     found.matches += 1;
                     value::from_json::<Excepted>("a match", &bytes).map(drop)
                 }
+                key::PASS => value::from_json::<LoggedPass>("a pass", &bytes).map(drop),
                 key::SOURCE => value::from_json::<SourceRecord>("a source's record", &bytes).map(drop),
                 key::DESTINATION => value::from_json::<DestinationRecord>("a destination's record", &bytes).map(drop),
                 key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),

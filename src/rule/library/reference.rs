@@ -98,6 +98,9 @@ pub fn reference() -> String {
         writeln!(text, "| `fn {name}(event)` | {gives} | {about} |").ok();
     }
     text.push_str(
+        "| `fn expired(key, event)` | true or false | Whether to alert now that what the rule expected did not happen: see `expect`. |\n",
+    );
+    text.push_str(
         "\nA file with `fn check(source)` or `fn check_agent(agent)` in place of `fn rule` is a check: it runs on a timer and judges the agent itself. \
          `rules/builtin/` has those that are built in.\n\n## Host functions\n\nThe examples are about this event:\n\n```json\n",
     );

@@ -156,6 +156,29 @@ const FUNCTIONS: &[HostFunction] = &[
         errors: "",
         run: forget,
     },
+    HostFunction {
+        name: "expect",
+        parameters: &[needs("key", "text"), needs("within", "duration"), needs("name", "text")],
+        gives: "true",
+        about: "Expects that something with this name happens under the key within so long after this event. If no `met` says so, \
+                `fn expired(key, event)` of the rule is called, and its true is a match like one of `fn rule`. The event it is given is this \
+                one, with the end of waiting as its `time`, and with `since`, `key` and `expected` (the name) beside it. It is called ten \
+                minutes after the end, so that events which come late still count, when a later event shows that time has passed, or by the \
+                clock if there is none. Each call expects anew, up to a hundred at a time under a key.",
+        examples: &[("expect(event.actor.email, \"1h\", \"approval\")", "true")],
+        errors: "a time that is no duration, a name that is no text, or a rule without `fn expired(key, event)`",
+        run: expect,
+    },
+    HostFunction {
+        name: "met",
+        parameters: &[needs("key", "text"), needs("name", "text")],
+        gives: "true or false",
+        about: "Says that what may be expected under the key happened with this event: it is expected no longer. It gives whether it was. \
+                Elsewhere than in `fn rule` it only looks.",
+        examples: &[("met(event.actor.email, \"approval\")", "false")],
+        errors: "a name that is no text",
+        run: met,
+    },
 ];
 
 /// A memory that rules share.
@@ -355,4 +378,41 @@ fn forget(call: &Call, arguments: &[&Dynamic]) -> Answer {
         call.memory().forget(&to.space, &key);
     }
     Ok(true.into())
+}
+
+fn expect(call: &Call, arguments: &[&Dynamic]) -> Answer {
+    let (to, rest) = own_memory(call, arguments)?;
+    let (within, name) = (window(first(rest, 1), "the time")?, name(first(rest, 2))?);
+    let event = to
+        .event
+        .ok_or("`expect` needs `fn expired(key, event)` in the rule: what is to be done if it does not happen")?;
+    if let (Some(key), true) = (key(first(rest, 0)), to.writes) {
+        call.memory().expect(&to.space, &key, &name, within, &event);
+    }
+    Ok(true.into())
+}
+
+fn met(call: &Call, arguments: &[&Dynamic]) -> Answer {
+    let (to, rest) = own_memory(call, arguments)?;
+    let name = name(first(rest, 1))?;
+    let Some(key) = key(first(rest, 0)) else {
+        return Ok(false.into());
+    };
+    let mut memory = call.memory();
+    let met = if to.writes {
+        memory.meet(&to.space, &key, &name, to.now)
+    } else {
+        memory.is_expected(&to.space, &key, &name, to.now)
+    };
+    Ok(met.into())
+}
+
+/// The rule's own memory: what it expects, it alone can be told of.
+fn own_memory<'a>(call: &Call, arguments: &'a [&'a Dynamic]) -> Result<(Remembering, &'a [&'a Dynamic]), String> {
+    if arguments.first().is_some_and(|first| first.is::<Shared>()) {
+        return Err(
+            "what a rule expects is its own: write `expect(key, …)` and `met(key, …)` without `common`".to_owned()
+        );
+    }
+    memory(call, arguments)
 }

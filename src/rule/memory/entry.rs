@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::expectation::Expectation;
+use crate::name::SourceName;
+
 /// When something happened: by the event's time, then by its arrival. Milliseconds since 1970, and the event's number.
 pub(crate) type Moment = (i64, u64);
 
@@ -22,6 +25,10 @@ pub(super) enum Content {
     Note(String, i64),
     /// When something began, in milliseconds.
     Since(i64),
+    /// What is expected, in the order in which it arrived.
+    Expected(Vec<Expectation>),
+    /// When what may be expected happened, in order.
+    Met(VecDeque<Moment>),
 }
 
 /// A key of a space.
@@ -37,6 +44,8 @@ pub(super) struct Entry {
 pub(super) struct Space {
     pub(super) entries: HashMap<String, Entry>,
     pub(super) expiry: BTreeSet<(i64, String)>,
+    /// What is expected, by the source whose events made it so, and its end.
+    due: BTreeSet<(SourceName, i64, String)>,
     pub(super) bytes: usize,
     pub(super) evicted: u64,
 }
@@ -45,18 +54,27 @@ impl Entry {
     /// About how much it takes, in bytes.
     fn size(&self) -> usize {
         24 + match &self.content {
-            Content::Times(times) | Content::Marks(times, _) => times.len() * 12,
+            Content::Times(times) | Content::Met(times) | Content::Marks(times, _) => times.len() * 12,
             Content::Values(values) => values.iter().map(|(_, value)| value.len() + 14).sum(),
             Content::Seen(values) => values.keys().map(|value| value.len() + 10).sum(),
             Content::Note(text, _) => text.len() + 8,
             Content::Since(_) => 8,
+            Content::Expected(waiting) => {
+                waiting.iter().map(|one| one.key.len() + one.name.len() + one.event.raw.len() + 100).sum()
+            }
         }
+    }
+
+    /// Ends of what is expected.
+    fn due(&self) -> impl Iterator<Item = (SourceName, i64)> {
+        let waiting = if let Content::Expected(waiting) = &self.content { waiting.as_slice() } else { &[] };
+        waiting.iter().map(|one| (one.event.source.clone(), one.due))
     }
 
     pub(super) fn describe(&self) -> String {
         let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
         match &self.content {
-            Content::Times(times) | Content::Marks(times, _) => plural(times.len(), "time"),
+            Content::Times(times) | Content::Met(times) | Content::Marks(times, _) => plural(times.len(), "time"),
             Content::Values(values) => {
                 let distinct: BTreeSet<&str> = values.iter().map(|(_, value)| value.as_str()).collect();
                 format!("{}: {}", plural(distinct.len(), "value"), few(distinct.into_iter()))
@@ -66,6 +84,10 @@ impl Entry {
             }
             Content::Note(text, _) => few(std::iter::once(text.as_str())),
             Content::Since(since) => format!("since {}", crate::time::from_millis(*since)),
+            Content::Expected(waiting) => {
+                let first = waiting.iter().map(|one| one.due).min().unwrap_or_default();
+                format!("{}, the first by {}", plural(waiting.len(), "time"), crate::time::from_millis(first))
+            }
         }
     }
 }
@@ -85,6 +107,7 @@ impl Space {
     pub(super) fn put(&mut self, key: String, entry: Entry) {
         self.bytes += key.len() + entry.size();
         self.expiry.insert((entry.expires, key.clone()));
+        self.due.extend(entry.due().map(|(source, due)| (source, due, key.clone())));
         self.entries.insert(key, entry);
     }
 
@@ -92,7 +115,19 @@ impl Space {
         let entry = self.entries.remove(key)?;
         self.bytes = self.bytes.saturating_sub(key.len() + entry.size());
         self.expiry.remove(&(entry.expires, key.to_owned()));
+        for (source, due) in entry.due() {
+            self.due.remove(&(source, due, key.to_owned()));
+        }
         Some(entry)
+    }
+
+    /// The first end of what is expected because of a source, with its key.
+    pub(super) fn first_due(&self, source: &SourceName) -> Option<(i64, &str)> {
+        if self.due.is_empty() {
+            return None;
+        }
+        let (of, due, key) = self.due.range((source.clone(), i64::MIN, String::new())..).next()?;
+        (of == source).then_some((*due, key.as_str()))
     }
 }
 

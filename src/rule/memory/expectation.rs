@@ -1,0 +1,252 @@
+//! What is expected to happen, and what is to be said if it does not.
+//!
+//! Each expectation stands on its own, so that the order of arrival makes no difference: it is met by whatever happened after its
+//! beginning and up to its end, in the time of events. It fails once the log of its source is known to be whole up to
+//! [`LATENESS`] after its end.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Memory,
+    entry::{Content, Moment, insert, prune},
+    short,
+};
+use crate::{event::Event, name::SourceName};
+
+/// How long after the end of an expectation what met it may still arrive, in milliseconds. Atlassian says that events may be
+/// late, and not by how much.
+pub const LATENESS: i64 = 10 * 60 * 1_000;
+/// Expectations of one name under one key; further ones are not taken in, so that none can be pushed out.
+const MOST: usize = 100;
+/// How long it is known that something happened, for expectations that arrive after what met them, in milliseconds.
+const KNOWN_FOR: i64 = 60 * 60 * 1_000;
+/// Times that are known for that.
+const MOST_KNOWN: usize = 1_000;
+
+/// Something that is expected to happen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Expectation {
+    /// The key it is expected under.
+    pub key: String,
+    /// What is expected.
+    pub name: String,
+    /// The end of waiting, in milliseconds since 1970.
+    pub due: i64,
+    /// The event that made it to be expected.
+    pub event: Event,
+}
+
+impl Expectation {
+    fn since(&self) -> Moment {
+        (self.event.time.as_millisecond(), self.event.sequence.0)
+    }
+
+    /// Whether what happens at a moment is what was expected.
+    fn is_met_by(&self, moment: Moment) -> bool {
+        self.since() < moment && moment.0 <= self.due
+    }
+}
+
+impl Memory {
+    /// Expects something under a key, for so many milliseconds after an event.
+    pub(in crate::rule) fn expect(&mut self, space: &str, key: &str, name: &str, within: i64, event: &Event) {
+        let due = event.time.as_millisecond().saturating_add(within);
+        let expectation = Expectation { key: key.to_owned(), name: name.to_owned(), due, event: event.clone() };
+        if let Some(Content::Met(times)) = self.entry(space, &met_key(key, name)).map(|entry| &entry.content)
+            && times.iter().any(|met| expectation.is_met_by(*met))
+        {
+            return;
+        }
+        // They end when they are met or fail, by the clock of their own source.
+        self.change(
+            space,
+            &expected_key(key, name),
+            i64::MAX,
+            || Content::Expected(Vec::new()),
+            |content| {
+                if let Content::Expected(waiting) = content
+                    && waiting.len() < MOST
+                    && !waiting.iter().any(|other| other.since() == expectation.since())
+                {
+                    waiting.push(expectation);
+                }
+            },
+        );
+    }
+
+    /// Notes that what may be expected under a key happened; says whether it was.
+    pub(in crate::rule) fn meet(&mut self, space: &str, key: &str, name: &str, now: Moment) -> bool {
+        let expires = now.0.saturating_add(KNOWN_FOR);
+        self.change(
+            space,
+            &met_key(key, name),
+            expires,
+            || Content::Met(VecDeque::new()),
+            |content| {
+                if let Content::Met(times) = content {
+                    insert(times, now, |moment| *moment, now);
+                    prune(times, KNOWN_FOR, MOST_KNOWN, |moment| moment.0);
+                }
+            },
+        );
+        self.drop_expected(space, &expected_key(key, name), |expectation| expectation.is_met_by(now)) > 0
+    }
+
+    /// Whether what is expected under a key is still waited for.
+    pub(in crate::rule) fn is_expected(&self, space: &str, key: &str, name: &str, now: Moment) -> bool {
+        match self.entry(space, &expected_key(key, name)).map(|entry| &entry.content) {
+            Some(Content::Expected(waiting)) => waiting.iter().any(|expectation| expectation.is_met_by(now)),
+            _ => false,
+        }
+    }
+
+    /// Takes out the expectation that failed first, of those that events of a source began and that ended at or before `end`,
+    /// with the rule that has it.
+    pub fn take_failed(&mut self, source: &SourceName, end: i64) -> Option<(String, Expectation)> {
+        let first = self.spaces.iter().filter_map(|(name, space)| {
+            let (due, key) = space.first_due(source)?;
+            (due <= end).then_some((due, name, key))
+        });
+        let (due, space, key) = first.min()?;
+        let (space, key) = (space.clone(), key.to_owned());
+        let failed = match self.entry(&space, &key).map(|entry| &entry.content) {
+            Some(Content::Expected(waiting)) => waiting
+                .iter()
+                .filter(|expectation| expectation.due == due && expectation.event.source == *source)
+                .min_by_key(|expectation| expectation.since())
+                .cloned(),
+            _ => None,
+        }?;
+        self.drop_expected(&space, &key, |expectation| *expectation == failed);
+        Some((space, failed))
+    }
+
+    /// Drops some of what is expected; says how many.
+    fn drop_expected(&mut self, space: &str, key: &str, gone: impl Fn(&Expectation) -> bool) -> usize {
+        let Some(known) = self.spaces.get_mut(space) else {
+            return 0;
+        };
+        let Some(mut entry) = known.remove(key) else {
+            return 0;
+        };
+        let mut dropped = 0;
+        let mut left = true;
+        if let Content::Expected(waiting) = &mut entry.content {
+            let before = waiting.len();
+            waiting.retain(|expectation| !gone(expectation));
+            dropped = before - waiting.len();
+            left = !waiting.is_empty();
+        }
+        if left {
+            known.put(key.to_owned(), entry);
+        }
+        if dropped > 0 {
+            self.changed.insert((space.to_owned(), key.to_owned()));
+        }
+        dropped
+    }
+}
+
+/// A key may hold anything, and so may a name: neither can be taken for a part of the other.
+fn expected_key(key: &str, name: &str) -> String {
+    format!("expected/{}/{}/{}", name.len(), short(name), short(key))
+}
+
+fn met_key(key: &str, name: &str) -> String {
+    format!("met/{}/{}/{}", name.len(), short(name), short(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        name::{EventId, Sequence},
+        rule::Quota,
+        time,
+    };
+
+    const WITHIN: i64 = 100_000;
+
+    /// What happens: after how many milliseconds, under which key, because of which source, and whether it ends the waiting.
+    type Step = (i64, u8, bool, bool);
+
+    fn event(index: usize, time: i64, source: bool) -> Event {
+        Event {
+            sequence: Sequence(index as u64 + 1),
+            source: SourceName::parse(if source { "one" } else { "two" }).unwrap(),
+            arrived: time::from_millis(time),
+            time: time::from_millis(time),
+            id: EventId::parse(&format!("e{index}")).unwrap(),
+            action: "x".into(),
+            raw: "{}".into(),
+        }
+    }
+
+    proptest! {
+        /// Out of order by less than they may be late, over restarts: what fails is what nothing met, in the order of the ends.
+        #[test]
+        fn what_fails_is_what_nothing_met(
+            steps in prop::collection::vec((0_i64..LATENESS, 0_u8..3, any::<bool>(), any::<bool>()), 1..60),
+            restart in 0_usize..60,
+        ) {
+            let at = |index: usize, step: &Step| i64::try_from(index).unwrap() * 30_000 + step.0;
+            let mut memory = Memory::new(Quota::default());
+            let mut stored: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+            let mut failed: Vec<(String, u64)> = Vec::new();
+            let mut take = |memory: &mut Memory, source: &SourceName, until: i64| {
+                while let Some((space, failure)) = memory.take_failed(source, until - LATENESS) {
+                    assert_eq!((&*space, &failure.event.source), ("r", source));
+                    failed.push((failure.key, failure.event.sequence.0));
+                }
+            };
+            for (index, step) in steps.iter().enumerate() {
+                if index == restart {
+                    memory = Memory::new(Quota::default());
+                    for (name, bytes) in &stored {
+                        memory.restore(name, bytes);
+                    }
+                }
+                let (time, key) = (at(index, step), step.1.to_string());
+                let event = event(index, time, step.2);
+                memory.advance(time);
+                take(&mut memory, &event.source, time);
+                if step.3 {
+                    memory.meet("r", &key, "n", (time, index as u64 + 1));
+                } else {
+                    memory.expect("r", &key, "n", WITHIN, &event);
+                }
+                for (name, bytes) in memory.take_changes() {
+                    match bytes {
+                        Some(bytes) => drop(stored.insert(name, bytes)),
+                        None => drop(stored.remove(&name)),
+                    }
+                }
+            }
+            for source in [true, false] {
+                take(&mut memory, &event(0, 0, source).source, i64::MAX);
+            }
+            let mut wanted: Vec<(String, u64)> = Vec::new();
+            for (index, step) in steps.iter().enumerate().filter(|(_, step)| !step.3) {
+                let since = (at(index, step), index);
+                let met = steps.iter().enumerate().any(|(other, met)| {
+                    let when = (at(other, met), other);
+                    met.3 && met.1 == step.1 && since < when && when.0 <= since.0 + WITHIN
+                });
+                if !met {
+                    wanted.push((step.1.to_string(), index as u64 + 1));
+                }
+            }
+            wanted.sort();
+            failed.sort();
+            prop_assert_eq!(failed, wanted);
+            // Nothing is left of it.
+            prop_assert!(memory.list().iter().all(|entry| !entry.key.starts_with("expected/")));
+        }
+    }
+}
