@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::Value;
 use watchbell::{
     alert::Alert,
@@ -352,6 +354,68 @@ fn silence_is_told_by_the_clock() {
     assert_eq!(lab.reader().1.passes().count(), 2);
     let verified = lab.watchbell(&["store", "verify"]);
     assert_eq!(verified.code, Some(0), "{}", verified.show());
+}
+
+/// A rule that comes later, or looks back further than before, knows what is stored; what it would have found is not told.
+#[test]
+fn new_rules_learn_from_what_is_stored() {
+    let hour = |hours: u64| time::after(base(), Duration::from_secs(hours * 3_600));
+    let clock = Clock::manual(hour(3));
+    let actors = ["ann", "bob", "cat", "ann", "bob", "dan", "ann", "eve"];
+    let entries: Vec<Value> =
+        (0_i64..).zip(actors).map(|(index, actor)| entry(&index.to_string(), "x", index * 3_600 - 1, actor)).collect();
+    let options = simulator::Options { clock: clock.clone(), ..organization(&entries) };
+    let lab = Lab::with_organization(options, "");
+    let is_new = |window: &str| {
+        rule(
+            "a.new",
+            "dedup_period: \"1s\"",
+            &format!(
+                "fn rule(event) {{ first_seen(\"actor\", event.actor.id, \"{window}\") }} fn title(event) {{ `${{event.actor.id}} ${{event.time}}` }}"
+            ),
+        )
+    };
+    let new = |lab: &Lab| {
+        let alerts = lab.reader().1.alerts(AlertFilter::default()).map(|alert| alert.unwrap().title);
+        let mut found: Vec<String> = alerts.filter_map(|title| title.split(' ').next().map(str::to_owned)).collect();
+        found.sort();
+        found
+    };
+    lab.write("rules/other.rhai", rule("a.other", "", "fn rule(event) { false }"));
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 4));
+    lab.write("rules/new.rhai", is_new("4h"));
+    clock.set(hour(5));
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 6));
+    // Ann, Bob and Cat were there before.
+    assert_eq!(new(&lab), ["dan"]);
+    // Two hours are too short to know Ann, who was last there three hours before; but what was learned is not unlearned.
+    lab.write("rules/new.rhai", is_new("2h"));
+    clock.set(hour(6));
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 7));
+    assert_eq!(new(&lab), ["ann", "dan"]);
+    // Further back than before: Cat is known, Eve is not.
+    lab.write("rules/new.rhai", is_new("9h"));
+    clock.set(hour(7));
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 8));
+    assert_eq!(new(&lab), ["ann", "dan", "eve"]);
+    let listed = lab.watchbell(&["state", "show", "--rule", "a.new"]);
+    assert!(listed.stdout.contains("cat"), "{}", listed.show());
+
+    // A replay of a part learns from what is before it, unless it is told not to.
+    let replay = |more: &[&str]| {
+        let since = hour(5).to_string();
+        let arguments = [&["replay", "--rules", "rules/new.rhai", "--since", &since], more].concat();
+        lab.watchbell(&arguments)
+    };
+    let learned = replay(&[]);
+    assert!(
+        learned.stdout.contains("2 events") && learned.stdout.contains("after learning from 6 events"),
+        "{}",
+        learned.show()
+    );
+    assert!(learned.stdout.contains("eve") && !learned.stdout.contains("ann 20"), "{}", learned.show());
+    let empty = replay(&["--warm-up", "0s"]);
+    assert!(!empty.stdout.contains("learning") && empty.stdout.contains("ann 20"), "{}", empty.show());
 }
 
 /// The examples of Sigma's four kinds of correlation do what their tests say.

@@ -15,7 +15,7 @@ fn kills() -> u64 {
 
 const EVENTS: usize = 3_000;
 
-const RULES: [(&str, &str); 4] = [
+const RULES: [(&str, &str); 5] = [
     (
         "rules/each.rhai",
         "const RULE = #{ id: \"crash.each\", title: \"t\", severity: \"low\", actions: [\"action_1\"], dedup_period: \"10m\" };\nfn rule(event) { true }\nfn title(event) { `${event.actor.id} again` }",
@@ -28,6 +28,11 @@ const RULES: [(&str, &str); 4] = [
     (
         "rules/remembers.rhai",
         "const RULE = #{ id: \"crash.remembers\", title: \"t\", severity: \"low\", actions: [\"action_4\", \"action_5\"], dedup_period: \"1m\" };\nfn rule(event) { if event.action == \"action_4\" { mark(event.actor.id, \"four\", \"5m\"); } let n = count(event.actor.id, \"10m\"); n % 5 == 0 && marked(event.actor.id, \"four\") }\nfn title(event) { `${event.actor.id} ${counted(event.actor.id, \"10m\")}` }",
+    ),
+    // Nor is what it waits for; the last events are left out, as nothing follows that shows the time.
+    (
+        "rules/expects.rhai",
+        "const RULE = #{ id: \"crash.expects\", title: \"t\", severity: \"low\", actions: [\"action_6\", \"action_7\"], dedup_period: \"1m\" };\nfn rule(event) { if event.action == \"action_7\" { met(event.actor.id, \"seven\"); } else if event.id < \"event-02500\" { expect(event.actor.id, \"90s\", \"seven\"); } false }\nfn expired(key, event) { true }\nfn title(event) { `${event.key} ${event.since}` }",
     ),
     (
         "rules/fails.rhai",

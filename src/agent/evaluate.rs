@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Watched, health, live::Beat};
+use super::{Watched, health, learn, live::Beat};
 use crate::{
     alert::{Action, Alert, Remark},
     api::allowed,
@@ -104,6 +104,7 @@ impl Evaluator {
         let reader = self.store.reader();
         let mut mark = reader.mark()?;
         let mut pulse = health::Pulse::new(&self.watched, &self.clock);
+        self.learn(&mut detector, mark, stop)?;
         while !stop.is_cancelled() {
             self.beat.beat();
             while let Ok(request) = self.requests.try_recv() {
@@ -111,6 +112,7 @@ impl Evaluator {
             }
             if self.rules.has_changed().unwrap_or(false) {
                 detector.set_rules(Arc::clone(&self.rules.borrow_and_update()));
+                self.learn(&mut detector, mark, stop)?;
                 // A file that broke is told at once.
                 pulse.hurry();
             }
@@ -157,6 +159,13 @@ impl Evaluator {
             tracing::debug!(events = count, %mark, took = ?begun.elapsed(), "batch evaluated");
         }
         Ok(())
+    }
+
+    /// What new rules learn is stored at once: they would have to learn it again.
+    fn learn(&self, detector: &mut Detector, mark: Sequence, stop: &CancellationToken) -> Result<(), StoreError> {
+        learn::learn(detector, &self.store.reader(), mark, &self.beat, stop)?;
+        let state = detector.take_changes();
+        self.record(Outcome::default(), state, None, 0)
     }
 
     /// Up to when the logs of the sources are known to be whole: when each was last read to its end.

@@ -28,6 +28,7 @@ use crate::{
 
 mod evaluate;
 mod health;
+mod learn;
 mod live;
 mod reload;
 mod service;

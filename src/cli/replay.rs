@@ -1,6 +1,6 @@
 //! `watchbell replay`: what would these rules have caught?
 
-use std::{io::IsTerminal, path::PathBuf, sync::Arc};
+use std::{io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,7 +17,7 @@ use watchbell::{
     replay::{self, Report, RuleReport},
     rule::{Loader, RuleSources},
     source::file,
-    time::Clock,
+    time::{self, Clock},
 };
 
 use super::{CliError, Context, filter, output, problems};
@@ -32,6 +32,10 @@ pub(super) struct Replay {
     events: Vec<PathBuf>,
     #[command(flatten)]
     range: filter::Range,
+    /// How long before `--since` rules begin to learn, without being reported; by default as far back as they look, `0s` for not at
+    /// all
+    #[arg(long, value_name = "SPAN", value_parser = time::parse_duration, requires = "since")]
+    warm_up: Option<Duration>,
     /// Show at most so many alerts
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     show: usize,
@@ -57,7 +61,8 @@ impl Replay {
         }
         let settings = config.as_ref().map_or_else(detect::Settings::default, |config| config.detection.clone());
         let replay = replay::Replay::new(Arc::clone(&loaded.set), settings);
-        let report = super::on_a_rules_thread(|| self.feed(replay, config.as_ref(), context, now))??;
+        let warm_up = self.warm_up.unwrap_or_else(|| loaded.set.longest_reach());
+        let report = super::on_a_rules_thread(|| self.feed(replay, warm_up, config.as_ref(), context, now))??;
         show(context, &report, self.show)?;
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("some rules do not load and were left out", &loaded.diagnostics)));
@@ -72,12 +77,18 @@ impl Replay {
     fn feed(
         &self,
         replay: replay::Replay,
+        warm_up: Duration,
         config: Option<&Config>,
         context: &Context,
         now: watchbell::time::Timestamp,
     ) -> Result<Report, CliError> {
         let (since, until) = self.range.bounds(now)?;
-        let wanted = |time| since.is_none_or(|since| time >= since) && until.is_none_or(|until| time < until);
+        // Where the reading begins; what is before `since` is learned from.
+        let begin = since.map(|since| time::before(since, warm_up));
+        let wanted = |time| begin.is_none_or(|begin| time >= begin) && until.is_none_or(|until| time < until);
+        let evaluate = |replay: &mut replay::Replay, event: &Event| {
+            if since.is_some_and(|since| event.time < since) { replay.warm_up(event) } else { replay.event(event) }
+        };
         if self.events.is_empty() {
             let config =
                 config.ok_or_else(|| CliError::Usage("there is no configuration that names a store".to_owned()))?;
@@ -93,10 +104,10 @@ impl Replay {
             let mut replay = replay.with_changes(changes).with_passes(passes);
             let progress = progress(totals.map_or(0, |totals| totals.events));
             let source = self.range.source();
-            let query = wire::EventQuery { since, until, source: source.clone(), ..wire::EventQuery::default() };
+            let query = wire::EventQuery { since: begin, until, source: source.clone(), ..wire::EventQuery::default() };
             let mut count = 0_u64;
             client.each(Request::Events(query), |event: Event| {
-                replay.event(&event);
+                evaluate(&mut replay, &event);
                 progress.inc(1);
                 count += 1;
                 Ok(())
@@ -141,7 +152,7 @@ impl Replay {
         let progress = progress(events.len() as u64);
         for event in replay::file_events(events, &source, now) {
             if wanted(event.time) {
-                replay.event(&event);
+                evaluate(&mut replay, &event);
             }
             progress.inc(1);
         }
@@ -177,7 +188,15 @@ fn show(context: &Context, report: &Report, limit: usize) -> Result<(), CliError
         (Some(earliest), Some(latest)) => format!(", {} to {} UTC", output::time(earliest), output::time(latest)),
         _ => String::new(),
     };
-    out.line(&format!("{}{range}\n", output::count(report.events, "event")))?;
+    out.line(&format!("{}{range}", output::count(report.events, "event")))?;
+    if let Some(warm_up) = &report.warm_up {
+        out.line(&format!(
+            "after learning from {}, from {} UTC on",
+            output::count(warm_up.events, "event"),
+            output::time(warm_up.earliest)
+        ))?;
+    }
+    out.line("")?;
     let rows = report
         .rules
         .iter()

@@ -24,10 +24,12 @@ use crate::{
 
 mod failure;
 mod health;
+mod learn;
 mod state;
 mod window;
 
 pub use health::{HealthDetector, Subject, is_open_finding};
+pub use learn::Learning;
 pub use state::{ExceptionRecord, RuleRecord};
 use state::{KeyState, OpenAlert, State};
 use window::Counted;
@@ -133,6 +135,11 @@ impl Detector {
     pub fn set_rules(&mut self, rules: Arc<RuleSet>) {
         self.rules = rules;
         self.wanting.clear();
+    }
+
+    /// The latest event time seen.
+    pub fn clock(&self) -> Timestamp {
+        time::from_millis(self.state.clock())
     }
 
     /// The rules that run.

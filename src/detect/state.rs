@@ -24,6 +24,7 @@ const MAX_OPEN: usize = 8;
 const VERSION: u8 = 1;
 const CLOCK: &str = "clock";
 const EXCEPTION: &str = "exception/";
+const LEARNED: &str = "learned/";
 /// How long a reopened alert is remembered at least; until when matches join it is its rule's dedup period.
 const REOPENED: Duration = Duration::from_secs(30 * 86_400);
 
@@ -115,6 +116,8 @@ pub(super) struct State {
     expiry: BTreeSet<(i64, String)>,
     rules: BTreeMap<RuleId, RuleRecord>,
     exceptions: BTreeMap<ExceptionId, ExceptionRecord>,
+    /// How far back each rule has learned from what is stored, in milliseconds.
+    learned: BTreeMap<RuleId, i64>,
     changed: BTreeSet<String>,
 }
 
@@ -133,6 +136,10 @@ impl State {
             } else if let Some(rule) = name.strip_prefix("rule/") {
                 if let (Ok(rule), Some(record)) = (RuleId::parse(rule), decode(&bytes)) {
                     state.rules.insert(rule, record);
+                }
+            } else if let Some(rule) = name.strip_prefix(LEARNED) {
+                if let (Ok(rule), Some(reach)) = (RuleId::parse(rule), decode(&bytes)) {
+                    state.learned.insert(rule, reach);
                 }
             } else if let Some(exception) = name.strip_prefix(EXCEPTION) {
                 if let (Ok(exception), Some(record)) = (ExceptionId::parse(exception), decode(&bytes)) {
@@ -278,6 +285,26 @@ impl State {
         record.last_error = Some(message.to_owned());
     }
 
+    /// How far back a rule has learned from what is stored.
+    pub(super) fn learned(&self, rule: &RuleId) -> Option<Duration> {
+        self.learned.get(rule).map(|reach| Duration::from_millis(u64::try_from(*reach).unwrap_or(0)))
+    }
+
+    /// Notes how far back a rule has learned.
+    pub(super) fn set_learned(&mut self, rule: &RuleId, reach: Duration) {
+        self.learned.insert(rule.clone(), millis(reach));
+        self.changed.insert(format!("{LEARNED}{rule}"));
+    }
+
+    /// Forgets that rules have learned that no longer run: what they miss meanwhile they do not know.
+    pub(super) fn keep_learned(&mut self, runs: impl Fn(&RuleId) -> bool) {
+        let gone: Vec<RuleId> = self.learned.keys().filter(|rule| !runs(rule)).cloned().collect();
+        for rule in gone {
+            self.learned.remove(&rule);
+            self.changed.insert(format!("{LEARNED}{rule}"));
+        }
+    }
+
     /// Matches that are counted under a key.
     pub(super) fn counted(&self, name: &str) -> usize {
         self.keys.get(name).map_or(0, |keyed| keyed.pending.len())
@@ -294,6 +321,8 @@ impl State {
             .map(|name| {
                 let bytes = if let Some(rule) = name.strip_prefix("rule/") {
                     RuleId::parse(rule).ok().and_then(|rule| self.rules.get(&rule)).and_then(encode)
+                } else if let Some(rule) = name.strip_prefix(LEARNED) {
+                    RuleId::parse(rule).ok().and_then(|rule| self.learned.get(&rule)).and_then(encode)
                 } else if let Some(exception) = name.strip_prefix(EXCEPTION) {
                     ExceptionId::parse(exception).ok().and_then(|id| self.exceptions.get(&id)).and_then(encode)
                 } else {

@@ -33,6 +33,9 @@ const MAX_FAILURES: usize = 20;
 pub struct Report {
     /// Events that were looked at.
     pub events: u64,
+    /// What was only learned from, before the events that count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUp>,
     /// Time of the earliest.
     pub earliest: Option<Timestamp>,
     /// Time of the latest.
@@ -46,6 +49,15 @@ pub struct Report {
     pub failures: Vec<String>,
     /// Matches that exceptions took out of alerting, by exception.
     pub excepted: BTreeMap<ExceptionId, u64>,
+}
+
+/// Events that rules learned from, and whose alerts are not reported.
+#[derive(Debug, Clone, Serialize)]
+pub struct WarmUp {
+    /// How many.
+    pub events: u64,
+    /// Time of the earliest.
+    pub earliest: Timestamp,
 }
 
 /// What one rule found.
@@ -111,6 +123,21 @@ impl Replay {
     /// Takes account of all that happened beside events, also after the last of them.
     pub fn follow_all(&mut self) {
         self.follow(Sequence(u64::MAX));
+    }
+
+    /// Evaluates the next event only so that rules know of it: what they find is not reported. Alerts that open here still take
+    /// in matches of later events.
+    pub fn warm_up(&mut self, event: &Event) {
+        self.follow(event.sequence);
+        let warm_up = self.report.warm_up.get_or_insert(WarmUp { events: 0, earliest: event.time });
+        warm_up.events += 1;
+        warm_up.earliest = warm_up.earliest.min(event.time);
+        for change in self.detector.evaluate(event).alerts {
+            if let AlertChange::Opened(alert) = change {
+                self.alerts.insert(alert.id, *alert);
+            }
+        }
+        self.detector.take_changes();
     }
 
     /// Evaluates the next event.

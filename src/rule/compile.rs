@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use rhai::{AST, ASTNode, Dynamic, Engine, Expr, Map, OptimizationLevel, Scope, Stmt};
+use rhai::{AST, ASTNode, Array, Dynamic, Engine, Expr, ImmutableString, Map, OptimizationLevel, Scope, Stmt};
 
 use super::{
     engine::{self, Call, Constants, Limits},
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, any_error, nearest},
     name::RuleId,
+    time,
 };
 
 /// The optional functions of a detection rule, each with one parameter.
@@ -63,6 +64,8 @@ pub struct CompiledRule {
     pub(super) constants: Arc<Constants>,
     /// It calls functions that remember.
     pub remembers: bool,
+    /// How far back it looks: its windows, its dedup period, and the longest duration that is written anywhere in it.
+    pub reach: Duration,
     /// It has `fn expired(key, event)`, for what is expected and does not happen.
     pub expires: bool,
     /// It assigns to a property or an index somewhere: it is given an event of its own (see `view`).
@@ -244,7 +247,12 @@ impl Compiler {
         }
         // A library's functions see its constants, which are not known here.
         self.engine.set_strict_variables(false);
-        let Traits { imports, assigns, remembers } = self.traits(&first, file);
+        let Traits { imports, assigns, remembers, reach } = self.traits(&first, file);
+        let given = metadata
+            .params
+            .values()
+            .filter_map(|value| value.read_lock::<ImmutableString>().and_then(|text| span(&text)));
+        let reach = given.max().unwrap_or_default().max(reach).max(metadata.dedup_period).max(metadata.window);
         let mut hasher = blake3::Hasher::new();
         hasher.update(text.as_bytes());
         for imported in &imports {
@@ -263,6 +271,7 @@ impl Compiler {
             ast,
             resources: Arc::clone(&self.resources),
             remembers,
+            reach,
             expires: functions.iter().any(|function| function == EXPIRED),
             constants: Arc::new(known),
             assigns_properties: assigns,
@@ -276,7 +285,7 @@ impl Compiler {
     /// What is true of a file together with those that it imports.
     fn traits(&self, ast: &AST, file: &Path) -> Traits {
         let mut texts = Vec::new();
-        let Scanned { mut assigns, mut remembers, imports: mut wanted } = scan(ast);
+        let Scanned { mut assigns, mut remembers, mut reach, imports: mut wanted } = scan(ast);
         let mut source = file.to_owned();
         let mut seen: Vec<PathBuf> = Vec::new();
         let mut pending: Vec<(PathBuf, String)> = wanted.drain(..).map(|path| (source.clone(), path)).collect();
@@ -295,11 +304,12 @@ impl Compiler {
                 let scanned = scan(&ast);
                 assigns |= scanned.assigns;
                 remembers |= scanned.remembers;
+                reach = reach.max(scanned.reach);
                 pending.extend(scanned.imports.into_iter().map(|path| (source.clone(), path)));
                 texts.push(text);
             }
         }
-        Traits { imports: texts, assigns, remembers }
+        Traits { imports: texts, assigns, remembers, reach }
     }
 }
 
@@ -335,6 +345,7 @@ struct Traits {
     imports: Vec<Arc<str>>,
     assigns: bool,
     remembers: bool,
+    reach: Duration,
 }
 
 /// What is true of a script.
@@ -343,6 +354,8 @@ struct Scanned {
     assigns: bool,
     /// Whether it calls functions that remember.
     remembers: bool,
+    /// The longest duration that is written in it.
+    reach: Duration,
     /// The paths it imports.
     imports: Vec<String>,
 }
@@ -350,15 +363,23 @@ struct Scanned {
 fn scan(ast: &AST) -> Scanned {
     let mut assigns = false;
     let mut remembers = false;
+    let mut reach = Duration::ZERO;
     let mut imports = Vec::new();
     ast.walk(&mut |nodes| {
         match nodes.last() {
+            Some(ASTNode::Expr(Expr::StringConstant(text, _))) => reach = reach.max(span(text).unwrap_or_default()),
+            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => reach = reach.max(longest(value)),
             Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
                 assigns |= !matches!(assignment.1.lhs, Expr::Variable(..));
             }
             Some(
                 ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _)),
-            ) => remembers |= library::remembers(&call.name),
+            ) => {
+                remembers |= library::remembers(&call.name);
+                if call.name == "new_country" {
+                    reach = reach.max(library::NEW_COUNTRY);
+                }
+            }
             Some(ASTNode::Stmt(Stmt::Import(import, _))) => match &import.0 {
                 Expr::StringConstant(path, _) => imports.push(path.to_string()),
                 // A path that is made at run time could be any: the careful answer.
@@ -368,7 +389,23 @@ fn scan(ast: &AST) -> Scanned {
         }
         true
     });
-    Scanned { assigns, remembers, imports }
+    Scanned { assigns, remembers, reach, imports }
+}
+
+/// A duration, as rules write them; nothing looks back for more than a year.
+fn span(text: &str) -> Option<Duration> {
+    time::parse_duration(text).ok().map(|duration| duration.min(Duration::from_secs(366 * 86_400)))
+}
+
+/// The longest duration in a constant.
+fn longest(value: &Dynamic) -> Duration {
+    if let Some(text) = value.read_lock::<ImmutableString>() {
+        return span(&text).unwrap_or_default();
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        return map.values().map(longest).max().unwrap_or_default();
+    }
+    value.read_lock::<Array>().and_then(|items| items.iter().map(longest).max()).unwrap_or_default()
 }
 
 /// Where a script first calls a function.

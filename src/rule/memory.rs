@@ -142,6 +142,20 @@ impl Memory {
         all
     }
 
+    /// Whether anything is in a space.
+    pub fn knows(&self, space: &str) -> bool {
+        self.spaces.get(space).is_some_and(|space| !space.entries.is_empty())
+    }
+
+    /// Takes over a space of another memory, in place of its own.
+    pub fn adopt(&mut self, space: &str, other: &Self) {
+        self.clear(space);
+        if let Some(adopted) = other.spaces.get(space) {
+            self.changed.extend(adopted.entries.keys().map(|key| (space.to_owned(), key.clone())));
+            self.spaces.insert(space.to_owned(), adopted.clone());
+        }
+    }
+
     /// Forgets all of a space.
     pub fn clear(&mut self, space: &str) -> usize {
         let Some(removed) = self.spaces.remove(space) else {

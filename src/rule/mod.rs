@@ -2,7 +2,7 @@
 //!
 //! Only `load` and `watch` touch the file system. Nothing here reads a clock on behalf of a rule.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
@@ -136,8 +136,16 @@ impl RuleSet {
 
     /// This one of the rules, with what it listens to and the exceptions that are about it.
     pub fn alone(&self, rule: &Arc<CompiledRule>) -> Arc<Self> {
-        let (rules, exceptions) = (self.with_what_it_hears(rule), self.exceptions.clone());
-        Arc::new(Self::new(self.generation, rules, Vec::new(), String::new(), Vec::new(), exceptions))
+        self.part(std::slice::from_ref(rule))
+    }
+
+    /// These of the rules, with what they listen to and the exceptions that are about them.
+    pub fn part(&self, rules: &[Arc<CompiledRule>]) -> Arc<Self> {
+        let mut wanted: Vec<Arc<CompiledRule>> = rules.iter().flat_map(|rule| self.with_what_it_hears(rule)).collect();
+        wanted.sort_by(|one, other| one.id().cmp(other.id()));
+        wanted.dedup_by(|one, other| one.id() == other.id());
+        let exceptions = self.exceptions.clone();
+        Arc::new(Self::new(self.generation, wanted, Vec::new(), String::new(), Vec::new(), exceptions))
     }
 
     /// The detection rules that want events with this action, as indexes into `detections`, in order.
@@ -164,6 +172,18 @@ impl RuleSet {
     /// Whether any rule listens to the matches of the one at this index.
     pub fn is_heard(&self, index: usize) -> bool {
         !self.listeners(index).is_empty()
+    }
+
+    /// How far back a rule looks, with all that it listens to.
+    pub fn reach(&self, rule: &CompiledRule) -> Duration {
+        let heard = self.detections.iter().filter(|other| rule.listens_to(&other.metadata));
+        // Rules listen in no circle, so this ends.
+        rule.reach.saturating_add(heard.map(|other| self.reach(other)).max().unwrap_or_default())
+    }
+
+    /// How far back the rule looks that looks back furthest.
+    pub fn longest_reach(&self) -> Duration {
+        self.detections.iter().map(|rule| self.reach(rule)).max().unwrap_or_default()
     }
 
     /// A rule with all that it listens to, directly and through others.

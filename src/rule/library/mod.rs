@@ -29,6 +29,7 @@ pub(super) use event::follow;
 pub(super) use geo::Geo;
 pub(super) use list::{Lists, NamedList};
 pub use reference::{EXAMPLE_EVENT, EXAMPLE_LISTS, definitions, reference};
+pub(super) use state::NEW_COUNTRY;
 
 /// A parameter of a host function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! Remembering from one event to the next: how often, how many different, for the first time, in which order.
 
+use std::time::Duration;
+
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 
 use super::{Answer, HostFunction, Subject, argument, data, first, given, may, needs};
@@ -22,6 +24,9 @@ pub(super) const SUBJECT: Subject = Subject {
             200,000 keys and 64 MiB; then those nearest to their end are forgotten, and an alert says so.",
     functions: FUNCTIONS,
 };
+
+/// How long a country is known, where the rule does not say.
+pub(crate) const NEW_COUNTRY: Duration = Duration::from_secs(90 * 86_400);
 
 const WINDOW: super::Parameter = needs("window", "duration");
 
@@ -78,7 +83,8 @@ const FUNCTIONS: &[HostFunction] = &[
         ],
         gives: "true or false",
         about: "Notes the value under the key, and says whether it had not been there for that long. With `#{ learn: \"7d\" }` the first so long \
-                after the rule began to look are for learning: nothing is new then.",
+                after the rule began to look are for learning: nothing is new then. A rule that is new to an agent begins to look in the events \
+                that are stored already.",
         examples: &[
             ("first_seen(event.actor.email, event.geo.country, \"30d\")", "true"),
             ("first_seen(event.actor.email, event.geo.country, \"30d\", #{ learn: \"7d\" })", "false"),
@@ -220,7 +226,7 @@ fn key(value: &Dynamic) -> Option<String> {
 fn window(value: &Dynamic, what: &str) -> Result<i64, String> {
     let text = given(value, what)?.ok_or_else(|| format!("{what} must be a duration, such as \"10m\""))?;
     let duration = time::parse_duration(&text)?;
-    let year = std::time::Duration::from_secs(366 * 86_400);
+    let year = Duration::from_secs(366 * 86_400);
     if duration.is_zero() || duration > year {
         return Err(format!("{what} must be more than nothing and at most 366d, found `{text}`"));
     }
@@ -296,7 +302,7 @@ fn new_country(call: &Call, arguments: &[&Dynamic]) -> Answer {
     let (to, rest) = memory(call, arguments)?;
     let lifetime = match argument(rest, 2) {
         Some(lifetime) => window(lifetime, "the lifetime")?,
-        None => 90 * 86_400_000,
+        None => i64::try_from(NEW_COUNTRY.as_millis()).unwrap_or(i64::MAX),
     };
     let (Some(actor), Some(country)) = (key(first(rest, 0)), key(first(rest, 1))) else {
         return Ok(false.into());

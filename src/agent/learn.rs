@@ -1,0 +1,51 @@
+//! Letting new rules learn from the stored events, on the rules' thread, before they see a new one.
+
+use tokio_util::sync::CancellationToken;
+
+use super::live::Beat;
+use crate::{
+    detect::Detector,
+    name::Sequence,
+    store::{Reader, ScanFilter, StoreError},
+    time,
+};
+
+/// Events that are read for it at most, the newest before the mark: some ten seconds.
+const MOST: u64 = 1_000_000;
+
+/// Lets the rules learn that have to. What they know then goes to the store with the next commit. Ends early, with nothing
+/// learned, when the agent stops.
+pub(super) fn learn(
+    detector: &mut Detector,
+    reader: &Reader,
+    mark: Sequence,
+    beat: &Beat,
+    stop: &CancellationToken,
+) -> Result<(), StoreError> {
+    let Some(mut learning) = detector.learning() else {
+        return Ok(());
+    };
+    let rules: Vec<String> = learning.rules().map(ToString::to_string).collect();
+    let rules = rules.join(", ");
+    let filter = ScanFilter {
+        after: Sequence(mark.0.saturating_sub(MOST)),
+        since: Some(time::before(detector.clock(), learning.reach())),
+        ..ScanFilter::default()
+    };
+    let mut events = 0_u64;
+    for event in reader.scan(filter) {
+        let event = event?;
+        if event.sequence > mark {
+            break;
+        }
+        learning.event(&event);
+        events += 1;
+        beat.beat();
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+    }
+    detector.learned(&learning);
+    tracing::info!(%rules, events, reach = time::show_duration(learning.reach()), "rules that remember have learned from stored events");
+    Ok(())
+}
