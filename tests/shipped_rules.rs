@@ -54,6 +54,7 @@ fn the_demo_is_found_step_by_step() {
         "atlassian.admin.impersonated_user": 1,
         "atlassian.admin.organization_admin_added": 1,
         "atlassian.apps.installed": 1,
+        "atlassian.identity.account_takeover": 1,
         "atlassian.identity.failed_sign_ins": 1,
         "atlassian.identity.new_country": 1,
         "atlassian.identity.sign_in_after_failures": 1,
