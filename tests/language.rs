@@ -303,6 +303,14 @@ proptest! {
     }
 }
 
+/// Rhai's own `all` for lists takes the name of a function, and fails on what is none.
+#[test]
+fn a_list_in_place_of_a_map_has_nothing_at_a_path() {
+    let given = json!({ "id": "1", "attributes": { "action": "x" }, "list": [], "texts": ["-"] });
+    assert_eq!(is_true("event.list.all(\"-\") == [] && event.texts.all(\"a[].b\") == []", &given), Ok(true));
+    assert_eq!(is_true("event.texts.all(|text| text == \"-\")", &given), Ok(true));
+}
+
 #[test]
 fn regular_expressions_take_linear_time() {
     // Backtracking would need longer than the age of the universe for this.

@@ -51,6 +51,8 @@ fn the_demo_is_found_step_by_step() {
     insta::assert_debug_snapshot!(counts, @r#"
     {
         "actor.risk": 1,
+        "atlassian.access.accounts_removed_in_bulk": 0,
+        "atlassian.access.permissions_changed_in_bulk": 0,
         "atlassian.admin.impersonated_user": 1,
         "atlassian.admin.organization_admin_added": 1,
         "atlassian.apps.installed": 1,

@@ -10,7 +10,7 @@
 
 use std::{any::TypeId, sync::Arc};
 
-use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString, Map};
+use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map};
 
 use super::engine::{Call, DEADLINE};
 
@@ -135,11 +135,14 @@ pub(super) fn register(engine: &mut Engine, call: &Arc<Call>) {
         for arguments in function.least()..=most {
             let mut types = vec![TypeId::of::<Dynamic>(); arguments];
             add(engine, call, function, &types);
-            // Rhai's own `get` for maps would be preferred to one that takes anything.
-            if function.name == "get" {
-                types.splice(..2, [TypeId::of::<Map>(), TypeId::of::<ImmutableString>()]);
-                add(engine, call, function, &types);
-            }
+            // Rhai's own `get` for maps, and `all` for lists, would be preferred to one that takes anything.
+            let own = match function.name {
+                "get" => TypeId::of::<Map>(),
+                "all" => TypeId::of::<Array>(),
+                _ => continue,
+            };
+            types.splice(..2, [own, TypeId::of::<ImmutableString>()]);
+            add(engine, call, function, &types);
         }
     }
 }
@@ -200,7 +203,7 @@ fn texts(value: &Dynamic, what: &str) -> Result<Option<Texts>, String> {
     if let Some(list) = value.read_lock::<NamedList>() {
         return Ok(Some(Texts::Named(list.clone())));
     }
-    if let Some(items) = value.read_lock::<rhai::Array>() {
+    if let Some(items) = value.read_lock::<Array>() {
         // Items that are no texts, as in a list out of an event, compare with nothing.
         return Ok(Some(Texts::Many(items.iter().filter_map(data).collect())));
     }
