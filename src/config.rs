@@ -184,7 +184,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         retention,
         watch,
         rules,
-        detection: detect::Settings { limits, max_age, quota },
+        detection: detect::Settings { limits, max_age, quota, ..detect::Settings::default() },
         sources: sources.into_iter().map(|(settings, _)| settings).collect(),
         destinations,
         metrics,

@@ -30,6 +30,7 @@ mod layers;
 mod memory;
 /// A running agent: its socket, its verbs, alerts' life, silences, events in and out, metrics.
 mod operate;
+mod prefilter;
 /// Promise 5: absent data never throws.
 mod promise_absent_data;
 /// Promise 3: a bad rule hurts only itself.

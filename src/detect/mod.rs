@@ -16,8 +16,8 @@ use crate::{
     name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, SourceName},
     outcome::{Match, Outcome, Pass, StateChanges},
     rule::{
-        CompiledRule, EXPIRED, Exception, LATENESS, Limits, MEMORY, MatchInfo, Memory, Metadata, Quota, RuleFailure,
-        RuleHost, RuleInput, RuleSet, Stage,
+        CompiledRule, EXPIRED, Exception, LATENESS, Limits, MEMORY, MatchInfo, Memory, Metadata, Plan, Quota,
+        RuleFailure, RuleHost, RuleInput, RuleSet, Stage,
     },
     time::{self, Timestamp},
 };
@@ -34,6 +34,9 @@ pub use state::{ExceptionRecord, RuleRecord};
 use state::{KeyState, OpenAlert, State};
 use window::Counted;
 
+/// Actions whose plans are kept: far more than there are.
+const MAX_PLANS: usize = 10_000;
+
 /// What detection is told by the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -43,11 +46,18 @@ pub struct Settings {
     pub max_age: Duration,
     /// How much a rule may remember.
     pub quota: Quota,
+    /// Whether rules are left out that the conditions they begin with rule out. It changes no outcome; for tests.
+    pub prefilter: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { limits: Limits::default(), max_age: Duration::from_secs(86_400), quota: Quota::default() }
+        Self {
+            limits: Limits::default(),
+            max_age: Duration::from_secs(86_400),
+            quota: Quota::default(),
+            prefilter: true,
+        }
     }
 }
 
@@ -84,8 +94,8 @@ pub struct Detector {
     host: RuleHost,
     settings: Settings,
     state: State,
-    /// Which rules want an action, by action: asked once for each id.
-    wanting: HashMap<Arc<str>, Arc<[usize]>>,
+    /// What is asked of events, by action: made once for each id.
+    plans: HashMap<Arc<str>, Arc<Plan>>,
 }
 
 /// What one matching event has to say, as far as it is needed to find its alert.
@@ -107,7 +117,7 @@ impl Detector {
             host: RuleHost::new(&settings.limits).with_memory(Memory::new(settings.quota)),
             settings,
             state: State::default(),
-            wanting: HashMap::new(),
+            plans: HashMap::new(),
         }
     }
 
@@ -134,7 +144,7 @@ impl Detector {
     /// Takes up another rule set, between two events.
     pub fn set_rules(&mut self, rules: Arc<RuleSet>) {
         self.rules = rules;
-        self.wanting.clear();
+        self.plans.clear();
     }
 
     /// The latest event time seen.
@@ -215,20 +225,37 @@ impl Detector {
         self.state.advance(clock);
         self.host.memory().advance(clock.as_millisecond());
         self.fail_expected(&event.source, clock.as_millisecond(), &mut outcome);
-        let wanting = match self.wanting.get(&event.action) {
-            Some(wanting) => Arc::clone(wanting),
-            None => {
-                let wanting: Arc<[usize]> = self.rules.wanting(&event.action).into();
-                self.wanting.insert(Arc::clone(&event.action), Arc::clone(&wanting));
-                wanting
-            }
-        };
-        if wanting.is_empty() {
+        let plan = self.plan(&event.action);
+        if plan.is_empty() {
             return outcome;
         }
+        let candidates = plan.candidates(event);
         let rules = Arc::clone(&self.rules);
-        self.run_all(&rules, &wanting, &RuleInput::new(event), &mut outcome);
+        if self.state.is_any_struggling() {
+            // To be ruled out is to have said false within the limits.
+            let out = rules.wanting(&event.action).into_iter().filter(|index| candidates.binary_search(index).is_err());
+            for rule in out.filter_map(|index| rules.detections.get(index)) {
+                self.state.succeeded(rule.id());
+            }
+        }
+        if !candidates.is_empty() {
+            self.run_all(&rules, &candidates, &RuleInput::new(event), &mut outcome);
+        }
         outcome
+    }
+
+    /// What is to be asked of events of an action.
+    fn plan(&mut self, action: &Arc<str>) -> Arc<Plan> {
+        if let Some(plan) = self.plans.get(action) {
+            return Arc::clone(plan);
+        }
+        if self.plans.len() >= MAX_PLANS {
+            self.plans.clear();
+        }
+        let make = if self.settings.prefilter { Plan::new } else { Plan::unfiltered };
+        let plan = Arc::new(make(&self.rules, action));
+        self.plans.insert(Arc::clone(action), Arc::clone(&plan));
+        plan
     }
 
     /// Takes note that the log of a source is known to be whole up to a time, although no event says so: what was expected before

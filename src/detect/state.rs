@@ -115,6 +115,8 @@ pub(super) struct State {
     keys: HashMap<String, KeyState>,
     expiry: BTreeSet<(i64, String)>,
     rules: BTreeMap<RuleId, RuleRecord>,
+    /// Those that exceeded their limits the last time that they ran.
+    struggling: BTreeSet<RuleId>,
     exceptions: BTreeMap<ExceptionId, ExceptionRecord>,
     /// How far back each rule has learned from what is stored, in milliseconds.
     learned: BTreeMap<RuleId, i64>,
@@ -134,7 +136,10 @@ impl State {
             if name == CLOCK {
                 state.clock = decode(&bytes).unwrap_or_default();
             } else if let Some(rule) = name.strip_prefix("rule/") {
-                if let (Ok(rule), Some(record)) = (RuleId::parse(rule), decode(&bytes)) {
+                if let (Ok(rule), Some(record)) = (RuleId::parse(rule), decode::<RuleRecord>(&bytes)) {
+                    if record.exceeded > 0 {
+                        state.struggling.insert(rule.clone());
+                    }
                     state.rules.insert(rule, record);
                 }
             } else if let Some(rule) = name.strip_prefix(LEARNED) {
@@ -258,8 +263,13 @@ impl State {
         self.exceptions.entry(exception.clone()).or_default()
     }
 
+    /// Whether any rule exceeded its limits the last time that it ran.
+    pub(super) fn is_any_struggling(&self) -> bool {
+        !self.struggling.is_empty()
+    }
+
     pub(super) fn succeeded(&mut self, rule: &RuleId) {
-        if self.rules.get(rule).is_some_and(|record| record.exceeded > 0) {
+        if self.struggling.remove(rule) {
             self.record(rule).exceeded = 0;
         }
     }
@@ -274,6 +284,12 @@ impl State {
         if record.exceeded >= limit {
             record.exceeded = 0;
             record.suspended = Some(rule.hash.clone());
+        }
+        let struggles = record.exceeded > 0;
+        if struggles {
+            self.struggling.insert(rule.id().clone());
+        } else {
+            self.struggling.remove(rule.id());
         }
     }
 

@@ -16,6 +16,7 @@ use super::{
     engine::{self, Call, Constants, Limits},
     library,
     metadata::{self, Metadata, Places, Stage},
+    prefilter::{self, Conditions},
     problem,
     resources::Resources,
     tuning::{self, Overrides, RuleOverride, Selector},
@@ -60,6 +61,8 @@ pub struct CompiledRule {
     pub(super) resources: Arc<Resources>,
     /// It imports: its top level runs before each call, so that its functions see the modules.
     pub(super) imports: bool,
+    /// The conditions that `fn rule` begins with, as far as they are understood.
+    pub(super) conditions: Conditions,
     /// What its functions see beside their own variables.
     pub(super) constants: Arc<Constants>,
     /// It calls functions that remember.
@@ -263,7 +266,11 @@ impl Compiler {
             let Metadata { severity, threshold, window, dedup_period, destinations, .. } = &metadata;
             hasher.update(format!("{severity} {threshold} {window:?} {dedup_period:?} {destinations:?}").as_bytes());
         }
+        // A rule that listens is asked about matches.
+        let conditions =
+            if metadata.on.is_some() { Conditions::default() } else { prefilter::conditions(&ast, &known) };
         let rule = CompiledRule {
+            conditions,
             metadata,
             kind,
             file: file.to_owned(),

@@ -153,7 +153,7 @@ impl Tracer {
 }
 
 /// The statements of a function.
-fn body(ast: &AST, function: &str) -> Option<Vec<Stmt>> {
+pub(super) fn body(ast: &AST, function: &str) -> Option<Vec<Stmt>> {
     let (_, _, _, _, definition) = ast
         .shared_lib()
         .iter_script_fn_info()
@@ -173,7 +173,7 @@ fn body(ast: &AST, function: &str) -> Option<Vec<Stmt>> {
     Some(statements)
 }
 
-fn parameter(ast: &AST, function: &str) -> Option<String> {
+pub(super) fn parameter(ast: &AST, function: &str) -> Option<String> {
     let found = ast.iter_functions().find(|found| found.name == function && found.params.len() == 1)?;
     found.params.first().map(|name| (*name).to_owned())
 }

@@ -1,0 +1,241 @@
+//! Saying no without running a script: the conditions that a rule begins with, read off its compiled tree and asked of the raw
+//! event.
+//!
+//! Only what is understood completely is asked here (`conditions`), in the order in which the script would ask, and up to the
+//! first part that is not understood. Where the script would fail, or anything is in doubt, the answer is "unknown" and the script
+//! runs. So a rule is left out exactly where its `fn rule` would have said false. An event's fields are found in one pass over its
+//! text, without building anything (`extract`).
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+mod conditions;
+mod extract;
+
+use conditions::Condition;
+pub(super) use conditions::{Conditions, conditions};
+use extract::{Extract, Seen};
+
+use super::RuleSet;
+use crate::{event::Event, name::SourceName};
+
+/// What a condition says of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// Only the script can tell.
+    Unknown,
+}
+
+/// Which rules are to look at events of one action.
+#[derive(Debug)]
+pub struct Plan {
+    /// Rules that look at each of them.
+    always: Vec<usize>,
+    /// Rules whose next condition is that a field has one of some values.
+    by_value: Vec<ByValue>,
+    /// All others.
+    others: Vec<Asked>,
+    extract: Extract,
+}
+
+/// Rules that are found by the value of a field.
+#[derive(Debug)]
+struct ByValue {
+    slot: usize,
+    rules: HashMap<Box<str>, Vec<Asked>>,
+    /// All of them: where the field is none that can be compared.
+    all: Vec<Asked>,
+}
+
+/// A rule with what is still to be asked.
+#[derive(Debug, Clone)]
+struct Asked {
+    rule: usize,
+    conditions: Arc<[Slotted]>,
+}
+
+/// A condition whose fields are places of an [`Extract`].
+#[derive(Debug)]
+enum Slotted {
+    Test(usize, conditions::Test),
+    Source(conditions::Test),
+    Readable(usize),
+    Not(Box<Slotted>),
+    All(Vec<Slotted>),
+    Any(Vec<Slotted>),
+    Known(bool),
+}
+
+impl Plan {
+    /// What is to be asked of events of this action.
+    pub fn new(rules: &RuleSet, action: &str) -> Self {
+        let mut plan =
+            Self { always: Vec::new(), by_value: Vec::new(), others: Vec::new(), extract: Extract::default() };
+        for rule in rules.wanting(action) {
+            let Some(compiled) = rules.detections.get(rule) else {
+                continue;
+            };
+            plan.add(rule, &compiled.conditions.0, action);
+        }
+        plan
+    }
+
+    /// A plan that asks nothing: every rule that wants the action looks at it.
+    pub fn unfiltered(rules: &RuleSet, action: &str) -> Self {
+        Self { always: rules.wanting(action), by_value: Vec::new(), others: Vec::new(), extract: Extract::default() }
+    }
+
+    fn add(&mut self, rule: usize, conditions: &[Condition], action: &str) {
+        let mut left: Vec<Slotted> = Vec::new();
+        for condition in conditions {
+            match self.slotted(condition, action) {
+                Slotted::Known(true) => {}
+                // Nothing that could be unknown stands before it: no event of this action can match.
+                Slotted::Known(false) if left.is_empty() => return,
+                Slotted::Known(false) => {
+                    left.push(Slotted::Known(false));
+                    break;
+                }
+                other => left.push(other),
+            }
+        }
+        if left.is_empty() {
+            self.always.push(rule);
+            return;
+        }
+        let found = match left.first() {
+            Some(Slotted::Test(slot, conditions::Test::OneOf(texts))) => Some((*slot, texts.clone())),
+            _ => None,
+        };
+        let Some((slot, texts)) = found else {
+            self.others.push(Asked { rule, conditions: left.into() });
+            return;
+        };
+        let whole = Asked { rule, conditions: left.into() };
+        let by_value = match self.by_value.iter_mut().position(|by_value| by_value.slot == slot) {
+            Some(index) => self.by_value.get_mut(index),
+            None => {
+                self.by_value.push(ByValue { slot, rules: HashMap::new(), all: Vec::new() });
+                self.by_value.last_mut()
+            }
+        };
+        if let Some(by_value) = by_value {
+            for text in texts.iter() {
+                by_value.rules.entry(text.clone()).or_default().push(whole.clone());
+            }
+            by_value.all.push(whole);
+        }
+    }
+
+    /// With fields as places; what follows from the action alone is settled here.
+    fn slotted(&mut self, condition: &Condition, action: &str) -> Slotted {
+        use conditions::Field;
+        match condition {
+            Condition::Known(known) => Slotted::Known(*known),
+            Condition::Test(Field::Action, test) => match test.of(&Seen::Text(Cow::Borrowed(action))) {
+                Answer::True => Slotted::Known(true),
+                Answer::False => Slotted::Known(false),
+                Answer::Unknown => Slotted::Source(conditions::Test::Never),
+            },
+            Condition::Test(Field::Source, test) => Slotted::Source(test.clone()),
+            Condition::Test(Field::Raw(path), test) => Slotted::Test(self.extract.slot(path), test.clone()),
+            Condition::Readable(Field::Raw(path)) => Slotted::Readable(self.extract.slot(path)),
+            Condition::Readable(Field::Action | Field::Source) => Slotted::Known(true),
+            Condition::Not(inner) => match self.slotted(inner, action) {
+                Slotted::Known(known) => Slotted::Known(!known),
+                other => Slotted::Not(Box::new(other)),
+            },
+            Condition::All(parts) => {
+                let mut left = Vec::new();
+                for part in parts {
+                    match self.slotted(part, action) {
+                        Slotted::Known(true) => {}
+                        Slotted::Known(false) if left.is_empty() => return Slotted::Known(false),
+                        Slotted::Known(false) => {
+                            left.push(Slotted::Known(false));
+                            break;
+                        }
+                        other => left.push(other),
+                    }
+                }
+                if left.is_empty() { Slotted::Known(true) } else { Slotted::All(left) }
+            }
+            Condition::Any(parts) => {
+                let mut left = Vec::new();
+                for part in parts {
+                    match self.slotted(part, action) {
+                        Slotted::Known(false) => {}
+                        Slotted::Known(true) if left.is_empty() => return Slotted::Known(true),
+                        Slotted::Known(true) => {
+                            left.push(Slotted::Known(true));
+                            break;
+                        }
+                        other => left.push(other),
+                    }
+                }
+                if left.is_empty() { Slotted::Known(false) } else { Slotted::Any(left) }
+            }
+        }
+    }
+
+    /// Whether no rule looks at events of this action at all.
+    pub fn is_empty(&self) -> bool {
+        self.always.is_empty() && self.by_value.is_empty() && self.others.is_empty()
+    }
+
+    /// The rules that may match an event, as indexes into the set's `detections`, in order. All others would say false.
+    pub fn candidates(&self, event: &Event) -> Vec<usize> {
+        let mut candidates = self.always.clone();
+        if self.by_value.is_empty() && self.others.is_empty() {
+            return candidates;
+        }
+        let seen = self.extract.read(&event.raw);
+        let mut ask = |asked: &Asked| {
+            let mut answers = asked.conditions.iter().map(|condition| condition.of(&seen, &event.source));
+            if answers.find(|answer| *answer != Answer::True) != Some(Answer::False) {
+                candidates.push(asked.rule);
+            }
+        };
+        for by_value in &self.by_value {
+            match seen.get(by_value.slot) {
+                Some(Seen::Text(text)) => by_value.rules.get(&**text).into_iter().flatten().for_each(&mut ask),
+                // Nothing that is no text is one of some texts.
+                Some(Seen::Absent | Seen::Bool(_) | Seen::Int(_)) => {}
+                Some(Seen::Other | Seen::Trouble) | None => by_value.all.iter().for_each(&mut ask),
+            }
+        }
+        self.others.iter().for_each(&mut ask);
+        candidates.sort_unstable();
+        candidates
+    }
+}
+
+impl Slotted {
+    fn of(&self, seen: &[Seen<'_>], source: &SourceName) -> Answer {
+        match self {
+            Self::Known(true) => Answer::True,
+            Self::Known(false) => Answer::False,
+            Self::Test(slot, test) => seen.get(*slot).map_or(Answer::Unknown, |seen| test.of(seen)),
+            Self::Source(test) => test.of(&Seen::Text(Cow::Borrowed(source.as_str()))),
+            Self::Readable(slot) => match seen.get(*slot) {
+                None | Some(Seen::Trouble) => Answer::Unknown,
+                Some(_) => Answer::True,
+            },
+            Self::Not(inner) => match inner.of(seen, source) {
+                Answer::True => Answer::False,
+                Answer::False => Answer::True,
+                Answer::Unknown => Answer::Unknown,
+            },
+            // As the script does: from the left, and no further than needed.
+            Self::All(parts) => first_that_is_not(Answer::True, parts, seen, source),
+            Self::Any(parts) => first_that_is_not(Answer::False, parts, seen, source),
+        }
+    }
+}
+
+fn first_that_is_not(usual: Answer, parts: &[Slotted], seen: &[Seen<'_>], source: &SourceName) -> Answer {
+    parts.iter().map(|part| part.of(seen, source)).find(|answer| *answer != usual).unwrap_or(usual)
+}
