@@ -3,7 +3,7 @@
 
 use crate::{
     alert::AlertChange,
-    name::{AlertId, EventId, ExceptionId, RuleId, Sequence, SourceName},
+    name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, Sequence, SourceName},
     time::Timestamp,
 };
 
@@ -18,6 +18,8 @@ pub struct Match {
     pub sequence: Sequence,
     /// Its time.
     pub time: Timestamp,
+    /// Its dedup key; absent where an exception took it.
+    pub key: Option<DedupKey>,
     /// The alert it opened or joined; none while the rule's threshold is not reached.
     pub alert: Option<AlertId>,
     /// The exception that took it out of alerting.

@@ -30,6 +30,7 @@ mod layers;
 mod memory;
 /// A running agent: its socket, its verbs, alerts' life, silences, events in and out, metrics.
 mod operate;
+/// Asking before a script runs.
 mod prefilter;
 /// Promise 5: absent data never throws.
 mod promise_absent_data;
@@ -45,6 +46,8 @@ mod promise_secrets;
 mod promise_silence;
 /// What README says is what the program does.
 mod readme;
+/// Replays on many threads.
+mod replay;
 /// The rules that ship.
 mod shipped_rules;
 /// The events stream: both endings, every fault, ragged pages.

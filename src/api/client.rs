@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::Config,
     deliver::{Recorder, Router},
-    store::{Store, StoreError},
+    store::{Block, SentBlock, Store, StoreError},
     time::Clock,
 };
 
@@ -126,6 +126,29 @@ impl Client {
                     Some(error) => Err(error),
                     None => Ok(answered?),
                 }
+            }
+        }
+    }
+
+    /// Hands on all stored events, packed; `false` ends it.
+    pub fn blocks(&self, mut each: impl FnMut(Block) -> bool) -> Result<(), ClientError> {
+        match self {
+            Self::Store(desk) => {
+                for block in desk.store.reader().blocks() {
+                    if !each(block?) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Self::Agent(_) => {
+                let ended = || ClientError::Output(std::io::ErrorKind::Interrupted.into());
+                let mut more = true;
+                let sent = self.each(Request::Blocks {}, |block: SentBlock| {
+                    more = each(block.block()?);
+                    if more { Ok(()) } else { Err(ended()) }
+                });
+                if more { sent } else { Ok(()) }
             }
         }
     }

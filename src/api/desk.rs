@@ -178,6 +178,7 @@ impl Desk {
                 }
                 Ok(())
             }
+            Request::Blocks {} => reader.sent_blocks().try_for_each(|block| put(sink, &block?)),
             Request::Passes {} => reader.passes().try_for_each(|pass| put(sink, &pass?)),
             Request::Handle { alert, action, author, comment } => {
                 let remark =

@@ -47,6 +47,8 @@ pub enum Request {
     },
     /// What people did with alerts, in order, as [`LoggedChange`]s: for replays.
     HandledChanges {},
+    /// All events, in order, as [`crate::store::SentBlock`]s: for replays.
+    Blocks {},
     /// What the agent took note of while there were no events, in order, as [`crate::outcome::LoggedPass`]es: for replays.
     Passes {},
     /// The [`Alert`] as it is after this was done.

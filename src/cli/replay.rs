@@ -1,11 +1,16 @@
 //! `watchbell replay`: what would these rules have caught?
 
-use std::{io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use watchbell::{
-    alert::{LoggedChange, Notice},
+    alert::Notice,
     api::{Client, Request, wire},
     config::Config,
     deliver::{Message, render},
@@ -13,11 +18,11 @@ use watchbell::{
     diagnostic::any_error,
     event::Event,
     name::SourceName,
-    outcome::LoggedPass,
-    replay::{self, Report, RuleReport},
-    rule::{Loader, RuleSources},
+    replay::{self, Progress, Report, RuleReport, Run},
+    rule::{Loader, RuleSet, RuleSources},
     source::file,
-    time::{self, Clock},
+    store::Block,
+    time::{self, Clock, Timestamp},
 };
 
 use super::{CliError, Context, filter, output, problems};
@@ -32,6 +37,12 @@ pub(super) struct Replay {
     events: Vec<PathBuf>,
     #[command(flatten)]
     range: filter::Range,
+    /// Only events with this action; `*` for any text
+    #[arg(long, value_name = "ACTION")]
+    action: Option<String>,
+    /// On how many threads; by default as many as there are processors
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<usize>,
     /// How long before `--since` rules begin to learn, without being reported; by default as far back as they look, `0s` for not at
     /// all
     #[arg(long, value_name = "SPAN", value_parser = time::parse_duration, requires = "since")]
@@ -60,9 +71,7 @@ impl Replay {
             return Err(CliError::Rules(problems("no rules to run", &loaded.diagnostics)));
         }
         let settings = config.as_ref().map_or_else(detect::Settings::default, |config| config.detection.clone());
-        let replay = replay::Replay::new(Arc::clone(&loaded.set), settings);
-        let warm_up = self.warm_up.unwrap_or_else(|| loaded.set.longest_reach());
-        let report = super::on_a_rules_thread(|| self.feed(replay, warm_up, config.as_ref(), context, now))??;
+        let report = self.replay(&loaded.set, &settings, config.as_ref(), context, now)?;
         show(context, &report, self.show)?;
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("some rules do not load and were left out", &loaded.diagnostics)));
@@ -74,21 +83,66 @@ impl Replay {
         Ok(())
     }
 
-    fn feed(
+    fn replay(
         &self,
-        replay: replay::Replay,
-        warm_up: Duration,
+        rules: &Arc<RuleSet>,
+        settings: &detect::Settings,
         config: Option<&Config>,
         context: &Context,
-        now: watchbell::time::Timestamp,
+        now: Timestamp,
     ) -> Result<Report, CliError> {
         let (since, until) = self.range.bounds(now)?;
-        // Where the reading begins; what is before `since` is learned from.
-        let begin = since.map(|since| time::before(since, warm_up));
-        let wanted = |time| begin.is_none_or(|begin| time >= begin) && until.is_none_or(|until| time < until);
-        let evaluate = |replay: &mut replay::Replay, event: &Event| {
-            if since.is_some_and(|since| event.time < since) { replay.warm_up(event) } else { replay.event(event) }
+        let mut run = Run {
+            since,
+            until,
+            warm_up: self.warm_up.unwrap_or_else(|| rules.longest_reach()),
+            action: self.action.as_deref().map(glob).transpose()?,
+            source: self.range.source(),
+            threads: self.threads.unwrap_or_else(threads),
+            ..Run::default()
         };
+        let feed = self.feed(config, context, now, &mut run)?;
+        let total = feed.events();
+        let told = Progress::default();
+        let bar = progress(total);
+        let (sender, receiver) = mpsc::sync_channel(8);
+        let report = std::thread::scope(|scope| {
+            let told = &told;
+            let interrupted = scope.spawn(move || on_interrupt(told));
+            let running = scope.spawn(|| replay::run(rules, settings, &run, receiver, told));
+            let shown = scope.spawn(|| {
+                while !told.is_done() {
+                    bar.set_position(told.events());
+                    std::thread::park_timeout(Duration::from_millis(100));
+                }
+            });
+            let fed = feed.send(|block| !told.is_stopped() && sender.send(block).is_ok());
+            drop(sender);
+            let report = running.join();
+            told.done();
+            shown.thread().unpark();
+            interrupted.thread().unpark();
+            fed.and(report.map_err(|_| CliError::Usage("the replay failed: please report this".to_owned())))
+        })?;
+        bar.finish_and_clear();
+        if report.events == 0
+            && let Some(source) = run.source
+            && self.events.is_empty()
+        {
+            let range = if since.is_some() || until.is_some() { " in that range" } else { "" };
+            return Err(CliError::Usage(format!("there are no events of a source \"{source}\"{range}")));
+        }
+        Ok(report)
+    }
+
+    /// Where the events come from.
+    fn feed(
+        &self,
+        config: Option<&Config>,
+        context: &Context,
+        now: Timestamp,
+        run: &mut Run,
+    ) -> Result<Feed, CliError> {
         if self.events.is_empty() {
             let config =
                 config.ok_or_else(|| CliError::Usage("there is no configuration that names a store".to_owned()))?;
@@ -99,28 +153,9 @@ impl Replay {
             }
             let client = Client::open(config, &Clock::system())?;
             let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {})?;
-            let changes: Vec<LoggedChange> = client.all(Request::HandledChanges {})?;
-            let passes: Vec<LoggedPass> = client.all(Request::Passes {})?;
-            let mut replay = replay.with_changes(changes).with_passes(passes);
-            let progress = progress(totals.map_or(0, |totals| totals.events));
-            let source = self.range.source();
-            let query = wire::EventQuery { since: begin, until, source: source.clone(), ..wire::EventQuery::default() };
-            let mut count = 0_u64;
-            client.each(Request::Events(query), |event: Event| {
-                evaluate(&mut replay, &event);
-                progress.inc(1);
-                count += 1;
-                Ok(())
-            })?;
-            if until.is_none() {
-                replay.follow_all();
-            }
-            progress.finish_and_clear();
-            if let (Some(source), 0) = (source, count) {
-                let range = if since.is_some() || until.is_some() { " in that range" } else { "" };
-                return Err(CliError::Usage(format!("there are no events of a source \"{source}\"{range}")));
-            }
-            return Ok(replay.finish());
+            run.changes = client.all(Request::HandledChanges {})?;
+            run.passes = client.all(Request::Passes {})?;
+            return Ok(Feed::Stored(client, totals.map_or(0, |totals| totals.events)));
         }
         let mut events = Vec::new();
         for path in &self.events {
@@ -144,21 +179,78 @@ impl Replay {
             }
             events.extend(found.events);
         }
-        let source = match self.range.source() {
+        // What a file says of its source is what we are told.
+        let source = match run.source.take() {
             Some(source) => source,
             None => SourceName::parse("file").map_err(|error| CliError::Usage(error.to_string()))?,
         };
-        let mut replay = replay;
-        let progress = progress(events.len() as u64);
-        for event in replay::file_events(events, &source, now) {
-            if wanted(event.time) {
-                evaluate(&mut replay, &event);
-            }
-            progress.inc(1);
-        }
-        progress.finish_and_clear();
-        Ok(replay.finish())
+        Ok(Feed::File(replay::file_events(events, &source, now).collect()))
     }
+}
+
+/// Where events come from.
+enum Feed {
+    Stored(Client, u64),
+    File(Vec<Event>),
+}
+
+impl Feed {
+    fn events(&self) -> u64 {
+        match self {
+            Self::Stored(_, events) => *events,
+            Self::File(events) => events.len() as u64,
+        }
+    }
+
+    /// Hands on all events; `false` ends it.
+    fn send(self, mut each: impl FnMut(Block) -> bool) -> Result<(), CliError> {
+        match self {
+            Self::Stored(client, _) => Ok(client.blocks(each)?),
+            Self::File(mut events) => {
+                while !events.is_empty() {
+                    let rest = events.split_off(events.len().min(500));
+                    if !each(Block::of(std::mem::replace(&mut events, rest))) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn glob(pattern: &str) -> Result<globset::GlobMatcher, CliError> {
+    let glob = globset::Glob::new(pattern).map_err(|error| CliError::Usage(format!("`{pattern}`: {error}")))?;
+    Ok(glob.compile_matcher())
+}
+
+/// Lets the replay end at the first Ctrl-C, and the program at the second.
+fn on_interrupt(told: &Progress) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return;
+    };
+    runtime.block_on(async {
+        let mut pressed = false;
+        while !told.is_done() {
+            tokio::select! {
+                result = tokio::signal::ctrl_c() => {
+                    if result.is_err() {
+                        return;
+                    }
+                    if pressed {
+                        std::process::exit(130);
+                    }
+                    pressed = true;
+                    told.stop();
+                }
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+        }
+    });
 }
 
 /// A progress bar where there is a terminal to show it.

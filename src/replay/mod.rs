@@ -9,79 +9,36 @@ use std::{
     sync::Arc,
 };
 
-use serde::Serialize;
-
 pub mod explain;
 pub mod hidden;
+mod parallel;
+mod report;
 pub mod suite;
+
+pub use parallel::{Progress, Run, run};
+use report::Part;
+pub use report::{Report, RuleReport, Tally, WarmUp};
 
 use crate::{
     alert::{Action, Alert, AlertChange, LoggedChange, Notice},
-    detect::{Detector, Settings},
+    detect::{Detector, Settings, Verdict},
     event::{Event, IncomingEvent},
-    name::{AlertId, ExceptionId, RuleId, Sequence, SourceName},
+    name::{AlertId, Sequence, SourceName},
     outcome::{LoggedPass, Outcome},
     rule::RuleSet,
+    store::EventHead,
     time::Timestamp,
 };
-
-/// Failures that are told one by one.
-const MAX_FAILURES: usize = 20;
-
-/// What rules found in a history.
-#[derive(Debug, Default, Serialize)]
-pub struct Report {
-    /// Events that were looked at.
-    pub events: u64,
-    /// What was only learned from, before the events that count.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warm_up: Option<WarmUp>,
-    /// Time of the earliest.
-    pub earliest: Option<Timestamp>,
-    /// Time of the latest.
-    pub latest: Option<Timestamp>,
-    /// What each rule found, in the order of their ids.
-    pub rules: BTreeMap<RuleId, RuleReport>,
-    /// The alerts as they would have looked, in the order they opened.
-    pub alerts: Vec<Alert>,
-    /// Failures of rules, the first of them, each told once.
-    #[serde(skip)]
-    pub failures: Vec<String>,
-    /// Matches that exceptions took out of alerting, by exception.
-    pub excepted: BTreeMap<ExceptionId, u64>,
-}
-
-/// Events that rules learned from, and whose alerts are not reported.
-#[derive(Debug, Clone, Serialize)]
-pub struct WarmUp {
-    /// How many.
-    pub events: u64,
-    /// Time of the earliest.
-    pub earliest: Timestamp,
-}
-
-/// What one rule found.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct RuleReport {
-    /// Events it said true for.
-    pub matches: u64,
-    /// Alerts these made.
-    pub alerts: u64,
-    /// Calls that failed.
-    pub errors: u64,
-    /// Text of the first failure.
-    pub first_error: Option<String>,
-    /// It exceeded its limits three times in a row, and looked at no event after that.
-    pub suspended: bool,
-}
 
 /// Runs rules over events as they come.
 #[derive(Debug)]
 pub struct Replay {
     detector: Detector,
-    report: Report,
+    part: Part,
+    /// Events before this are only learned from.
+    since: Option<Timestamp>,
     alerts: BTreeMap<AlertId, Alert>,
-    order: Vec<AlertId>,
+    order: Vec<(AlertId, Sequence)>,
     /// What people did with alerts, in order, that has not been reached yet.
     handled: VecDeque<LoggedChange>,
     /// What the agent took note of while there were no events, in order, that has not been reached yet.
@@ -94,7 +51,8 @@ impl Replay {
         let reports = rules.detections.iter().map(|rule| (rule.id().clone(), RuleReport::default())).collect();
         Self {
             detector: Detector::new(rules, settings),
-            report: Report { rules: reports, ..Report::default() },
+            part: Part { report: Report { rules: reports, ..Report::default() }, ..Part::default() },
+            since: None,
             alerts: BTreeMap::new(),
             order: Vec::new(),
             handled: VecDeque::new(),
@@ -125,35 +83,56 @@ impl Replay {
         self.follow(Sequence(u64::MAX));
     }
 
-    /// Evaluates the next event only so that rules know of it: what they find is not reported. Alerts that open here still take
-    /// in matches of later events.
-    pub fn warm_up(&mut self, event: &Event) {
-        self.follow(event.sequence);
-        let warm_up = self.report.warm_up.get_or_insert(WarmUp { events: 0, earliest: event.time });
-        warm_up.events += 1;
-        warm_up.earliest = warm_up.earliest.min(event.time);
-        for change in self.detector.evaluate(event).alerts {
-            if let AlertChange::Opened(alert) = change {
-                self.alerts.insert(alert.id, *alert);
-            }
-        }
-        self.detector.take_changes();
+    /// Events before a time are only learned from: what rules find in them is not reported. Alerts that open there still take in
+    /// matches of later events.
+    #[must_use]
+    pub fn since(mut self, since: Option<Timestamp>) -> Self {
+        self.since = since;
+        self
     }
 
     /// Evaluates the next event.
     pub fn event(&mut self, event: &Event) {
         self.follow(event.sequence);
-        self.report.events += 1;
-        self.report.earliest = Some(self.report.earliest.map_or(event.time, |time| time.min(event.time)));
-        self.report.latest = Some(self.report.latest.map_or(event.time, |time| time.max(event.time)));
+        self.count(event.time);
         let outcome = self.detector.evaluate(event);
-        self.take(outcome);
+        self.take(outcome, event.sequence, event.time, Some(event));
+    }
+
+    /// Goes on to the next event, of which it is known already what the rules say that can say so ahead of its turn. The event
+    /// itself is there where any rule said, or is to say, something.
+    fn step(&mut self, head: EventHead<'_>, event: Option<(&Event, Vec<(usize, Verdict)>)>) {
+        self.follow(head.sequence);
+        self.count(head.time);
+        let mut outcome = self.detector.begin(head.source, head.time, head.arrived);
+        if let Some((event, verdicts)) = event {
+            self.detector.decide(event, verdicts, &mut outcome);
+            self.take(outcome, head.sequence, head.time, Some(event));
+            return;
+        }
+        self.detector.rule_out(head.action, |_| false);
+        if outcome != Outcome::default() {
+            self.take(outcome, head.sequence, head.time, None);
+        }
+    }
+
+    fn count(&mut self, time: Timestamp) {
+        let report = &mut self.part.report;
+        if self.since.is_some_and(|since| time < since) {
+            let warm_up = report.warm_up.get_or_insert(WarmUp { events: 0, earliest: time });
+            warm_up.events += 1;
+            warm_up.earliest = warm_up.earliest.min(time);
+        } else {
+            report.events += 1;
+            report.earliest = Some(report.earliest.map_or(time, |earliest| earliest.min(time)));
+            report.latest = Some(report.latest.map_or(time, |latest| latest.max(time)));
+        }
     }
 
     /// Takes note that the log of a source is known to be whole up to a time, although no event says so.
     pub fn pass(&mut self, source: &SourceName, until: Timestamp) {
         let outcome = self.detector.pass(source, until);
-        self.take(outcome);
+        self.take(outcome, Sequence(u64::MAX), until, None);
     }
 
     /// What happened beside events, up to the one with this number.
@@ -168,7 +147,8 @@ impl Replay {
                 (handled, _) => handled.is_none(),
             };
             if pass_is_next && let Some(logged) = self.passes.pop_front() {
-                self.pass(&logged.pass.source, logged.pass.until);
+                let outcome = self.detector.pass(&logged.pass.source, logged.pass.until);
+                self.take(outcome, logged.mark, logged.pass.until, None);
             } else if let Some(change) = self.handled.pop_front() {
                 let action = if change.what == Notice::Reopened { Action::Reopen } else { Action::Resolve(None) };
                 if let Some(alert) = self.alerts.get(&change.alert) {
@@ -178,42 +158,61 @@ impl Replay {
         }
     }
 
-    fn take(&mut self, outcome: Outcome) {
-        for found in outcome.matches {
-            if let Some(exception) = found.exception {
-                *self.report.excepted.entry(exception).or_default() += 1;
+    fn take(&mut self, outcome: Outcome, sequence: Sequence, time: Timestamp, event: Option<&Event>) {
+        // Nobody stores the state of a replay.
+        self.detector.take_changes();
+        let counts = self.since.is_none_or(|since| time >= since);
+        let report = &mut self.part.report;
+        let who = || event.and_then(|event| event.evidence().who().map(str::to_owned));
+        let actor = if counts && !outcome.matches.is_empty() { who() } else { None };
+        for found in outcome.matches.iter().filter(|_| counts) {
+            if let Some(exception) = &found.exception {
+                *report.excepted.entry(exception.clone()).or_default() += 1;
             }
-            self.report.rules.entry(found.rule).or_default().matches += 1;
+            let rule = report.rules.entry(found.rule.clone()).or_default();
+            rule.matches += 1;
+            *rule.hours.entry(found.time.as_second().div_euclid(3_600)).or_default() += 1;
+            if let Some(key) = &found.key {
+                rule.keys.add(key.as_str());
+            }
+            rule.actors.add(actor.as_deref().unwrap_or("-"));
         }
-        for (rule, error) in outcome.failures {
-            let rule = self.report.rules.entry(rule).or_default();
+        for (rule, error) in outcome.failures.into_iter().filter(|_| counts) {
+            self.part.fail(sequence, &rule, &error);
+            let rule = self.part.report.rules.entry(rule).or_default();
             rule.errors += 1;
-            if self.report.failures.len() < MAX_FAILURES && !self.report.failures.contains(&error) {
-                self.report.failures.push(error.clone());
-            }
             rule.first_error.get_or_insert(error);
         }
         for change in outcome.alerts {
             let id = change.alert();
             if let AlertChange::Opened(alert) = change {
-                self.report.rules.entry(alert.rule.clone()).or_default().alerts += 1;
-                self.order.push(id);
+                if counts {
+                    self.part.report.rules.entry(alert.rule.clone()).or_default().alerts += 1;
+                    self.order.push((id, sequence));
+                }
                 self.alerts.insert(id, *alert);
             } else if let Some(alert) = self.alerts.get_mut(&id) {
                 alert.apply(&change);
             }
         }
-        // Nobody stores the state of a replay.
-        self.detector.take_changes();
     }
 
     /// What was found.
-    pub fn finish(mut self) -> Report {
+    pub fn finish(self) -> Report {
+        Part::join(vec![self.into_part()])
+    }
+
+    fn into_part(mut self) -> Part {
         for (rule, _) in self.detector.records().filter(|(_, record)| record.suspended.is_some()) {
-            self.report.rules.entry(rule.clone()).or_default().suspended = true;
+            self.part.report.rules.entry(rule.clone()).or_default().suspended = true;
         }
-        self.report.alerts = self.order.iter().filter_map(|id| self.alerts.remove(id)).collect();
-        self.report
+        for (id, sequence) in self.order {
+            if let Some(alert) = self.alerts.remove(&id) {
+                self.part.report.alerts.push(alert);
+                self.part.opened.push(sequence);
+            }
+        }
+        self.part
     }
 }
 

@@ -67,6 +67,8 @@ pub struct CompiledRule {
     pub(super) constants: Arc<Constants>,
     /// It calls functions that remember.
     pub remembers: bool,
+    /// It may use a memory that other rules use as well.
+    pub(super) shares: bool,
     /// How far back it looks: its windows, its dedup period, and the longest duration that is written anywhere in it.
     pub reach: Duration,
     /// It has `fn expired(key, event)`, for what is expected and does not happen.
@@ -250,7 +252,7 @@ impl Compiler {
         }
         // A library's functions see its constants, which are not known here.
         self.engine.set_strict_variables(false);
-        let Traits { imports, assigns, remembers, reach } = self.traits(&first, file);
+        let Traits { imports, assigns, remembers, shares, reach } = self.traits(&first, file);
         let given = metadata
             .params
             .values()
@@ -278,6 +280,7 @@ impl Compiler {
             ast,
             resources: Arc::clone(&self.resources),
             remembers,
+            shares,
             reach,
             expires: functions.iter().any(|function| function == EXPIRED),
             constants: Arc::new(known),
@@ -292,7 +295,7 @@ impl Compiler {
     /// What is true of a file together with those that it imports.
     fn traits(&self, ast: &AST, file: &Path) -> Traits {
         let mut texts = Vec::new();
-        let Scanned { mut assigns, mut remembers, mut reach, imports: mut wanted } = scan(ast);
+        let Scanned { mut assigns, mut remembers, mut shares, mut reach, imports: mut wanted } = scan(ast);
         let mut source = file.to_owned();
         let mut seen: Vec<PathBuf> = Vec::new();
         let mut pending: Vec<(PathBuf, String)> = wanted.drain(..).map(|path| (source.clone(), path)).collect();
@@ -311,12 +314,13 @@ impl Compiler {
                 let scanned = scan(&ast);
                 assigns |= scanned.assigns;
                 remembers |= scanned.remembers;
+                shares |= scanned.shares;
                 reach = reach.max(scanned.reach);
                 pending.extend(scanned.imports.into_iter().map(|path| (source.clone(), path)));
                 texts.push(text);
             }
         }
-        Traits { imports: texts, assigns, remembers, reach }
+        Traits { imports: texts, assigns, remembers, shares, reach }
     }
 }
 
@@ -352,6 +356,7 @@ struct Traits {
     imports: Vec<Arc<str>>,
     assigns: bool,
     remembers: bool,
+    shares: bool,
     reach: Duration,
 }
 
@@ -361,6 +366,8 @@ struct Scanned {
     assigns: bool,
     /// Whether it calls functions that remember.
     remembers: bool,
+    /// Whether it calls `common`.
+    shares: bool,
     /// The longest duration that is written in it.
     reach: Duration,
     /// The paths it imports.
@@ -370,6 +377,7 @@ struct Scanned {
 fn scan(ast: &AST) -> Scanned {
     let mut assigns = false;
     let mut remembers = false;
+    let mut shares = false;
     let mut reach = Duration::ZERO;
     let mut imports = Vec::new();
     ast.walk(&mut |nodes| {
@@ -383,6 +391,7 @@ fn scan(ast: &AST) -> Scanned {
                 ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _)),
             ) => {
                 remembers |= library::remembers(&call.name);
+                shares |= call.name == "common";
                 if call.name == "new_country" {
                     reach = reach.max(library::NEW_COUNTRY);
                 }
@@ -396,7 +405,7 @@ fn scan(ast: &AST) -> Scanned {
         }
         true
     });
-    Scanned { assigns, remembers, reach, imports }
+    Scanned { assigns, remembers, shares, reach, imports }
 }
 
 /// A duration, as rules write them; nothing looks back for more than a year.

@@ -176,6 +176,46 @@ impl RuleSet {
         !self.listeners(index).is_empty()
     }
 
+    /// Divides the rules of `detections` among so many at most: gives the part of each. Rules that listen to each other, or share a
+    /// memory, stay together.
+    pub fn parts(&self, most: usize) -> Vec<usize> {
+        let count = self.detections.len();
+        let mut group: Vec<usize> = (0..count).collect();
+        let mut join = |one: usize, other: usize| {
+            let (Some(&to), Some(&from)) = (group.get(one), group.get(other)) else {
+                return;
+            };
+            group.iter_mut().filter(|group| **group == from).for_each(|group| *group = to);
+        };
+        for (rule, listeners) in self.listeners.iter().enumerate() {
+            listeners.iter().for_each(|listener| join(rule, *listener));
+        }
+        let sharing: Vec<usize> =
+            self.detections.iter().enumerate().filter(|(_, rule)| rule.shares).map(|(index, _)| index).collect();
+        for pair in sharing.windows(2) {
+            if let [one, other] = pair {
+                join(*one, *other);
+            }
+        }
+        // The heaviest group to whoever has least: what remembers is what waits for its turn.
+        let mut weights: HashMap<usize, usize> = HashMap::new();
+        for (group, rule) in group.iter().zip(&self.detections) {
+            *weights.entry(*group).or_default() += if rule.remembers { 100 } else { 1 };
+        }
+        let mut groups: Vec<(usize, usize)> = weights.into_iter().collect();
+        groups.sort_by(|one, other| other.1.cmp(&one.1).then(one.0.cmp(&other.0)));
+        let mut loads = vec![0; most.max(1)];
+        let mut part_of_group: HashMap<usize, usize> = HashMap::new();
+        for (group, weight) in groups {
+            let least = loads.iter().enumerate().min_by_key(|(_, load)| **load).map_or(0, |(part, _)| part);
+            if let Some(load) = loads.get_mut(least) {
+                *load += weight;
+            }
+            part_of_group.insert(group, least);
+        }
+        group.iter().map(|group| part_of_group.get(group).copied().unwrap_or(0)).collect()
+    }
+
     /// How far back a rule looks, with all that it listens to.
     pub fn reach(&self, rule: &CompiledRule) -> Duration {
         let heard = self.detections.iter().filter(|other| rule.listens_to(&other.metadata));

@@ -95,6 +95,11 @@ impl Directory {
         Sequence(self.first.0 + (self.entries.len() as u64).saturating_sub(1))
     }
 
+    /// Source and action of one of its events.
+    pub(super) fn names(&self, entry: &Entry) -> Option<(&SourceName, &Arc<str>)> {
+        Some((self.sources.get(usize::from(entry.source))?, self.actions.get(usize::from(entry.action))?))
+    }
+
     /// The places in the block of the events that are wanted.
     pub(super) fn wanted(&self, filter: &ScanFilter) -> Vec<usize> {
         if !filter.may_hold(self) {
@@ -160,6 +165,7 @@ pub(super) fn remove(batch: &mut sled::Batch, directory: &Directory) {
 }
 
 /// The decompressed events of a block.
+#[derive(Debug)]
 pub(super) struct Contents {
     bytes: Vec<u8>,
     ids: Vec<EventId>,
@@ -168,15 +174,25 @@ pub(super) struct Contents {
 
 impl Contents {
     pub(super) fn read(tree: &sled::Tree, directory: &Directory) -> Result<Self, StoreError> {
+        Self::unpack(&Self::packed(tree, directory)?, directory)
+    }
+
+    /// The events as they are stored.
+    pub(super) fn packed(tree: &sled::Tree, directory: &Directory) -> Result<Vec<u8>, StoreError> {
         let mut compressed = Vec::new();
         for chunk in tree.scan_prefix(key::chunks(directory.first)) {
             compressed.extend_from_slice(&chunk?.1);
         }
+        Ok(compressed)
+    }
+
+    /// Decompresses events.
+    pub(super) fn unpack(compressed: &[u8], directory: &Directory) -> Result<Self, StoreError> {
         let size = usize::try_from(directory.raw_bytes).unwrap_or(usize::MAX);
         if size > MAX_BLOCK_BYTES {
             return Err(StoreError::damaged("a block", format!("it says to have {size} bytes")));
         }
-        let bytes = zstd::bulk::decompress(&compressed, size).map_err(|error| StoreError::damaged("a block", error))?;
+        let bytes = zstd::bulk::decompress(compressed, size).map_err(|error| StoreError::damaged("a block", error))?;
         let (lengths, rest) = value::from_postcard::<Vec<(EventId, u32)>>("a block", &bytes)?;
         let mut at = bytes.len() - rest.len();
         let mut ids = Vec::with_capacity(lengths.len());

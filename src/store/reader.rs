@@ -147,6 +147,26 @@ impl Reader {
         Ok(Some(Batch { events, last }))
     }
 
+    pub(super) fn tree(&self) -> &sled::Tree {
+        &self.tree
+    }
+
+    /// The block that holds a number, or the next one, as it is stored: its directory, that as bytes, and its events.
+    pub(super) fn packed(&self, from: Sequence) -> Result<Option<(Directory, Vec<u8>, Vec<u8>)>, StoreError> {
+        loop {
+            let Some(directory) = self.directory_holding(from)? else {
+                return Ok(None);
+            };
+            let events = Contents::packed(&self.tree, &directory)?;
+            // Merging and retention may have taken it away meanwhile.
+            if let Some(bytes) = self.tree.get(key::directory(directory.first))?
+                && Directory::parse(&bytes)? == directory
+            {
+                return Ok(Some((directory, bytes.to_vec(), events)));
+            }
+        }
+    }
+
     /// A block, found and read at one moment: merging and retention may take it away in between, and then it is looked for
     /// again.
     fn block(

@@ -1,0 +1,347 @@
+//! A replay on all cores, with the result of one that goes from event to event.
+//!
+//! Two kinds of work, on the same threads. *Preparing* a block: unpack it, and let the rules speak whose answer depends on the
+//! event alone. Any thread prepares any block. *Deciding*: take what was prepared, in the order of events, through windows,
+//! memories and open alerts. Rules that have nothing to do with each other are decided apart, each part by one thread at a time. A
+//! window of blocks bounds what is in memory.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::Receiver,
+    },
+    time::Duration,
+};
+
+use super::{Replay, Report, report::Part};
+use crate::{
+    alert::LoggedChange,
+    detect::{Preparer, Settings, Verdict},
+    event::Event,
+    name::SourceName,
+    outcome::LoggedPass,
+    rule::RuleSet,
+    store::{Block, Unpacked},
+    time::{self, Timestamp},
+};
+
+/// Rules run on threads of their own: Rhai recurses on the machine's stack.
+const RULE_STACK: usize = 16 * 1024 * 1024;
+/// Blocks in memory, for each thread.
+const WINDOW: usize = 4;
+
+/// What a replay is to do.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// Events that happened before this are not reported.
+    pub since: Option<Timestamp>,
+    /// How long before `since` rules begin to learn.
+    pub warm_up: Duration,
+    /// Events that happened then or later are left out.
+    pub until: Option<Timestamp>,
+    /// Only events whose action fits.
+    pub action: Option<globset::GlobMatcher>,
+    /// Only events of this source.
+    pub source: Option<SourceName>,
+    /// What people did with alerts meanwhile: see [`Replay::with_changes`].
+    pub changes: Vec<LoggedChange>,
+    /// See [`Replay::with_passes`].
+    pub passes: Vec<LoggedPass>,
+    /// On how many threads.
+    pub threads: usize,
+}
+
+/// How far a replay has come, and whether it is to end early. Shared with whoever shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    events: AtomicU64,
+    stopped: AtomicBool,
+    done: AtomicBool,
+}
+
+impl Progress {
+    /// Tells whoever shows it that it is over.
+    pub fn done(&self) {
+        self.done.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is over.
+    pub fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Events that were looked at so far.
+    pub fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// Lets the replay end soon, with what it has found by then.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+/// A block on which the rules have spoken that could.
+#[derive(Debug)]
+struct Prepared {
+    block: Option<Unpacked>,
+    /// Which of its events are wanted at all; none: all.
+    wanted: Option<Vec<bool>>,
+    /// Events for which there is something to decide, by their place.
+    events: Vec<(usize, Event, Vec<(usize, Verdict)>)>,
+    unreadable: u64,
+}
+
+/// What the threads know of each other.
+struct Board {
+    /// The number of the next block.
+    next: u64,
+    /// Some thread waits for it.
+    receiving: bool,
+    ended: bool,
+    preparing: usize,
+    ready: BTreeMap<u64, Arc<Prepared>>,
+    parts: Vec<Deciding>,
+}
+
+/// A part of the rules, where its decisions stand.
+struct Deciding {
+    /// Absent while a thread is at it.
+    replay: Option<Box<Replay>>,
+    /// The block that it takes next.
+    next: u64,
+    unreadable: u64,
+}
+
+/// What a thread does next.
+enum Work {
+    Receive,
+    Decide(usize, Box<Replay>, Arc<Prepared>),
+    End,
+}
+
+/// What all threads share.
+struct Shared<'a> {
+    board: Mutex<Board>,
+    changed: Condvar,
+    feed: Mutex<Receiver<Block>>,
+    /// Blocks that may be in memory.
+    window: usize,
+    /// The part that decides for each rule.
+    part_of: Vec<usize>,
+    run: &'a Run,
+    progress: &'a Progress,
+}
+
+/// Runs rules over the blocks that come through `feed`, until it ends.
+pub fn run(rules: &Arc<RuleSet>, settings: &Settings, run: &Run, feed: Receiver<Block>, progress: &Progress) -> Report {
+    let threads = run.threads.max(1);
+    let part_of = rules.parts(threads);
+    let count = part_of.iter().max().map_or(1, |last| last + 1);
+    let begin = || {
+        let replay = Replay::new(Arc::clone(rules), settings.clone())
+            .since(run.since)
+            .with_changes(run.changes.clone())
+            .with_passes(run.passes.clone());
+        Deciding { replay: Some(Box::new(replay)), next: 0, unreadable: 0 }
+    };
+    let parts = std::iter::repeat_with(begin).take(count).collect();
+    let board = Board { next: 0, receiving: false, ended: false, preparing: 0, ready: BTreeMap::new(), parts };
+    let shared = Shared {
+        board: Mutex::new(board),
+        changed: Condvar::new(),
+        feed: Mutex::new(feed),
+        window: WINDOW * threads,
+        part_of,
+        run,
+        progress,
+    };
+    std::thread::scope(|scope| {
+        for number in 0..threads {
+            let (shared, rules) = (&shared, Arc::clone(rules));
+            let builder = std::thread::Builder::new().name(format!("replay-{number}")).stack_size(RULE_STACK);
+            let spawned = builder.spawn_scoped(scope, move || shared.work(Preparer::new(rules, settings)));
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "a thread cannot be started: the others do its work");
+            }
+        }
+    });
+    let board = shared.board.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let unreadable = board.parts.first().map_or(0, |part| part.unreadable);
+    let whole = run.until.is_none() && !progress.is_stopped();
+    let finished = board.parts.into_iter().filter_map(|part| part.replay).map(|mut replay| {
+        if whole {
+            replay.follow_all();
+        }
+        replay.into_part()
+    });
+    let mut report = Part::join(finished.collect());
+    report.unreadable = unreadable;
+    report.interrupted = progress.is_stopped();
+    report
+}
+
+impl Shared<'_> {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self, mut preparer: Preparer) {
+        loop {
+            match self.next() {
+                Work::End => return,
+                Work::Receive => {
+                    let block = self.receive();
+                    let mut board = self.board();
+                    board.receiving = false;
+                    let Some(block) = block else {
+                        board.ended = true;
+                        self.changed.notify_all();
+                        continue;
+                    };
+                    let number = board.next;
+                    board.next += 1;
+                    board.preparing += 1;
+                    self.changed.notify_all();
+                    drop(board);
+                    let prepared = Arc::new(self.prepare(&mut preparer, block));
+                    let mut board = self.board();
+                    board.preparing -= 1;
+                    board.ready.insert(number, prepared);
+                    self.changed.notify_all();
+                }
+                Work::Decide(index, mut replay, prepared) => {
+                    self.decide(index, &mut replay, &prepared);
+                    let mut board = self.board();
+                    if let Some(part) = board.parts.get_mut(index) {
+                        part.replay = Some(replay);
+                        part.next += 1;
+                        part.unreadable += prepared.unreadable;
+                    }
+                    let first = board.parts.iter().map(|part| part.next).min().unwrap_or(0);
+                    board.ready = board.ready.split_off(&first);
+                    self.changed.notify_all();
+                }
+            }
+        }
+    }
+
+    /// Waits for something to do. Decisions go first: they make room.
+    fn next(&self) -> Work {
+        let mut board = self.board();
+        loop {
+            let Board { ready, parts, .. } = &mut *board;
+            for (index, part) in parts.iter_mut().enumerate() {
+                if part.replay.is_some()
+                    && let Some(prepared) = ready.get(&part.next)
+                    && let Some(replay) = part.replay.take()
+                {
+                    return Work::Decide(index, replay, Arc::clone(prepared));
+                }
+            }
+            let done = |part: &Deciding| part.next == board.next;
+            if board.ended && board.preparing == 0 && board.parts.iter().all(done) {
+                return Work::End;
+            }
+            if !board.ended && !board.receiving && board.ready.len() + board.preparing < self.window {
+                board.receiving = true;
+                return Work::Receive;
+            }
+            board = self.changed.wait(board).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn receive(&self) -> Option<Block> {
+        if self.progress.is_stopped() {
+            return None;
+        }
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    }
+
+    fn prepare(&self, preparer: &mut Preparer, block: Block) -> Prepared {
+        let mut prepared = Prepared { block: None, wanted: None, events: Vec::new(), unreadable: 0 };
+        let mut block = match block.unpack() {
+            Ok(block) => block,
+            Err(error) => {
+                tracing::warn!(%error, "a block of events cannot be read");
+                prepared.unreadable = 1;
+                return prepared;
+            }
+        };
+        self.progress.events.fetch_add(block.len() as u64, Ordering::Relaxed);
+        let begin = self.run.since.map(|since| time::before(since, self.run.warm_up));
+        if begin.is_some() || self.run.until.is_some() || self.run.source.is_some() || self.run.action.is_some() {
+            let wanted = block.heads().map(|head| {
+                begin.is_none_or(|begin| head.time >= begin)
+                    && self.run.until.is_none_or(|until| head.time < until)
+                    && self.run.action.as_ref().is_none_or(|glob| glob.is_match(&**head.action))
+                    && self.run.source.as_ref().is_none_or(|source| head.source == source)
+            });
+            let wanted: Vec<bool> = wanted.collect();
+            if !wanted.contains(&true) {
+                prepared.wanted = Some(Vec::new());
+                return prepared;
+            }
+            prepared.wanted = Some(wanted);
+        }
+        let looked_at: Vec<Arc<str>> = block.actions().into_iter().filter(|action| preparer.wants(action)).collect();
+        if !looked_at.is_empty() {
+            let places: Vec<usize> = block
+                .heads()
+                .enumerate()
+                .filter(|(place, head)| prepared.wants(*place) && looked_at.contains(head.action))
+                .map(|(place, _)| place)
+                .collect();
+            for place in places {
+                let event = match block.event(place) {
+                    Ok(event) => event,
+                    Err(error) => {
+                        if prepared.unreadable == 0 {
+                            tracing::warn!(%error, "events cannot be read");
+                        }
+                        prepared.unreadable += 1;
+                        continue;
+                    }
+                };
+                let verdicts = preparer.prepare(&event);
+                if !verdicts.is_empty() {
+                    prepared.events.push((place, event, verdicts));
+                }
+            }
+        }
+        prepared.block = Some(block);
+        prepared
+    }
+
+    fn decide(&self, part: usize, replay: &mut Replay, prepared: &Prepared) {
+        let Some(block) = &prepared.block else {
+            return;
+        };
+        let mut events = prepared.events.iter().peekable();
+        for (place, head) in block.heads().enumerate() {
+            let found = events.next_if(|(next, ..)| *next == place);
+            if !prepared.wants(place) {
+                continue;
+            }
+            let own = found.and_then(|(_, event, verdicts)| {
+                let own = |(rule, _): &&(usize, Verdict)| self.part_of.get(*rule) == Some(&part);
+                let verdicts: Vec<(usize, Verdict)> = verdicts.iter().filter(own).cloned().collect();
+                (!verdicts.is_empty()).then_some((event, verdicts))
+            });
+            replay.step(head, own);
+        }
+    }
+}
+
+impl Prepared {
+    fn wants(&self, place: usize) -> bool {
+        self.wanted.as_ref().is_none_or(|wanted| wanted.get(place).copied().unwrap_or(false))
+    }
+}
