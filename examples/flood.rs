@@ -58,14 +58,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-const CONFIG: &str =
-    "data_dir = \"data\"\n[rules]\nbuiltin = false\n[[destination]]\nname = \"terminal\"\nkind = \"terminal\"\n";
+const CONFIG: &str = "data_dir = \"data\"\n[[destination]]\nname = \"terminal\"\nkind = \"terminal\"\n";
 
 const RARE: &str = "const RULE = #{ id: \"flood.rare\", title: \"t\", severity: \"low\", actions: [\"user_created\"] };\nfn rule(event) { true }\n";
 
 /// Rules that say which actions they look at: rare ones, as rules do.
 fn declared(index: usize) -> String {
-    let action = if index % 10 == 0 { "user_login_failed".to_owned() } else { format!("jira_action_{}", index % 55) };
+    let action =
+        if index.is_multiple_of(10) { "user_login_failed".to_owned() } else { format!("jira_action_{}", index % 55) };
     format!(
         "const RULE = #{{ id: \"flood.declared_{index}\", title: \"t\", severity: \"low\", actions: [\"{action}\"] }};\n\
          fn rule(event) {{ event.attributes.actor.email == \"person{index}@example.com\" }}\nfn dedup(event) {{ event.actor.id }}\n"

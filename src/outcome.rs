@@ -20,6 +20,8 @@ pub struct Match {
     pub time: Timestamp,
     /// Its dedup key; absent where an exception took it.
     pub key: Option<DedupKey>,
+    /// Who did it: see [`crate::event::Evidence::who`]; absent where an exception took it.
+    pub actor: Option<String>,
     /// The alert it opened or joined; none while the rule's threshold is not reached.
     pub alert: Option<AlertId>,
     /// The exception that took it out of alerting.

@@ -41,7 +41,7 @@ fn may_use(module: &str) -> &'static [&'static str] {
         "detect" => &["rule"],
         "http" => &[],
         "source" | "deliver" => &["http", "store"],
-        "replay" => &["detect", "rule"],
+        "replay" => &["detect", "rule", "store"],
         "config" => &["deliver", "detect", "rule", "source"],
         "api" => &["config", "deliver", "detect", "http", "source", "store"],
         "agent" => &["api", "http", "config", "deliver", "detect", "rule", "source", "store"],

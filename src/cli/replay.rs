@@ -65,13 +65,13 @@ impl Replay {
         if !self.rules.is_empty() {
             sources.roots.clone_from(&self.rules);
         }
-        let loaded = Loader::new(sources).without_builtin().load();
+        let loaded = Loader::new(sources.clone()).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
         if loaded.set.detections.is_empty() {
             return Err(CliError::Rules(problems("no rules to run", &loaded.diagnostics)));
         }
         let settings = config.as_ref().map_or_else(detect::Settings::default, |config| config.detection.clone());
-        let report = self.replay(&loaded.set, &settings, config.as_ref(), context, now)?;
+        let report = self.replay(&sources, &loaded.set, &settings, config.as_ref(), context, now)?;
         show(context, &report, self.show)?;
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("some rules do not load and were left out", &loaded.diagnostics)));
@@ -85,6 +85,7 @@ impl Replay {
 
     fn replay(
         &self,
+        sources: &RuleSources,
         rules: &Arc<RuleSet>,
         settings: &detect::Settings,
         config: Option<&Config>,
@@ -103,6 +104,10 @@ impl Replay {
         };
         let feed = self.feed(config, context, now, &mut run)?;
         let total = feed.events();
+        if total > WORTH_COPYING && run.threads > 1 {
+            let copy = || Loader::new(sources.clone()).without_builtin().load().set;
+            run.copies = std::iter::repeat_with(copy).take(run.threads).collect();
+        }
         let told = Progress::default();
         let bar = progress(total);
         let (sender, receiver) = mpsc::sync_channel(8);
@@ -219,6 +224,9 @@ impl Feed {
     }
 }
 
+/// Fewer events are done before the rules are loaded once more for each thread.
+const WORTH_COPYING: u64 = 20_000;
+
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -229,6 +237,7 @@ fn glob(pattern: &str) -> Result<globset::GlobMatcher, CliError> {
 }
 
 /// Lets the replay end at the first Ctrl-C, and the program at the second.
+#[expect(clippy::exit, clippy::disallowed_methods, reason = "the second Ctrl-C is the way out of whatever hangs")]
 fn on_interrupt(told: &Progress) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return;

@@ -28,7 +28,7 @@ impl Learning {
     pub fn event(&mut self, event: &Event) {
         self.detector.evaluate(event);
         // Nobody stores its state.
-        self.detector.take_changes();
+        self.detector.drop_changes();
     }
 }
 

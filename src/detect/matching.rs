@@ -23,6 +23,7 @@ pub struct Details {
     pub(super) severity: Severity,
     pub(super) key: DedupKey,
     pub(super) errors: Vec<FunctionError>,
+    actor: Option<String>,
     /// Named lists that were looked into, with their versions.
     lists: BTreeMap<String, String>,
 }
@@ -45,6 +46,7 @@ impl Details {
             key: DedupKey::clipped(&key),
             title: clipped(&title, 500),
             errors,
+            actor: input.who(rule),
             lists: host.take_lists(),
         }
     }
@@ -106,7 +108,7 @@ impl Detector {
         let state_key = state::key_of(rule.id(), event.source.as_str(), found.key.as_str());
         let mut keyed = self.state.take(&state_key);
         let period = rule.metadata.dedup_period;
-        let key = found.key.clone();
+        let (key, actor) = (found.key.clone(), found.actor.clone());
         let mut told = None;
         let mut alert = None;
         if let Some(open) = keyed.open_at(event.time, period) {
@@ -129,7 +131,8 @@ impl Detector {
         }
         self.state.put(&state_key, keyed, period.max(rule.metadata.window) + self.settings.max_age);
         self.state.matched(rule.id(), event.time);
-        outcome.matches.push(Match { alert: alert.filter(|_| raises), ..matched(rule, event, Some(key)) });
+        let alert = alert.filter(|_| raises);
+        outcome.matches.push(Match { alert, actor, ..matched(rule, event, Some(key)) });
         told
     }
 
@@ -180,7 +183,7 @@ impl Detector {
     ) -> Alert {
         let times: Vec<i64> = counted.iter().map(|counted| counted.time).collect();
         let events: Vec<EventId> = counted.into_iter().map(|counted| counted.event).collect();
-        let Details { title, severity, key, mut errors, mut lists } = found;
+        let Details { title, severity, key, mut errors, mut lists, .. } = found;
         let metadata = &rule.metadata;
         // The event may have opened an alert with the same key when it came.
         let birth = match input.failed() {
@@ -246,6 +249,7 @@ fn matched(rule: &CompiledRule, event: &Event, key: Option<DedupKey>) -> Match {
         sequence: event.sequence,
         time: event.time,
         key,
+        actor: None,
         alert: None,
         exception: None,
     }

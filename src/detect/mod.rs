@@ -184,6 +184,12 @@ impl Detector {
         changes
     }
 
+    /// Forgets which state changed: for a detector whose state nobody stores.
+    pub fn drop_changes(&mut self) {
+        self.state.drop_changes();
+        self.host.memory().drop_changes();
+    }
+
     /// What rules remember.
     pub fn memory(&self) -> Memory {
         self.host.memory().clone()
@@ -208,7 +214,8 @@ impl Detector {
         if plan.is_empty() {
             return outcome;
         }
-        let candidates = plan.candidates(event).into_iter().map(|rule| (rule, Verdict::Turn)).collect();
+        let candidates =
+            plan.candidates(&event.raw, &event.source).into_iter().map(|rule| (rule, Verdict::Turn)).collect();
         self.decide(event, candidates, &mut outcome);
         outcome
     }

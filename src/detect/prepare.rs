@@ -9,6 +9,7 @@ use std::{
 use super::{Settings, matching::Details};
 use crate::{
     event::Event,
+    name::SourceName,
     rule::{Plan, RuleFailure, RuleHost, RuleInput, RuleSet},
 };
 
@@ -74,9 +75,13 @@ impl Preparer {
         !self.plans.of(&self.rules, action).is_empty()
     }
 
-    /// What the rules say of an event, in their order; those that are not named say false.
-    pub fn prepare(&mut self, event: &Event) -> Vec<(usize, Verdict)> {
-        let candidates = self.plans.of(&self.rules, &event.action).candidates(event);
+    /// The rules that may match an event of this action, source and bytes.
+    pub fn candidates(&mut self, action: &Arc<str>, source: &SourceName, raw: &str) -> Vec<usize> {
+        self.plans.of(&self.rules, action).candidates(raw, source)
+    }
+
+    /// What these rules say of an event, in their order; those that are not named say false.
+    pub fn prepare(&mut self, event: &Event, candidates: Vec<usize>) -> Vec<(usize, Verdict)> {
         let input = RuleInput::new(event);
         let rules = Arc::clone(&self.rules);
         let mut verdicts = Vec::new();

@@ -331,6 +331,10 @@ impl State {
         self.rules.entry(rule.clone()).or_default()
     }
 
+    pub(super) fn drop_changes(&mut self) {
+        self.changed.clear();
+    }
+
     pub(super) fn take_changes(&mut self) -> StateChanges {
         let mut changes: StateChanges = std::mem::take(&mut self.changed)
             .into_iter()

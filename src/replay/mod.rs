@@ -96,7 +96,7 @@ impl Replay {
         self.follow(event.sequence);
         self.count(event.time);
         let outcome = self.detector.evaluate(event);
-        self.take(outcome, event.sequence, event.time, Some(event));
+        self.take(outcome, event.sequence, event.time);
     }
 
     /// Goes on to the next event, of which it is known already what the rules say that can say so ahead of its turn. The event
@@ -107,12 +107,12 @@ impl Replay {
         let mut outcome = self.detector.begin(head.source, head.time, head.arrived);
         if let Some((event, verdicts)) = event {
             self.detector.decide(event, verdicts, &mut outcome);
-            self.take(outcome, head.sequence, head.time, Some(event));
+            self.take(outcome, head.sequence, head.time);
             return;
         }
         self.detector.rule_out(head.action, |_| false);
         if outcome != Outcome::default() {
-            self.take(outcome, head.sequence, head.time, None);
+            self.take(outcome, head.sequence, head.time);
         }
     }
 
@@ -132,7 +132,7 @@ impl Replay {
     /// Takes note that the log of a source is known to be whole up to a time, although no event says so.
     pub fn pass(&mut self, source: &SourceName, until: Timestamp) {
         let outcome = self.detector.pass(source, until);
-        self.take(outcome, Sequence(u64::MAX), until, None);
+        self.take(outcome, Sequence(u64::MAX), until);
     }
 
     /// What happened beside events, up to the one with this number.
@@ -148,7 +148,7 @@ impl Replay {
             };
             if pass_is_next && let Some(logged) = self.passes.pop_front() {
                 let outcome = self.detector.pass(&logged.pass.source, logged.pass.until);
-                self.take(outcome, logged.mark, logged.pass.until, None);
+                self.take(outcome, logged.mark, logged.pass.until);
             } else if let Some(change) = self.handled.pop_front() {
                 let action = if change.what == Notice::Reopened { Action::Reopen } else { Action::Resolve(None) };
                 if let Some(alert) = self.alerts.get(&change.alert) {
@@ -158,13 +158,11 @@ impl Replay {
         }
     }
 
-    fn take(&mut self, outcome: Outcome, sequence: Sequence, time: Timestamp, event: Option<&Event>) {
+    fn take(&mut self, outcome: Outcome, sequence: Sequence, time: Timestamp) {
         // Nobody stores the state of a replay.
-        self.detector.take_changes();
+        self.detector.drop_changes();
         let counts = self.since.is_none_or(|since| time >= since);
         let report = &mut self.part.report;
-        let who = || event.and_then(|event| event.evidence().who().map(str::to_owned));
-        let actor = if counts && !outcome.matches.is_empty() { who() } else { None };
         for found in outcome.matches.iter().filter(|_| counts) {
             if let Some(exception) = &found.exception {
                 *report.excepted.entry(exception.clone()).or_default() += 1;
@@ -175,7 +173,7 @@ impl Replay {
             if let Some(key) = &found.key {
                 rule.keys.add(key.as_str());
             }
-            rule.actors.add(actor.as_deref().unwrap_or("-"));
+            rule.actors.add(found.actor.as_deref().unwrap_or("-"));
         }
         for (rule, error) in outcome.failures.into_iter().filter(|_| counts) {
             self.part.fail(sequence, &rule, &error);

@@ -51,6 +51,19 @@ pub struct Run {
     pub passes: Vec<LoggedPass>,
     /// On how many threads.
     pub threads: usize,
+    /// The same rules, loaded again: threads that have rules of their own do not wait for each other's counters.
+    pub copies: Vec<Arc<RuleSet>>,
+}
+
+impl Run {
+    /// The rules for a thread.
+    fn rules_of(&self, thread: usize, rules: &Arc<RuleSet>) -> Arc<RuleSet> {
+        let same = |copy: &&Arc<RuleSet>| {
+            let hashes = |set: &RuleSet| set.detections.iter().map(|rule| rule.hash.clone()).collect::<Vec<_>>();
+            hashes(copy) == hashes(rules)
+        };
+        Arc::clone(self.copies.get(thread).filter(same).unwrap_or(rules))
+    }
 }
 
 /// How far a replay has come, and whether it is to end early. Shared with whoever shows it.
@@ -94,9 +107,19 @@ struct Prepared {
     block: Option<Unpacked>,
     /// Which of its events are wanted at all; none: all.
     wanted: Option<Vec<bool>>,
-    /// Events for which there is something to decide, by their place.
-    events: Vec<(usize, Event, Vec<(usize, Verdict)>)>,
+    /// Events for which there is something to decide, in order.
+    events: Vec<Spoken>,
     unreadable: u64,
+}
+
+/// An event of which rules have said something.
+#[derive(Debug)]
+struct Spoken {
+    /// Its place in the block.
+    place: usize,
+    event: Event,
+    /// What was said, with the number of the rule.
+    verdicts: Vec<(usize, Verdict)>,
 }
 
 /// What the threads know of each other.
@@ -165,7 +188,7 @@ pub fn run(rules: &Arc<RuleSet>, settings: &Settings, run: &Run, feed: Receiver<
     };
     std::thread::scope(|scope| {
         for number in 0..threads {
-            let (shared, rules) = (&shared, Arc::clone(rules));
+            let (shared, rules) = (&shared, run.rules_of(number, rules));
             let builder = std::thread::Builder::new().name(format!("replay-{number}")).stack_size(RULE_STACK);
             let spawned = builder.spawn_scoped(scope, move || shared.work(Preparer::new(rules, settings)));
             if let Err(error) = spawned {
@@ -293,26 +316,36 @@ impl Shared<'_> {
         }
         let looked_at: Vec<Arc<str>> = block.actions().into_iter().filter(|action| preparer.wants(action)).collect();
         if !looked_at.is_empty() {
-            let places: Vec<usize> = block
+            let heads: Vec<(usize, Arc<str>, SourceName)> = block
                 .heads()
                 .enumerate()
                 .filter(|(place, head)| prepared.wants(*place) && looked_at.contains(head.action))
-                .map(|(place, _)| place)
+                .map(|(place, head)| (place, Arc::clone(head.action), head.source.clone()))
                 .collect();
-            for place in places {
-                let event = match block.event(place) {
-                    Ok(event) => event,
+            for (place, action, source) in heads {
+                let candidates = block.raw(place).map(|raw| preparer.candidates(&action, &source, raw));
+                let found = candidates.and_then(|candidates| {
+                    // Most events end here, and are never made.
+                    if candidates.is_empty() {
+                        Ok(None)
+                    } else {
+                        block.event(place).map(|event| Some((event, candidates)))
+                    }
+                });
+                match found {
+                    Ok(None) => {}
+                    Ok(Some((event, candidates))) => {
+                        let verdicts = preparer.prepare(&event, candidates);
+                        if !verdicts.is_empty() {
+                            prepared.events.push(Spoken { place, event, verdicts });
+                        }
+                    }
                     Err(error) => {
                         if prepared.unreadable == 0 {
                             tracing::warn!(%error, "events cannot be read");
                         }
                         prepared.unreadable += 1;
-                        continue;
                     }
-                };
-                let verdicts = preparer.prepare(&event);
-                if !verdicts.is_empty() {
-                    prepared.events.push((place, event, verdicts));
                 }
             }
         }
@@ -326,11 +359,11 @@ impl Shared<'_> {
         };
         let mut events = prepared.events.iter().peekable();
         for (place, head) in block.heads().enumerate() {
-            let found = events.next_if(|(next, ..)| *next == place);
+            let found = events.next_if(|next| next.place == place);
             if !prepared.wants(place) {
                 continue;
             }
-            let own = found.and_then(|(_, event, verdicts)| {
+            let own = found.and_then(|Spoken { event, verdicts, .. }| {
                 let own = |(rule, _): &&(usize, Verdict)| self.part_of.get(*rule) == Some(&part);
                 let verdicts: Vec<(usize, Verdict)> = verdicts.iter().filter(own).cloned().collect();
                 (!verdicts.is_empty()).then_some((event, verdicts))

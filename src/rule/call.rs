@@ -88,6 +88,18 @@ impl<'a> RuleInput<'a> {
         }
     }
 
+    /// Who did it, as it is shown in a line: an email address if there is one, else a name.
+    pub fn who(&self, rule: &CompiledRule) -> Option<String> {
+        let event = self.value_for(rule);
+        let event = event.read_lock::<Map>()?;
+        let text = |path: &str| {
+            let value = library::follow(event.get("actor")?, path)?;
+            value.read_lock::<ImmutableString>().filter(|text| !text.is_empty()).map(|text| text.to_string())
+        };
+        let email = text("email");
+        email.clone().filter(|email| email.contains('@')).or_else(|| text("name")).or_else(|| text("id")).or(email)
+    }
+
     /// What a call of a rule's function is about.
     pub(super) fn about(&self, rule: &CompiledRule, function: &str) -> About {
         let event = rule.expires.then(|| self.event.clone());

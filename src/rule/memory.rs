@@ -85,6 +85,11 @@ impl Memory {
         }
     }
 
+    /// Forgets what changed.
+    pub fn drop_changes(&mut self) {
+        self.changed.clear();
+    }
+
     /// What changed since the last time: names, and bytes or that they are gone.
     pub fn take_changes(&mut self) -> Vec<(String, Option<Vec<u8>>)> {
         let changed = std::mem::take(&mut self.changed);

@@ -16,7 +16,7 @@ pub(super) use conditions::{Conditions, conditions};
 use extract::{Extract, Seen};
 
 use super::RuleSet;
-use crate::{event::Event, name::SourceName};
+use crate::name::SourceName;
 
 /// What a condition says of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,15 +186,16 @@ impl Plan {
         self.always.is_empty() && self.by_value.is_empty() && self.others.is_empty()
     }
 
-    /// The rules that may match an event, as indexes into the set's `detections`, in order. All others would say false.
-    pub fn candidates(&self, event: &Event) -> Vec<usize> {
+    /// The rules that may match an event of these bytes and this source, as indexes into the set's `detections`, in order. All others
+    /// would say false.
+    pub fn candidates(&self, raw: &str, source: &SourceName) -> Vec<usize> {
         let mut candidates = self.always.clone();
         if self.by_value.is_empty() && self.others.is_empty() {
             return candidates;
         }
-        let seen = self.extract.read(&event.raw);
+        let seen = self.extract.read(raw);
         let mut ask = |asked: &Asked| {
-            let mut answers = asked.conditions.iter().map(|condition| condition.of(&seen, &event.source));
+            let mut answers = asked.conditions.iter().map(|condition| condition.of(&seen, source));
             if answers.find(|answer| *answer != Answer::True) != Some(Answer::False) {
                 candidates.push(asked.rule);
             }

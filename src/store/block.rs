@@ -212,12 +212,18 @@ impl Contents {
         &self.ids
     }
 
+    /// The bytes of the event at a place of the block.
+    pub(super) fn raw(&self, index: usize) -> Result<&str, StoreError> {
+        let missing = || StoreError::damaged("a block", "an entry is missing");
+        let raw = self.places.get(index).and_then(|place| self.bytes.get(place.clone())).ok_or_else(missing)?;
+        std::str::from_utf8(raw).map_err(|error| StoreError::damaged("an event", error))
+    }
+
     /// The event at a place of the block.
     pub(super) fn event(&self, directory: &Directory, index: usize) -> Result<Event, StoreError> {
         let missing = || StoreError::damaged("a block", "an entry is missing");
         let entry = directory.entries.get(index).ok_or_else(missing)?;
-        let raw = self.places.get(index).and_then(|place| self.bytes.get(place.clone())).ok_or_else(missing)?;
-        let raw = std::str::from_utf8(raw).map_err(|error| StoreError::damaged("an event", error))?;
+        let raw = self.raw(index)?;
         Ok(Event {
             sequence: Sequence(directory.first.0 + index as u64),
             source: directory.sources.get(usize::from(entry.source)).ok_or_else(missing)?.clone(),

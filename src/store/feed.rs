@@ -138,25 +138,41 @@ impl Unpacked {
         }
     }
 
-    /// The event at a place. The first call decompresses the block.
-    pub fn event(&mut self, index: usize) -> Result<Event, StoreError> {
-        let missing = || StoreError::damaged("a block", "an entry is missing");
-        let Some(directory) = &self.directory else {
-            let Packed::Loose(events) = &self.block else {
-                return Err(missing());
-            };
-            return events.get(index).cloned().ok_or_else(missing);
-        };
-        let contents = match &mut self.contents {
-            Some(contents) => contents,
-            empty => empty.insert(match &self.block {
-                Packed::Stored { tree, .. } => Contents::read(tree, directory)?,
-                Packed::Sent { events, .. } => Contents::unpack(events, directory)?,
-                Packed::Loose(_) => return Err(missing()),
-            }),
-        };
-        contents.event(directory, index)
+    /// The bytes of the event at a place. The first call decompresses the block.
+    pub fn raw(&mut self, index: usize) -> Result<&str, StoreError> {
+        self.open()?;
+        match (&self.contents, &self.block) {
+            (Some(contents), _) => contents.raw(index),
+            (None, Packed::Loose(events)) => events.get(index).map(|event| &*event.raw).ok_or_else(missing),
+            (None, _) => Err(missing()),
+        }
     }
+
+    /// The event at a place.
+    pub fn event(&mut self, index: usize) -> Result<Event, StoreError> {
+        self.open()?;
+        match (&self.contents, &self.directory, &self.block) {
+            (Some(contents), Some(directory), _) => contents.event(directory, index),
+            (_, _, Packed::Loose(events)) => events.get(index).cloned().ok_or_else(missing),
+            _ => Err(missing()),
+        }
+    }
+
+    fn open(&mut self) -> Result<(), StoreError> {
+        let (None, Some(directory)) = (&self.contents, &self.directory) else {
+            return Ok(());
+        };
+        self.contents = match &self.block {
+            Packed::Stored { tree, .. } => Some(Contents::read(tree, directory)?),
+            Packed::Sent { events, .. } => Some(Contents::unpack(events, directory)?),
+            Packed::Loose(_) => None,
+        };
+        Ok(())
+    }
+}
+
+fn missing() -> StoreError {
+    StoreError::damaged("a block", "an entry is missing")
 }
 
 impl Reader {
@@ -177,9 +193,12 @@ impl Reader {
             let from = next?;
             match reader.packed(from) {
                 Ok(None) => None,
-                Ok(Some((directory, bytes, events))) => {
-                    next = Some(directory.last().next());
-                    Some(Ok(SentBlock { directory: STANDARD.encode(bytes), events: STANDARD.encode(events) }))
+                Ok(Some(block)) => {
+                    next = Some(block.last.next());
+                    Some(Ok(SentBlock {
+                        directory: STANDARD.encode(block.directory),
+                        events: STANDARD.encode(block.events),
+                    }))
                 }
                 Err(error) => {
                     next = None;

@@ -76,6 +76,13 @@ impl AlertFilter {
     }
 }
 
+/// A block as it is stored.
+pub(super) struct StoredBlock {
+    pub(super) last: Sequence,
+    pub(super) directory: Vec<u8>,
+    pub(super) events: Vec<u8>,
+}
+
 impl Reader {
     pub(super) fn new(tree: sled::Tree) -> Self {
         Self { tree }
@@ -151,8 +158,8 @@ impl Reader {
         &self.tree
     }
 
-    /// The block that holds a number, or the next one, as it is stored: its directory, that as bytes, and its events.
-    pub(super) fn packed(&self, from: Sequence) -> Result<Option<(Directory, Vec<u8>, Vec<u8>)>, StoreError> {
+    /// The block that holds a number, or the next one, as it is stored.
+    pub(super) fn packed(&self, from: Sequence) -> Result<Option<StoredBlock>, StoreError> {
         loop {
             let Some(directory) = self.directory_holding(from)? else {
                 return Ok(None);
@@ -162,7 +169,7 @@ impl Reader {
             if let Some(bytes) = self.tree.get(key::directory(directory.first))?
                 && Directory::parse(&bytes)? == directory
             {
-                return Ok(Some((directory, bytes.to_vec(), events)));
+                return Ok(Some(StoredBlock { last: directory.last(), directory: bytes.to_vec(), events }));
             }
         }
     }
