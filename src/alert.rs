@@ -286,16 +286,19 @@ impl Histogram {
 
     /// As a line of bars: `▂▁▁▅█`.
     pub fn bars(&self) -> String {
-        const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-        let most = self.counts.iter().copied().max().unwrap_or(0).max(1);
-        self.counts
-            .iter()
-            .map(|count| {
-                let height = (*count as usize * (BARS.len() - 1)).div_ceil(most as usize);
-                BARS.get(height).copied().unwrap_or('█')
-            })
-            .collect()
+        bars(self.counts.iter().map(|count| u64::from(*count)))
     }
+}
+
+/// Counts as a line of bars, each as high as its share of the highest: `▂▁▁▅█`. What is not nothing shows.
+pub fn bars(counts: impl Iterator<Item = u64> + Clone) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let most = counts.clone().max().unwrap_or(0).max(1);
+    let bar = |count: u64| {
+        let height = (u128::from(count) * (BARS.len() as u128 - 1)).div_ceil(u128::from(most));
+        usize::try_from(height).ok().and_then(|height| BARS.get(height)).copied().unwrap_or('█')
+    };
+    counts.map(bar).collect()
 }
 
 /// How an alert changed. Data: whoever keeps alerts applies it.

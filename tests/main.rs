@@ -48,6 +48,8 @@ mod promise_silence;
 mod readme;
 /// Replays on many threads.
 mod replay;
+/// `replay` and `coverage` as people call them.
+mod replay_verb;
 /// The rules that ship.
 mod shipped_rules;
 /// The events stream: both endings, every fault, ragged pages.

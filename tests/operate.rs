@@ -13,7 +13,7 @@ use watchbell::{
     time::{self, Clock},
 };
 
-use crate::support::{Finished, Lab, Running, base, collector::Collector, entry, eventually, rule, scenario};
+use crate::support::{Finished, Lab, Running, base, collector::Collector, entry, eventually, rule, scenario, timeless};
 
 /// A rule that matches everything, an alert for each event.
 fn each(id: &str) -> String {
@@ -132,7 +132,7 @@ fn every_looking_verb_answers_alike_with_and_without_an_agent() {
         vec!["events", "show", "nothing"],
         vec!["alerts", "show", "nothing"],
     ];
-    let ask = || -> Vec<String> { verbs.iter().map(|verb| lab.watchbell(verb).show()).collect() };
+    let ask = || -> Vec<String> { verbs.iter().map(|verb| timeless(&lab.watchbell(verb).show())).collect() };
     let (beside, before) = (ask(), status(&lab));
     assert_eq!(before["agent"]["pid"], agent.0.id());
     assert!(lab.watchbell(&["state", "list"]).stdout.contains("team.remembers"));

@@ -106,7 +106,9 @@ fn one_by_one(rules: &std::sync::Arc<RuleSet>, settings: &Settings, history: &[E
 fn plain(report: &Report) -> Value {
     let mut value = serde_json::to_value(report).unwrap();
     value["failures"] = json!(report.failures);
-    value["hours"] = report.rules.iter().map(|(id, rule)| json!([id, rule.hours])).collect();
+    for rule in value["rules"].as_object_mut().unwrap().values_mut() {
+        rule.as_object_mut().unwrap().remove("cost");
+    }
     value
 }
 

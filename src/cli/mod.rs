@@ -17,6 +17,7 @@ use watchbell::{
 mod alerts;
 mod author;
 mod check;
+mod coverage;
 mod demo;
 mod destinations;
 mod events;
@@ -58,7 +59,13 @@ enum Format {
     Human,
     /// A JSON document, or one object a line where there are many
     Json,
-    /// JUnit's XML, of `test`
+    /// An alert a line, of `replay`
+    Jsonl,
+    /// A text for a pull request, of `replay`
+    Markdown,
+    /// A page for a browser, of `replay`
+    Html,
+    /// JUnit's XML, of `test` and `replay`
     Junit,
     /// Annotations for GitHub's workflows, of `test` and `check`
     Github,
@@ -82,6 +89,8 @@ enum Verb {
     Run(run::Run),
     /// Runs rules over stored events or a file of events; writes and delivers nothing
     Replay(replay::Replay),
+    /// Shows which actions occur, which rules look at them, and which none does
+    Coverage(coverage::Coverage),
     /// Lists rules
     Rules(rules::Rules),
     /// Looks at stored events; takes events in and out
@@ -181,8 +190,9 @@ pub(crate) fn main() -> ExitCode {
     };
     let offered = match (&arguments.verb, arguments.format) {
         (_, Format::Human | Format::Json) => true,
-        (Verb::Test(_), format) => format != Format::Sarif,
-        (Verb::Check(_), format) => format != Format::Junit,
+        (Verb::Test(_), format) => matches!(format, Format::Junit | Format::Github),
+        (Verb::Check(_), format) => matches!(format, Format::Github | Format::Sarif),
+        (Verb::Replay(_), format) => matches!(format, Format::Jsonl | Format::Markdown | Format::Html | Format::Junit),
         _ => false,
     };
     if !offered {
@@ -200,6 +210,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Explain(verb) => verb.run(&mut context),
         Verb::Run(verb) => verb.run(&mut context),
         Verb::Replay(verb) => verb.run(&mut context),
+        Verb::Coverage(verb) => verb.run(&mut context),
         Verb::Rules(verb) => verb.run(&mut context),
         Verb::Events(verb) => verb.run(&mut context),
         Verb::Alerts(verb) => verb.run(&mut context),

@@ -179,6 +179,12 @@ pub(super) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Text as XML and HTML take it, in elements and in quotes.
+pub(super) fn xml(text: &str) -> String {
+    let plain: String = text.chars().filter(|character| !character.is_control() || *character == '\n').collect();
+    plain.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 /// Text from events without what a terminal would obey.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()

@@ -101,8 +101,8 @@ fn open(config: &Config, format: Format) -> Result<Agent, CliError> {
 /// The terminal that alerts are written to.
 pub(super) fn terminal(format: Format) -> Terminal {
     let format = match format {
-        Format::Human | Format::Junit | Format::Github | Format::Sarif => TerminalFormat::Human,
         Format::Json => TerminalFormat::Json,
+        _ => TerminalFormat::Human,
     };
     Terminal::new(Box::new(anstream::stdout()), format)
 }

@@ -21,7 +21,11 @@ use watchbell::{
     source::file,
 };
 
-use super::{CliError, Context, Format, on_a_rules_thread, output, problems, runtime};
+use super::{
+    CliError, Context, Format, on_a_rules_thread,
+    output::{self, xml},
+    problems, runtime,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Test {
@@ -296,7 +300,7 @@ fn show(context: &Context, run: &Run) -> Result<(), CliError> {
         }
         Format::Junit => context.output.raw(&junit(run))?,
         Format::Github => context.output.raw(&github(run))?,
-        Format::Human | Format::Sarif => {
+        _ => {
             context.output.diagnostics(&run.diagnostics);
             human(context, run)?;
         }
@@ -359,14 +363,10 @@ fn explained(case: &CaseResult) -> Vec<String> {
 }
 
 fn junit(run: &Run) -> String {
-    let escape = |text: &str| {
-        let plain: String = text.chars().filter(|character| !character.is_control() || *character == '\n').collect();
-        plain.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-    };
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"watchbell\">\n");
     for result in &run.results {
         let failed = result.cases.iter().filter(|case| !case.differences.is_empty()).count();
-        let (rule, file) = (escape(result.rule.as_str()), escape(&result.file.display().to_string()));
+        let (rule, file) = (xml(result.rule.as_str()), xml(&result.file.display().to_string()));
         let tests = result.cases.len() + result.problems.len();
         writeln!(
             text,
@@ -375,18 +375,18 @@ fn junit(run: &Run) -> String {
         )
         .ok();
         for case in &result.cases {
-            let (name, seconds) = (escape(&case.name), case.took.as_secs_f64());
+            let (name, seconds) = (xml(&case.name), case.took.as_secs_f64());
             write!(text, "    <testcase classname=\"{rule}\" name=\"{name}\" time=\"{seconds:.6}\"").ok();
             if case.differences.is_empty() {
                 text.push_str("/>\n");
             } else {
                 let what = case.differences.first().map_or("", |difference| difference.what.as_str());
-                let body = escape(&explained(case).join("\n"));
-                writeln!(text, ">\n      <failure message=\"{}\">{body}</failure>\n    </testcase>", escape(what)).ok();
+                let body = xml(&explained(case).join("\n"));
+                writeln!(text, ">\n      <failure message=\"{}\">{body}</failure>\n    </testcase>", xml(what)).ok();
             }
         }
         for problem in &result.problems {
-            let problem = escape(problem);
+            let problem = xml(problem);
             writeln!(
                 text,
                 "    <testcase classname=\"{rule}\" name=\"cases\"><failure message=\"{problem}\"/></testcase>"
@@ -396,7 +396,7 @@ fn junit(run: &Run) -> String {
         text.push_str("  </testsuite>\n");
     }
     for diagnostic in run.diagnostics.iter().filter(|found| any_error(std::slice::from_ref(found))) {
-        let (file, problem) = (escape(&diagnostic.file.display().to_string()), escape(&diagnostic.one_line()));
+        let (file, problem) = (xml(&diagnostic.file.display().to_string()), xml(&diagnostic.one_line()));
         writeln!(text, "  <testsuite name=\"{file}\" tests=\"1\" errors=\"1\"><testcase classname=\"{file}\" name=\"load\"><error message=\"{problem}\"/></testcase></testsuite>").ok();
     }
     text.push_str("</testsuites>\n");

@@ -56,7 +56,7 @@ pub(super) fn report(context: &Context, loaded: &Loaded) -> Result<(), CliError>
             "broken": loaded.set.broken,
             "diagnostics": loaded.diagnostics,
         }))?,
-        Format::Human | Format::Junit => {
+        _ => {
             out.diagnostics(&loaded.diagnostics);
             let word = if any_error(&loaded.diagnostics) { "FAILED" } else { "ok" };
             let count = |level| loaded.diagnostics.iter().filter(|found| found.level == level).count() as u64;

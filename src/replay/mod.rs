@@ -9,26 +9,34 @@ use std::{
     sync::Arc,
 };
 
+pub mod coverage;
+mod diff;
 pub mod explain;
 pub mod hidden;
 mod parallel;
 mod report;
 pub mod suite;
 
-pub use parallel::{Progress, Run, run};
+pub use diff::{ChangedAlert, Diff, Difference, Found, RuleChange, RuleDiff};
+pub use parallel::{Progress, Run, Side, run, run_sides};
 use report::Part;
-pub use report::{Report, RuleReport, Tally, WarmUp};
+pub use report::{FunctionCost, Report, RuleCost, RuleReport, Tally, WarmUp};
 
 use crate::{
     alert::{Action, Alert, AlertChange, LoggedChange, Notice},
     detect::{Detector, Settings, Verdict},
-    event::{Event, IncomingEvent},
+    event::{Event, Evidence, IncomingEvent},
     name::{AlertId, Sequence, SourceName},
     outcome::{LoggedPass, Outcome},
     rule::RuleSet,
     store::EventHead,
     time::Timestamp,
 };
+
+/// Alerts of a rule that are kept whole.
+const KEPT_WHOLE: u64 = 1_000;
+/// Alerts that are kept at all.
+const KEPT: usize = 50_000;
 
 /// Runs rules over events as they come.
 #[derive(Debug)]
@@ -48,7 +56,8 @@ pub struct Replay {
 impl Replay {
     /// A replay of these rules, beginning with no state.
     pub fn new(rules: Arc<RuleSet>, settings: Settings) -> Self {
-        let reports = rules.detections.iter().map(|rule| (rule.id().clone(), RuleReport::default())).collect();
+        let empty = |hash: &String| RuleReport { hash: hash.clone(), ..RuleReport::default() };
+        let reports = rules.detections.iter().map(|rule| (rule.id().clone(), empty(&rule.hash))).collect();
         Self {
             detector: Detector::new(rules, settings),
             part: Part { report: Report { rules: reports, ..Report::default() }, ..Part::default() },
@@ -183,9 +192,18 @@ impl Replay {
         }
         for change in outcome.alerts {
             let id = change.alert();
-            if let AlertChange::Opened(alert) = change {
+            if let AlertChange::Opened(mut alert) = change {
+                let report = &mut self.part.report;
+                let rule = report.rules.entry(alert.rule.clone()).or_default();
+                rule.alerts += u64::from(counts);
+                if rule.alerts > KEPT_WHOLE {
+                    strip(&mut alert);
+                }
+                if self.alerts.len() >= KEPT {
+                    report.not_kept += u64::from(counts);
+                    continue;
+                }
                 if counts {
-                    self.part.report.rules.entry(alert.rule.clone()).or_default().alerts += 1;
                     self.order.push((id, sequence));
                 }
                 self.alerts.insert(id, *alert);
@@ -212,6 +230,23 @@ impl Replay {
         }
         self.part
     }
+}
+
+/// Takes out of an alert what is for people who look at it one by one.
+fn strip(alert: &mut Alert) {
+    alert.evidence = Evidence::default();
+    alert.context = serde_json::Map::new();
+    alert.histogram = None;
+    alert.lists.clear();
+    for text in [&mut alert.description, &mut alert.runbook, &mut alert.reference] {
+        *text = None;
+    }
+    for list in [&mut alert.tags, &mut alert.attack] {
+        *list = Vec::new();
+    }
+    alert.first_events.truncate(1);
+    alert.first_events.shrink_to_fit();
+    alert.newest_events = Vec::new();
 }
 
 /// Events of a file as they would be if each had arrived when it happened, in the order of the file.

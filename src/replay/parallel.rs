@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Replay, Report, report::Part};
+use super::{
+    Replay, Report,
+    report::{Costs, Part},
+};
 use crate::{
     alert::LoggedChange,
     detect::{Preparer, Settings, Verdict},
@@ -23,7 +26,7 @@ use crate::{
     name::SourceName,
     outcome::LoggedPass,
     rule::RuleSet,
-    store::{Block, Unpacked},
+    store::{Block, StoreError, Unpacked},
     time::{self, Timestamp},
 };
 
@@ -51,18 +54,27 @@ pub struct Run {
     pub passes: Vec<LoggedPass>,
     /// On how many threads.
     pub threads: usize,
+}
+
+/// Rules that run over the events; several sets can do so at once.
+#[derive(Debug, Default)]
+pub struct Side {
+    /// The rules.
+    pub rules: Arc<RuleSet>,
     /// The same rules, loaded again: threads that have rules of their own do not wait for each other's counters.
     pub copies: Vec<Arc<RuleSet>>,
 }
 
-impl Run {
+impl Side {
     /// The rules for a thread.
-    fn rules_of(&self, thread: usize, rules: &Arc<RuleSet>) -> Arc<RuleSet> {
-        let same = |copy: &&Arc<RuleSet>| {
-            let hashes = |set: &RuleSet| set.detections.iter().map(|rule| rule.hash.clone()).collect::<Vec<_>>();
-            hashes(copy) == hashes(rules)
-        };
-        Arc::clone(self.copies.get(thread).filter(same).unwrap_or(rules))
+    fn rules_of(&self, thread: usize) -> Arc<RuleSet> {
+        let hashes = |set: &RuleSet| set.detections.iter().map(|rule| rule.hash.clone()).collect::<Vec<_>>();
+        let same = |copy: &&Arc<RuleSet>| hashes(copy) == hashes(&self.rules);
+        Arc::clone(self.copies.get(thread).filter(same).unwrap_or(&self.rules))
+    }
+
+    fn costs(&self) -> Costs {
+        Costs::of(self.copies.iter().chain([&self.rules]).map(|set| &**set))
     }
 }
 
@@ -107,8 +119,8 @@ struct Prepared {
     block: Option<Unpacked>,
     /// Which of its events are wanted at all; none: all.
     wanted: Option<Vec<bool>>,
-    /// Events for which there is something to decide, in order.
-    events: Vec<Spoken>,
+    /// For each side, the events for which there is something to decide, in order.
+    sides: Vec<Vec<Spoken>>,
     unreadable: u64,
 }
 
@@ -130,23 +142,26 @@ struct Board {
     receiving: bool,
     ended: bool,
     preparing: usize,
+    unreadable: u64,
     ready: BTreeMap<u64, Arc<Prepared>>,
     parts: Vec<Deciding>,
 }
 
-/// A part of the rules, where its decisions stand.
+/// A part of the rules of a side, where its decisions stand.
 struct Deciding {
+    side: usize,
+    /// Which part of them.
+    part: usize,
     /// Absent while a thread is at it.
     replay: Option<Box<Replay>>,
     /// The block that it takes next.
     next: u64,
-    unreadable: u64,
 }
 
 /// What a thread does next.
 enum Work {
     Receive,
-    Decide(usize, Box<Replay>, Arc<Prepared>),
+    Decide { index: usize, side: usize, part: usize, replay: Box<Replay>, prepared: Arc<Prepared> },
     End,
 }
 
@@ -157,26 +172,43 @@ struct Shared<'a> {
     feed: Mutex<Receiver<Block>>,
     /// Blocks that may be in memory.
     window: usize,
-    /// The part that decides for each rule.
-    part_of: Vec<usize>,
+    /// For each side, the part that decides for each rule.
+    part_of: Vec<Vec<usize>>,
     run: &'a Run,
     progress: &'a Progress,
 }
 
 /// Runs rules over the blocks that come through `feed`, until it ends.
 pub fn run(rules: &Arc<RuleSet>, settings: &Settings, run: &Run, feed: Receiver<Block>, progress: &Progress) -> Report {
+    let side = Side { rules: Arc::clone(rules), copies: Vec::new() };
+    run_sides(&[side], settings, run, feed, progress).pop().unwrap_or_default()
+}
+
+/// Runs several sets of rules over the same blocks, in one pass. Gives a report for each.
+pub fn run_sides(
+    sides: &[Side],
+    settings: &Settings,
+    run: &Run,
+    feed: Receiver<Block>,
+    progress: &Progress,
+) -> Vec<Report> {
     let threads = run.threads.max(1);
-    let part_of = rules.parts(threads);
-    let count = part_of.iter().max().map_or(1, |last| last + 1);
-    let begin = || {
+    let part_of: Vec<Vec<usize>> = sides.iter().map(|side| side.rules.parts(threads)).collect();
+    let begin = |side: usize, part: usize, rules: &Arc<RuleSet>| {
         let replay = Replay::new(Arc::clone(rules), settings.clone())
             .since(run.since)
             .with_changes(run.changes.clone())
             .with_passes(run.passes.clone());
-        Deciding { replay: Some(Box::new(replay)), next: 0, unreadable: 0 }
+        Deciding { side, part, replay: Some(Box::new(replay)), next: 0 }
     };
-    let parts = std::iter::repeat_with(begin).take(count).collect();
-    let board = Board { next: 0, receiving: false, ended: false, preparing: 0, ready: BTreeMap::new(), parts };
+    let mut parts = Vec::new();
+    for (number, (side, part_of)) in sides.iter().zip(&part_of).enumerate() {
+        let count = part_of.iter().max().map_or(1, |last| last + 1);
+        parts.extend((0..count).map(|part| begin(number, part, &side.rules)));
+    }
+    let costs: Vec<Costs> = sides.iter().map(Side::costs).collect();
+    let board =
+        Board { next: 0, receiving: false, ended: false, preparing: 0, unreadable: 0, ready: BTreeMap::new(), parts };
     let shared = Shared {
         board: Mutex::new(board),
         changed: Condvar::new(),
@@ -188,27 +220,35 @@ pub fn run(rules: &Arc<RuleSet>, settings: &Settings, run: &Run, feed: Receiver<
     };
     std::thread::scope(|scope| {
         for number in 0..threads {
-            let (shared, rules) = (&shared, run.rules_of(number, rules));
+            let shared = &shared;
+            let own: Vec<Arc<RuleSet>> = sides.iter().map(|side| side.rules_of(number)).collect();
             let builder = std::thread::Builder::new().name(format!("replay-{number}")).stack_size(RULE_STACK);
-            let spawned = builder.spawn_scoped(scope, move || shared.work(Preparer::new(rules, settings)));
+            let prepare = move || own.into_iter().map(|rules| Preparer::new(rules, settings)).collect();
+            let spawned = builder.spawn_scoped(scope, move || shared.work(prepare()));
             if let Err(error) = spawned {
                 tracing::warn!(%error, "a thread cannot be started: the others do its work");
             }
         }
     });
     let board = shared.board.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let unreadable = board.parts.first().map_or(0, |part| part.unreadable);
     let whole = run.until.is_none() && !progress.is_stopped();
-    let finished = board.parts.into_iter().filter_map(|part| part.replay).map(|mut replay| {
-        if whole {
-            replay.follow_all();
+    let mut finished: Vec<Vec<Part>> = sides.iter().map(|_| Vec::new()).collect();
+    for part in board.parts {
+        if let (Some(mut replay), Some(finished)) = (part.replay, finished.get_mut(part.side)) {
+            if whole {
+                replay.follow_all();
+            }
+            finished.push(replay.into_part());
         }
-        replay.into_part()
+    }
+    let reports = finished.into_iter().zip(sides).zip(costs).map(|((parts, side), before)| {
+        let mut report = Part::join(parts);
+        report.unreadable = board.unreadable;
+        report.interrupted = progress.is_stopped();
+        side.costs().tell(&before, &mut report);
+        report
     });
-    let mut report = Part::join(finished.collect());
-    report.unreadable = unreadable;
-    report.interrupted = progress.is_stopped();
-    report
+    reports.collect()
 }
 
 impl Shared<'_> {
@@ -216,7 +256,7 @@ impl Shared<'_> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self, mut preparer: Preparer) {
+    fn work(&self, mut preparers: Vec<Preparer>) {
         loop {
             match self.next() {
                 Work::End => return,
@@ -234,19 +274,19 @@ impl Shared<'_> {
                     board.preparing += 1;
                     self.changed.notify_all();
                     drop(board);
-                    let prepared = Arc::new(self.prepare(&mut preparer, block));
+                    let prepared = Arc::new(self.prepare(&mut preparers, block));
                     let mut board = self.board();
                     board.preparing -= 1;
+                    board.unreadable += prepared.unreadable;
                     board.ready.insert(number, prepared);
                     self.changed.notify_all();
                 }
-                Work::Decide(index, mut replay, prepared) => {
-                    self.decide(index, &mut replay, &prepared);
+                Work::Decide { index, side, part, mut replay, prepared } => {
+                    self.decide(side, part, &mut replay, &prepared);
                     let mut board = self.board();
                     if let Some(part) = board.parts.get_mut(index) {
                         part.replay = Some(replay);
                         part.next += 1;
-                        part.unreadable += prepared.unreadable;
                     }
                     let first = board.parts.iter().map(|part| part.next).min().unwrap_or(0);
                     board.ready = board.ready.split_off(&first);
@@ -266,7 +306,8 @@ impl Shared<'_> {
                     && let Some(prepared) = ready.get(&part.next)
                     && let Some(replay) = part.replay.take()
                 {
-                    return Work::Decide(index, replay, Arc::clone(prepared));
+                    let (side, number) = (part.side, part.part);
+                    return Work::Decide { index, side, part: number, replay, prepared: Arc::clone(prepared) };
                 }
             }
             let done = |part: &Deciding| part.next == board.next;
@@ -288,8 +329,9 @@ impl Shared<'_> {
         self.feed.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
     }
 
-    fn prepare(&self, preparer: &mut Preparer, block: Block) -> Prepared {
-        let mut prepared = Prepared { block: None, wanted: None, events: Vec::new(), unreadable: 0 };
+    fn prepare(&self, preparers: &mut [Preparer], block: Block) -> Prepared {
+        let sides = preparers.iter().map(|_| Vec::new()).collect();
+        let mut prepared = Prepared { block: None, wanted: None, sides, unreadable: 0 };
         let mut block = match block.unpack() {
             Ok(block) => block,
             Err(error) => {
@@ -314,7 +356,8 @@ impl Shared<'_> {
             }
             prepared.wanted = Some(wanted);
         }
-        let looked_at: Vec<Arc<str>> = block.actions().into_iter().filter(|action| preparer.wants(action)).collect();
+        let mut wanted = |action: &Arc<str>| preparers.iter_mut().any(|preparer| preparer.wants(action));
+        let looked_at: Vec<Arc<str>> = block.actions().into_iter().filter(&mut wanted).collect();
         if !looked_at.is_empty() {
             let heads: Vec<(usize, Arc<str>, SourceName)> = block
                 .heads()
@@ -323,29 +366,11 @@ impl Shared<'_> {
                 .map(|(place, head)| (place, Arc::clone(head.action), head.source.clone()))
                 .collect();
             for (place, action, source) in heads {
-                let candidates = block.raw(place).map(|raw| preparer.candidates(&action, &source, raw));
-                let found = candidates.and_then(|candidates| {
-                    // Most events end here, and are never made.
-                    if candidates.is_empty() {
-                        Ok(None)
-                    } else {
-                        block.event(place).map(|event| Some((event, candidates)))
+                if let Err(error) = prepared.event(&mut block, preparers, place, &action, &source) {
+                    if prepared.unreadable == 0 {
+                        tracing::warn!(%error, "events cannot be read");
                     }
-                });
-                match found {
-                    Ok(None) => {}
-                    Ok(Some((event, candidates))) => {
-                        let verdicts = preparer.prepare(&event, candidates);
-                        if !verdicts.is_empty() {
-                            prepared.events.push(Spoken { place, event, verdicts });
-                        }
-                    }
-                    Err(error) => {
-                        if prepared.unreadable == 0 {
-                            tracing::warn!(%error, "events cannot be read");
-                        }
-                        prepared.unreadable += 1;
-                    }
+                    prepared.unreadable += 1;
                 }
             }
         }
@@ -353,18 +378,20 @@ impl Shared<'_> {
         prepared
     }
 
-    fn decide(&self, part: usize, replay: &mut Replay, prepared: &Prepared) {
-        let Some(block) = &prepared.block else {
+    fn decide(&self, side: usize, part: usize, replay: &mut Replay, prepared: &Prepared) {
+        let (Some(block), Some(events), Some(part_of)) =
+            (&prepared.block, prepared.sides.get(side), self.part_of.get(side))
+        else {
             return;
         };
-        let mut events = prepared.events.iter().peekable();
+        let mut events = events.iter().peekable();
         for (place, head) in block.heads().enumerate() {
             let found = events.next_if(|next| next.place == place);
             if !prepared.wants(place) {
                 continue;
             }
             let own = found.and_then(|Spoken { event, verdicts, .. }| {
-                let own = |(rule, _): &&(usize, Verdict)| self.part_of.get(*rule) == Some(&part);
+                let own = |(rule, _): &&(usize, Verdict)| part_of.get(*rule) == Some(&part);
                 let verdicts: Vec<(usize, Verdict)> = verdicts.iter().filter(own).cloned().collect();
                 (!verdicts.is_empty()).then_some((event, verdicts))
             });
@@ -376,5 +403,28 @@ impl Shared<'_> {
 impl Prepared {
     fn wants(&self, place: usize) -> bool {
         self.wanted.as_ref().is_none_or(|wanted| wanted.get(place).copied().unwrap_or(false))
+    }
+
+    /// Asks the rules of all sides about an event. Most are ruled out by their bytes, and are never made.
+    fn event(
+        &mut self,
+        block: &mut Unpacked,
+        preparers: &mut [Preparer],
+        place: usize,
+        action: &Arc<str>,
+        source: &SourceName,
+    ) -> Result<(), StoreError> {
+        for (side, preparer) in self.sides.iter_mut().zip(preparers) {
+            let candidates = preparer.candidates(action, source, block.raw(place)?);
+            if candidates.is_empty() {
+                continue;
+            }
+            let event = block.event(place)?;
+            let verdicts = preparer.prepare(&event, candidates);
+            if !verdicts.is_empty() {
+                side.push(Spoken { place, event, verdicts });
+            }
+        }
+        Ok(())
     }
 }

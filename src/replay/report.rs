@@ -1,13 +1,14 @@
 //! What rules found in a history, and how reports of parts of the rules are put together.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     alert::Alert,
     name::{AlertId, ExceptionId, RuleId, Sequence},
-    time::Timestamp,
+    rule::RuleSet,
+    time::{self, Timestamp},
 };
 
 /// Failures that are told one by one.
@@ -17,19 +18,19 @@ const MAX_COUNTED: usize = 10_000;
 /// How many of them are shown.
 const SHOWN: usize = 5;
 
-/// What rules found in a history.
-#[derive(Debug, Clone, Default, Serialize)]
+/// What rules found in a history. As JSON it can be kept, read again, and compared with another.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Events that were looked at.
     pub events: u64,
     /// Events that could not be read from the store.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub unreadable: u64,
     /// It was interrupted: what follows is what was found until then.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub interrupted: bool,
     /// What was only learned from, before the events that count.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUp>,
     /// Time of the earliest.
     pub earliest: Option<Timestamp>,
@@ -37,8 +38,12 @@ pub struct Report {
     pub latest: Option<Timestamp>,
     /// What each rule found, in the order of their ids.
     pub rules: BTreeMap<RuleId, RuleReport>,
-    /// The alerts as they would have looked, in the order of the events that opened them, then of their rules.
+    /// The alerts as they would have looked, in the order of the events that opened them, then of their rules. Those of a rule
+    /// that makes very many are kept without their evidence, or not at all.
     pub alerts: Vec<Alert>,
+    /// Alerts that are counted and not kept: rules that flood must not fill the memory.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_kept: u64,
     /// Failures of rules, the first of them, each told once.
     #[serde(skip)]
     pub failures: Vec<String>,
@@ -51,7 +56,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// Events that rules learned from, and whose alerts are not reported.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmUp {
     /// How many.
     pub events: u64,
@@ -60,8 +65,11 @@ pub struct WarmUp {
 }
 
 /// What one rule found.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RuleReport {
+    /// Hash of the rule's file.
+    #[serde(default)]
+    pub hash: String,
     /// Events it said true for.
     pub matches: u64,
     /// Alerts these made.
@@ -73,16 +81,97 @@ pub struct RuleReport {
     /// It exceeded its limits three times in a row, and looked at no event after that.
     pub suspended: bool,
     /// Matches by the hour, counted from 1970.
-    #[serde(skip)]
+    #[serde(default, with = "hours")]
     pub hours: BTreeMap<i64, u64>,
     /// Matches by dedup key; the most frequent.
     pub keys: Tally,
     /// Matches by actor; the most frequent.
     pub actors: Tally,
+    /// What running it has cost; absent where nobody measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<RuleCost>,
+}
+
+/// What running a rule has cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleCost {
+    /// How long its functions ran, in microseconds, over all threads.
+    pub microseconds: u64,
+    /// Events of which it was known without running it that it says false: by their action, or the conditions it begins with.
+    pub avoided: u64,
+    /// Its functions that were called.
+    pub functions: BTreeMap<String, FunctionCost>,
+}
+
+/// What running a function has cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionCost {
+    /// How often it was called.
+    pub calls: u64,
+    /// How long that took, in microseconds.
+    pub microseconds: u64,
+}
+
+/// How long the functions of rules ran so far, to tell later what was added. Several sets of the same rules count as one.
+#[derive(Debug)]
+pub(super) struct Costs(BTreeMap<RuleId, BTreeMap<&'static str, (u64, Duration)>>);
+
+impl Costs {
+    pub(super) fn of<'a>(sets: impl IntoIterator<Item = &'a RuleSet>) -> Self {
+        let mut costs: BTreeMap<RuleId, BTreeMap<&'static str, (u64, Duration)>> = BTreeMap::new();
+        for rule in sets.into_iter().flat_map(|set| &set.detections) {
+            let functions = costs.entry(rule.id().clone()).or_default();
+            for (function, calls, time) in rule.cost.by_function() {
+                let cost = functions.entry(function).or_default();
+                cost.0 += calls;
+                cost.1 += time;
+            }
+        }
+        Self(costs)
+    }
+
+    /// Writes into a report what was added since `before`.
+    pub(super) fn tell(self, before: &Self, report: &mut Report) {
+        let events = report.events + report.warm_up.as_ref().map_or(0, |warm_up| warm_up.events);
+        let whole = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        for (rule, functions) in self.0 {
+            let Some(found) = report.rules.get_mut(&rule) else {
+                continue;
+            };
+            let (mut cost, mut took) = (RuleCost::default(), Duration::ZERO);
+            for (function, (calls, time)) in functions {
+                let earlier = before.0.get(&rule).and_then(|known| known.get(function)).copied().unwrap_or_default();
+                let (calls, time) = (calls.saturating_sub(earlier.0), time.saturating_sub(earlier.1));
+                took += time;
+                if calls > 0 {
+                    cost.functions.insert(function.to_owned(), FunctionCost { calls, microseconds: whole(time) });
+                }
+            }
+            cost.microseconds = whole(took);
+            cost.avoided = events.saturating_sub(cost.functions.get("rule").map_or(0, |cost| cost.calls));
+            found.cost = Some(cost);
+        }
+    }
+}
+
+/// Hours, as JSON, are told by the time at which they begin.
+mod hours {
+    use super::{BTreeMap, Deserialize, Deserializer, Serializer, Timestamp, time};
+
+    pub(super) fn serialize<S: Serializer>(hours: &BTreeMap<i64, u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        let begins = |hour: i64| time::from_millis(hour.saturating_mul(3_600_000)).to_string();
+        serializer.collect_map(hours.iter().map(|(hour, matches)| (begins(*hour), matches)))
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<BTreeMap<i64, u64>, D::Error> {
+        let hours = BTreeMap::<Timestamp, u64>::deserialize(deserializer)?;
+        Ok(hours.into_iter().map(|(begins, matches)| (begins.as_second().div_euclid(3_600), matches)).collect())
+    }
 }
 
 /// How often each of some texts came up. What comes up after very many others did is not counted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
 pub struct Tally(BTreeMap<String, u64>);
 
 impl Tally {
@@ -149,7 +238,7 @@ impl Part {
             }
             // The same in each.
             whole.events = report.events;
-            whole.unreadable = report.unreadable;
+            whole.not_kept += report.not_kept;
             whole.warm_up = report.warm_up;
             whole.earliest = report.earliest;
             whole.latest = report.latest;

@@ -305,7 +305,7 @@ impl RuleHost {
         self.call.set_about(Some(input.about(rule, "exception")));
         match &exception.condition {
             Condition::Expression { ast, .. } => {
-                let answer = self.guarded(rule, "the exception's condition", || {
+                let answer = self.guarded(rule, "exceptions", || {
                     let mut scope = Scope::new();
                     scope.push_constant("event", event);
                     scope.push_constant("params", rule.metadata.params.clone());
@@ -356,7 +356,7 @@ impl RuleHost {
         let begun = self.call.begin(self.limits.time);
         self.call.set_current(rule.id().clone(), Arc::clone(&rule.resources), Arc::clone(&rule.constants));
         let result = std::panic::catch_unwind(AssertUnwindSafe(run));
-        rule.cost.add(self.call.since(begun));
+        rule.cost.add(what, self.call.since(begun));
         match result {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(RuleFailure::of(&error)),

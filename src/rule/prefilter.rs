@@ -186,6 +186,14 @@ impl Plan {
         self.always.is_empty() && self.by_value.is_empty() && self.others.is_empty()
     }
 
+    /// The rules that may match events of this action, as indexes into the set's `detections`, in order.
+    pub fn rules(&self) -> Vec<usize> {
+        let asked = self.by_value.iter().flat_map(|by_value| &by_value.all).chain(&self.others);
+        let mut rules: Vec<usize> = self.always.iter().copied().chain(asked.map(|asked| asked.rule)).collect();
+        rules.sort_unstable();
+        rules
+    }
+
     /// The rules that may match an event of these bytes and this source, as indexes into the set's `detections`, in order. All others
     /// would say false.
     pub fn candidates(&self, raw: &str, source: &SourceName) -> Vec<usize> {

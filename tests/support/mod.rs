@@ -316,3 +316,17 @@ impl Finished {
         format!("exit: {}\n--- stdout\n{}--- stderr\n{}", self.code.unwrap_or(-1), self.stdout, self.stderr)
     }
 }
+
+/// What `replay` prints, without what changes from run to run.
+pub(crate) fn timeless(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (pattern, replacement) in [
+        (r" +\d+(\.\d)? (µs|ms|s)  +", "  [TIME]  "),
+        (r"TIME +WHEN", "TIME  WHEN"),
+        (r#"time="[\d.]+""#, "time=\"[TIME]\""),
+        (r"replayed in .*\n", ""),
+    ] {
+        text = regex::Regex::new(pattern).unwrap().replace_all(&text, replacement).into_owned();
+    }
+    text
+}

@@ -1,0 +1,157 @@
+//! `watchbell coverage`: what occurs, and which rules look at it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+use watchbell::{
+    diagnostic::any_error,
+    name::RuleId,
+    replay::{
+        Run,
+        coverage::{self, ActionCoverage, Occurrence},
+    },
+    rule::{Loader, RuleSources},
+    time::Clock,
+};
+
+use super::{CliError, Context, filter, output, problems, replay::Feed};
+
+#[derive(Debug, Args)]
+pub(super) struct Coverage {
+    /// The rules: a directory or a file; by default those of the configuration
+    #[arg(long, value_name = "DIR")]
+    rules: Vec<PathBuf>,
+    /// Look at the events of these files instead of the stored ones
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    events: Vec<PathBuf>,
+    #[command(flatten)]
+    range: filter::Range,
+    /// Write the techniques that rules are about as a layer for the ATT&CK Navigator
+    #[arg(long)]
+    navigator: bool,
+}
+
+impl Coverage {
+    pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
+        let now = Clock::system().now();
+        let config = if !self.rules.is_empty() && !self.events.is_empty() && !context.config.exists() {
+            None
+        } else {
+            Some(context.config()?)
+        };
+        let mut sources = config.as_ref().map_or_else(RuleSources::default, |config| config.rules.clone());
+        if !self.rules.is_empty() {
+            sources.roots.clone_from(&self.rules);
+        }
+        let loaded = Loader::new(sources).without_builtin().load();
+        context.output.diagnostics(&loaded.diagnostics);
+        let (since, until) = self.range.bounds(now)?;
+        let mut run = Run { source: self.range.source(), ..Run::default() };
+        let feed = if self.events.is_empty() {
+            Feed::stored(config.as_ref(), &mut run)?
+        } else {
+            Feed::files(&self.events, run.source.take(), context, now)?
+        };
+        let mut occurs = Occurrence::default();
+        let mut unreadable = None;
+        feed.send(|block| {
+            match block.unpack() {
+                Ok(block) => {
+                    let wanted = |head: &watchbell::store::EventHead<'_>| {
+                        since.is_none_or(|since| head.time >= since)
+                            && until.is_none_or(|until| head.time < until)
+                            && run.source.as_ref().is_none_or(|source| head.source == source)
+                    };
+                    block.heads().filter(wanted).for_each(|head| occurs.count(&head));
+                }
+                Err(error) => unreadable = Some(error),
+            }
+            true
+        })?;
+        if let Some(error) = unreadable {
+            context.output.warning(&format!("some stored events cannot be read and are left out: {error}"));
+        }
+        let found = occurs.coverage(&loaded.set);
+        if self.navigator {
+            context.output.json(&layer(&found))?;
+        } else if context.is_json() {
+            context.output.json(&found)?;
+        } else {
+            show(context, &found)?;
+        }
+        if any_error(&loaded.diagnostics) {
+            return Err(CliError::Rules(problems("some rules do not load and were left out", &loaded.diagnostics)));
+        }
+        Ok(())
+    }
+}
+
+fn show(context: &Context, found: &coverage::Coverage) -> Result<(), CliError> {
+    let out = &context.output;
+    let range = match (found.earliest, found.latest) {
+        (Some(earliest), Some(latest)) => format!(", {} to {} UTC", output::time(earliest), output::time(latest)),
+        _ => String::new(),
+    };
+    let (covered, open): (Vec<&ActionCoverage>, Vec<&ActionCoverage>) =
+        found.actions.iter().partition(|action| !action.rules.is_empty());
+    out.line(&format!(
+        "{} of {}{range}; rules look at {} of these actions\n",
+        output::count(found.events, "event"),
+        output::count(found.actions.len() as u64, "action"),
+        covered.len()
+    ))?;
+    if !covered.is_empty() {
+        let rows = covered
+            .iter()
+            .map(|action| vec![action.action.to_string(), action.events.to_string(), list(&action.rules)]);
+        out.table(&["action", "events", "rules that look at it"], rows.collect())?;
+        out.line("")?;
+    }
+    if !open.is_empty() {
+        let rows = open.iter().map(|action| {
+            let latest = action.latest.map_or_else(String::new, output::time);
+            vec![action.action.to_string(), action.events.to_string(), latest]
+        });
+        out.table(&["action that no rule names", "events", "last"], rows.collect())?;
+        out.line("")?;
+    }
+    for (what, rules) in [
+        ("looking at every event", &found.every_event),
+        ("without an event to look at", &found.idle),
+        ("without an ATT&CK technique", &found.without_attack),
+    ] {
+        if !rules.is_empty() {
+            out.line(&format!("{} {what}: {}\n", output::count(rules.len() as u64, "rule"), list(rules)))?;
+        }
+    }
+    if !found.attack.is_empty() {
+        let rows = found.attack.iter().map(|(id, rules)| vec![id.clone(), list(rules)]);
+        out.table(&["ATT&CK", "rules"], rows.collect())?;
+    }
+    Ok(())
+}
+
+fn list(rules: &[RuleId]) -> String {
+    rules.iter().map(RuleId::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A layer in the format of the ATT&CK Navigator, version 4.5 (github.com/mitre-attack/attack-navigator, layers). It has techniques
+/// only: tactics are columns there.
+fn layer(found: &coverage::Coverage) -> Value {
+    let techniques: Vec<Value> = found
+        .attack
+        .iter()
+        .filter(|(id, _)| id.starts_with('T') && !id.starts_with("TA"))
+        .map(|(id, rules)| json!({ "techniqueID": id, "score": rules.len(), "comment": list(rules) }))
+        .collect();
+    let most = found.attack.values().map(Vec::len).max().unwrap_or(1);
+    json!({
+        "name": "watchbell",
+        "versions": { "layer": "4.5" },
+        "domain": "enterprise-attack",
+        "description": "Techniques that the rules are about; the score is the number of rules",
+        "techniques": techniques,
+        "gradient": { "colors": ["#cfe2ff", "#0d47a1"], "minValue": 0, "maxValue": most },
+    })
+}

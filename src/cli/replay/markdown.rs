@@ -1,0 +1,146 @@
+//! A replay for a pull request.
+
+use std::fmt::Write;
+
+use watchbell::{
+    alert::Alert,
+    replay::{Diff, RuleReport},
+};
+
+use super::{
+    super::output,
+    page::{self, Page},
+};
+
+pub(super) fn markdown(page: &Page<'_>) -> String {
+    let mut text = String::from("### watchbell replay\n\n");
+    for line in page.summary() {
+        text.push_str(&format!("{}  \n", escape(&line)));
+    }
+    text.push('\n');
+    for broken in page.broken {
+        text.push_str(&format!("**Fails on {}**\n\n", code(broken)));
+    }
+    match page.diff {
+        Some((against, diff)) => differences(&mut text, page, against, diff),
+        None => found(&mut text, page),
+    }
+    text
+}
+
+fn found(text: &mut String, page: &Page<'_>) {
+    let rules = page.rules();
+    if rules.is_empty() {
+        text.push_str("No rule found anything.\n");
+        return;
+    }
+    text.push_str("| rule | matches | alerts | a day | errors | when |\n|---|---:|---:|---:|---:|---|\n");
+    for (id, rule) in &rules {
+        let RuleReport { matches, alerts, errors, .. } = rule;
+        let (a_day, when) = (page.a_day(*alerts), page.when(rule));
+        text.push_str(&format!("| {} | {matches} | {alerts} | {a_day} | {errors} | {when} |\n", code(id.as_str())));
+    }
+    let quiet = page.quiet();
+    if !quiet.is_empty() {
+        text.push_str(&format!(
+            "\nFound nothing: {}.\n",
+            quiet.iter().map(|id| code(id)).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    for (id, rule) in rules.iter().filter(|(_, rule)| rule.errors > 0 || rule.suspended) {
+        text.push_str(&format!("\n**{}**: {}\n", escape(id.as_str()), code(&page::problem(rule))));
+    }
+    list(text, "Alerts", &page.report.alerts, page.show);
+}
+
+fn differences(text: &mut String, page: &Page<'_>, against: &str, diff: &Diff) {
+    if let Some((before, after)) = diff.other_events {
+        text.push_str(&format!("**Not the same events**: {before} before, {after} now.\n\n"));
+    }
+    if diff.not_compared > 0 {
+        text.push_str(&format!("{} not compared.\n\n", output::count(diff.not_compared, "alert")));
+    }
+    if diff.rules.is_empty() {
+        text.push_str(&format!(
+            "Nothing differs from {}: {} find the same.\n",
+            code(against),
+            output::count(diff.same, "rule")
+        ));
+        return;
+    }
+    text.push_str(&format!("Compared with {}; {} the same.\n\n", code(against), output::count(diff.same, "rule")));
+    text.push_str(
+        "| rule | | matches | alerts | errors | added | gone | changed |\n|---|---|---:|---:|---:|---:|---:|---:|\n",
+    );
+    for (id, rule) in Page::rule_changes(diff) {
+        let (matches, alerts) = (page::step(rule, |found| found.matches), page::step(rule, |found| found.alerts));
+        let errors = page::step(rule, |found| found.errors);
+        let (id, change) = (code(id.as_str()), page::change(rule.rule));
+        let (added, gone, changed) = (rule.added, rule.gone, rule.changed);
+        text.push_str(&format!(
+            "| {id} | {change} | {matches} | {alerts} | {errors} | {added} | {gone} | {changed} |\n"
+        ));
+    }
+    list(text, "Added", &diff.added, page.show);
+    list(text, "Gone", &diff.gone, page.show);
+    if !diff.changed.is_empty() {
+        text.push_str(&format!("\n<details><summary>Changed ({})</summary>\n\n", diff.changed.len()));
+        for changed in diff.changed.iter().take(page.show) {
+            item(text, &changed.alert);
+            for difference in page::differences(changed) {
+                text.push_str(&format!("  - {}\n", escape(&difference)));
+            }
+        }
+        rest(text, diff.changed.len(), page.show);
+        text.push_str("\n</details>\n");
+    }
+}
+
+fn list(text: &mut String, what: &str, alerts: &[Alert], show: usize) {
+    if alerts.is_empty() {
+        return;
+    }
+    text.push_str(&format!("\n<details><summary>{what} ({})</summary>\n\n", alerts.len()));
+    for alert in alerts.iter().take(show) {
+        item(text, alert);
+    }
+    rest(text, alerts.len(), show);
+    text.push_str("\n</details>\n");
+}
+
+fn item(text: &mut String, alert: &Alert) {
+    let (time, severity) = (output::time(alert.opened_at), alert.severity.as_str());
+    let matches = if alert.count > 1 { format!(" ({} matches)", alert.count) } else { String::new() };
+    // Text cannot fail to be written to.
+    writeln!(text, "- {time} **{severity}** {} {}{matches}", code(alert.rule.as_str()), escape(&alert.title)).ok();
+}
+
+fn rest(text: &mut String, all: usize, shown: usize) {
+    if all > shown {
+        text.push_str(&format!("- … and {} more\n", all - shown));
+    }
+}
+
+/// Text from events, which must not become markup, mention people, or link.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for character in output::printable(text).chars() {
+        match character {
+            '<' => escaped.push_str("&lt;"),
+            '&' => escaped.push_str("&amp;"),
+            // A mention is a mention with a backslash as well; with a space of no width it is none.
+            '@' => escaped.push_str("@\u{200b}"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '!' | '~' | '>' | '$' => {
+                escaped.push('\\');
+                escaped.push(character);
+            }
+            _ => escaped.push(character),
+        }
+    }
+    escaped.replace("://", ":\u{200b}//")
+}
+
+/// A name as code; in a table a bar would end the cell.
+fn code(text: &str) -> String {
+    format!("`{}`", output::printable(text).replace('`', "'").replace('|', "\\|"))
+}
