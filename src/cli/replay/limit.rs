@@ -24,8 +24,11 @@ const QUANTITIES: [(&str, Quantity); 6] = [
     ("changed", Quantity::Changed),
 ];
 
+/// Whether what was found breaks a limit.
+type Breaks = fn(u64, u64) -> bool;
+
 /// The longer first, as one begins with the other.
-const COMPARISONS: [(&str, fn(u64, u64) -> bool); 4] = [
+const COMPARISONS: [(&str, Breaks); 4] = [
     (">=", |found, limit| found >= limit),
     ("<=", |found, limit| found <= limit),
     (">", |found, limit| found > limit),
@@ -37,7 +40,7 @@ const COMPARISONS: [(&str, fn(u64, u64) -> bool); 4] = [
 pub(super) struct Limit {
     text: String,
     quantity: Quantity,
-    is_met: fn(u64, u64) -> bool,
+    is_met: Breaks,
     number: u64,
 }
 
