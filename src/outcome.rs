@@ -1,6 +1,8 @@
 //! What evaluating one event means: the only thing that detection hands on. Plain data, which the store applies and replay
 //! collects without understanding it.
 
+use std::collections::BTreeMap;
+
 use crate::{
     alert::AlertChange,
     name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, Sequence, SourceName},
@@ -46,6 +48,17 @@ pub struct LoggedPass {
     pub change: u64,
     /// What was taken note of.
     pub pass: Pass,
+}
+
+/// Which rules ran from some place among the events and what people did on, until the next of these.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LoggedRules {
+    /// The last event that had been evaluated.
+    pub mark: Sequence,
+    /// The number of the last logged change of an alert before it.
+    pub change: u64,
+    /// The rules, each with what makes it find what it finds: see [`crate::rule::RuleSet::versions`].
+    pub rules: BTreeMap<RuleId, String>,
 }
 
 /// What followed from an event, or from there being none.

@@ -90,6 +90,7 @@ impl Evaluator {
     fn restore(&mut self) -> Result<(Detector, HealthDetector), StoreError> {
         let state = self.store.reader().state()?;
         let rules = Arc::clone(&self.rules.borrow_and_update());
+        self.store.writing().note_rules(&rules.versions())?;
         let checks = HealthDetector::restore(&self.settings.limits, state.clone());
         Ok((Detector::restore(rules, self.settings.clone(), state), checks))
     }
@@ -111,7 +112,9 @@ impl Evaluator {
                 self.answer(request, &mut detector, &checks)?;
             }
             if self.rules.has_changed().unwrap_or(false) {
-                detector.set_rules(Arc::clone(&self.rules.borrow_and_update()));
+                let rules = Arc::clone(&self.rules.borrow_and_update());
+                self.store.writing().note_rules(&rules.versions())?;
+                detector.set_rules(rules);
                 self.learn(&mut detector, mark, stop)?;
                 // A file that broke is told at once.
                 pulse.hurry();

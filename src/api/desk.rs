@@ -8,8 +8,8 @@ use super::{
     Status, allowed,
     status::{Health, Running},
     wire::{
-        AlertDetails, AlertQuery, BackupPart, ChangeLine, Count, EventQuery, EventTotals, ExceptionEntry, FetchAnswer,
-        Request, RuleEntry,
+        AlertDetails, AlertQuery, BackupPart, ChangeLine, Count, Evaluated, EventQuery, EventTotals, ExceptionEntry,
+        FetchAnswer, Request, RuleEntry,
     },
 };
 use crate::{
@@ -180,6 +180,15 @@ impl Desk {
             }
             Request::Blocks {} => reader.sent_blocks().try_for_each(|block| put(sink, &block?)),
             Request::Passes {} => reader.passes().try_for_each(|pass| put(sink, &pass?)),
+            Request::Evaluated {} => put(
+                sink,
+                &Evaluated {
+                    mark: reader.mark()?,
+                    change: reader.last_change()?,
+                    quiet: reader.quiet().collect::<Result<_, _>>()?,
+                    rules: reader.logged_rules().collect::<Result<_, _>>()?,
+                },
+            ),
             Request::Handle { alert, action, author, comment } => {
                 let remark =
                     Remark { author: author_of(&author)?, at: self.clock.now(), comment: comment_of(comment)? };

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     alert::{Action, Alert, LoggedChange, Severity, Status},
-    name::{AlertId, DestinationName, EventId, SilenceId, SourceName},
+    name::{AlertId, DestinationName, EventId, Sequence, SilenceId, SourceName},
+    outcome::LoggedRules,
     silence::NewSilence,
     time::Timestamp,
 };
@@ -51,6 +52,8 @@ pub enum Request {
     Blocks {},
     /// What the agent took note of while there were no events, in order, as [`crate::outcome::LoggedPass`]es: for replays.
     Passes {},
+    /// [`Evaluated`]: how far evaluation has come, and what it was done with.
+    Evaluated {},
     /// The [`Alert`] as it is after this was done.
     Handle {
         /// Its id.
@@ -202,6 +205,19 @@ pub struct EventTotals {
     pub events: u64,
     /// The number of the last.
     pub last: u64,
+}
+
+/// How far evaluation has come, and what it was done with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// The last event that was evaluated.
+    pub mark: Sequence,
+    /// The number of the last logged change of an alert.
+    pub change: u64,
+    /// Runs of events that are stored and not evaluated: the first number of each, and the last.
+    pub quiet: Vec<(Sequence, Sequence)>,
+    /// Which rules ran, and from where on, in order.
+    pub rules: Vec<LoggedRules>,
 }
 
 /// A part of the log that will be fetched again.

@@ -3,8 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Detector;
-use crate::{event::Event, name::RuleId, rule::CompiledRule};
+use super::{Detector, Settings};
+use crate::{
+    event::Event,
+    name::RuleId,
+    rule::{CompiledRule, RuleSet},
+};
 
 /// Rules that learn.
 #[derive(Debug)]
@@ -14,6 +18,13 @@ pub struct Learning {
 }
 
 impl Learning {
+    /// Lets these of the rules learn, each with how far it looks back.
+    pub fn of(rules: &RuleSet, learners: &[Arc<CompiledRule>], settings: Settings) -> Self {
+        let detector = Detector::new(rules.part(learners), settings);
+        let rules = learners.iter().map(|rule| (rule.id().clone(), rules.reach(rule))).collect();
+        Self { detector, rules }
+    }
+
     /// How far back the rules look, at most.
     pub fn reach(&self) -> Duration {
         self.rules.iter().map(|(_, reach)| *reach).max().unwrap_or_default()
@@ -39,7 +50,7 @@ impl Detector {
         let rules = Arc::clone(&self.rules);
         let runs = |id: &RuleId| rules.detections.iter().any(|rule| rule.id() == id && rule.remembers);
         self.state.keep_learned(runs);
-        let mut learners: Vec<(Arc<CompiledRule>, Duration)> = Vec::new();
+        let mut learners: Vec<Arc<CompiledRule>> = Vec::new();
         for rule in rules.detections.iter().filter(|rule| rule.remembers) {
             let reach = rules.reach(rule);
             let known = self.state.learned(rule.id());
@@ -47,16 +58,13 @@ impl Detector {
             if begins {
                 self.state.set_learned(rule.id(), reach);
             } else if known.is_none_or(|known| known < reach) {
-                learners.push((Arc::clone(rule), reach));
+                learners.push(Arc::clone(rule));
             }
         }
         if learners.is_empty() {
             return None;
         }
-        let part: Vec<Arc<CompiledRule>> = learners.iter().map(|(rule, _)| Arc::clone(rule)).collect();
-        let detector = Self::new(rules.part(&part), self.settings.clone());
-        let rules = learners.into_iter().map(|(rule, reach)| (rule.id().clone(), reach)).collect();
-        Some(Learning { detector, rules })
+        Some(Learning::of(&rules, &learners, self.settings.clone()))
     }
 
     /// Takes over what rules have learned, in place of what they knew.

@@ -213,7 +213,8 @@ impl<'a> Pairing<'a> {
 }
 
 impl ChangedAlert {
-    fn of(before: &Alert, after: &Alert) -> Option<Self> {
+    /// What differs of an alert, if anything does.
+    pub(super) fn of(before: &Alert, after: &Alert) -> Option<Self> {
         let mut differences = Vec::new();
         let mut compare = |what: &'static str, before: String, after: String| {
             if before != after {

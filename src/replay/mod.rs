@@ -16,6 +16,7 @@ pub mod hidden;
 mod parallel;
 mod report;
 pub mod suite;
+pub mod verify;
 
 pub use diff::{ChangedAlert, Diff, Difference, Found, RuleChange, RuleDiff};
 pub use parallel::{Progress, Run, Side, run, run_sides};
@@ -146,9 +147,18 @@ impl Replay {
 
     /// What happened beside events, up to the one with this number.
     fn follow(&mut self, next: Sequence) {
+        self.follow_while(|change| change.mark < next, |pass| pass.mark < next);
+    }
+
+    /// What happened beside events, as far as that is due.
+    fn follow_while(
+        &mut self,
+        change_is_due: impl Fn(&LoggedChange) -> bool,
+        pass_is_due: impl Fn(&LoggedPass) -> bool,
+    ) {
         loop {
-            let handled = self.handled.front().filter(|change| change.mark < next).map(|change| change.number);
-            let passed = self.passes.front().filter(|pass| pass.mark < next).map(|pass| pass.change);
+            let handled = self.handled.front().filter(|change| change_is_due(change)).map(|change| change.number);
+            let passed = self.passes.front().filter(|pass| pass_is_due(pass)).map(|pass| pass.change);
             // A pass has the number of the last change before it.
             let pass_is_next = match (handled, passed) {
                 (None, None) => return,

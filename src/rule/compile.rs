@@ -3,16 +3,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use rhai::{AST, ASTNode, Array, Dynamic, Engine, Expr, ImmutableString, Map, OptimizationLevel, Scope, Stmt};
 
 use super::{
+    cost::Cost,
     engine::{self, Call, Constants, Limits},
     library,
     metadata::{self, Metadata, Places, Stage},
@@ -58,6 +56,8 @@ pub struct CompiledRule {
     /// Hash of everything it was made of: its text, what it imports, its parameters.
     pub hash: String,
     pub(super) ast: AST,
+    /// The versions of the lists that it may look into, as one text.
+    pub(super) lists: String,
     pub(super) resources: Arc<Resources>,
     /// It imports: its top level runs before each call, so that its functions see the modules.
     pub(super) imports: bool,
@@ -78,61 +78,6 @@ pub struct CompiledRule {
     functions: Vec<String>,
     /// What calling it has cost since it was compiled.
     pub cost: Cost,
-}
-
-/// How often a rule's functions were called, and for how long they ran. For people to look at; detection does not read it.
-#[derive(Debug, Default)]
-pub struct Cost([FunctionCost; COUNTED_FUNCTIONS.len()]);
-
-/// What is counted by name, the most frequent first; all else stands under the last.
-const COUNTED_FUNCTIONS: [&str; 13] = [
-    "rule",
-    "title",
-    "dedup",
-    "severity",
-    "unique",
-    "expired",
-    "description",
-    "runbook",
-    "reference",
-    "context",
-    "destinations",
-    "exceptions",
-    "others",
-];
-
-#[derive(Debug, Default)]
-struct FunctionCost {
-    calls: AtomicU64,
-    nanoseconds: AtomicU64,
-}
-
-impl Cost {
-    pub(super) fn add(&self, function: &str, time: Duration) {
-        let place = COUNTED_FUNCTIONS.iter().position(|known| *known == function);
-        if let Some(cost) = place.and_then(|place| self.0.get(place)).or(self.0.last()) {
-            cost.calls.fetch_add(1, Ordering::Relaxed);
-            cost.nanoseconds.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-    }
-
-    /// Calls of its functions.
-    pub fn calls(&self) -> u64 {
-        self.by_function().map(|(_, calls, _)| calls).sum()
-    }
-
-    /// How long they took.
-    pub fn time(&self) -> Duration {
-        self.by_function().map(|(_, _, time)| time).sum()
-    }
-
-    /// Each function's calls, and how long they took.
-    pub fn by_function(&self) -> impl Iterator<Item = (&'static str, u64, Duration)> {
-        COUNTED_FUNCTIONS.into_iter().zip(&self.0).map(|(function, cost)| {
-            let time = Duration::from_nanos(cost.nanoseconds.load(Ordering::Relaxed));
-            (function, cost.calls.load(Ordering::Relaxed), time)
-        })
-    }
 }
 
 impl CompiledRule {
@@ -302,8 +247,11 @@ impl Compiler {
         // A rule that listens is asked about matches.
         let conditions =
             if metadata.on.is_some() { Conditions::default() } else { prefilter::conditions(&ast, &known) };
+        let looks_up = imports.iter().any(|text| text.contains("list(")) || text.contains("list(");
+        let lists = if looks_up { self.resources.lists.versions() } else { String::new() };
         let rule = CompiledRule {
             conditions,
+            lists,
             metadata,
             kind,
             file: file.to_owned(),

@@ -2,13 +2,20 @@
 //!
 //! Only `load` and `watch` touch the file system. Nothing here reads a clock on behalf of a rule.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
+use crate::name::RuleId;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 mod call;
 pub mod case;
 mod compile;
+mod cost;
 mod engine;
 mod exception;
 mod format;
@@ -240,6 +247,32 @@ impl RuleSet {
             next += 1;
         }
         wanted
+    }
+
+    /// What makes each detection rule find what it finds, as a hash: its file and what that imports, overrides, exceptions, lists, and
+    /// the same of all rules that it listens to.
+    pub fn versions(&self) -> BTreeMap<RuleId, String> {
+        let version = |rule: &Arc<CompiledRule>| {
+            let mut hasher = blake3::Hasher::new();
+            for heard in self.with_what_it_hears(rule) {
+                let Metadata { id, stage, actions, tags, dedup_period, threshold, window, .. } = &heard.metadata;
+                let told = format!(
+                    "{id} {} {stage:?} {actions:?} {tags:?} {dedup_period:?} {threshold} {window:?}",
+                    heard.hash
+                );
+                hasher.update(told.as_bytes());
+                hasher.update(heard.lists.as_bytes());
+                for exception in self.exceptions.iter().filter(|exception| exception.is_about(&heard.metadata)) {
+                    let condition = match &exception.condition {
+                        Condition::Expression { text, .. } => text.clone(),
+                        Condition::Values { slot, values } => format!("{slot} {values:?}"),
+                    };
+                    hasher.update(format!("{} {condition} {:?}", exception.id, exception.expires).as_bytes());
+                }
+            }
+            (rule.id().clone(), hasher.finalize().to_hex().chars().take(16).collect())
+        };
+        self.detections.iter().map(version).collect()
     }
 
     /// All rules: detections, checks, and those switched off.

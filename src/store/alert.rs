@@ -15,7 +15,7 @@ use super::{Delivery, Store, StoreError, key, value};
 use crate::{
     alert::{Alert, AlertChange, LoggedChange, Notice},
     name::{AlertId, EventId, RuleId, Sequence, SilenceId},
-    outcome::{LoggedPass, Match, Pass, StateChanges},
+    outcome::{LoggedPass, LoggedRules, Match, Pass, StateChanges},
     silence::Silence,
     time::Timestamp,
 };
@@ -121,6 +121,18 @@ impl Writing<'_> {
             staged.log.push(alert);
         }
         Ok(staged)
+    }
+
+    /// Notes which rules run from here on, unless they are those that ran before.
+    pub fn note_rules(&mut self, rules: &BTreeMap<RuleId, String>) -> Result<(), StoreError> {
+        let reader = self.store.reader();
+        if reader.logged_rules().last().transpose()?.is_some_and(|last| last.rules == *rules) {
+            return Ok(());
+        }
+        let logged = LoggedRules { mark: reader.mark()?, change: self.last_change()?, rules: rules.clone() };
+        let mut batch = sled::Batch::default();
+        batch.insert(key::rules(logged.mark, logged.change), value::to_json(&logged)?);
+        self.store.apply(batch)
     }
 
     /// Writes it all, or nothing.

@@ -57,6 +57,8 @@ pub(super) const QUIET: u8 = b'u';
 pub(super) const QUARANTINE: u8 = b'q';
 /// Times up to which a log was known to be whole, by mark, change and source.
 pub(super) const PASS: u8 = b'p';
+/// Which rules ran, by mark and change.
+pub(super) const RULES: u8 = b'g';
 /// Detection state, by its name.
 pub(super) const STATE: u8 = b's';
 
@@ -90,6 +92,12 @@ pub(super) fn pass(mark: Sequence, change: u64, source: &SourceName) -> Vec<u8> 
     let mut key = numbered(PASS, mark.0);
     key.extend_from_slice(&change.to_be_bytes());
     key.extend_from_slice(source.as_str().as_bytes());
+    key
+}
+
+pub(super) fn rules(mark: Sequence, change: u64) -> Vec<u8> {
+    let mut key = numbered(RULES, mark.0);
+    key.extend_from_slice(&change.to_be_bytes());
     key
 }
 

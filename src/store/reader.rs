@@ -11,7 +11,7 @@ use crate::{
     alert::{Alert, LoggedChange, Severity, Status},
     event::Event,
     name::{AlertId, DestinationName, EventId, ExceptionId, Sequence, SilenceId, SourceName},
-    outcome::LoggedPass,
+    outcome::{LoggedPass, LoggedRules},
     silence::Silence,
     time::{self, Timestamp},
 };
@@ -408,6 +408,22 @@ impl Reader {
         self.tree
             .range(key::change(number.saturating_add(1))..vec![key::CHANGE + 1])
             .map(|item| value::from_json("a change", &item?.1))
+    }
+
+    /// Which rules ran, and from where on, in order.
+    pub fn logged_rules(&self) -> impl Iterator<Item = Result<LoggedRules, StoreError>> + use<> {
+        self.tree.scan_prefix([key::RULES]).map(|item| value::from_json("a note of which rules ran", &item?.1))
+    }
+
+    /// Runs of events that are stored and not evaluated: the first number of each, and the last.
+    pub fn quiet(&self) -> impl Iterator<Item = Result<(Sequence, Sequence), StoreError>> + use<> {
+        self.tree.scan_prefix([key::QUIET]).map(|item| {
+            let (first, last) = item?;
+            match (key::number_at_end(&first), value::number(&last)) {
+                (Some(first), Some(last)) => Ok((Sequence(first), Sequence(last))),
+                _ => Err(StoreError::damaged("a run of events that are not evaluated", "its numbers")),
+            }
+        })
     }
 
     /// Times up to which logs were known to be whole, where something followed from that, in order.

@@ -22,7 +22,7 @@ use crate::{
     alert::{Alert, LoggedChange},
     event::IncomingEvent,
     name::{Sequence, SourceName},
-    outcome::LoggedPass,
+    outcome::{LoggedPass, LoggedRules},
     silence::Silence,
     time::{self, Timestamp},
 };
@@ -390,6 +390,7 @@ fn salvage(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<Source
         key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
         key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
         key::PASS => value::from_json::<LoggedPass>("", bytes).is_ok(),
+        key::RULES => value::from_json::<LoggedRules>("", bytes).is_ok(),
         key::META | key::QUIET => bytes.len() == 8,
         key::EXCEPTED => value::from_json::<Excepted>("", bytes).is_ok(),
         key::MATCH => std::str::from_utf8(bytes).is_ok(),

@@ -10,7 +10,13 @@ use super::{
     block::{self, Contents, Directory},
     key, value,
 };
-use crate::{event::Event, name::AlertId, outcome::LoggedPass, silence::Silence, time::Timestamp};
+use crate::{
+    event::Event,
+    name::AlertId,
+    outcome::{LoggedPass, LoggedRules},
+    silence::Silence,
+    time::Timestamp,
+};
 
 /// Blocks that are merged in one write, so that the write stays small.
 const MERGED_AT_ONCE: usize = 64;
@@ -102,6 +108,15 @@ impl Store {
             let (pass, bytes) = item?;
             if value::from_json::<LoggedPass>("a pass", &bytes)?.pass.until < cutoff {
                 batch.remove(pass);
+                any = true;
+            }
+        }
+        // What ran when the oldest event came is still to be known.
+        let oldest = self.reader().directories().next().transpose()?.map(|directory| directory.first);
+        let notes: Vec<LoggedRules> = self.reader().logged_rules().collect::<Result<_, _>>()?;
+        for (note, next) in notes.iter().zip(notes.iter().skip(1)) {
+            if oldest.is_some_and(|oldest| next.mark < oldest) {
+                batch.remove(key::rules(note.mark, note.change));
                 any = true;
             }
         }

@@ -13,7 +13,7 @@ use crate::{
     alert::{Alert, LoggedChange},
     event::IncomingEvent,
     name::{AlertId, Sequence},
-    outcome::LoggedPass,
+    outcome::{LoggedPass, LoggedRules},
     silence::Silence,
 };
 
@@ -120,6 +120,7 @@ impl Store {
                     value::from_json::<Excepted>("a match", &bytes).map(drop)
                 }
                 key::PASS => value::from_json::<LoggedPass>("a pass", &bytes).map(drop),
+                key::RULES => value::from_json::<LoggedRules>("a note of which rules ran", &bytes).map(drop),
                 key::SOURCE => value::from_json::<SourceRecord>("a source's record", &bytes).map(drop),
                 key::DESTINATION => value::from_json::<DestinationRecord>("a destination's record", &bytes).map(drop),
                 key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),

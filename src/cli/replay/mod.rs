@@ -28,6 +28,7 @@ mod limit;
 mod markdown;
 mod page;
 mod text;
+mod verify;
 
 use against::{Against, Rules};
 pub(super) use feed::Feed;
@@ -62,6 +63,10 @@ pub(super) struct Replay {
     /// Exit with 1 where this holds of all rules together, such as `alerts>100`, `added>20` or `gone>0`
     #[arg(long, value_name = "CONDITION", num_args = 1..)]
     fail_on: Vec<Limit>,
+    /// Replay what the agent evaluated, with the rules of that time where they have not changed, and compare with the alerts that it
+    /// raised
+    #[arg(long, conflicts_with_all = ["rules", "rule", "events", "since", "until", "source", "action", "against", "fail_on", "save", "profile"])]
+    verify: bool,
     /// Show so many alerts, of each kind
     #[arg(long, visible_alias = "show", value_name = "NUMBER", default_value_t = 3)]
     show_alerts: usize,
@@ -108,6 +113,12 @@ impl Replay {
         }
         let rules = Rules::load(sources.clone(), &self.rule);
         context.output.diagnostics(&rules.diagnostics);
+        if let (true, Some(config)) = (self.verify, &config) {
+            if !matches!(context.format, Format::Human | Format::Json) {
+                return Err(CliError::Usage("`--verify` has the formats `human` and `json`".to_owned()));
+            }
+            return verify::verify(context, config, &rules.set, self.show_alerts);
+        }
         let live = config.as_ref().map(|config| &config.rules);
         let against =
             self.against.as_deref().map(|text| Against::find(text, live, &sources, &self.rule)).transpose()?;

@@ -1,0 +1,123 @@
+//! `watchbell replay --verify`: does replaying what was evaluated give the alerts that were raised?
+
+use std::{sync::Arc, time::Duration};
+
+use watchbell::{
+    api::{Client, Request, wire},
+    config::Config,
+    replay::verify::{DifferentAlert, Evidence, Verification, Verified},
+    rule::RuleSet,
+    store::{Block, StoreError},
+    time::Clock,
+};
+
+use super::{
+    super::{CliError, Context, on_a_rules_thread, output},
+    feed::progress,
+    page,
+};
+
+/// An agent that is at work is asked again until it has paused for a moment.
+const TRIES: usize = 100;
+const PAUSE: Duration = Duration::from_millis(50);
+
+pub(super) fn verify(context: &Context, config: &Config, rules: &Arc<RuleSet>, show: usize) -> Result<(), CliError> {
+    if !config.data_dir.join("store").exists() {
+        return Err(CliError::Usage("there are no stored events yet: nothing has been evaluated".to_owned()));
+    }
+    let client = Client::open(config, &Clock::system())?;
+    let evidence = evidence(&client)?;
+    let mark = evidence.mark;
+    let bar = progress(mark.0);
+    let mut verification = Verification::new(Arc::clone(rules), config.detection.clone(), evidence);
+    let mut unreadable: Option<StoreError> = None;
+    let fed = on_a_rules_thread(|| {
+        let fed = client.blocks(|block| {
+            match feed(&mut verification, block) {
+                Ok(events) => bar.inc(events),
+                Err(error) => unreadable = Some(error),
+            }
+            true
+        });
+        fed.map(|()| verification.finish())
+    })?;
+    bar.finish_and_clear();
+    let verified = fed?;
+    if let Some(error) = unreadable {
+        context.output.warning(&format!("some events cannot be read, and what follows from them differs: {error}"));
+    }
+    if context.is_json() {
+        context.output.json(&verified)?;
+    } else {
+        tell(context, &verified, show)?;
+    }
+    if verified.agrees() {
+        return Ok(());
+    }
+    Err(CliError::Findings("the replay does not give what the agent raised: please report this".to_owned()))
+}
+
+fn feed(verification: &mut Verification, block: Block) -> Result<u64, StoreError> {
+    let mut block = block.unpack()?;
+    for place in 0..block.len() {
+        verification.event(&block.event(place)?);
+    }
+    Ok(block.len() as u64)
+}
+
+/// What the agent did, at one moment.
+fn evidence(client: &Client) -> Result<Evidence, CliError> {
+    let evaluated = || -> Result<wire::Evaluated, CliError> {
+        let answer: Option<wire::Evaluated> = client.one(Request::Evaluated {})?;
+        answer.ok_or_else(|| CliError::Usage("the agent did not say how far it has come".to_owned()))
+    };
+    for _ in 0..TRIES {
+        let before = evaluated()?;
+        let alerts = client.all(Request::Alerts(wire::AlertQuery::default()))?;
+        let changes = client.all(Request::HandledChanges {})?;
+        let passes = client.all(Request::Passes {})?;
+        let after = evaluated()?;
+        if before == after {
+            let wire::Evaluated { mark, quiet, rules, .. } = after;
+            return Ok(Evidence { mark, quiet, rules, changes, passes, alerts });
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(CliError::Usage("the agent is busy evaluating: try again when it has caught up".to_owned()))
+}
+
+fn tell(context: &Context, verified: &Verified, show: usize) -> Result<(), CliError> {
+    let out = &context.output;
+    let word = if verified.agrees() { "ok" } else { "DIFFERS" };
+    out.line(&format!(
+        "{word:<8} {} replayed; {} as they were raised, {} missing, {} too many, {} different",
+        output::count(verified.events, "event"),
+        output::count(verified.same, "alert"),
+        verified.missing.len(),
+        verified.extra.len(),
+        verified.different.len()
+    ))?;
+    for (reason, count) in &verified.not_compared {
+        out.line(&format!("         {} not compared: {}", output::count(*count, "alert"), reason.text()))?;
+    }
+    for (rule, reason) in &verified.rules_not_compared {
+        out.line(&format!("         not all of {rule}: {}", reason.text()))?;
+    }
+    for (what, alerts) in [("missing in the replay", &verified.missing), ("only in the replay", &verified.extra)] {
+        for alert in alerts.iter().take(show) {
+            out.line(&format!("{what}: {}", page::line(alert)))?;
+        }
+    }
+    for DifferentAlert { alert, differences } in verified.different.iter().take(show) {
+        out.line(&format!("different: {}", page::line(alert)))?;
+        for one in differences {
+            out.line(&format!(
+                "  {}: {} → {}",
+                one.what,
+                output::printable(&one.before),
+                output::printable(&one.after)
+            ))?;
+        }
+    }
+    Ok(())
+}
