@@ -34,6 +34,10 @@ pub struct Config {
     pub rules: RuleSources,
     /// How these are watched.
     pub watch: WatchMode,
+    /// Whether rules are tried on recent events before they run.
+    pub guard: Option<Guard>,
+    /// How far back rules are run that are new to the agent, if they are.
+    pub retro_hunt: Option<Duration>,
     /// What detection is told.
     pub detection: detect::Settings,
     /// Where events come from.
@@ -44,6 +48,15 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The heartbeat, if one is sent.
     pub heartbeat: Option<deliver::Heartbeat>,
+}
+
+/// When a rule that is new or has changed goes on trial in place of running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// The events over which it is replayed: not older than this.
+    pub since: Duration,
+    /// It may raise so many alerts there that are new.
+    pub max_new_alerts: u64,
 }
 
 impl Config {
@@ -96,6 +109,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
     let mut watch = WatchMode::Auto;
     let mut limits = Limits::default();
     let mut quota = Quota::default();
+    let (mut guard, mut retro_hunt) = (None, None);
     if let Some(mut table) = top.table("rules") {
         if let Some(paths) = table.texts("paths", |path| Ok(base.join(path))) {
             rules.roots = paths;
@@ -118,6 +132,13 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         if let Some(time) = table.duration("max_time", Duration::from_millis(1)..=Duration::from_secs(60)) {
             limits.time = time;
         }
+        guard = table.table("guard").map(|mut table| {
+            let since = table.duration("since", Duration::from_secs(3_600)..=3_660 * DAY).unwrap_or(7 * DAY);
+            let max_new_alerts = table.number("max_new_alerts", 0..=1_000_000).unwrap_or(20);
+            table.finish();
+            Guard { since, max_new_alerts }
+        });
+        retro_hunt = table.duration("retro_hunt", Duration::from_secs(3_600)..=3_660 * DAY);
         table.finish();
     }
     let mut max_age = DAY;
@@ -183,6 +204,8 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         data_dir,
         retention,
         watch,
+        guard,
+        retro_hunt,
         rules,
         detection: detect::Settings { limits, max_age, quota, ..detect::Settings::default() },
         sources: sources.into_iter().map(|(settings, _)| settings).collect(),

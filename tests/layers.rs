@@ -44,7 +44,7 @@ fn may_use(module: &str) -> &'static [&'static str] {
         "replay" => &["detect", "rule", "store"],
         "config" => &["deliver", "detect", "rule", "source"],
         "api" => &["config", "deliver", "detect", "http", "source", "store"],
-        "agent" => &["api", "http", "config", "deliver", "detect", "rule", "source", "store"],
+        "agent" => &["api", "http", "config", "deliver", "detect", "replay", "rule", "source", "store"],
         "simulator" => &[],
         _ if VALUES.contains(&module) => &[],
         other => panic!("module `{other}` has no place in the table of layers: give it one here and in lib.rs"),

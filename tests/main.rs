@@ -58,6 +58,8 @@ mod source;
 mod store;
 /// Care of the store: damaged snapshots, verify, backup, compaction, recovery.
 mod store_care;
+/// Rules that are new: the guard, and the run over what is stored.
+mod trial;
 /// Overrides and exceptions: what they change and hide, that they are reloaded, counted and kept.
 mod tuning;
 /// The verbs: what they print and which code they exit with.

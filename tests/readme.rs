@@ -80,6 +80,7 @@ fn every_call_is_understood() {
     let calls: Vec<Vec<String>> = documents.iter().flat_map(|file| verbs(&fs::read_to_string(file).unwrap())).collect();
     assert!(calls.len() >= 40, "{calls:?}");
     for mut call in calls {
+        call.truncate(call.iter().position(|word| word == ">").unwrap_or(call.len()));
         call.push("--help".to_owned());
         let words: Vec<&str> = call.iter().map(String::as_str).collect();
         let finished = lab.watchbell(&words);

@@ -3,7 +3,10 @@
 //!
 //! If a commit fails the detector is ahead of the disk: it is thrown away, and the agent opened again from the store.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     runtime::Handle,
@@ -11,17 +14,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Watched, health, learn, live::Beat};
+use super::{
+    Watched, health,
+    hunt::{Hunt, Hunted},
+    learn,
+    live::Beat,
+};
 use crate::{
-    alert::{Action, Alert, Remark},
+    alert::{Action, Alert, AlertChange, Remark},
     api::allowed,
     deliver::{Recorded, Recorder},
     detect::{Detector, HealthDetector, Settings},
-    name::{AlertId, Sequence, SourceName},
+    name::{AlertId, RuleId, Sequence, SourceName},
     outcome::{Outcome, StateChanges},
     rule::RuleSet,
     source::SourceStatus,
-    store::{Store, StoreError},
+    store::{Store, StoreError, hunt_key},
     time::{Clock, Timestamp},
 };
 
@@ -62,6 +70,8 @@ pub(super) enum RulesRequest {
     Handle(HandleRequest),
     /// To forget what a rule remembers; answered with how many keys that were.
     ClearMemory { space: String, reply: oneshot::Sender<usize> },
+    /// To record what new rules found in stored events.
+    Hunted(Box<Hunted>),
 }
 
 pub(super) struct Evaluator {
@@ -77,6 +87,10 @@ pub(super) struct Evaluator {
     pub(super) owed: watch::Sender<u64>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) watched: Watched,
+    /// How far back new rules are run, if they are.
+    pub(super) retro_hunt: Option<Duration>,
+    /// Where hunts tell what they found.
+    pub(super) hunted: mpsc::Sender<RulesRequest>,
 }
 
 impl Evaluator {
@@ -90,7 +104,7 @@ impl Evaluator {
     fn restore(&mut self) -> Result<(Detector, HealthDetector), StoreError> {
         let state = self.store.reader().state()?;
         let rules = Arc::clone(&self.rules.borrow_and_update());
-        self.store.writing().note_rules(&rules.versions())?;
+        self.note(&rules)?;
         let checks = HealthDetector::restore(&self.settings.limits, state.clone());
         Ok((Detector::restore(rules, self.settings.clone(), state), checks))
     }
@@ -106,6 +120,7 @@ impl Evaluator {
         let mut mark = reader.mark()?;
         let mut pulse = health::Pulse::new(&self.watched, &self.clock);
         self.learn(&mut detector, mark, stop)?;
+        self.hunt(detector.rules(), stop)?;
         while !stop.is_cancelled() {
             self.beat.beat();
             while let Ok(request) = self.requests.try_recv() {
@@ -113,9 +128,10 @@ impl Evaluator {
             }
             if self.rules.has_changed().unwrap_or(false) {
                 let rules = Arc::clone(&self.rules.borrow_and_update());
-                self.store.writing().note_rules(&rules.versions())?;
+                self.note(&rules)?;
                 detector.set_rules(rules);
                 self.learn(&mut detector, mark, stop)?;
+                self.hunt(detector.rules(), stop)?;
                 // A file that broke is told at once.
                 pulse.hurry();
             }
@@ -162,6 +178,52 @@ impl Evaluator {
             tracing::debug!(events = count, %mark, took = ?begun.elapsed(), "batch evaluated");
         }
         Ok(())
+    }
+
+    /// Notes which rules run from here on, and which of them are owed a hunt.
+    fn note(&self, rules: &RuleSet) -> Result<(), StoreError> {
+        self.store.writing().note_rules(&rules.versions(), self.retro_hunt.is_some())
+    }
+
+    /// Begins the hunts that are owed.
+    fn hunt(&self, rules: &Arc<RuleSet>, stop: &CancellationToken) -> Result<(), StoreError> {
+        let Some(span) = self.retro_hunt else {
+            return Ok(());
+        };
+        for (mark, ids) in self.store.reader().hunts()? {
+            let wanted = rules.detections.iter().filter(|rule| ids.contains(rule.id())).cloned().collect::<Vec<_>>();
+            if wanted.is_empty() {
+                continue;
+            }
+            let hunt = Hunt { rules: Arc::clone(rules), wanted, span, mark };
+            let (settings, reader, found) = (self.settings.clone(), self.store.reader(), self.hunted.clone());
+            hunt.begin(settings, reader, self.clock.now(), found, stop.clone());
+        }
+        Ok(())
+    }
+
+    /// Records what new rules found in stored events. Matches that come now join the alerts that are still young.
+    fn hunted(&self, hunted: Hunted, detector: &mut Detector) -> Result<(), StoreError> {
+        let Hunted { rules, mut outcome } = hunted;
+        let owed = self.store.reader().hunts()?;
+        // Two reloads in a row can begin the same hunt twice.
+        let is_owed = |rule: &RuleId| owed.values().any(|ids| ids.contains(rule));
+        outcome.alerts.retain(|change| match change {
+            AlertChange::Opened(alert) => is_owed(&alert.rule),
+            _ => true,
+        });
+        let opened = outcome.alerts.iter().filter_map(|change| match change {
+            AlertChange::Opened(alert) => Some((**alert).clone()),
+            _ => None,
+        });
+        let opened: Vec<Alert> = opened.collect();
+        for alert in &opened {
+            detector.handled(alert, Action::Reopen);
+        }
+        tracing::info!(rules = ?rules.iter().map(ToString::to_string).collect::<Vec<_>>(), alerts = opened.len(), "new rules have been run over stored events");
+        let mut state = detector.take_changes();
+        state.extend(rules.iter().map(|rule| (hunt_key(rule), None)));
+        self.record(outcome, state, None, 0)
     }
 
     /// What new rules learn is stored at once: they would have to learn it again.
@@ -254,6 +316,7 @@ impl Evaluator {
     ) -> Result<(), StoreError> {
         match request {
             RulesRequest::Handle(request) => self.handle(request, detector, checks),
+            RulesRequest::Hunted(hunted) => self.hunted(*hunted, detector),
             RulesRequest::ClearMemory { space, reply } => {
                 let count = detector.clear_memory(&space);
                 let state = detector.take_changes();

@@ -129,6 +129,9 @@ pub(super) fn subjects(
             "rules": rules.detections.len(),
             "broken": rules.broken,
             "suspended": suspended,
+            "guarded": rules.guarded.iter().map(|guarded| json!({
+                "rule": guarded.rule, "alerts": guarded.alerts, "span": time::show_duration(guarded.since),
+            })).collect::<Vec<_>>(),
             "destinations": destinations,
             "backlog": reader.last_sequence()?.0.saturating_sub(mark.0),
         }),

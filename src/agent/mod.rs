@@ -27,7 +27,9 @@ use crate::{
 };
 
 mod evaluate;
+mod guard;
 mod health;
+mod hunt;
 mod learn;
 mod live;
 mod reload;
@@ -176,8 +178,16 @@ impl Agent {
 
         let mut loader = Loader::new(config.rules.clone());
         let loaded = loader.load();
+        let rules = match &config.guard {
+            None => loaded.set,
+            Some(guard) => {
+                let reader = store.reader();
+                let ran = reader.logged_rules().last().transpose()?.map(|last| last.rules).unwrap_or_default();
+                guard::guard(loaded.set, &ran, guard, &config.detection, &reader, options.clock.now())
+            }
+        };
         Ok(Self {
-            rules: watch::Sender::new(loaded.set),
+            rules: watch::Sender::new(rules),
             diagnostics: loaded.diagnostics,
             config,
             options,
@@ -237,6 +247,7 @@ impl Agent {
         };
         let recorder = Recorder::new(self.store.clone(), Router::new(self.config.destinations.clone()));
         let (requests, handle_requests) = mpsc::channel(16);
+        let hunted = requests.clone();
         let beat = Arc::new(live::Beat::new());
         let live = Arc::new(live::LiveAgent {
             clock: self.options.clock.clone(),
@@ -293,6 +304,10 @@ impl Agent {
             config_file: self.config.file.clone(),
             mode: self.config.watch,
             rules: self.rules.clone(),
+            guard: self.config.guard.clone(),
+            settings: self.config.detection.clone(),
+            reader: self.store.reader(),
+            clock: self.options.clock.clone(),
         };
         let reload_stop = stop.clone();
         tasks.spawn(async move {
@@ -331,6 +346,8 @@ impl Agent {
             owed: self.owed.clone(),
             progress: self.progress.clone(),
             watched,
+            retro_hunt: self.config.retro_hunt,
+            hunted,
         };
         let evaluate_stop = stop.clone();
         let runtime = tokio::runtime::Handle::current();

@@ -8,10 +8,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::guard;
 use crate::{
-    config::Config,
+    config::{Config, Guard},
+    detect::Settings,
     diagnostic::{Diagnostic, Level, any_error},
     rule::{Loaded, Loader, RuleSet, WatchMode, Watcher},
+    store::Reader,
+    time::Clock,
 };
 
 pub(super) struct Reloading {
@@ -19,6 +23,11 @@ pub(super) struct Reloading {
     pub(super) config_file: PathBuf,
     pub(super) mode: WatchMode,
     pub(super) rules: watch::Sender<Arc<RuleSet>>,
+    /// Whether rules are tried before they run, and what that needs.
+    pub(super) guard: Option<Guard>,
+    pub(super) settings: Settings,
+    pub(super) reader: Reader,
+    pub(super) clock: Clock,
 }
 
 impl Reloading {
@@ -28,6 +37,8 @@ impl Reloading {
         let mut hangup = signal(SignalKind::hangup())
             .inspect_err(|error| tracing::warn!(%error, "SIGHUP cannot be listened to"))
             .ok();
+        // What was saved between the agent's first load and the watch is seen by neither.
+        let mut unwatched = true;
         loop {
             let asked = async {
                 match &mut hangup {
@@ -37,6 +48,7 @@ impl Reloading {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = std::future::ready(()), if unwatched => unwatched = false,
                 () = watcher.changed() => {}
                 _ = asked => {
                     tracing::info!("SIGHUP: reading configuration and rules again");
@@ -48,9 +60,16 @@ impl Reloading {
                 watcher = Watcher::new(self.loader.roots(), self.mode);
             }
             let mut loader = self.loader;
-            // Compiling is work for a processor, not for the tasks' threads.
+            let trial = self.guard.clone().map(|guard| {
+                (guard, Arc::clone(&self.rules.borrow()), self.settings.clone(), self.reader.clone(), self.clock.now())
+            });
+            // Compiling, and trying rules, is work for a processor, not for the tasks' threads.
             let task = tokio::task::spawn_blocking(move || {
-                let loaded = loader.load();
+                let mut loaded = loader.load();
+                if let (true, Some((guard, running, settings, reader, now))) = (loaded.changed, trial) {
+                    let known = running.versions();
+                    loaded.set = guard::guard(loaded.set, &known, &guard, &settings, &reader, now);
+                }
                 (loader, loaded)
             });
             match task.await {
@@ -94,6 +113,7 @@ impl Reloading {
         match config {
             Some(config) => {
                 self.mode = config.watch;
+                self.guard = config.guard;
                 self.loader.set_sources(config.rules);
                 tracing::info!(
                     "rules and checks are read again; changes to sources and destinations take effect at the next start"

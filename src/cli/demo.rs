@@ -1,6 +1,9 @@
 //! `watchbell demo`: the real agent on a simulated organization, in a temporary directory.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +26,9 @@ pub(super) struct Demo {
     /// The same seed tells the same story
     #[arg(long, value_name = "NUMBER", default_value_t = 7)]
     seed: u64,
+    /// Keep the configuration, the rules and the store in this new directory, to replay and look at
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
 const HISTORY_EVENTS: usize = 2_400;
@@ -34,12 +40,19 @@ impl Demo {
         if self.duration < SHORTEST {
             return Err(CliError::Usage("a demo takes at least 15s".to_owned()));
         }
-        let directory = tempfile::Builder::new()
-            .prefix("watchbell-demo-")
-            .tempdir()
-            .map_err(|error| CliError::Usage(format!("no temporary directory: {error}")))?;
+        let temporary = match &self.keep {
+            Some(directory) => {
+                keep(directory)?;
+                None
+            }
+            None => {
+                let temporary = tempfile::Builder::new().prefix("watchbell-demo-").tempdir();
+                Some(temporary.map_err(|error| CliError::Usage(format!("no temporary directory: {error}")))?)
+            }
+        };
+        let directory = temporary.as_ref().map(tempfile::TempDir::path).or(self.keep.as_deref());
         let runtime = runtime()?;
-        let progress = runtime.block_on(self.play(context, directory.path()))?;
+        let progress = runtime.block_on(self.play(context, directory.unwrap_or(Path::new("."))))?;
         runtime.shutdown_timeout(Duration::from_millis(300));
         self.summary(context, &progress);
         Ok(())
@@ -153,10 +166,27 @@ impl Demo {
             if alerts.is_empty() { "" } else { ": " },
             alerts.join(", ")
         ));
+        if let Some(directory) = &self.keep {
+            let directory = directory.display();
+            out.note(&format!("\nIts rules and events are kept. In `{directory}`:\n"));
+            out.note("  watchbell replay                 # what the rules catch in them");
+            out.note("  watchbell replay --verify        # and that it is what the agent raised");
+            out.note("  watchbell coverage               # which actions no rule looks at");
+        }
         out.note("\nNext, with your own organization:\n");
         out.note("  watchbell init       # writes watchbell.toml and rules/");
         out.note("  watchbell check      # is everything right?");
         out.note("  watchbell run        # the agent");
         out.note(&format!("\nThe same story again: watchbell demo --seed {}", self.seed));
+    }
+}
+
+/// A new directory, or one that is empty.
+fn keep(directory: &Path) -> Result<(), CliError> {
+    let made = std::fs::create_dir_all(directory).and_then(|()| std::fs::read_dir(directory)?.next().transpose());
+    match made {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(CliError::Usage(format!("`{}` is not empty: name a new directory", directory.display()))),
+        Err(error) => Err(CliError::Usage(format!("`{}` cannot be made: {error}", directory.display()))),
     }
 }

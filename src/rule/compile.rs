@@ -45,7 +45,7 @@ pub enum RuleKind {
 }
 
 /// A rule that can be called.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CompiledRule {
     /// What it says about itself.
     pub metadata: Metadata,

@@ -32,6 +32,13 @@ struct FunctionCost {
     nanoseconds: AtomicU64,
 }
 
+impl Clone for Cost {
+    /// A copy of a rule begins to count anew.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
 impl Cost {
     pub(super) fn add(&self, function: &str, time: Duration) {
         let place = COUNTED_FUNCTIONS.iter().position(|known| *known == function);

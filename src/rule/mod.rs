@@ -70,6 +70,17 @@ pub struct BrokenFile {
     pub last_good_runs: bool,
 }
 
+/// A rule that would flood, and is on trial until a person looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guarded {
+    /// The rule.
+    pub rule: RuleId,
+    /// New alerts that it would have raised.
+    pub alerts: u64,
+    /// Over which time.
+    pub since: Duration,
+}
+
 /// All rules of one load, ready to run.
 #[derive(Debug, Default)]
 pub struct RuleSet {
@@ -83,6 +94,8 @@ pub struct RuleSet {
     pub disabled: Vec<Arc<CompiledRule>>,
     /// Files that are not running as they are.
     pub broken: Vec<BrokenFile>,
+    /// Rules that are on trial although they do not say so.
+    pub guarded: Vec<Guarded>,
     /// Of the files as they were read: see [`fingerprint_on_disk`].
     pub fingerprint: String,
     /// Where the files are.
@@ -155,6 +168,21 @@ impl RuleSet {
         wanted.dedup_by(|one, other| one.id() == other.id());
         let exceptions = self.exceptions.clone();
         Arc::new(Self::new(self.generation, wanted, Vec::new(), String::new(), Vec::new(), exceptions))
+    }
+
+    /// The same, with some of the rules on trial.
+    pub fn on_trial(&self, guarded: Vec<Guarded>) -> Arc<Self> {
+        let rules = self.all().map(|rule| {
+            if guarded.iter().all(|guarded| guarded.rule != *rule.id()) {
+                return Arc::clone(rule);
+            }
+            let mut on_trial = CompiledRule::clone(rule);
+            on_trial.metadata.stage = Stage::Shadow;
+            Arc::new(on_trial)
+        });
+        let (broken, roots, exceptions) = (self.broken.clone(), self.roots.clone(), self.exceptions.clone());
+        let set = Self::new(self.generation, rules, broken, self.fingerprint.clone(), roots, exceptions);
+        Arc::new(Self { guarded, ..set })
     }
 
     /// The detection rules that want events with this action, as indexes into `detections`, in order.

@@ -123,15 +123,22 @@ impl Writing<'_> {
         Ok(staged)
     }
 
-    /// Notes which rules run from here on, unless they are those that ran before.
-    pub fn note_rules(&mut self, rules: &BTreeMap<RuleId, String>) -> Result<(), StoreError> {
+    /// Notes which rules run from here on, unless they are those that ran before; and, if asked to, that those which never ran before
+    /// are owed a hunt. In a store that is new, none is.
+    pub fn note_rules(&mut self, rules: &BTreeMap<RuleId, String>, hunt: bool) -> Result<(), StoreError> {
         let reader = self.store.reader();
-        if reader.logged_rules().last().transpose()?.is_some_and(|last| last.rules == *rules) {
+        let notes: Vec<LoggedRules> = reader.logged_rules().collect::<Result<_, _>>()?;
+        if notes.last().is_some_and(|last| last.rules == *rules) {
             return Ok(());
         }
         let logged = LoggedRules { mark: reader.mark()?, change: self.last_change()?, rules: rules.clone() };
         let mut batch = sled::Batch::default();
         batch.insert(key::rules(logged.mark, logged.change), value::to_json(&logged)?);
+        if hunt && !notes.is_empty() {
+            for rule in rules.keys().filter(|rule| notes.iter().all(|note| !note.rules.contains_key(*rule))) {
+                batch.insert(key::state(&hunt_key(rule)), logged.mark.0.to_be_bytes().as_slice());
+            }
+        }
         self.store.apply(batch)
     }
 
@@ -201,6 +208,11 @@ impl Writing<'_> {
             None => self.store.reader().last_change(),
         }
     }
+}
+
+/// The name of the state that says that a rule is owed a hunt: a run over what was stored before it came.
+pub fn hunt_key(rule: &RuleId) -> String {
+    format!("hunt/{rule}")
 }
 
 /// A match more is news where it makes ten, a hundred, a thousand of them.

@@ -36,7 +36,7 @@ mod silence;
 mod value;
 mod verify;
 
-pub use alert::{Commit, Excepted, Staged, Writing};
+pub use alert::{Commit, Excepted, Staged, Writing, hunt_key};
 pub use backup::{Restored, restore};
 pub use block::ScanFilter;
 pub use cursor::{Refetch, SourceError, SourceRecord};

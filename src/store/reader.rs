@@ -10,7 +10,7 @@ use super::{
 use crate::{
     alert::{Alert, LoggedChange, Severity, Status},
     event::Event,
-    name::{AlertId, DestinationName, EventId, ExceptionId, Sequence, SilenceId, SourceName},
+    name::{AlertId, DestinationName, EventId, ExceptionId, RuleId, Sequence, SilenceId, SourceName},
     outcome::{LoggedPass, LoggedRules},
     silence::Silence,
     time::{self, Timestamp},
@@ -413,6 +413,22 @@ impl Reader {
     /// Which rules ran, and from where on, in order.
     pub fn logged_rules(&self) -> impl Iterator<Item = Result<LoggedRules, StoreError>> + use<> {
         self.tree.scan_prefix([key::RULES]).map(|item| value::from_json("a note of which rules ran", &item?.1))
+    }
+
+    /// Rules that are owed a hunt, by the last event that was evaluated before they came.
+    pub fn hunts(&self) -> Result<BTreeMap<Sequence, Vec<RuleId>>, StoreError> {
+        let mut hunts: BTreeMap<Sequence, Vec<RuleId>> = BTreeMap::new();
+        let prefix = key::state("hunt/");
+        for item in self.tree.scan_prefix(&prefix) {
+            let (name, bytes) = item?;
+            let rule = name.strip_prefix(prefix.as_slice()).and_then(|rule| std::str::from_utf8(rule).ok());
+            if let Some(Ok(rule)) = rule.map(RuleId::parse)
+                && let Some(mark) = value::number(&bytes)
+            {
+                hunts.entry(Sequence(mark)).or_default().push(rule);
+            }
+        }
+        Ok(hunts)
     }
 
     /// Runs of events that are stored and not evaluated: the first number of each, and the last.

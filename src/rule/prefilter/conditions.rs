@@ -65,7 +65,7 @@ pub(super) enum Constant {
 }
 
 /// The conditions that a rule begins with, in order.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::rule) struct Conditions(pub(super) Vec<Condition>);
 
 /// A condition.
