@@ -189,7 +189,7 @@ fn broken_rules_are_shown_with_their_line_and_a_caret() {
     ok       configuration watchbell.toml: 1 source, 1 destination
     FAILED   0 rules and 10 checks compiled, 2 broken
     ok       data directory data
-    skipped  sources were not asked (--offline)
+    skipped  sources were not asked, and secrets not read (--offline)
     --- stderr
     error[E201]: unknown key `sevrity` in `RULE`
      --> rules/a.rhai:4:5
@@ -467,4 +467,27 @@ fn a_demo_ends_by_itself_and_tells_its_story() {
         assert!(rules.iter().any(|rule| rule == expected), "{expected}: {}", finished.show());
     }
     assert!(finished.stderr.contains("watchbell init"), "{}", finished.stderr);
+}
+
+/// What would keep the agent from starting, or an alert from arriving, is told before.
+#[test]
+fn check_looks_at_destinations_as_the_agent_does() {
+    let lab = Lab::with_organization(organization(&[entry("e1", "user_login", 0, "ann")]), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let more = "[[destination]]\nname = \"hook\"\nkind = \"webhook\"\nurl = { file = \"nowhere\" }\ntags = [\"nope\"]\n\
+                [[destination]]\nname = \"program\"\nkind = \"command\"\ncommand = [\"/nowhere/program\"]\n";
+    lab.write("watchbell.toml", format!("{config}{more}"));
+    lab.write("rules/a.rhai", rule("team.a", "destinations: [\"slak\"],", "fn rule(event) { false }"));
+    let checked = lab.watchbell(&["check"]);
+    assert_eq!(checked.code, Some(3), "{}", checked.show());
+    assert!(checked.stdout.contains("FAILED   destination \"hook\": "), "{}", checked.show());
+    for doubt in
+        ["no program `/nowhere/program`", "its `tags` fit no rule", "rule team.a: there is no destination \"slak\""]
+    {
+        assert!(checked.stderr.contains(doubt), "{doubt}: {}", checked.show());
+    }
+    // In a pipeline there are no secrets; doubts count there as well.
+    assert_eq!(lab.watchbell(&["check", "--offline"]).code, Some(0));
+    let denied = lab.watchbell(&["check", "--offline", "--deny-warnings"]);
+    assert_eq!(denied.code, Some(1), "{}", denied.show());
 }

@@ -13,7 +13,9 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, Format, output, problems, runtime,
+    CliError, Context, Format, output, problems,
+    run::terminal,
+    runtime,
     validate::{examine, report, vocabulary},
 };
 
@@ -25,7 +27,7 @@ pub(super) struct Check {
     /// Do not ask the sources
     #[arg(long)]
     offline: bool,
-    /// Warnings of rules make exit code 1
+    /// Warnings make exit code 1
     #[arg(long)]
     deny_warnings: bool,
     /// Check the rules again whenever a file is saved, until Ctrl-C
@@ -56,13 +58,16 @@ impl Check {
         let loaded = examine(Loader::new(config.rules.clone()), &vocabulary(&config));
         if matches!(context.format, Format::Sarif | Format::Github) {
             report(context, &loaded)?;
-            return self.verdict(&loaded);
+            return self.verdict(&loaded, 0);
         }
         context.output.diagnostics(&loaded.diagnostics);
-        for warning in doubtful(&config, &loaded.set) {
-            context.output.warning(&warning);
+        let doubts = doubtful(&config, &loaded.set);
+        for warning in &doubts {
+            context.output.warning(warning);
         }
         let unwritable = writable(&config);
+        // Their secrets may not be where the configuration is only read, as in a pipeline.
+        let unready = if self.offline { Vec::new() } else { runtime()?.block_on(async { unready(&config) }) };
         let answers = if self.offline { Vec::new() } else { runtime()?.block_on(ask_all(&config)) };
         let (rules, checks) = (loaded.set.detections.len(), loaded.set.checks.len());
         if context.is_json() {
@@ -78,6 +83,8 @@ impl Check {
                 "diagnostics": loaded.diagnostics,
                 "data_dir": unwritable.clone().map_or("writable".to_owned(), |error| error),
                 "sources": sources,
+                "destinations": unready.iter().map(|(name, error)| json!({ "destination": name, "state": "FAILED", "message": error })).collect::<Vec<_>>(),
+                "warnings": doubts,
             }))?;
         } else {
             let out = &context.output;
@@ -110,20 +117,27 @@ impl Check {
                     out.line(&format!("         {remedy}"))?;
                 }
             }
+            for (name, error) in &unready {
+                out.line(&format!("FAILED   destination \"{name}\": {error}"))?;
+            }
             if self.offline {
-                out.line("skipped  sources were not asked (--offline)")?;
+                out.line("skipped  sources were not asked, and secrets not read (--offline)")?;
             }
         }
         if any_error(&loaded.diagnostics) {
-            return self.verdict(&loaded);
+            return self.verdict(&loaded, 0);
         }
-        if unwritable.is_some() || config.sources.is_empty() || answers.iter().any(|answer| answer.state == "FAILED") {
+        if unwritable.is_some()
+            || !unready.is_empty()
+            || config.sources.is_empty()
+            || answers.iter().any(|answer| answer.state == "FAILED")
+        {
             return Err(CliError::Usage("not everything is right".to_owned()));
         }
         if answers.iter().any(|answer| answer.state == "unclear") {
             return Err(CliError::Findings("whether a source works is unclear".to_owned()));
         }
-        self.verdict(&loaded)
+        self.verdict(&loaded, doubts.len())
     }
 
     /// Only the rules, of these paths or those of the configuration; nothing else is asked.
@@ -141,7 +155,7 @@ impl Check {
             (false, false) => examine(Loader::of(self.paths.clone()).without_builtin(), &Vocabulary::default()),
         };
         report(context, &loaded)?;
-        self.verdict(&loaded)
+        self.verdict(&loaded, 0)
     }
 
     fn watch(&self, context: &Context) -> Result<(), CliError> {
@@ -163,12 +177,14 @@ impl Check {
         })
     }
 
-    fn verdict(&self, loaded: &Loaded) -> Result<(), CliError> {
+    /// `doubts`: warnings beside those about rules.
+    fn verdict(&self, loaded: &Loaded, doubts: usize) -> Result<(), CliError> {
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
         }
-        if self.deny_warnings && !loaded.diagnostics.is_empty() {
-            let count = output::count(loaded.diagnostics.len() as u64, "warning");
+        let warnings = loaded.diagnostics.len() + doubts;
+        if self.deny_warnings && warnings > 0 {
+            let count = output::count(warnings as u64, "warning");
             return Err(CliError::Findings(format!("{count}, and `--deny-warnings`")));
         }
         Ok(())
@@ -210,13 +226,34 @@ fn doubtful(config: &Config, rules: &RuleSet) -> Vec<String> {
                 directory.display()
             ));
         }
+        if let Some(program) = destination.program().filter(|program| !program.is_file()) {
+            found.push(format!("destination \"{}\": there is no program `{}`", destination.name, program.display()));
+        }
         if let Some(patterns) = &destination.rules
             && !rules.all().any(|rule| patterns.is_match(rule.id().as_str()))
         {
             found.push(format!("destination \"{}\": its `rules` fit no rule", destination.name));
         }
+        if let Some(tags) = &destination.tags
+            && !rules.all().any(|rule| rule.metadata.tags.iter().any(|tag| tags.is_match(tag)))
+        {
+            found.push(format!("destination \"{}\": its `tags` fit no rule", destination.name));
+        }
+    }
+    for rule in rules.all() {
+        let known = |name: &String| config.destinations.iter().any(|destination| destination.name.as_str() == name);
+        for name in rule.metadata.destinations.iter().flatten().filter(|name| !known(name)) {
+            found.push(format!("rule {}: there is no destination \"{name}\"", rule.id()));
+        }
     }
     found
+}
+
+/// Destinations with which the agent would not start, and why.
+fn unready(config: &Config) -> Vec<(String, String)> {
+    let (terminal, clock) = (terminal(Format::Human), Clock::system());
+    let opened = config.destinations.iter().map(|settings| (settings, settings.open(&terminal, &clock)));
+    opened.filter_map(|(settings, opened)| Some((settings.name.to_string(), opened.err()?.to_string()))).collect()
 }
 
 /// Why the data directory cannot be written, if it cannot.

@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::Args;
@@ -49,6 +49,9 @@ pub(super) struct Test {
     watch: bool,
 }
 
+/// Directories below directories, so that a loop of symbolic links ends.
+const DEEPEST: usize = 16;
+
 /// What a run gave.
 struct Run {
     results: Vec<RuleResult>,
@@ -70,13 +73,17 @@ impl Test {
                 if context.format == Format::Human {
                     context.output.raw("\x1b[2J\x1b[H")?;
                 }
+                // Before they are read: what is saved meanwhile is seen.
+                let seen = files(&watched);
                 match self.once(context, &roots, &only, config.as_ref()) {
                     Ok(()) => {}
                     Err(CliError::Output(error)) => return Err(CliError::Output(error)),
                     Err(error) => context.output.error(&error.to_string(), None),
                 }
                 context.output.note("\nwatching: save a file to run again, Ctrl-C to end");
-                watcher.changed().await;
+                while files(&watched) == seen {
+                    watcher.changed().await;
+                }
             }
         })
     }
@@ -261,6 +268,25 @@ impl Test {
                 .push("no case that does not alert: a near miss shows what the rule is not about".to_owned());
         }
     }
+}
+
+/// What is there, with size and time: another answer means that something was saved.
+fn files(roots: &[PathBuf]) -> Vec<(PathBuf, Option<SystemTime>, u64)> {
+    let mut found = Vec::new();
+    let mut pending: Vec<(PathBuf, usize)> = roots.iter().map(|root| (root.clone(), 0)).collect();
+    while let Some((path, depth)) = pending.pop() {
+        let Ok(metadata) = std::fs::metadata(&path) else {
+            continue;
+        };
+        if metadata.is_dir() && depth < DEEPEST {
+            let inside = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            pending.extend(inside.map(|entry| (entry.path(), depth + 1)));
+        } else if metadata.is_file() {
+            found.push((path, metadata.modified().ok(), metadata.len()));
+        }
+    }
+    found.sort();
+    found
 }
 
 fn same_file(one: &Path, other: &Path) -> bool {

@@ -282,6 +282,14 @@ impl Settings {
         }
     }
 
+    /// The program that must be there for it, if it runs one and says where it is.
+    pub fn program(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::Command(settings) => Some(settings.program.as_path()).filter(|program| program.is_absolute()),
+            _ => None,
+        }
+    }
+
     /// Makes the destination ready, and makes sure that its secrets are to be had. Terminals write to `terminal`.
     pub fn open(&self, terminal: &Terminal, clock: &Clock) -> Result<Box<dyn Destination>, OpenError> {
         self.kind.open(terminal, clock)

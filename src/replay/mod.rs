@@ -34,8 +34,8 @@ use crate::{
     time::Timestamp,
 };
 
-/// Alerts of a rule that are kept whole.
-const KEPT_WHOLE: u64 = 1_000;
+/// Alerts that are kept whole, the first ones; some 3 KiB each.
+const KEPT_WHOLE: usize = 10_000;
 /// Alerts that are kept at all.
 const KEPT: usize = 50_000;
 
@@ -206,7 +206,7 @@ impl Replay {
                 let report = &mut self.part.report;
                 let rule = report.rules.entry(alert.rule.clone()).or_default();
                 rule.alerts += u64::from(counts);
-                if rule.alerts > KEPT_WHOLE {
+                if self.alerts.len() >= KEPT_WHOLE {
                     strip(&mut alert);
                 }
                 if self.alerts.len() >= KEPT {

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use notify::{RecommendedWatcher, RecursiveMode};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode,
+    event::{AccessKind, AccessMode},
+};
 use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
 use tokio::sync::watch;
 
@@ -76,15 +79,24 @@ impl Watcher {
     }
 }
 
+fn is_reading(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
 fn notifications(
     directories: &[PathBuf],
     sender: watch::Sender<u64>,
 ) -> notify::Result<Debouncer<RecommendedWatcher, RecommendedCache>> {
     let mut debouncer = new_debouncer(QUIET, None, move |result: DebounceEventResult| {
-        if let Err(errors) = &result {
-            tracing::debug!(?errors, "watching rules");
+        match result {
+            // Whoever looks again reads the files, which is reported as well: that must not be a reason to look again.
+            Ok(events) if events.iter().all(|event| is_reading(event.kind)) => {}
+            Ok(_) => sender.send_modify(|count| *count += 1),
+            Err(errors) => {
+                tracing::debug!(?errors, "watching rules");
+                sender.send_modify(|count| *count += 1);
+            }
         }
-        sender.send_modify(|count| *count += 1);
     })?;
     for directory in directories {
         debouncer.watch(directory, RecursiveMode::Recursive)?;
@@ -95,4 +107,26 @@ fn notifications(
         }
     }
     Ok(debouncer)
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, DataChange, ModifyKind};
+
+    use super::*;
+
+    #[test]
+    fn only_reading_is_no_reason_to_look_again() {
+        for reading in [AccessKind::Any, AccessKind::Read, AccessKind::Open(AccessMode::Any)] {
+            assert!(is_reading(EventKind::Access(reading)), "{reading:?}");
+        }
+        for writing in [
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+            EventKind::Any,
+        ] {
+            assert!(!is_reading(writing), "{writing:?}");
+        }
+    }
 }

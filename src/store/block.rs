@@ -168,7 +168,8 @@ pub(super) fn remove(batch: &mut sled::Batch, directory: &Directory) {
 #[derive(Debug)]
 pub(super) struct Contents {
     bytes: Vec<u8>,
-    ids: Vec<EventId>,
+    /// Where the events' ids are: most are never asked for.
+    ids: Vec<Range<usize>>,
     places: Vec<Range<usize>>,
 }
 
@@ -180,8 +181,12 @@ impl Contents {
     /// The events as they are stored.
     pub(super) fn packed(tree: &sled::Tree, directory: &Directory) -> Result<Vec<u8>, StoreError> {
         let mut compressed = Vec::new();
-        for chunk in tree.scan_prefix(key::chunks(directory.first)) {
-            compressed.extend_from_slice(&chunk?.1);
+        // One by one, and not by a scan: sled looks after its cache once each of its 256 parts was asked 64 times, and a scan asks
+        // only once for each page. A replay of a large store would have most of it in memory before anything is let go.
+        for index in 0..directory.chunks {
+            if let Some(chunk) = tree.get(key::chunk(directory.first, index))? {
+                compressed.extend_from_slice(&chunk);
+            }
         }
         Ok(compressed)
     }
@@ -193,12 +198,13 @@ impl Contents {
             return Err(StoreError::damaged("a block", format!("it says to have {size} bytes")));
         }
         let bytes = zstd::bulk::decompress(compressed, size).map_err(|error| StoreError::damaged("a block", error))?;
-        let (lengths, rest) = value::from_postcard::<Vec<(EventId, u32)>>("a block", &bytes)?;
+        let (lengths, rest) = value::from_postcard::<Vec<(&str, u32)>>("a block", &bytes)?;
         let mut at = bytes.len() - rest.len();
         let mut ids = Vec::with_capacity(lengths.len());
         let mut places = Vec::with_capacity(lengths.len());
         for (id, length) in lengths {
-            ids.push(id);
+            let begin = id.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
+            ids.push(begin..begin.wrapping_add(id.len()));
             places.push(at..at + length as usize);
             at += length as usize;
         }
@@ -208,8 +214,11 @@ impl Contents {
         Ok(Self { bytes, ids, places })
     }
 
-    pub(super) fn ids(&self) -> &[EventId] {
-        &self.ids
+    fn id(&self, index: usize) -> Result<EventId, StoreError> {
+        let missing = || StoreError::damaged("a block", "an entry is missing");
+        let id = self.ids.get(index).and_then(|place| self.bytes.get(place.clone())).ok_or_else(missing)?;
+        let id = std::str::from_utf8(id).map_err(|error| StoreError::damaged("an event's id", error))?;
+        EventId::parse(id).map_err(|error| StoreError::damaged("an event's id", error))
     }
 
     /// The bytes of the event at a place of the block.
@@ -229,7 +238,7 @@ impl Contents {
             source: directory.sources.get(usize::from(entry.source)).ok_or_else(missing)?.clone(),
             arrived: time::from_millis(entry.arrived),
             time: time::from_millis(entry.time),
-            id: self.ids.get(index).ok_or_else(missing)?.clone(),
+            id: self.id(index)?,
             action: Arc::clone(directory.actions.get(usize::from(entry.action)).ok_or_else(missing)?),
             raw: raw.into(),
         })

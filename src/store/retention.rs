@@ -58,9 +58,8 @@ impl Store {
                 Err(other) => return Err(other),
             };
             let mut batch = sled::Batch::default();
-            for (index, id) in contents.ids().iter().enumerate() {
-                let event = contents.event(&directory, index)?;
-                batch.remove(key::seen(&event.source, id));
+            for event in contents.all(&directory)? {
+                batch.remove(key::seen(&event.source, &event.id));
             }
             block::remove(&mut batch, &directory);
             self.apply(batch)?;
