@@ -72,7 +72,7 @@ impl Config {
                 );
             }
             Err(error) => {
-                let diagnostic = Diagnostic::error("E001", file, format!("the configuration cannot be read: {error}"))
+                let diagnostic = Diagnostic::error("E006", file, format!("the configuration cannot be read: {error}"))
                     .help("`watchbell init` writes one; `--config FILE` names another");
                 return (None, vec![diagnostic]);
             }

@@ -215,7 +215,6 @@ fn broken_rules_are_shown_with_their_line_and_a_caret() {
       |
       = help: a function sees its own parameters and variables, the file's constants, and `params`
 
-    warning: there are no rules: the agent would only watch over itself; `watchbell init` writes some
     error: rules do not load: 3 problems
     "#);
 }

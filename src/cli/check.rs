@@ -195,7 +195,7 @@ impl Check {
 fn doubtful(config: &Config, rules: &RuleSet) -> Vec<String> {
     let now = Clock::system().now();
     let mut found = Vec::new();
-    if rules.detections.is_empty() {
+    if rules.detections.is_empty() && rules.broken.is_empty() {
         found.push(
             "there are no rules: the agent would only watch over itself; `watchbell init` writes some".to_owned(),
         );

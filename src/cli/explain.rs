@@ -40,7 +40,7 @@ impl Explain {
         if rule.kind != RuleKind::Detection {
             return Err(CliError::Usage(format!("`{}` is a check: it judges the agent, not events", self.rule)));
         }
-        let (before, event) = self.events(&config, &loaded.set, &rule)?;
+        let (before, event) = self.events(context, &config, &loaded.set, &rule)?;
         let (rules, settings) = (&loaded.set, &config.detection);
         let explanation =
             on_a_rules_thread(|| replay::explain::explain(rules, &rule, settings, before.into_iter(), &event))?;
@@ -53,6 +53,7 @@ impl Explain {
     /// The event, and those before it that may matter.
     fn events(
         &self,
+        context: &Context,
         config: &Config,
         set: &RuleSet,
         rule: &Arc<CompiledRule>,
@@ -63,6 +64,10 @@ impl Explain {
                 .map_err(|error| CliError::Usage(format!("`{}` cannot be read: {error}", path.display())))?;
             let source = SourceName::parse("file").map_err(|error| CliError::Usage(error.to_string()))?;
             let mut events: Vec<Event> = replay::file_events(found.events, &source, Clock::system().now()).collect();
+            if events.len() > 1 {
+                let count = events.len();
+                context.output.note(&format!("the file holds {count} events: explained is the last, after the others"));
+            }
             let reason = found.rejected.first().map_or_else(String::new, |entry| format!(": {}", entry.reason));
             let event = events.pop();
             let event =

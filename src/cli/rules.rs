@@ -12,7 +12,7 @@ use watchbell::{
     api::{Client, Request, wire},
     detect::RuleRecord,
     name::RuleId,
-    rule::{self, CompiledRule, Loader, RuleKind, RuleSet, Stage},
+    rule::{self, CompiledRule, Loader, Metadata, RuleKind, RuleSet, Selector, Stage},
     time::{self, Clock},
 };
 
@@ -85,6 +85,18 @@ impl Rules {
     }
 }
 
+/// On what a rule runs.
+fn looks_at(metadata: &Metadata, between: &str) -> String {
+    match (&metadata.on, &metadata.actions) {
+        (Some(selectors), _) => {
+            let heard: Vec<&str> = selectors.iter().map(Selector::as_str).collect();
+            format!("matches of {}", heard.join(between))
+        }
+        (None, Some(actions)) => actions.join(between),
+        (None, None) => "every event".to_owned(),
+    }
+}
+
 fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>) -> Result<(), CliError> {
     if context.is_json() {
         let all: Vec<_> = set.all().map(|rule| as_json(rule, records.get(rule.id()))).collect();
@@ -103,8 +115,7 @@ fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>)
             } else {
                 "on"
             };
-            let actions =
-                rule.metadata.actions.as_ref().map_or_else(|| "every event".to_owned(), |actions| actions.join(" "));
+            let actions = looks_at(&rule.metadata, " ");
             vec![
                 rule.id().to_string(),
                 output::severity(rule.metadata.severity),
@@ -173,10 +184,7 @@ fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>,
         ("hash", rule.hash.clone()),
     ];
     if rule.kind == RuleKind::Detection {
-        lines.push((
-            "actions",
-            metadata.actions.as_ref().map_or_else(|| "every event".to_owned(), |actions| actions.join(", ")),
-        ));
+        lines.push(("actions", looks_at(metadata, ", ")));
         let window = time::show_duration(metadata.window);
         lines.push((
             "threshold",

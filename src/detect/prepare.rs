@@ -93,7 +93,9 @@ impl Preparer {
                 verdicts.push((index, Verdict::Turn));
                 continue;
             }
-            self.host.take_lists();
+            if rule.looks_into_lists() {
+                self.host.take_lists();
+            }
             match self.host.matches(rule, &input) {
                 Ok(false) => {}
                 Ok(true) => verdicts.push((index, Verdict::Yes(Box::new(Details::find(&self.host, rule, &input))))),

@@ -185,7 +185,10 @@ impl RuleHost {
         let event = input.value_for(rule);
         let (function, answer) = match input.failed() {
             None => {
-                self.call.set_about(Some(input.about(rule, "rule")));
+                // Only what remembers asks what the call is about.
+                if rule.remembers {
+                    self.call.set_about(Some(input.about(rule, "rule")));
+                }
                 ("rule", self.call(rule, "rule", (event,))?)
             }
             Some(failed) => {
@@ -354,7 +357,7 @@ impl RuleHost {
         run: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
     ) -> Result<Dynamic, RuleFailure> {
         let begun = self.call.begin(self.limits.time);
-        self.call.set_current(rule.id().clone(), Arc::clone(&rule.resources), Arc::clone(&rule.constants));
+        self.call.set_current(Arc::clone(&rule.running));
         let result = std::panic::catch_unwind(AssertUnwindSafe(run));
         rule.cost.add(what, self.call.since(begun));
         match result {

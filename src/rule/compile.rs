@@ -11,7 +11,7 @@ use rhai::{AST, ASTNode, Array, Dynamic, Engine, Expr, ImmutableString, Map, Opt
 
 use super::{
     cost::Cost,
-    engine::{self, Call, Constants, Limits},
+    engine::{self, Call, Constants, Limits, Running},
     library,
     metadata::{self, Metadata, Places, Stage},
     prefilter::{self, Conditions},
@@ -58,13 +58,12 @@ pub struct CompiledRule {
     pub(super) ast: AST,
     /// The versions of the lists that it may look into, as one text.
     pub(super) lists: String,
-    pub(super) resources: Arc<Resources>,
+    /// What its calls can reach.
+    pub(super) running: Arc<Running>,
     /// It imports: its top level runs before each call, so that its functions see the modules.
     pub(super) imports: bool,
     /// The conditions that `fn rule` begins with, as far as they are understood.
     pub(super) conditions: Conditions,
-    /// What its functions see beside their own variables.
-    pub(super) constants: Arc<Constants>,
     /// It calls functions that remember.
     pub remembers: bool,
     /// It may use a memory that other rules use as well.
@@ -92,6 +91,11 @@ impl CompiledRule {
         let selects = |selectors: &Vec<Selector>| selectors.iter().any(|selector| selector.selects(other));
         self.metadata.on.as_ref().is_some_and(selects)
             && (other.stage != Stage::Shadow || self.metadata.stage == Stage::Shadow)
+    }
+
+    /// Whether it may look into lists.
+    pub fn looks_into_lists(&self) -> bool {
+        !self.lists.is_empty()
     }
 
     /// Whether the file has this optional function.
@@ -166,7 +170,8 @@ impl Compiler {
         let places = places(&first, text);
 
         self.call.begin(LOAD_TIME);
-        self.call.set_current(placeholder_id(), Arc::clone(&self.resources), Arc::default());
+        let resources = Arc::clone(&self.resources);
+        self.call.set_current(Arc::new(Running { rule: placeholder_id(), resources, constants: Arc::default() }));
         let mut run = first.clone();
         run.set_source(file.to_string_lossy().as_ref());
         let mut scope = Scope::new();
@@ -249,7 +254,10 @@ impl Compiler {
             if metadata.on.is_some() { Conditions::default() } else { prefilter::conditions(&ast, &known) };
         let looks_up = imports.iter().any(|text| text.contains("list(")) || text.contains("list(");
         let lists = if looks_up { self.resources.lists.versions() } else { String::new() };
+        let running =
+            Running { rule: metadata.id.clone(), resources: Arc::clone(&self.resources), constants: Arc::new(known) };
         let rule = CompiledRule {
+            running: Arc::new(running),
             conditions,
             lists,
             metadata,
@@ -257,12 +265,10 @@ impl Compiler {
             file: file.to_owned(),
             hash: hasher.finalize().to_hex().chars().take(16).collect(),
             ast,
-            resources: Arc::clone(&self.resources),
             remembers,
             shares,
             reach,
             expires: functions.iter().any(|function| function == EXPIRED),
-            constants: Arc::new(known),
             assigns_properties: assigns,
             imports: !imports.is_empty(),
             functions,

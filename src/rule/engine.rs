@@ -56,10 +56,11 @@ pub(super) type Constants = BTreeMap<String, Dynamic>;
 
 /// Who is running, with what it can reach.
 #[derive(Debug)]
-struct Running {
-    rule: RuleId,
-    resources: Arc<Resources>,
-    constants: Arc<Constants>,
+pub(super) struct Running {
+    pub(super) rule: RuleId,
+    pub(super) resources: Arc<Resources>,
+    /// What its functions see beside their own variables.
+    pub(super) constants: Arc<Constants>,
 }
 
 /// What the engine's callbacks know of the call that is going on.
@@ -69,7 +70,7 @@ pub(super) struct Call {
     /// Nanoseconds after `started` at which the call must end; 0: no limit.
     deadline: AtomicU64,
     /// Who is running, with what it can reach.
-    current: Mutex<Option<Running>>,
+    current: Mutex<Option<Arc<Running>>>,
     /// The lists that were looked into, with their versions, since it was last asked.
     lists: Mutex<BTreeMap<String, String>>,
     /// What rules remember.
@@ -100,8 +101,7 @@ impl Call {
         self.started.elapsed().saturating_sub(begun)
     }
 
-    pub(super) fn set_current(&self, rule: RuleId, resources: Arc<Resources>, constants: Arc<Constants>) {
-        let running = Running { rule, resources, constants };
+    pub(super) fn set_current(&self, running: Arc<Running>) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
     }
 

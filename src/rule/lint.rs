@@ -167,7 +167,7 @@ const STANDARD: &[&str] = &[
 
 /// What is doubtful about a rule.
 pub fn lint(rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
-    let Some(text) = rule.resources.imports.text(&rule.file) else {
+    let Some(text) = rule.running.resources.imports.text(&rule.file) else {
         // Built in: held to by tests.
         return Vec::new();
     };
@@ -367,7 +367,8 @@ impl Lint<'_> {
         match host {
             Some(function) if !standard && !function.takes(arguments) => {
                 let takes: Vec<&str> = function.parameters.iter().map(|parameter| parameter.name).collect();
-                let message = format!("`{name}({})` is given {arguments} arguments", takes.join(", "));
+                let plural = if arguments == 1 { "" } else { "s" };
+                let message = format!("`{name}({})` is given {arguments} argument{plural}", takes.join(", "));
                 self.warn("W205", self.at(position), message, "the call will fail when it is reached");
             }
             Some(_) => {}

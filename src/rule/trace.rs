@@ -104,7 +104,7 @@ impl Tracer {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.call.begin(self.limits.time);
         self.call.set_about(Some(input.about(rule, function)));
-        self.call.set_current(rule.id().clone(), Arc::clone(&rule.resources), Arc::clone(&rule.constants));
+        self.call.set_current(Arc::clone(&rule.running));
         let parameter = parameter(&rule.ast, function)?;
         let event = input.value_for(rule);
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -382,6 +382,6 @@ pub(super) fn show(value: &Dynamic) -> String {
 
 /// The file's line that a note is about.
 pub fn line_of(rule: &CompiledRule, line: usize) -> Option<String> {
-    let text = rule.resources.imports.text(Path::new(&rule.file))?;
+    let text = rule.running.resources.imports.text(Path::new(&rule.file))?;
     text.lines().nth(line.checked_sub(1)?).map(|line| line.trim().to_owned())
 }
