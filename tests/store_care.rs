@@ -325,6 +325,34 @@ fn what_is_lost_is_fetched_again_and_told_once() {
     assert_eq!(store.verify().unwrap().wrong, 0);
 }
 
+/// What cannot be read is counted, whether it is read from the store or sent by an agent, and the rest is replayed.
+#[test]
+fn a_replay_goes_on_behind_what_it_cannot_read() {
+    let lab = lab(400);
+    let whole = lab.watchbell(&["replay", "--format", "json", "--threads", "2"]);
+    {
+        let db = sled::open(lab.path("data/store")).unwrap();
+        let directories: Vec<_> = db.scan_prefix(b"d").keys().map(Result::unwrap).collect();
+        assert!(directories.len() >= 4, "{}", directories.len());
+        db.insert(&directories[1], b"nonsense").unwrap();
+        let number = &directories[2][1..];
+        let piece = db.scan_prefix([b"e", number].concat()).keys().next().unwrap().unwrap();
+        db.remove(piece).unwrap();
+        db.flush().unwrap();
+    }
+    let found = lab.watchbell(&["replay", "--format", "json"]);
+    let (whole, found): (Value, Value) =
+        (serde_json::from_str(&whole.stdout).unwrap(), serde_json::from_str(&found.stdout).unwrap());
+    let events = |report: &Value| report["events"].as_u64().unwrap();
+    assert!(whole.get("unreadable").is_none() && found["unreadable"].as_u64().unwrap() > 1, "{found:#}");
+    assert!(events(&found) > 0 && events(&found) < events(&whole));
+    let (_store, reader) = lab.reader();
+    let sent: Vec<bool> = reader.sent_blocks().map(|block| block.unwrap().block().unwrap().unpack().is_ok()).collect();
+    let stored: Vec<bool> = reader.blocks().map(|block| block.unwrap().unpack().is_ok()).collect();
+    assert_eq!(sent, stored);
+    assert_eq!(sent.iter().filter(|readable| !**readable).count(), 1, "the directory that is nonsense");
+}
+
 /// Even of a store that sled cannot read at all a new one is made, and the old one is kept.
 #[test]
 fn recovery_begins_anew_where_nothing_can_be_read() {

@@ -200,11 +200,32 @@ impl Reader {
                         events: STANDARD.encode(block.events),
                     }))
                 }
+                Err(error @ StoreError::Damaged { .. }) => {
+                    tracing::warn!(%error, "a block of events cannot be read");
+                    let (damaged, after) = match reader.around(from) {
+                        Ok(around) => around,
+                        Err(error) => {
+                            next = None;
+                            return Some(Err(error));
+                        }
+                    };
+                    next = after;
+                    // Whoever receives it finds as well that it cannot be read, and counts it.
+                    Some(Ok(SentBlock { directory: STANDARD.encode(damaged), events: String::new() }))
+                }
                 Err(error) => {
                     next = None;
                     Some(Err(error))
                 }
             }
         })
+    }
+
+    /// What stands where the directory should be that holds a number, and where the next block begins.
+    fn around(&self, sequence: Sequence) -> Result<(Vec<u8>, Option<Sequence>), StoreError> {
+        let here = self.tree().range(vec![key::DIRECTORY]..=key::directory(sequence)).next_back().transpose()?;
+        let next = self.tree().range(key::directory(sequence.next())..vec![key::DIRECTORY + 1]).next().transpose()?;
+        let begins = next.and_then(|(name, _)| key::number_at_end(&name)).map(Sequence);
+        Ok((here.map(|(_, bytes)| bytes.to_vec()).unwrap_or_default(), begins))
     }
 }
