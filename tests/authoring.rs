@@ -528,3 +528,37 @@ fn a_hundred_rules_are_tested_at_once() {
     let finished = lab.watchbell(&["test", "rules"]);
     assert!(finished.stdout.contains("300 cases of 100 rules, 0 failed"), "{}", finished.show());
 }
+
+/// What can never be right is told before an event comes.
+#[test]
+fn constants_that_can_never_be_right_are_told() {
+    let lab = Lab::new();
+    let check = |body: &str| {
+        let functions = format!("fn rule(event) {{ {body} }}\nfn dedup(event) {{ event.id }}");
+        lab.write("rules/a.rhai", rule("team.a", "params: #{ domains: [\"example.com\"] },", &functions));
+        lab.watchbell(&["check", "rules"]).stderr
+    };
+    for (body, code, told) in [
+        ("event.actor.email in params.domians", "W209", "did you mean `domains`?"),
+        ("matches(event.actor.email, \"(\")", "W210", "not a regular expression"),
+        ("event.actor.email.matches(\"(\")", "W210", "not a regular expression"),
+        ("in_cidr(event.ip, [\"10.0.0.0/8\", \"10.0.0.0/33\"])", "W210", "10.0.0.0/33"),
+        ("within(event.time, \"mon-fri 09:00-18:00\", \"Europe/Berln\")", "W210", "Europe/Berln"),
+        ("count(event.actor.email, \"10x\") > 3", "W210", "`10x` is no duration"),
+        ("count(\"10m\", event.actor.email) > 3 && count(event.actor.email, 600) > 3", "W210", "`600` is no duration"),
+        ("common(\"all\").count(event.actor.email, \"1y\") > 3", "W210", "`1y` is no duration"),
+    ] {
+        let found = check(body);
+        assert!(found.contains(code) && found.contains(told), "{body}: {found}");
+    }
+    for right in [
+        "event.actor.email in params.domains && params.contains(\"other\")",
+        "matches(event.actor.email, `^a\\.b$`) && event.actor.email.matches(\"b\")",
+        "in_cidr(event.ip, params.domains) && in_cidr(event.ip, \"10.0.0.0/8\")",
+        "within(event.time, \"mon-fri 09:00-18:00\", \"Europe/Berlin\")",
+        "count(event.actor.email, \"10m\") > 3 && common(\"all\").count(\"key\", \"1h 30m\") > 2",
+    ] {
+        let found = check(right);
+        assert!(!found.contains("W209") && !found.contains("W210"), "{right}: {found}");
+    }
+}

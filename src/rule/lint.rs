@@ -17,6 +17,8 @@ use super::{
 };
 use crate::diagnostic::{Diagnostic, nearest};
 
+mod constants;
+
 /// Functions of Rhai's standard library, as its book lists them: a call of anything else must be one of ours or the rule's own.
 const STANDARD: &[&str] = &[
     "abs",
@@ -351,6 +353,7 @@ impl Lint<'_> {
         if !call.namespace.is_empty() || name.contains('$') || !name.starts_with(|first: char| first.is_alphabetic()) {
             return;
         }
+        self.arguments(call, position, method);
         let arguments = call.args.len() + usize::from(method);
         if own.iter().any(|(function, _)| function == name) {
             let counts: Vec<usize> =
@@ -385,67 +388,9 @@ impl Lint<'_> {
         }
     }
 
-    /// Comparisons that cannot be true.
-    fn comparison(&mut self, call: &FnCallExpr, position: Position) {
-        let (true, [one, other]) = (call.name == "==" || call.name == "!=", call.args.as_slice()) else {
-            return;
-        };
-        let always = if call.name == "==" { "never" } else { "always" };
-        for (side, constant) in [(one, other), (other, one)] {
-            let at = self.at(constant.start_position());
-            let at = if at.is_empty() { self.at(position) } else { at };
-            if let Expr::StringConstant(text, _) = constant {
-                match last_call(side) {
-                    Some("to_lower") if text.chars().any(char::is_uppercase) => {
-                        let message = format!("a text in lower case is {always} `{text}`");
-                        self.warn("W208", at, message, format!("write `{}`", text.to_lowercase()));
-                        continue;
-                    }
-                    Some("to_upper") if text.chars().any(char::is_lowercase) => {
-                        let message = format!("a text in upper case is {always} `{text}`");
-                        self.warn("W208", at, message, format!("write `{}`", text.to_uppercase()));
-                        continue;
-                    }
-                    _ => {}
-                }
-            }
-            let Some(path) = path(side) else {
-                continue;
-            };
-            match constant {
-                Expr::StringConstant(action, _) if ["action", "attributes.action"].contains(&path.as_str()) => {
-                    let Some(actions) = self.rule.metadata.actions.clone() else {
-                        continue;
-                    };
-                    let wanted = |pattern: &String| {
-                        super::pattern::glob(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(&**action))
-                    };
-                    if !actions.iter().any(wanted) {
-                        let message = format!(
-                            "`event.action` is {always} `{action}`: the rule looks at {} only",
-                            actions.join(", ")
-                        );
-                        let near = nearest(action, actions.iter().map(String::as_str));
-                        let help = near.map_or_else(
-                            || format!("add `{action}` to `actions`"),
-                            |near| format!("did you mean `{near}`?"),
-                        );
-                        self.warn("W208", at, message, help);
-                    }
-                }
-                Expr::IntegerConstant(..) | Expr::FloatConstant(..) | Expr::BoolConstant(..)
-                    if Vocabulary::is_text(&path) =>
-                {
-                    let message = format!("`event.{path}` is a text: it {always} equals this");
-                    self.warn("W208", at, message, "compare with a text");
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// Fields that no event is known to have.
     fn chain(&mut self, chain: &Expr, position: Position) {
+        self.parameter(chain, position);
         let Some(walked) = path(chain) else {
             return;
         };
@@ -565,15 +510,6 @@ fn follow(step: &Expr, index: bool, walked: &mut String) -> bool {
             true
         }
         _ => false,
-    }
-}
-
-/// The method that a chain ends with.
-fn last_call(expression: &Expr) -> Option<&str> {
-    match expression {
-        Expr::Dot(parts, ..) | Expr::Index(parts, ..) => last_call(&parts.rhs),
-        Expr::MethodCall(call, _) => Some(call.name.as_str()),
-        _ => None,
     }
 }
 

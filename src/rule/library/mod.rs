@@ -103,6 +103,11 @@ impl HostFunction {
         remembers(self.name)
     }
 
+    /// Calls it outside of any rule: whether it refuses what it is given.
+    pub(super) fn attempt(&self, call: &Call, arguments: &[&Dynamic]) -> Result<(), String> {
+        (self.run)(call, arguments).map(drop)
+    }
+
     /// Whether it takes so many arguments.
     pub fn takes(&self, arguments: usize) -> bool {
         (self.least()..=self.parameters.len() + usize::from(self.remembers())).contains(&arguments)
