@@ -562,3 +562,25 @@ fn constants_that_can_never_be_right_are_told() {
         assert!(!found.contains("W209") && !found.contains("W210"), "{right}: {found}");
     }
 }
+
+/// What is wrong in a test file is named, down to one alert of a list, and such tests do not count as passed.
+#[test]
+fn what_is_wrong_in_a_test_file_is_named() {
+    let lab = Lab::new();
+    lab.write("rules/a.rhai", rule("team.a", "", "fn rule(event) { event.action == \"x\" }"));
+    for (expected, told) in [
+        ("{ alerts: [{ severity: urgent }] }", "unknown variant `urgent`"),
+        ("{ alerts: [{ titel: x }] }", "did you mean `title`?"),
+        ("{ alerts: yes }", "expected how many alerts, or a list of them"),
+        ("{ alret: true }", "did you mean `alert`?"),
+    ] {
+        lab.write("rules/a.test.yaml", format!("- name: one\n  event: {{}}\n  expect: {expected}\n"));
+        let tested = lab.watchbell(&["test", "rules"]);
+        assert!(tested.code != Some(0) && tested.stderr.contains(told), "{expected}: {}", tested.show());
+        assert!(
+            tested.stdout.contains("FAIL") && !tested.stderr.contains(" at line "),
+            "{expected}: {}",
+            tested.show()
+        );
+    }
+}

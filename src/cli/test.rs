@@ -193,6 +193,9 @@ impl Test {
             if let Ok(text) = std::fs::read_to_string(&tests) {
                 let (read, mut found) = case::read(&tests, &text, &read_events);
                 cases = read;
+                if any_error(&found) {
+                    result.problems.push("not all of its tests can be read".to_owned());
+                }
                 diagnostics.append(&mut found);
                 result.tests = Some(tests.clone());
                 cases.retain(|case| by_rule || self.filter.as_ref().is_some_and(|text| case.name.contains(text)));

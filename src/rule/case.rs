@@ -11,13 +11,16 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
 use crate::{
     alert::Severity,
-    diagnostic::{Diagnostic, suggest},
+    diagnostic::{Diagnostic, nearest, suggest},
     event::{Event, IncomingEvent},
     name::{EventId, Sequence, SourceName},
     time::{self, Timestamp},
@@ -124,11 +127,37 @@ struct WrittenExpectation {
     errors: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 enum WrittenAlerts {
     Count(usize),
     These(Vec<ExpectedAlert>),
+}
+
+impl<'de> Deserialize<'de> for WrittenAlerts {
+    /// By hand, so that what is wrong with one of the alerts is said, and not that it fits neither form.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = WrittenAlerts;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("how many alerts, or a list of them")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<Self::Value, E> {
+                usize::try_from(count).map(WrittenAlerts::Count).map_err(E::custom)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<Self::Value, E> {
+                usize::try_from(count).map(WrittenAlerts::Count).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, alerts: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(alerts)).map(WrittenAlerts::These)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// The test file that belongs to a rule's file.
@@ -156,8 +185,9 @@ pub fn read(
             if let Some(location) = error.location() {
                 diagnostic = diagnostic.at(&text, line_span(&text, usize::try_from(location.line()).unwrap_or(1)));
             }
-            let help = "a test file is a list of cases, each with `name`, `event` or `events`, and `expect`";
-            return (Vec::new(), vec![diagnostic.help(help)]);
+            let near = misspelt(&diagnostic.message).map(|near| format!("did you mean `{near}`?"));
+            let usual = "a test file is a list of cases, each with `name`, `event` or `events`, and `expect`";
+            return (Vec::new(), vec![diagnostic.help(near.unwrap_or_else(|| usual.to_owned()))]);
         }
     };
     let mut cases = Vec::new();
@@ -176,8 +206,18 @@ pub fn read(
     (cases, diagnostics)
 }
 
+/// What was probably meant by a name that is not known: `… `titel`, expected one of title, severity`.
+fn misspelt(message: &str) -> Option<String> {
+    let (found, known) = message.split_once("`, expected one of ")?;
+    let found = found.rsplit('`').next()?;
+    nearest(found, known.split(", ").map(|name| name.trim_matches('`'))).map(str::to_owned)
+}
+
+/// Without the place, which is shown beside it.
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+    let line = text.lines().next().unwrap_or_default();
+    let place = line.rfind(" at line ").or_else(|| line.rfind(", at line "));
+    place.and_then(|place| line.get(..place)).unwrap_or(line).to_owned()
 }
 
 fn line_span(text: &str, line: usize) -> std::ops::Range<usize> {
