@@ -11,11 +11,14 @@ use watchbell::{
         Run,
         coverage::{self, ActionCoverage, Occurrence},
     },
-    rule::{Loader, RuleSources},
+    rule::Loader,
     time::Clock,
 };
 
-use super::{CliError, Context, filter, output, problems, replay::Feed};
+use super::{
+    CliError, Context, filter, output, problems,
+    replay::{self, Feed},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Coverage {
@@ -35,15 +38,7 @@ pub(super) struct Coverage {
 impl Coverage {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let now = Clock::system().now();
-        let config = if !self.rules.is_empty() && !self.events.is_empty() && !context.config.exists() {
-            None
-        } else {
-            Some(context.config()?)
-        };
-        let mut sources = config.as_ref().map_or_else(RuleSources::default, |config| config.rules.clone());
-        if !self.rules.is_empty() {
-            sources.roots.clone_from(&self.rules);
-        }
+        let (config, sources) = replay::sources(context, &self.rules, &self.events)?;
         let loaded = Loader::new(sources).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
         let (since, until) = self.range.bounds(now)?;

@@ -101,16 +101,7 @@ impl Replay {
         if let Some(limit) = self.fail_on.iter().find(|limit| limit.compares() && self.against.is_none()) {
             return Err(CliError::Usage(format!("`{}` compares: say with what, `--against live`", limit.text())));
         }
-        // With rules and events given there is nothing that a configuration could add.
-        let config = if !self.rules.is_empty() && !self.events.is_empty() && !context.config.exists() {
-            None
-        } else {
-            Some(context.config()?)
-        };
-        let mut sources = config.as_ref().map_or_else(RuleSources::default, |config| config.rules.clone());
-        if !self.rules.is_empty() {
-            sources.roots.clone_from(&self.rules);
-        }
+        let (config, sources) = sources(context, &self.rules, &self.events)?;
         let rules = Rules::load(sources.clone(), &self.rule);
         context.output.diagnostics(&rules.diagnostics);
         if let (true, Some(config)) = (self.verify, &config) {
@@ -225,6 +216,25 @@ impl Replay {
         };
         Ok((report, other))
     }
+}
+
+/// The configuration, and where the rules are: these, or those of the configuration.
+pub(super) fn sources(
+    context: &Context,
+    rules: &[PathBuf],
+    events: &[PathBuf],
+) -> Result<(Option<Config>, RuleSources), CliError> {
+    // With rules and events given there is nothing that a configuration could add.
+    let config = if !rules.is_empty() && !events.is_empty() && !context.config.exists() {
+        None
+    } else {
+        Some(context.config()?)
+    };
+    let mut sources = config.as_ref().map_or_else(RuleSources::default, |config| config.rules.clone());
+    if !rules.is_empty() {
+        sources.roots = rules.to_vec();
+    }
+    Ok((config, sources))
 }
 
 /// Replays, shows how far it has come, and ends early at Ctrl-C.
