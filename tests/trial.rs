@@ -5,7 +5,7 @@ use watchbell::{
     alert::Alert,
     name::RuleId,
     simulator::Options,
-    store::{AlertFilter, Reader},
+    store::{AlertFilter, Commit, Reader, hunt_key},
     time::{self, Clock},
 };
 
@@ -128,7 +128,15 @@ fn a_new_rule_is_run_over_stored_events_once() {
         assert_eq!(events, found[0].count);
         found
     };
-    // Nothing is hunted twice, and what comes next joins.
+    // Nothing is recorded twice, even if it is hunted again, and what comes next joins.
+    {
+        let (store, reader) = lab.reader();
+        let mark = reader.mark().unwrap().0.to_be_bytes().to_vec();
+        let state = ["t.new", "t.counts"].map(|id| (hunt_key(&RuleId::parse(id).unwrap()), Some(mark.clone())));
+        store.writing().commit(&Commit { state: state.into(), ..Commit::default() }).unwrap();
+    }
+    lab.run_agent_until(|reader| reader.hunts().unwrap().is_empty());
+    assert_eq!(found(&lab.reader().1), first);
     import(&lab, 300, 310);
     lab.run_agent_until(|reader| evaluated(reader, 310));
     let (_store, reader) = lab.reader();

@@ -4,6 +4,7 @@
 //! If a commit fails the detector is ahead of the disk: it is thrown away, and the agent opened again from the store.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -208,15 +209,20 @@ impl Evaluator {
         let owed = self.store.reader().hunts()?;
         // Two reloads in a row can begin the same hunt twice.
         let is_owed = |rule: &RuleId| owed.values().any(|ids| ids.contains(rule));
-        outcome.alerts.retain(|change| match change {
-            AlertChange::Opened(alert) => is_owed(&alert.rule),
-            _ => true,
-        });
-        let opened = outcome.alerts.iter().filter_map(|change| match change {
-            AlertChange::Opened(alert) => Some((**alert).clone()),
-            _ => None,
-        });
-        let opened: Vec<Alert> = opened.collect();
+        let mut opened: Vec<Alert> = Vec::new();
+        for change in &outcome.alerts {
+            if let AlertChange::Opened(alert) = change
+                && is_owed(&alert.rule)
+                && self.store.reader().alert(alert.id)?.is_none()
+            {
+                opened.push((**alert).clone());
+            }
+        }
+        // Nothing joins an alert that is there already: it has these matches.
+        let new: HashSet<AlertId> = opened.iter().map(|alert| alert.id).collect();
+        let is_new = |id: AlertId| new.contains(&id);
+        outcome.alerts.retain(|change| is_new(change.alert()));
+        outcome.matches.retain(|found| found.alert.is_some_and(is_new));
         for alert in &opened {
             detector.handled(alert, Action::Reopen);
         }
