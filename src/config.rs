@@ -5,6 +5,7 @@ use std::{
     collections::HashSet,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -195,6 +196,12 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         }
     }
     top.finish();
+    let ignored = sources
+        .iter()
+        .filter(|(source, _)| !source.unwanted.ignore.texts().is_empty())
+        .map(|(source, _)| (source.name.clone(), source.unwanted.ignore.clone()))
+        .collect();
+    rules.ignored = Arc::new(ignored);
     let mut destinations: Vec<deliver::Settings> = destinations.into_iter().map(|(settings, _)| settings).collect();
     if !has_destinations {
         destinations.push(deliver::Settings::terminal(DestinationName::parse("terminal").ok()?));

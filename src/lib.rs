@@ -4,7 +4,7 @@
 //!
 //! | layer | modules | what they are |
 //! | --- | --- | --- |
-//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`event`] [`alert`] [`outcome`] [`silence`] [`condition`] | values |
+//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`event`] [`category`] [`action`] [`alert`] [`outcome`] [`silence`] [`condition`] | values |
 //! | 1 | [`rule`], then [`detect`] | the pure core: rules and what they find |
 //! | 1 | [`store`] | memory: the only place that knows keys and encodings |
 //! | 1 | [`http`] | talking HTTP |
@@ -17,9 +17,11 @@
 //! The store is the only queue: the poller appends a page and its cursor, the evaluate loop reads what follows its mark and
 //! commits what it means together with the new mark, and each destination's worker reads what it still owes.
 
+pub mod action;
 pub mod agent;
 pub mod alert;
 pub mod api;
+pub mod category;
 pub mod condition;
 pub mod config;
 pub mod deliver;

@@ -3,7 +3,10 @@ use std::{fs, process::Command};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use watchbell::rule::{self, Limits, RuleInput, SHIPPED, Tracer};
+use watchbell::{
+    action::Catalog,
+    rule::{self, Limits, RuleInput, SHIPPED, Tracer},
+};
 
 use crate::support::{Lab, entry, event, load, rule, rule_set};
 
@@ -397,7 +400,8 @@ fn watched_rules_say_the_same() {
     let mut looked = 0;
     for (number, line) in text.lines().enumerate().step_by(7) {
         let event = event(number as u64 + 1, &serde_json::from_str(line).unwrap());
-        let input = RuleInput::new(&event);
+        let catalog = Catalog::default();
+        let input = RuleInput::new(&event, &catalog);
         for rule in &set.detections {
             let trace = tracer.run(rule, "rule", &input).unwrap();
             assert_eq!(trace.result.ok(), host.matches(rule, &input).ok().map(|said| said.to_string()));
@@ -508,7 +512,8 @@ proptest! {
         raw["attributes"]["actor"]["name"] = name.into();
         raw["attributes"]["values"] = json!([number, 3, flag]);
         let event = event(1, &raw);
-        let input = RuleInput::new(&event);
+        let catalog = Catalog::default();
+        let input = RuleInput::new(&event, &catalog);
         let rule = &set.detections[0];
         let watched = Tracer::new(&Limits::default()).run(rule, "rule", &input).unwrap();
         let plain = rule::RuleHost::new(&Limits::default()).matches(rule, &input);

@@ -30,8 +30,20 @@ fn modules() -> Vec<(String, PathBuf, String)> {
         .collect()
 }
 
-const VALUES: [&str; 10] =
-    ["alert", "condition", "diagnostic", "event", "name", "outcome", "secret", "settings", "silence", "time"];
+const VALUES: [&str; 12] = [
+    "action",
+    "alert",
+    "category",
+    "condition",
+    "diagnostic",
+    "event",
+    "name",
+    "outcome",
+    "secret",
+    "settings",
+    "silence",
+    "time",
+];
 
 /// What a module may use beside the values and itself.
 fn may_use(module: &str) -> &'static [&'static str] {

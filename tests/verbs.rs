@@ -187,7 +187,7 @@ fn broken_rules_are_shown_with_their_line_and_a_caret() {
     exit: 2
     --- stdout
     ok       configuration watchbell.toml: 1 source, 1 destination
-    FAILED   0 rules and 10 checks compiled, 2 broken
+    FAILED   0 rules and 11 checks compiled, 2 broken
     ok       data directory data
     skipped  sources were not asked, and secrets not read (--offline)
     --- stderr
@@ -295,19 +295,20 @@ fn what_was_found_is_listed_and_shown() {
     assert_snapshot!(snapshot(&lab.watchbell(&["rules", "list"])), @"
     exit: 0
     --- stdout
-     RULE                        SEVERITY  STATE  RUNS ON                 MATCHES  ERRORS
-     team.bad                    medium    on     user_login              0        1
-     team.impersonation          medium    on     user_logged_in_as_user  2        0
-     builtin.cursor_stuck        low       on     on a timer              0        0
-     builtin.delivery_failing    high      on     on a timer              0        0
-     builtin.events_quarantined  low       on     on a timer              0        0
-     builtin.key_expiring        info      on     on a timer              0        0
-     builtin.log_drop_off        high      on     on a timer              0        0
-     builtin.rule_broken         medium    on     on a timer              0        0
-     builtin.rule_guarded        medium    on     on a timer              0        0
-     builtin.rule_suspended      high      on     on a timer              0        0
-     builtin.source_failing      medium    on     on a timer              0        0
-     builtin.source_refused      high      on     on a timer              0        0
+     RULE                        SEVERITY  STATE  EVIDENCE  RUNS ON                 MATCHES  ERRORS
+     team.bad                    medium    on     -         user_login              0        1
+     team.impersonation          medium    on     -         user_logged_in_as_user  2        0
+     builtin.cursor_stuck        low       on     -         on a timer              0        0
+     builtin.delivery_failing    high      on     -         on a timer              0        0
+     builtin.events_quarantined  low       on     -         on a timer              0        0
+     builtin.key_expiring        info      on     -         on a timer              0        0
+     builtin.log_drop_off        high      on     -         on a timer              0        0
+     builtin.new_action          info      on     -         on a timer              0        0
+     builtin.rule_broken         medium    on     -         on a timer              0        0
+     builtin.rule_guarded        medium    on     -         on a timer              0        0
+     builtin.rule_suspended      high      on     -         on a timer              0        0
+     builtin.source_failing      medium    on     -         on a timer              0        0
+     builtin.source_refused      high      on     -         on a timer              0        0
     --- stderr
     ");
 

@@ -6,15 +6,21 @@ use serde_json::{Value, json};
 
 use super::Watched;
 use crate::{
+    action::ActionRecord,
+    category::Category,
     detect::{Detector, Subject},
-    name::Sequence,
+    name::{Sequence, SourceName},
     source::{Settings, SourceStatus},
-    store::{Reader, StoreError},
+    store::{Reader, SourceRecord, StoreError},
     time::{self, Clock, Timestamp},
 };
 
 /// A machine that stood still for longer was asleep.
 const ASLEEP: Duration = Duration::from_secs(60);
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// What came up longer ago is no news.
+const NEWS: Duration = Duration::from_secs(31 * 86_400);
 
 /// The timer of the health checks, which also notices when the machine was asleep.
 #[derive(Debug)]
@@ -85,12 +91,16 @@ pub(super) fn subjects(
     now: Timestamp,
 ) -> Result<Vec<Subject>, StoreError> {
     let mut subjects = Vec::new();
+    let actions: Vec<(SourceName, String, ActionRecord)> = reader.actions().collect::<Result<_, _>>()?;
     for (settings, status) in &watched.sources {
         let status = status.borrow().clone();
-        subjects.push(Subject {
-            source: Some(settings.name.clone()),
-            record: source_record(settings, &status, pulse, now),
-        });
+        let mut record = source_record(settings, &status, pulse, now);
+        let own = actions.iter().filter(|(source, ..)| *source == settings.name);
+        if let Some(record) = record.as_object_mut() {
+            let new = own.filter_map(|(_, id, action)| new_action(id, action, &status.record, now)).collect();
+            record.insert("new_actions".to_owned(), Value::Array(new));
+        }
+        subjects.push(Subject { source: Some(settings.name.clone()), record });
     }
     let outbox = reader.outbox()?;
     let destinations: Vec<Value> = watched
@@ -137,6 +147,31 @@ pub(super) fn subjects(
         }),
     });
     Ok(subjects)
+}
+
+/// An action that came up after the first day: on the organization's list, or in an event although it was not on it.
+fn new_action(id: &str, action: &ActionRecord, source: &SourceRecord, now: Timestamp) -> Option<Value> {
+    let listed = action.listed.filter(|listed| source.actions.first.is_some_and(|first| *listed > first));
+    // What has been on the list is no news when it happens.
+    let seen = action.seen.filter(|seen| action.listed.is_none_or(|listed| *seen < listed));
+    let came = seen.into_iter().chain(listed).min()?;
+    let began = source.actions.first.or(source.first_poll)?;
+    if came <= time::after(began, DAY) || time::since(now, came) > NEWS {
+        return None;
+    }
+    Some(json!({
+        "id": id,
+        "name": action.name,
+        "group": action.group,
+        "category": Category::of(id, action.name.as_deref(), action.group.as_deref()).as_str(),
+        "listed": action.listed.is_some(),
+        "events": action.events,
+        "day": came.strftime("%Y-%m-%d").to_string(),
+        "age": seconds(time::since(now, came)),
+        // How long the source had been known when it came.
+        "known_for": seconds(time::since(came, began)),
+        "by_list": source.actions.first.is_some(),
+    }))
 }
 
 fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now: Timestamp) -> Value {

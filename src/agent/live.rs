@@ -22,7 +22,7 @@ use crate::{
     deliver::DestinationStatus,
     name::{AlertId, DestinationName, SourceName},
     rule::{RuleSet, fingerprint_on_disk},
-    source::{Settings, SourceStatus},
+    source::{Refresh, Refreshed, Settings, SourceStatus},
     store::Refetch,
     time::{self, Clock, Timestamp},
 };
@@ -60,6 +60,7 @@ pub(super) struct LiveSource {
     pub(super) settings: Settings,
     pub(super) status: watch::Receiver<SourceStatus>,
     pub(super) refetches: mpsc::Sender<Refetch>,
+    pub(super) refreshes: mpsc::Sender<Refresh>,
 }
 
 /// The running agent, as the API sees it.
@@ -175,6 +176,13 @@ impl Live for LiveAgent {
             .iter()
             .find(|live| live.settings.name == *source)
             .is_some_and(|live| live.refetches.blocking_send(refetch).is_ok())
+    }
+
+    fn list_actions(&self, source: &SourceName) -> Option<Result<Refreshed, String>> {
+        let live = self.sources.iter().find(|live| live.settings.name == *source)?;
+        let (reply, answer) = oneshot::channel();
+        live.refreshes.blocking_send(reply).ok()?;
+        answer.blocking_recv().ok()
     }
 
     fn stored(&self) {

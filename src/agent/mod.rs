@@ -20,8 +20,8 @@ use crate::{
     deliver::{DestinationStatus, OpenError, Recorder, Router, Terminal, Worker},
     diagnostic::Diagnostic,
     name::{DestinationName, SourceName},
-    rule::{Loader, RuleSet},
-    source::{self, Pace, Poller, Source, SourceSetupError, SourceStatus, Timing},
+    rule::{Loader, RuleSet, RuleSources},
+    source::{self, Listing, Pace, Poller, Source, SourceSetupError, SourceStatus, Timing},
     store::{self, Store, StoreError},
     time::{self, Clock, Timestamp},
 };
@@ -113,11 +113,19 @@ pub struct Agent {
     rules: watch::Sender<Arc<RuleSet>>,
     stored: watch::Sender<u64>,
     owed: watch::Sender<u64>,
+    lists: Lists,
     progress: watch::Sender<Progress>,
     pid_file: PidFile,
     metrics: Option<std::net::TcpListener>,
     /// Problems of the rule files, as they were found at the start.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Lists of actions that pollers have fetched, and how far rules have taken them up.
+#[derive(Debug)]
+struct Lists {
+    listed: watch::Receiver<u64>,
+    taken: watch::Sender<u64>,
 }
 
 /// What the health checks look at.
@@ -161,11 +169,13 @@ impl Agent {
         let pid_file = PidFile::write(&config)?;
         let stored = watch::Sender::new(0);
         let owed = watch::Sender::new(0);
+        let (listed, taken) = (watch::Sender::new(0), watch::Sender::new(0));
+        let listing = Listing { listed: listed.clone(), taken: taken.subscribe() };
         let mut pollers = Vec::new();
         for ((settings, source), (_, pace)) in config.sources.iter().zip(sources).zip(paces) {
             let poller =
                 Poller::new(settings.clone(), source, store.clone(), options.clock.clone(), pace, stored.clone())?;
-            pollers.push(poller.with_timing(options.timing.clone()));
+            pollers.push(poller.with_timing(options.timing.clone()).with_listing(listing.clone()));
         }
         let workers = config
             .destinations
@@ -176,7 +186,8 @@ impl Agent {
             })
             .collect::<Result<_, _>>()?;
 
-        let mut loader = Loader::new(config.rules.clone());
+        let catalog = Arc::new(store.reader().catalog()?);
+        let mut loader = Loader::new(RuleSources { catalog, ..config.rules.clone() });
         let loaded = loader.load();
         let rules = match &config.guard {
             None => loaded.set,
@@ -197,6 +208,7 @@ impl Agent {
             loader,
             stored,
             owed,
+            lists: Lists { listed: listed.subscribe(), taken },
             progress: watch::Sender::default(),
             pid_file,
             metrics,
@@ -261,6 +273,7 @@ impl Agent {
                     settings: settings.clone(),
                     status: poller.status(),
                     refetches: poller.refetches(),
+                    refreshes: poller.refreshes(),
                 })
                 .collect(),
             destinations: watched.destinations.clone(),
@@ -307,6 +320,7 @@ impl Agent {
             guard: self.config.guard.clone(),
             settings: self.config.detection.clone(),
             reader: self.store.reader(),
+            lists: self.lists,
             clock: self.options.clock.clone(),
         };
         let reload_stop = stop.clone();

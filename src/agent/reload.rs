@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::guard;
+use super::{Lists, guard};
 use crate::{
     config::{Config, Guard},
     detect::Settings,
@@ -27,6 +27,7 @@ pub(super) struct Reloading {
     pub(super) guard: Option<Guard>,
     pub(super) settings: Settings,
     pub(super) reader: Reader,
+    pub(super) lists: Lists,
     pub(super) clock: Clock,
 }
 
@@ -50,6 +51,7 @@ impl Reloading {
                 () = stop.cancelled() => return,
                 () = std::future::ready(()), if unwatched => unwatched = false,
                 () = watcher.changed() => {}
+                Ok(()) = self.lists.listed.changed() => {}
                 _ = asked => {
                     tracing::info!("SIGHUP: reading configuration and rules again");
                     self.read_config();
@@ -59,12 +61,21 @@ impl Reloading {
             if watcher.is_stale() {
                 watcher = Watcher::new(self.loader.roots(), self.mode);
             }
+            // Before the lists are read: what comes later is taken up in the next round.
+            let listed = *self.lists.listed.borrow_and_update();
+            let reader = self.reader.clone();
             let mut loader = self.loader;
             let trial = self.guard.clone().map(|guard| {
                 (guard, Arc::clone(&self.rules.borrow()), self.settings.clone(), self.reader.clone(), self.clock.now())
             });
             // Compiling, and trying rules, is work for a processor, not for the tasks' threads.
             let task = tokio::task::spawn_blocking(move || {
+                match reader.catalog() {
+                    Ok(catalog) => loader.set_catalog(catalog),
+                    Err(error) => {
+                        tracing::error!(%error, "the lists of actions cannot be read: what was known before holds")
+                    }
+                }
                 let mut loaded = loader.load();
                 if let (true, Some((guard, running, settings, reader, now))) = (loaded.changed, trial) {
                     let known = running.versions();
@@ -76,6 +87,7 @@ impl Reloading {
                 Ok((loader, loaded)) => {
                     self.loader = loader;
                     self.publish(loaded);
+                    self.lists.taken.send_replace(listed);
                 }
                 Err(error) => {
                     tracing::error!(%error, "loading rules failed: the rules that run go on, and files are no longer watched");

@@ -8,19 +8,21 @@ use super::{
     Status, allowed,
     status::{Health, Running},
     wire::{
-        AlertDetails, AlertQuery, BackupPart, ChangeLine, Count, Evaluated, EventQuery, EventTotals, ExceptionEntry,
-        FetchAnswer, Request, RuleEntry,
+        ActionEntry, AlertDetails, AlertQuery, BackupPart, ChangeLine, Count, Evaluated, EventQuery, EventTotals,
+        ExceptionEntry, FetchAnswer, ListAnswer, Request, RuleEntry,
     },
 };
 use crate::{
+    action::Catalog,
     alert::{Action, Alert, Remark},
+    category::Category,
     deliver::{self, Recorder},
     detect,
     event::{Event, IncomingEvent},
     name::{AlertId, Sequence, SourceName},
     outcome::Outcome,
     silence::rule_pattern,
-    source,
+    source::{self, Refreshed},
     store::{AlertFilter, Page, Reader, Refetch, ScanFilter, SourceRecord, Store, StoreError},
     time::{Clock, Timestamp},
 };
@@ -43,6 +45,8 @@ pub trait Live: Send + Sync {
     fn clear_memory(&self, space: String) -> Result<usize, String>;
     /// Has a part of the log fetched again; false if the source is not polled.
     fn fetch(&self, source: &SourceName, refetch: Refetch) -> bool;
+    /// Has the list of actions fetched, and waits for it; nothing if the source is not polled.
+    fn list_actions(&self, source: &SourceName) -> Option<Result<Refreshed, String>>;
     /// Something was stored: there is something to evaluate.
     fn stored(&self);
     /// Something is owed: there is something to deliver.
@@ -278,6 +282,8 @@ impl Desk {
                 };
                 put(sink, &Count { count: count as u64 })
             }
+            Request::Actions {} => self.actions(sink),
+            Request::ListActions { source } => self.list_actions(source, sink),
             Request::Verify {} => put(sink, &self.store.verify()?),
             Request::Backup {} => {
                 use base64::Engine as _;
@@ -307,6 +313,8 @@ impl Desk {
 
     fn import(&self, source: SourceName, entries: &[String], evaluate: bool, sink: Sink<'_>) -> Result<(), DeskError> {
         let mut page = Page::new(source, self.clock.now(), Vec::new());
+        let settings = self.settings.sources.iter().find(|settings| settings.name == page.source);
+        page.unwanted = settings.map(|settings| settings.unwanted.clone()).unwrap_or_default();
         page.quiet_before = (!evaluate).then_some(Timestamp::MAX);
         for entry in entries {
             match IncomingEvent::parse(entry) {
@@ -319,21 +327,45 @@ impl Desk {
         put(sink, &appended)
     }
 
-    fn fetch(&self, wanted: Option<SourceName>, since: Timestamp, sink: Sink<'_>) -> Result<(), DeskError> {
-        let now = self.clock.now();
-        let sources: Vec<&SourceName> = self
-            .settings
-            .sources
-            .iter()
-            .map(|settings| &settings.name)
-            .filter(|name| wanted.as_ref().is_none_or(|wanted| wanted == *name))
-            .collect();
+    /// The sources that are polled; of these, the one that is wanted.
+    fn sources(&self, wanted: Option<&SourceName>) -> Result<Vec<&SourceName>, DeskError> {
+        let names = || self.settings.sources.iter().map(|settings| &settings.name);
+        let sources: Vec<&SourceName> = names().filter(|name| wanted.is_none_or(|wanted| wanted == *name)).collect();
         if sources.is_empty() {
-            let known: Vec<&str> = self.settings.sources.iter().map(|settings| settings.name.as_str()).collect();
+            let known: Vec<&str> = names().map(SourceName::as_str).collect();
             let wanted = wanted.map_or_else(String::new, |wanted| format!(" \"{wanted}\""));
             return Err(DeskError::Wrong(format!("there is no source{wanted}: there are {known:?}")));
         }
-        for source in sources {
+        Ok(sources)
+    }
+
+    fn actions(&self, sink: Sink<'_>) -> Result<(), DeskError> {
+        let reader = self.store.reader();
+        for action in reader.actions() {
+            let (source, id, record) = action?;
+            let category = Category::of(&id, record.name.as_deref(), record.group.as_deref());
+            put(sink, &ActionEntry { source, id, category, record })?;
+        }
+        Ok(())
+    }
+
+    fn list_actions(&self, wanted: Option<SourceName>, sink: Sink<'_>) -> Result<(), DeskError> {
+        let nobody = || DeskError::Wrong("no agent runs that could ask".to_owned());
+        let live = self.live.as_ref().ok_or_else(nobody)?;
+        for source in self.sources(wanted.as_ref())? {
+            let answer = live.list_actions(source).ok_or_else(nobody)?;
+            let (refreshed, error) = match answer {
+                Ok(refreshed) => (Some(refreshed), None),
+                Err(error) => (None, Some(error)),
+            };
+            put(sink, &ListAnswer { source: source.clone(), refreshed, error })?;
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, wanted: Option<SourceName>, since: Timestamp, sink: Sink<'_>) -> Result<(), DeskError> {
+        let now = self.clock.now();
+        for source in self.sources(wanted.as_ref())? {
             let refetch = Refetch::new(since, now);
             let begins = self.live.as_ref().is_some_and(|live| live.fetch(source, refetch.clone()));
             if !begins {
@@ -366,7 +398,12 @@ fn events(reader: &Reader, query: EventQuery, sink: Sink<'_>) -> Result<(), Desk
         (Ok(event), Some(actor)) => event.evidence().mentions(actor),
         _ => true,
     };
-    for event in events.filter(by_actor).take(query.limit.unwrap_or(usize::MAX)) {
+    let catalog = if query.category.is_some() { reader.catalog()? } else { Catalog::default() };
+    let by_category = |event: &Result<Event, StoreError>| match (event, query.category) {
+        (Ok(event), Some(category)) => catalog.category(&event.action) == category,
+        _ => true,
+    };
+    for event in events.filter(by_category).filter(by_actor).take(query.limit.unwrap_or(usize::MAX)) {
         put(sink, &event?)?;
     }
     Ok(())

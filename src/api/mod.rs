@@ -16,8 +16,8 @@ pub mod wire;
 pub use client::{Client, ClientError};
 pub use desk::{Desk, DeskError, DeskSettings, Live};
 pub use status::{
-    DestinationState, DropOff, EventState, Health, RuleState, Running, RunningDestination, RunningSource,
-    SeverityCounts, SourceState, Status,
+    CategoryState, DestinationState, DropOff, EventState, Health, RuleState, Running, RunningDestination,
+    RunningSource, SeverityCounts, SourceState, Status,
 };
 pub use wire::Request;
 

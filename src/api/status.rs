@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::Desk;
 use crate::{
     alert::{Severity, Status as AlertStatus},
+    category::Category,
     detect::rule_records,
     name::{DestinationName, RuleId, SourceName},
-    store::{AlertFilter, SourceRecord, StoreError},
+    store::{AlertFilter, Reader, SourceRecord, StoreError},
     time::{self, Timestamp},
 };
 
@@ -28,6 +29,9 @@ pub struct Status {
     pub sources: Vec<SourceState>,
     /// What is stored.
     pub events: EventState,
+    /// What came of each category, since the store was made.
+    #[serde(default)]
+    pub categories: Vec<CategoryState>,
     /// Open alerts.
     pub open_alerts: SeverityCounts,
     /// Acknowledged alerts.
@@ -40,6 +44,19 @@ pub struct Status {
     pub silences: u64,
     /// Size of the store on disk, in bytes.
     pub store_bytes: u64,
+}
+
+/// What came of a category.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CategoryState {
+    /// The category.
+    pub category: Category,
+    /// Events that were stored.
+    pub events: u64,
+    /// Of these, the ones that rules were not to look at.
+    pub ignored: u64,
+    /// Events that were not wanted in the store.
+    pub dropped: u64,
 }
 
 /// Alerts by severity.
@@ -237,6 +254,7 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
     let reader = desk.store.reader();
     let agent = desk.live.as_ref().map(|live| live.running());
     let (stored, bytes) = reader.event_totals()?;
+    let categories = categories(&reader)?;
     let (mark, last) = (reader.mark()?, reader.last_sequence()?);
     let (mut open, mut acknowledged) = (SeverityCounts::default(), SeverityCounts::default());
     let mut alarms: Vec<SourceName> = Vec::new();
@@ -298,6 +316,7 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
         last_alive: reader.alive()?,
         sources,
         events: EventState { stored, bytes, last: last.0, evaluated: mark.0, backlog: last.0.saturating_sub(mark.0) },
+        categories,
         open_alerts: open,
         acknowledged_alerts: acknowledged,
         rules,
@@ -306,6 +325,20 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
         store_bytes: desk.store.size_on_disk()?,
         agent,
     })
+}
+
+fn categories(reader: &Reader) -> Result<Vec<CategoryState>, StoreError> {
+    let mut found: BTreeMap<Category, CategoryState> = BTreeMap::new();
+    for action in reader.actions() {
+        let (_, id, record) = action?;
+        let category = Category::of(&id, record.name.as_deref(), record.group.as_deref());
+        let none = CategoryState { category, events: 0, ignored: 0, dropped: 0 };
+        let state = found.entry(category).or_insert(none);
+        state.events += record.events;
+        state.ignored += record.ignored;
+        state.dropped += record.dropped;
+    }
+    Ok(found.into_values().filter(|state| state.events + state.dropped > 0).collect())
 }
 
 fn source_state(

@@ -3,10 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    action::ActionRecord,
     alert::{Action, Alert, LoggedChange, Severity, Status},
+    category::Category,
     name::{AlertId, DestinationName, EventId, Sequence, SilenceId, SourceName},
     outcome::LoggedRules,
     silence::NewSilence,
+    source::Refreshed,
     time::Timestamp,
 };
 
@@ -126,6 +129,13 @@ pub enum Request {
         /// Of this rule, or `common/NAME`.
         space: String,
     },
+    /// [`ActionEntry`]s: what is known of actions.
+    Actions {},
+    /// [`ListAnswer`]s: the agent asks the sources for their lists of actions.
+    ListActions {
+        /// This source; absent: all.
+        source: Option<SourceName>,
+    },
     /// [`crate::store::Verified`]: everything is read back and held against everything else.
     Verify {},
     /// A copy of the store, as [`BackupPart`]s.
@@ -144,6 +154,8 @@ pub struct EventQuery {
     pub action: Option<String>,
     /// The source.
     pub source: Option<SourceName>,
+    /// What part of the organization it is about.
+    pub category: Option<Category>,
     /// Part of the actor's name, address or IP.
     pub actor: Option<String>,
     /// Only what arrived after the event of this number.
@@ -218,6 +230,31 @@ pub struct Evaluated {
     pub quiet: Vec<(Sequence, Sequence)>,
     /// Which rules ran, and from where on, in order.
     pub rules: Vec<LoggedRules>,
+}
+
+/// What is known of an action of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionEntry {
+    /// The source.
+    pub source: SourceName,
+    /// The action's id.
+    pub id: String,
+    /// What part of the organization it is about.
+    pub category: Category,
+    /// What is kept of it.
+    #[serde(flatten)]
+    pub record: ActionRecord,
+}
+
+/// What came of asking a source for its list of actions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListAnswer {
+    /// The source.
+    pub source: SourceName,
+    /// How many there are.
+    pub refreshed: Option<Refreshed>,
+    /// Why it was not had.
+    pub error: Option<String>,
 }
 
 /// A part of the log that will be fetched again.

@@ -55,7 +55,7 @@ impl Check {
             return self.rules_only(context);
         }
         let config = context.config()?;
-        let loaded = examine(Loader::new(config.rules.clone()), &vocabulary(&config));
+        let loaded = examine(Loader::new(context.rule_sources(&config)), &vocabulary(&config));
         if matches!(context.format, Format::Sarif | Format::Github) {
             report(context, &loaded)?;
             return self.verdict(&loaded, 0);
@@ -145,11 +145,11 @@ impl Check {
         let loaded = match (self.paths.is_empty(), context.config.exists()) {
             (true, _) => {
                 let config = context.config()?;
-                examine(Loader::new(config.rules.clone()), &vocabulary(&config))
+                examine(Loader::new(context.rule_sources(&config)), &vocabulary(&config))
             }
             (false, true) => {
                 let config = context.config()?;
-                let sources = RuleSources { roots: self.paths.clone(), ..config.rules.clone() };
+                let sources = RuleSources { roots: self.paths.clone(), ..context.rule_sources(&config) };
                 examine(Loader::new(sources).without_builtin(), &vocabulary(&config))
             }
             (false, false) => examine(Loader::of(self.paths.clone()).without_builtin(), &Vocabulary::default()),

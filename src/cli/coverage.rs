@@ -28,6 +28,9 @@ pub(super) struct Coverage {
     /// Look at the events of these files instead of the stored ones
     #[arg(long, value_name = "FILE", num_args = 1..)]
     events: Vec<PathBuf>,
+    /// What the organization says of its actions, as `GET /event-actions` returns it; by default what is stored
+    #[arg(long, value_name = "FILE")]
+    actions: Option<PathBuf>,
     #[command(flatten)]
     range: filter::Range,
     /// Write the techniques that rules are about as a layer for the ATT&CK Navigator
@@ -38,7 +41,7 @@ pub(super) struct Coverage {
 impl Coverage {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let now = Clock::system().now();
-        let (config, sources) = replay::sources(context, &self.rules, &self.events)?;
+        let (config, sources) = replay::sources(context, &self.rules, &self.events, self.actions.as_deref())?;
         let loaded = Loader::new(sources).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
         let (since, until) = self.range.bounds(now)?;

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use watchbell::{
     api::{Client, ClientError, Request, wire},
+    category::Category,
     event::Event,
     name::{EventId, SourceName},
     source::file,
@@ -50,6 +51,9 @@ struct Wanted {
     /// Only with an action that fits; `*` for any text
     #[arg(long, value_name = "PATTERN")]
     action: Option<String>,
+    /// Only of this category: `admin`, `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or `unknown`
+    #[arg(long, value_name = "NAME")]
+    category: Option<Category>,
     /// Only where the actor's name, address or IP contains this
     #[arg(long, value_name = "TEXT")]
     actor: Option<String>,
@@ -63,6 +67,7 @@ impl Wanted {
             until,
             action: self.action.clone(),
             source: self.range.source(),
+            category: self.category,
             actor: self.actor.clone(),
             ..wire::EventQuery::default()
         })
@@ -269,6 +274,7 @@ impl Import {
             total.stored += appended.stored;
             total.duplicates += appended.duplicates;
             total.quarantined += appended.quarantined;
+            total.dropped += appended.dropped;
         };
         for path in &self.files {
             let unreadable =
@@ -309,8 +315,9 @@ impl Import {
             (false, true) => "rules run on them now; what they raise is late",
             (false, false) => "rules run on them when the agent starts; what they raise is late",
         };
+        let dropped = if total.dropped > 0 { format!(", {} dropped", total.dropped) } else { String::new() };
         context.output.line(&format!(
-            "{} stored under \"{}\", {} there already, {} quarantined: {evaluated}",
+            "{} stored under \"{}\", {} there already, {} quarantined{dropped}: {evaluated}",
             output::count(total.stored as u64, "event"),
             self.source,
             total.duplicates,

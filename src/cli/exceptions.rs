@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
+    action::Catalog,
     api::{Client, Request, wire},
     config::Config,
     detect::ExceptionRecord,
@@ -69,7 +70,7 @@ struct Add {
 impl Exceptions {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let config = context.config()?;
-        let loaded = Loader::new(config.rules.clone()).without_builtin().load();
+        let loaded = Loader::new(context.rule_sources(&config)).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
         match self.verb {
             Verb::List => list(context, &loaded.set)?,
@@ -245,7 +246,7 @@ impl Add {
             Some(id) => id.clone(),
             None => free_name(rule.id(), set)?,
         };
-        let text = self.proposal(&id, rule, &event, config, now)?;
+        let text = self.proposal(&id, rule, &event, config, &set.catalog, now)?;
         let whole = if before.trim().is_empty() { text.clone() } else { format!("{}\n\n{text}", before.trim_end()) };
         let parsed = rule::parse_exceptions(&file, &whole).map_err(|found| {
             context.output.diagnostics(&found);
@@ -264,8 +265,8 @@ impl Add {
             }
             Ok(())
         })?;
-        let hidden =
-            super::on_a_rules_thread(|| would_hide(rule, exception, &config.detection.limits, history.iter()))?;
+        let limits = &config.detection.limits;
+        let hidden = super::on_a_rules_thread(|| would_hide(rule, exception, limits, &set.catalog, history.iter()))?;
         self.show(context, &text, &hidden, &file, &event)?;
         if self.write {
             replace_file(&file, &whole)?;
@@ -281,9 +282,10 @@ impl Add {
         rule: &Arc<CompiledRule>,
         event: &Event,
         config: &Config,
+        catalog: &Catalog,
         now: Timestamp,
     ) -> Result<String, CliError> {
-        let condition = match self.by_slot(rule, event, config)? {
+        let condition = match self.by_slot(rule, event, config, catalog)? {
             Some(condition) => condition,
             None => format!("condition = {}", rule::quoted(&expression(event))),
         };
@@ -306,7 +308,13 @@ impl Add {
     }
 
     /// By the slot with the most fields that the event fills: the more fields, the narrower.
-    fn by_slot(&self, rule: &Arc<CompiledRule>, event: &Event, config: &Config) -> Result<Option<String>, CliError> {
+    fn by_slot(
+        &self,
+        rule: &Arc<CompiledRule>,
+        event: &Event,
+        config: &Config,
+        catalog: &Catalog,
+    ) -> Result<Option<String>, CliError> {
         let slots = &rule.metadata.exception_slots;
         if let Some(slot) = &self.slot
             && !slots.contains_key(slot)
@@ -315,7 +323,7 @@ impl Add {
             return Err(CliError::Usage(format!("`{}` has no slot `{slot}`: it has {known:?}", rule.id())));
         }
         let host = RuleHost::new(&config.detection.limits);
-        let input = RuleInput::new(event);
+        let input = RuleInput::new(event, catalog);
         let mut candidates: Vec<(&String, Vec<String>)> = slots
             .keys()
             .filter(|slot| self.slot.as_ref().is_none_or(|wanted| wanted == *slot))

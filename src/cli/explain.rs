@@ -29,7 +29,7 @@ pub(super) struct Explain {
 impl Explain {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let config = context.config()?;
-        let loaded = Loader::new(config.rules.clone()).without_builtin().load();
+        let loaded = Loader::new(context.rule_sources(&config)).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
         let Some(rule) = loaded.set.all().find(|rule| *rule.id() == self.rule).cloned() else {
             if loaded.set.broken.is_empty() {

@@ -1,19 +1,22 @@
 //! The command line: verbs and the flags they share. The only part of the program that prints, parses arguments, and knows
 //! exit codes: 0 ok, 1 findings, 2 rules that do not load, 3 wrong arguments, configuration, connection or store.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use watchbell::{
+    action::{Catalog, ListedAction},
     agent::AgentError,
-    api::{Client, ClientError},
+    api::{Client, ClientError, Request, wire},
     config::Config,
     diagnostic::{Diagnostic, any_error},
+    rule::RuleSources,
     store::{Store, StoreError},
     time::Clock,
 };
 
+mod actions;
 mod alerts;
 mod author;
 mod check;
@@ -93,6 +96,8 @@ enum Verb {
     Coverage(coverage::Coverage),
     /// Lists rules
     Rules(rules::Rules),
+    /// Looks at the organizations' actions: what they are called, how often they were seen, which rules want them
+    Actions(actions::Actions),
     /// Looks at stored events; takes events in and out
     Events(events::Events),
     /// Looks at alerts, and deals with them
@@ -212,6 +217,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Replay(verb) => verb.run(&mut context),
         Verb::Coverage(verb) => verb.run(&mut context),
         Verb::Rules(verb) => verb.run(&mut context),
+        Verb::Actions(verb) => verb.run(&mut context),
         Verb::Events(verb) => verb.run(&mut context),
         Verb::Alerts(verb) => verb.run(&mut context),
         Verb::Exceptions(verb) => verb.run(&mut context),
@@ -291,9 +297,37 @@ impl Context {
         Err(CliError::Usage(format!("there is no store in `{}`", config.data_dir.display())))
     }
 
+    /// The configured rules with what the organizations say of their actions, as far as that is stored.
+    fn rule_sources(&self, config: &Config) -> RuleSources {
+        let mut sources = config.rules.clone();
+        if config.data_dir.join("store").exists() {
+            let entries = Client::open(config, &Clock::system())
+                .and_then(|client| client.all::<wire::ActionEntry>(Request::Actions {}));
+            match entries {
+                Ok(entries) => sources.catalog = Arc::new(catalog_of(&entries)),
+                // Rules can be looked at without a store, too.
+                Err(error) => {
+                    self.output.warning(&format!("what the organizations say of their actions is not known: {error}"));
+                }
+            }
+        }
+        sources
+    }
+
     fn is_json(&self) -> bool {
         self.format == Format::Json
     }
+}
+
+/// What organizations say of their actions.
+fn catalog_of(entries: &[wire::ActionEntry]) -> Catalog {
+    let listed = entries.iter().filter(|entry| entry.record.listed.is_some());
+    let action = |entry: &wire::ActionEntry| ListedAction {
+        id: entry.id.as_str().into(),
+        name: entry.record.name.clone(),
+        group: entry.record.group.clone(),
+    };
+    listed.map(action).collect()
 }
 
 /// Asks again and again, of one agent after another if need be. Between them the store is left alone, so that the next can

@@ -63,19 +63,21 @@ impl Rules {
             Verb::New(_) | Verb::Fmt(_) | Verb::List | Verb::Show { .. } => {}
         }
         let config = context.config()?;
-        let loaded = Loader::new(config.rules.clone()).load();
+        let loaded = Loader::new(context.rule_sources(&config)).load();
         context.output.diagnostics(&loaded.diagnostics);
         // Before there is a store, rules are listed without their records.
-        let records: HashMap<RuleId, RuleRecord> = if config.data_dir.join("store").exists() {
-            let entries: Vec<wire::RuleEntry> = Client::open(&config, &Clock::system())?.all(Request::Rules {})?;
-            entries.into_iter().map(|entry| (entry.rule, entry.record)).collect()
+        let known = if config.data_dir.join("store").exists() {
+            let client = Client::open(&config, &Clock::system())?;
+            let entries: Vec<wire::RuleEntry> = client.all(Request::Rules {})?;
+            let records = entries.into_iter().map(|entry| (entry.rule, entry.record)).collect();
+            Known { records, ..Known::of(&client.all(Request::Actions {})?, &loaded.set) }
         } else {
-            HashMap::new()
+            Known::default()
         };
         match verb {
-            Verb::List => list(context, &loaded.set, &records)?,
+            Verb::List => list(context, &loaded.set, &known)?,
             Verb::Show { id, effective: true } => effective(context, find(&loaded.set, &id)?)?,
-            Verb::Show { id, effective: false } => show(context, &loaded.set, &records, &id)?,
+            Verb::Show { id, effective: false } => show(context, &loaded.set, &known, &id)?,
             Verb::New(_) | Verb::Fmt(_) | Verb::Reference | Verb::Definitions { .. } => {}
         }
         if loaded.set.broken.is_empty() {
@@ -85,21 +87,55 @@ impl Rules {
     }
 }
 
-/// On what a rule runs.
-fn looks_at(metadata: &Metadata, between: &str) -> String {
-    match (&metadata.on, &metadata.actions) {
-        (Some(selectors), _) => {
-            let heard: Vec<&str> = selectors.iter().map(Selector::as_str).collect();
-            format!("matches of {}", heard.join(between))
+/// What the store knows of rules.
+#[derive(Debug, Default)]
+struct Known {
+    records: HashMap<RuleId, RuleRecord>,
+    /// Rules that can match none of the organizations' actions, with those that come nearest.
+    blind: BTreeMap<RuleId, Vec<String>>,
+    /// Whether the organizations' own lists say so, or only what events have brought.
+    listed: bool,
+}
+
+impl Known {
+    fn of(entries: &[wire::ActionEntry], set: &RuleSet) -> Self {
+        let known: Vec<_> = entries.iter().map(|entry| (entry.id.clone(), entry.record.name.clone())).collect();
+        Self {
+            records: HashMap::new(),
+            blind: set.blind(&known).into_iter().map(|blind| (blind.rule, blind.nearest)).collect(),
+            listed: entries.iter().any(|entry| entry.record.listed.is_some()),
         }
-        (None, Some(actions)) => actions.join(between),
-        (None, None) => "every event".to_owned(),
+    }
+
+    /// Why a rule is blind, and what might be meant.
+    fn blindness(&self, rule: &RuleId) -> Option<String> {
+        let nearest = self.blind.get(rule)?;
+        let by =
+            if self.listed { "the organization lists no such action" } else { "no event has had such an action yet" };
+        Some(match nearest.is_empty() {
+            true => by.to_owned(),
+            false => format!("{by}; the nearest are {}", nearest.join(", ")),
+        })
     }
 }
 
-fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>) -> Result<(), CliError> {
+/// On what a rule runs.
+fn looks_at(metadata: &Metadata, between: &str) -> String {
+    if let Some(selectors) = &metadata.on {
+        let heard: Vec<&str> = selectors.iter().map(Selector::as_str).collect();
+        return format!("matches of {}", heard.join(between));
+    }
+    if metadata.wants_every_event() {
+        return "every event".to_owned();
+    }
+    let activities = metadata.activities.iter().flatten().map(|name| format!("\"{name}\""));
+    metadata.actions.iter().flatten().cloned().chain(activities).collect::<Vec<_>>().join(between)
+}
+
+fn list(context: &Context, set: &RuleSet, known: &Known) -> Result<(), CliError> {
+    let records = &known.records;
     if context.is_json() {
-        let all: Vec<_> = set.all().map(|rule| as_json(rule, records.get(rule.id()))).collect();
+        let all: Vec<_> = set.all().map(|rule| as_json(rule, known)).collect();
         return Ok(context.output.json(&all)?);
     }
     let rows = set
@@ -112,6 +148,8 @@ fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>)
                 "shadow"
             } else if record.is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash)) {
                 "suspended"
+            } else if known.blind.contains_key(rule.id()) {
+                "blind"
             } else {
                 "on"
             };
@@ -120,13 +158,20 @@ fn list(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>)
                 rule.id().to_string(),
                 output::severity(rule.metadata.severity),
                 state.to_owned(),
+                rule.metadata.evidence.map_or_else(|| "-".to_owned(), |evidence| evidence.to_string()),
                 if rule.kind == RuleKind::Detection { actions } else { "on a timer".to_owned() },
                 record.map_or(0, |record| record.matches).to_string(),
                 record.map_or(0, |record| record.errors).to_string(),
             ]
         })
         .collect();
-    Ok(context.output.table(&["rule", "severity", "state", "runs on", "matches", "errors"], rows)?)
+    context.output.table(&["rule", "severity", "state", "evidence", "runs on", "matches", "errors"], rows)?;
+    for rule in known.blind.keys() {
+        if let Some(why) = known.blindness(rule) {
+            context.output.note(&format!("{rule} is blind: {why}"));
+        }
+    }
+    Ok(())
 }
 
 fn find<'a>(set: &'a RuleSet, id: &RuleId) -> Result<&'a Arc<CompiledRule>, CliError> {
@@ -135,7 +180,7 @@ fn find<'a>(set: &'a RuleSet, id: &RuleId) -> Result<&'a Arc<CompiledRule>, CliE
 
 /// Every value of a rule with its origin.
 fn effective(context: &Context, rule: &CompiledRule) -> Result<(), CliError> {
-    let values = as_json(rule, None);
+    let values = as_json(rule, &Known::default());
     let mut rows = Vec::new();
     for key in rule::KEY_TABLE {
         let value = values.get(key.name).cloned().unwrap_or_default();
@@ -169,11 +214,11 @@ pub(super) fn no_such_rule(set: &RuleSet, id: &RuleId) -> CliError {
     CliError::Usage(format!("there is no rule `{id}`: {near}"))
 }
 
-fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>, id: &RuleId) -> Result<(), CliError> {
+fn show(context: &Context, set: &RuleSet, known: &Known, id: &RuleId) -> Result<(), CliError> {
     let rule = find(set, id)?;
-    let record = records.get(id);
+    let record = known.records.get(id);
     if context.is_json() {
-        return Ok(context.output.json(&as_json(rule, record))?);
+        return Ok(context.output.json(&as_json(rule, known))?);
     }
     let metadata = &rule.metadata;
     let mut lines: Vec<(&str, String)> = vec![
@@ -185,6 +230,8 @@ fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>,
     ];
     if rule.kind == RuleKind::Detection {
         lines.push(("actions", looks_at(metadata, ", ")));
+        lines.extend(metadata.evidence.map(|evidence| ("evidence", evidence.to_string())));
+        lines.extend(known.blindness(id).map(|why| ("blind", why)));
         let window = time::show_duration(metadata.window);
         lines.push((
             "threshold",
@@ -198,10 +245,16 @@ fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>,
     for (key, origin) in &metadata.origins {
         lines.push(("tuned", format!("{key}, by {origin}")));
     }
-    for (name, text) in [("what", &metadata.description), ("do", &metadata.runbook), ("reference", &metadata.reference)]
-    {
+    for (name, text) in [
+        ("what", &metadata.description),
+        ("why", &metadata.severity_reason),
+        ("do", &metadata.runbook),
+        ("reference", &metadata.reference),
+        ("needs", &metadata.requires),
+    ] {
         lines.extend(text.clone().map(|text| (name, text)));
     }
+    lines.extend(metadata.false_positives.iter().map(|text| ("not it", text.clone())));
     if !metadata.attack.is_empty() {
         lines.push(("ATT&CK", metadata.attack.join(", ")));
     }
@@ -220,7 +273,8 @@ fn show(context: &Context, set: &RuleSet, records: &HashMap<RuleId, RuleRecord>,
     Ok(())
 }
 
-fn as_json(rule: &CompiledRule, record: Option<&RuleRecord>) -> serde_json::Value {
+fn as_json(rule: &CompiledRule, known: &Known) -> serde_json::Value {
+    let record = known.records.get(rule.id());
     let metadata = &rule.metadata;
     json!({
         "id": rule.id(),
@@ -234,12 +288,19 @@ fn as_json(rule: &CompiledRule, record: Option<&RuleRecord>) -> serde_json::Valu
             RuleKind::CheckAgent => "check_agent",
         },
         "actions": metadata.actions,
+        "activities": metadata.activities,
+        "evidence": metadata.evidence,
+        "blind": known.blind.contains_key(rule.id()),
+        "nearest": known.blind.get(rule.id()),
         "on": metadata.on.as_ref().map(|on| on.iter().map(|selector| selector.as_str()).collect::<Vec<_>>()),
         "signal": metadata.signal,
         "risk": metadata.risk,
         "description": metadata.description,
         "runbook": metadata.runbook,
         "reference": metadata.reference,
+        "severity_reason": metadata.severity_reason,
+        "false_positives": metadata.false_positives,
+        "requires": metadata.requires,
         "tags": metadata.tags,
         "attack": metadata.attack,
         "dedup_period": time::show_duration(metadata.dedup_period),

@@ -4,7 +4,7 @@ use std::{io::IsTerminal, time::Duration};
 
 use clap::Args;
 use watchbell::{
-    api::{Request, SeverityCounts, Status},
+    api::{CategoryState, Request, SeverityCounts, Status},
     time::{self, Timestamp},
 };
 
@@ -72,6 +72,18 @@ fn show(context: &Context, status: &Status, again: bool) -> Result<(), CliError>
         output::size(status.store_bytes),
         output::size(events.bytes)
     ))?;
+    if !status.categories.is_empty() {
+        let counts = |state: &CategoryState| {
+            let beside: Vec<String> = [("ignored", state.ignored), ("dropped", state.dropped)]
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(what, count)| format!("{count} {what}"))
+                .collect();
+            let beside = if beside.is_empty() { String::new() } else { format!(" ({})", beside.join(", ")) };
+            format!("{} {}{beside}", state.category, state.events)
+        };
+        out.line(&format!("about      {}", status.categories.iter().map(counts).collect::<Vec<_>>().join(", ")))?;
+    }
     let silences = match status.silences {
         0 => String::new(),
         count => format!("; {} active", output::count(count, "silence")),

@@ -158,7 +158,7 @@ impl Test {
     fn sources(&self, roots: &[PathBuf], config: Option<&Config>) -> RuleSources {
         let configured = config.map(|config| config.rules.clone()).unwrap_or_default();
         let overrides = if self.tuned { configured.overrides } else { Vec::new() };
-        RuleSources { roots: roots.to_vec(), overrides, geoip: configured.geoip }
+        RuleSources { roots: roots.to_vec(), overrides, geoip: configured.geoip, ..RuleSources::default() }
     }
 
     fn test(

@@ -238,7 +238,7 @@ impl Detector {
         self.rule_out(&event.action, named);
         if !verdicts.is_empty() {
             let rules = Arc::clone(&self.rules);
-            self.run_all(&rules, verdicts, &RuleInput::new(event), outcome);
+            self.run_all(&rules, verdicts, &RuleInput::new(event, &rules.catalog), outcome);
         }
     }
 
@@ -281,7 +281,7 @@ impl Detector {
             let index = rules.detections.iter().position(|rule| rule.expires && rule.id().as_str() == space);
             let event = Event { time: time::from_millis(failed.due), ..failed.event.clone() };
             let turn = index.map(|index| (index, Verdict::Turn)).into_iter().collect();
-            self.run_all(&rules, turn, &RuleInput::of_failed(&event, failed), outcome);
+            self.run_all(&rules, turn, &RuleInput::of_failed(&event, failed, &rules.catalog), outcome);
         }
     }
 
@@ -301,7 +301,7 @@ impl Detector {
         }
         // Rules listen in no circle, so this ends.
         while let Some((heard_rule, matched)) = heard.pop_front() {
-            let input = RuleInput::of_match(input.event(), matched);
+            let input = RuleInput::of_match(input.event(), matched, &rules.catalog);
             for index in rules.listeners(heard_rule) {
                 let matched = self.run(rules, *index, &input, Verdict::Turn, outcome);
                 heard.extend(matched.filter(|_| rules.is_heard(*index)).map(|matched| (*index, matched)));

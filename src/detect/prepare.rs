@@ -82,8 +82,8 @@ impl Preparer {
 
     /// What these rules say of an event, in their order; those that are not named say false.
     pub fn prepare(&mut self, event: &Event, candidates: Vec<usize>) -> Vec<(usize, Verdict)> {
-        let input = RuleInput::new(event);
         let rules = Arc::clone(&self.rules);
+        let input = RuleInput::new(event, &rules.catalog);
         let mut verdicts = Vec::new();
         for index in candidates {
             let Some(rule) = rules.detections.get(index) else {

@@ -72,6 +72,12 @@ pub struct ActionCoverage {
     pub rules: Vec<RuleId>,
 }
 
+/// The rules that look at an action because they name it, as indexes into the set's `detections`.
+pub fn looking_at(rules: &RuleSet, action: &str) -> Vec<usize> {
+    let whatever = Plan::new(rules, NO_ACTION).rules();
+    Plan::new(rules, action).rules().into_iter().filter(|rule| !whatever.contains(rule)).collect()
+}
+
 impl Occurrence {
     /// Counts an event.
     pub fn count(&mut self, head: &EventHead<'_>) {

@@ -89,7 +89,7 @@ pub fn explain(
 ) -> Explanation {
     let enabled = rule.metadata.enabled;
     let alone = rules.alone(rule);
-    let input = RuleInput::new(event);
+    let input = RuleInput::new(event, &rules.catalog);
     let mut detector = Detector::new(Arc::clone(&alone), settings.clone());
     for earlier in before {
         detector.evaluate(&earlier);
@@ -100,7 +100,8 @@ pub fn explain(
     // A rule that listens is explained by the first match that it heard.
     let heard = outcome.matches.iter().find_map(|found| {
         let other = alone.detections.iter().find(|other| *other.id() == found.rule)?;
-        rule.listens_to(&other.metadata).then(|| RuleInput::of_match(event, detector.info(other, &input)))
+        rule.listens_to(&other.metadata)
+            .then(|| RuleInput::of_match(event, detector.info(other, &input), &rules.catalog))
     });
     let heard_nothing = rule.metadata.on.is_some() && heard.is_none();
     let input = heard.unwrap_or(input);

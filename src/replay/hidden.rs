@@ -1,6 +1,7 @@
 //! What an exception would have hidden, had it been there before.
 
 use crate::{
+    action::Catalog,
     event::Event,
     rule::{CompiledRule, Exception, Limits, RuleHost, RuleInput},
 };
@@ -26,12 +27,13 @@ pub fn would_hide<'a>(
     rule: &CompiledRule,
     exception: &Exception,
     limits: &Limits,
+    catalog: &Catalog,
     events: impl Iterator<Item = &'a Event>,
 ) -> Hidden {
     let host = RuleHost::new(limits);
     let mut found = Hidden::default();
     for event in events {
-        let input = RuleInput::new(event);
+        let input = RuleInput::new(event, catalog);
         if host.matches(rule, &input) != Ok(true) {
             continue;
         }

@@ -92,12 +92,12 @@ impl Suite {
     /// Runs a case of a rule.
     pub fn run(&self, rule: &Arc<CompiledRule>, case: &Case) -> CaseResult {
         let begun = rule.cost.time();
-        let mut report = replay(&self.alone(rule), &self.settings, case);
+        let mut report = replay(&self.alone(rule, case), &self.settings, case);
         report.alerts.retain(|alert| alert.rule == *rule.id());
         let mut differences = Vec::new();
         compare(&report, rule.id(), case, &mut differences);
         if let Some(others) = &self.others {
-            let everything = replay(others, &self.settings, case);
+            let everything = replay(&known(others, case), &self.settings, case);
             for alert in everything.alerts.iter().filter(|alert| alert.rule != *rule.id()) {
                 differences.push(Difference {
                     what: format!("rule {}", alert.rule),
@@ -112,19 +112,21 @@ impl Suite {
     }
 
     /// The rule with those that it listens to.
-    fn alone(&self, rule: &Arc<CompiledRule>) -> Arc<RuleSet> {
+    fn alone(&self, rule: &Arc<CompiledRule>, case: &Case) -> Arc<RuleSet> {
         let mut rules = self.all.with_what_it_hears(rule);
         // It may be another version of the one in the set.
         rules.retain(|other| other.id() != rule.id());
         rules.push(Arc::clone(rule));
-        RuleSet::only(rules)
+        known(&RuleSet::only(rules, Arc::clone(&self.all.catalog)), case)
     }
 
     /// What the rule looked at in the last event that it wants: most cases have but one.
     fn what_it_read(&self, rule: &Arc<CompiledRule>, case: &Case) -> Vec<Read> {
-        let alone = self.alone(rule);
+        let alone = self.alone(rule, case);
+        let catalog = Arc::clone(&alone.catalog);
         let Some(event) = case.events.iter().rev().find(|event| !alone.wanting(&event.action).is_empty()) else {
-            let wanted = rule.metadata.actions.clone().unwrap_or_default().join(", ");
+            let wanted = rule.metadata.actions.iter().chain(&rule.metadata.activities).flatten();
+            let wanted = wanted.map(String::as_str).collect::<Vec<_>>().join(", ");
             let seen: Vec<&str> = case.events.iter().map(|event| &*event.action).collect();
             let value = format!("the rule looks at {wanted} only, and never ran");
             return vec![Read { line: 0, text: seen.first().copied().unwrap_or_default().to_owned(), value }];
@@ -135,7 +137,7 @@ impl Suite {
         }
         let tracer = Tracer::new(&self.settings.limits);
         tracer.set_memory(before.memory());
-        let input = RuleInput::new(event);
+        let input = RuleInput::new(event, &catalog);
         let mut traces: Vec<Trace> = tracer.run(rule, "rule", &input).into_iter().collect();
         // The other functions run only where it says true.
         if traces.iter().any(|trace| trace.result.as_deref() == Ok("true")) {
@@ -161,6 +163,11 @@ fn replay(rules: &Arc<RuleSet>, settings: &Settings, case: &Case) -> Report {
         replay.pass(&event.source, until);
     }
     replay.finish()
+}
+
+/// Rules that know what a case says of its actions.
+fn known(rules: &Arc<RuleSet>, case: &Case) -> Arc<RuleSet> {
+    rules.with_actions(case.actions.iter().cloned())
 }
 
 fn compare(report: &Report, rule: &RuleId, case: &Case, differences: &mut Vec<Difference>) {

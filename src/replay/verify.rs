@@ -152,7 +152,7 @@ impl Verification {
                 }
             }
         }
-        let replay = Replay::new(RuleSet::only([]), settings)
+        let replay = Replay::new(RuleSet::only([], Arc::default()), settings)
             .with_changes(evidence.changes.iter().cloned())
             .with_passes(evidence.passes.iter().cloned());
         let ahead = evidence.rules.iter().cloned().collect();

@@ -18,12 +18,13 @@ use super::{
     problem::{FailureKind, RuleFailure, describe},
     view::EventView,
 };
-use crate::{alert::Severity, event::Event, name::RuleId};
+use crate::{action::Catalog, alert::Severity, event::Event, name::RuleId};
 
 /// An event on its way through the rules: its view is built when the first rule wants it, and then shared.
 #[derive(Debug)]
 pub struct RuleInput<'a> {
     event: &'a Event,
+    catalog: &'a Catalog,
     cause: Cause,
     shared: OnceCell<EventView>,
 }
@@ -58,18 +59,18 @@ pub struct MatchInfo {
 
 impl<'a> RuleInput<'a> {
     /// Nothing is parsed yet.
-    pub fn new(event: &'a Event) -> Self {
-        Self { event, cause: Cause::Event, shared: OnceCell::new() }
+    pub fn new(event: &'a Event, catalog: &'a Catalog) -> Self {
+        Self { event, catalog, cause: Cause::Event, shared: OnceCell::new() }
     }
 
     /// An event for which another rule said true.
-    pub fn of_match(event: &'a Event, matched: MatchInfo) -> Self {
-        Self { event, cause: Cause::Match(matched), shared: OnceCell::new() }
+    pub fn of_match(event: &'a Event, matched: MatchInfo, catalog: &'a Catalog) -> Self {
+        Self { event, catalog, cause: Cause::Match(matched), shared: OnceCell::new() }
     }
 
     /// The end of waiting for something that was expected after an event; `event` is that event, with the time of the end.
-    pub fn of_failed(event: &'a Event, failed: Expectation) -> Self {
-        Self { event, cause: Cause::Failed(failed), shared: OnceCell::new() }
+    pub fn of_failed(event: &'a Event, failed: Expectation, catalog: &'a Catalog) -> Self {
+        Self { event, catalog, cause: Cause::Failed(failed), shared: OnceCell::new() }
     }
 
     /// What was expected and did not happen, where that is what the rule is asked about.
@@ -82,9 +83,9 @@ impl<'a> RuleInput<'a> {
 
     fn view(&self) -> EventView {
         match &self.cause {
-            Cause::Event => EventView::new(self.event),
-            Cause::Match(matched) => EventView::of_match(self.event, matched),
-            Cause::Failed(failed) => EventView::of_failed(self.event, failed),
+            Cause::Event => EventView::new(self.event, self.catalog),
+            Cause::Match(matched) => EventView::of_match(self.event, matched, self.catalog),
+            Cause::Failed(failed) => EventView::of_failed(self.event, failed, self.catalog),
         }
     }
 

@@ -5,7 +5,7 @@
 //! is filled in. Time is virtual: it begins at [`BEGINNING`] and is moved by `at`, `repeat` and `every`.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
 use crate::{
+    action::ListedAction,
     alert::Severity,
     diagnostic::{Diagnostic, nearest, suggest},
     event::{Event, IncomingEvent},
@@ -44,6 +45,8 @@ pub struct Case {
     pub line: usize,
     /// What happens, in order.
     pub events: Vec<Event>,
+    /// What the organization says of its actions.
+    pub actions: Vec<ListedAction>,
     /// Up to when nothing more happens.
     pub until: Option<Timestamp>,
     /// Values for `params` of the rule, in place of its own.
@@ -111,6 +114,9 @@ struct Written {
     name: Spanned<String>,
     event: Option<Value>,
     events: Option<Value>,
+    /// Names for people, by action id.
+    #[serde(default)]
+    actions: BTreeMap<String, String>,
     until: Option<String>,
     params: Option<Value>,
     expect: WrittenExpectation,
@@ -274,6 +280,11 @@ fn case(
         line,
         until: until.map(|until| time::after(timeline.beginning, until)),
         events: timeline.events,
+        actions: written
+            .actions
+            .into_iter()
+            .map(|(id, name)| ListedAction { id: id.into(), name: Some(name), group: None })
+            .collect(),
         params: written.params,
         expected,
         matches: written.expect.matches,

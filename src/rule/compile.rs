@@ -64,6 +64,8 @@ pub struct CompiledRule {
     pub(super) imports: bool,
     /// The conditions that `fn rule` begins with, as far as they are understood.
     pub(super) conditions: Conditions,
+    /// It may read what the organization says of an event's action.
+    pub(super) reads_catalog: bool,
     /// It calls functions that remember.
     pub remembers: bool,
     /// It may use a memory that other rules use as well.
@@ -252,6 +254,8 @@ impl Compiler {
         // A rule that listens is asked about matches.
         let conditions =
             if metadata.on.is_some() { Conditions::default() } else { prefilter::conditions(&ast, &known) };
+        let reads = |text: &str| text.contains(".activity") || text.contains(".category") || text.contains("get(");
+        let reads_catalog = reads(text) || imports.iter().any(|text| reads(text));
         let looks_up = imports.iter().any(|text| text.contains("list(")) || text.contains("list(");
         let lists = if looks_up { self.resources.lists.versions() } else { String::new() };
         let running =
@@ -260,6 +264,7 @@ impl Compiler {
             running: Arc::new(running),
             conditions,
             lists,
+            reads_catalog,
             metadata,
             kind,
             file: file.to_owned(),

@@ -15,7 +15,10 @@ use super::{
     problem::span,
     vocabulary::Vocabulary,
 };
-use crate::diagnostic::{Diagnostic, nearest};
+use crate::{
+    action::Certainty,
+    diagnostic::{Diagnostic, nearest},
+};
 
 mod constants;
 
@@ -251,8 +254,16 @@ impl Lint<'_> {
                 "all matches of the rule join one alert: its title is always the same, and it has no `fn dedup`";
             self.warn("W405", head, message.to_owned(), help);
         }
+        // What says that it is a guess is not doubted for being one.
+        let guesses = metadata.evidence == Some(Certainty::Assumed);
+        for activity in metadata.activities.clone().unwrap_or_default() {
+            if let Some(doubt) = self.vocabulary.doubt_activity(&activity).filter(|_| !guesses) {
+                let message = format!("no activity `{activity}` is known: the rule may never run");
+                self.warn("W408", self.quoted(&activity), message, doubt);
+            }
+        }
         for action in metadata.actions.clone().unwrap_or_default() {
-            if let Some(doubt) = self.vocabulary.doubt_action(&action) {
+            if let Some(doubt) = self.vocabulary.doubt_action(&action).filter(|_| !guesses) {
                 let message = format!("no action `{action}` is known: the rule may never run");
                 self.warn("W406", self.quoted(&action), message, doubt);
             }

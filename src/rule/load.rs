@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    BrokenFile, CompiledRule, RuleSet,
+    BrokenFile, CompiledRule, Ignored, RuleSet,
     compile::{Compiled, Compiler},
     exception::{self, EXCEPTIONS, Exception},
     import::{Imports, normal},
@@ -21,6 +21,7 @@ use super::{
     tuning::{self, OVERRIDES, Overrides},
 };
 use crate::{
+    action::Catalog,
     diagnostic::{Diagnostic, any_error},
     name::RuleId,
 };
@@ -41,6 +42,10 @@ pub struct RuleSources {
     pub overrides: Overrides,
     /// Databases of addresses.
     pub geoip: Vec<PathBuf>,
+    /// What organizations say of their actions.
+    pub catalog: Arc<Catalog>,
+    /// Actions that no rule is to look at, by source.
+    pub ignored: Arc<Ignored>,
 }
 
 /// What a load gave.
@@ -118,6 +123,14 @@ impl Loader {
         self
     }
 
+    /// Changes what organizations say of their actions; the next load takes it up.
+    pub fn set_catalog(&mut self, catalog: Catalog) {
+        if *self.sources.catalog != catalog {
+            self.sources.catalog = Arc::new(catalog);
+            self.fingerprint = None;
+        }
+    }
+
     /// Takes rules as their authors wrote them: without overrides and exceptions.
     #[must_use]
     pub fn without_tuning(mut self) -> Self {
@@ -172,14 +185,17 @@ impl Loader {
 
         self.last_good.clone_from(&rules);
         self.generation += 1;
-        self.current = Arc::new(RuleSet::new(
-            self.generation,
-            rules.into_values(),
-            loading.broken,
-            fingerprint.to_hex().to_string(),
-            self.sources.roots.clone(),
+        let about = RuleSet {
+            generation: self.generation,
+            broken: loading.broken,
+            fingerprint: fingerprint.to_hex().to_string(),
+            roots: self.sources.roots.clone(),
             exceptions,
-        ));
+            catalog: Arc::clone(&self.sources.catalog),
+            ignored: Arc::clone(&self.sources.ignored),
+            ..RuleSet::default()
+        };
+        self.current = Arc::new(RuleSet::new(rules.into_values(), about));
         Loaded { set: Arc::clone(&self.current), diagnostics: loading.diagnostics, changed: true }
     }
 

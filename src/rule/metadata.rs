@@ -14,8 +14,9 @@ use std::{
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use super::{problem, tuning::Selector};
+use super::{pattern::glob, problem, tuning::Selector};
 use crate::{
+    action::{Catalog, Certainty},
     alert::Severity,
     diagnostic::{Diagnostic, nearest, suggest},
     name::RuleId,
@@ -50,9 +51,21 @@ pub const KEY_TABLE: &[Key] = &[
         "Action ids that it looks at; `*` is any text. Without it: every event, which costs.",
     ),
     key(
+        "activities",
+        "list of texts",
+        "Names of actions, as Atlassian documents them and the organization lists them beside their ids: `[\"Deactivated account\"]`. It looks \
+         at the actions that have one of these names, beside those of `actions`.",
+    ),
+    key(
+        "evidence",
+        "text",
+        "How sure its actions are. `verified`: seen in a real event. `sample`: in a vendor's sample or data model. `documented`: Atlassian \
+         documents the activity, not its id. `assumed`: likely, and no more.",
+    ),
+    key(
         "on",
         "list of texts",
-        "In place of `actions`: rules whose matches it runs on, `rule:atlassian.identity.*`, `tag:initial-access` or `risk`: once they open an \
+        "In place of `actions` and `activities`: rules whose matches it runs on, `rule:atlassian.identity.*`, `tag:initial-access` or `risk`: once they open an \
          alert or join one, or would if they are signals. The event then has `rule`, `severity`, `key`, `title` and `risk` of the match \
          beside it, and `opened`: whether it is the first of its alert.",
     ),
@@ -65,6 +78,13 @@ pub const KEY_TABLE: &[Key] = &[
     key("description", "text", "What it means."),
     key("runbook", "text", "What to do about it."),
     key("reference", "text", "Where to read more."),
+    key("severity_reason", "text", "Why it is as severe as it is."),
+    key("false_positives", "list of texts", "What else may look like it."),
+    key(
+        "requires",
+        "text",
+        "What the organization must have for there to be such events: `Guard Premium or Enterprise`.",
+    ),
     key("tags", "list of texts", "Free words to select by."),
     key("attack", "list of texts", "MITRE ATT&CK tactics and techniques: `TA0004`, `T1098.003`."),
     key("dedup_period", "duration", "How long matches with the same key join one alert. Default `1h`."),
@@ -137,6 +157,10 @@ pub struct Metadata {
     pub stage: Stage,
     /// Action ids and `*` globs; absent: every event.
     pub actions: Option<Vec<String>>,
+    /// Names of actions, resolved with what the organization says of its actions.
+    pub activities: Option<Vec<String>>,
+    /// How sure its actions are.
+    pub evidence: Option<Certainty>,
     /// Rules whose matches it runs on, in place of events.
     pub on: Option<Vec<Selector>>,
     /// Its matches are there for rules that listen to them, and raise no alert.
@@ -149,6 +173,12 @@ pub struct Metadata {
     pub runbook: Option<String>,
     /// Where to read more.
     pub reference: Option<String>,
+    /// Why it is as severe as it is.
+    pub severity_reason: Option<String>,
+    /// What else may look like it.
+    pub false_positives: Vec<String>,
+    /// What the organization must have for there to be such events.
+    pub requires: Option<String>,
     /// Free words to select by.
     pub tags: Vec<String>,
     /// MITRE ATT&CK ids of tactics and techniques.
@@ -178,6 +208,22 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Whether it looks at every event, whatever its action.
+    pub fn wants_every_event(&self) -> bool {
+        self.on.is_none() && self.actions.is_none() && self.activities.is_none()
+    }
+
+    /// Whether it looks at an action, by what organizations say of their actions.
+    pub fn wants(&self, action: &str, catalog: &Catalog) -> bool {
+        let fits = |pattern: &String| {
+            pattern == action
+                || pattern.contains('*') && glob(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(action))
+        };
+        self.wants_every_event()
+            || self.actions.iter().flatten().any(fits)
+            || self.activities.iter().flatten().any(|name| catalog.named(name).any(|id| &**id == action))
+    }
+
     /// Whether a value was set from outside, so that the rule's own function is not asked.
     pub fn is_overridden(&self, key: &str) -> bool {
         self.origins.contains_key(key)
@@ -226,12 +272,17 @@ pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> 
         enabled: reader.boolean("enabled").unwrap_or(true),
         stage: reader.stage(),
         actions: reader.actions(),
+        activities: reader.activities(),
+        evidence: reader.evidence(),
         on: reader.listens(),
         signal: reader.boolean("signal").unwrap_or(false),
         risk: reader.risk(),
         description: reader.text("description"),
         runbook: reader.text("runbook"),
         reference: reader.text("reference"),
+        severity_reason: reader.text("severity_reason"),
+        false_positives: reader.texts("false_positives").unwrap_or_default(),
+        requires: reader.text("requires"),
         tags: reader.texts("tags").unwrap_or_default(),
         attack: reader.texts("attack").unwrap_or_default(),
         dedup_period,
@@ -369,12 +420,33 @@ impl Reader<'_> {
         Some(actions)
     }
 
+    fn activities(&mut self) -> Option<Vec<String>> {
+        let activities = self.texts("activities")?;
+        if activities.is_empty() || activities.iter().any(|name| name.trim().is_empty()) {
+            let message = "`activities` are names of actions, such as `[\"Deactivated account\"]`";
+            self.wrong("activities", message.to_owned());
+        }
+        Some(activities)
+    }
+
+    fn evidence(&mut self) -> Option<Certainty> {
+        let text = self.text("evidence")?;
+        text.parse()
+            .map_err(|error: String| {
+                let near = nearest(&text, Certainty::ALL.map(Certainty::as_str));
+                let near = near.map_or(String::new(), |near| format!("did you mean `{near}`?"));
+                self.problem("E203", "evidence", false, error, near);
+            })
+            .ok()
+    }
+
     fn listens(&mut self) -> Option<Vec<Selector>> {
         let texts = self.texts("on")?;
-        if self.map.contains_key("actions") {
+        if self.map.contains_key("actions") || self.map.contains_key("activities") {
             self.wrong(
                 "on",
-                "a rule has either `actions` or `on`: it runs on events, or on other rules' matches".to_owned(),
+                "a rule has either `actions` and `activities`, or `on`: it runs on events, or on other rules' matches"
+                    .to_owned(),
             );
         }
         let mut selectors = Vec::new();

@@ -9,9 +9,13 @@ use std::{
     time::Duration,
 };
 
-use crate::name::RuleId;
+use crate::{
+    action::{ActionPatterns, Catalog, ListedAction},
+    name::{RuleId, SourceName},
+};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
+mod blind;
 mod call;
 pub mod case;
 mod compile;
@@ -37,6 +41,7 @@ mod view;
 mod vocabulary;
 mod watch;
 
+pub use blind::Blind;
 pub use call::{Finding, MatchInfo, RuleHost, RuleInput};
 pub use case::{Case, Expected, ExpectedAlert};
 pub use compile::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind};
@@ -58,6 +63,9 @@ pub use tuning::{OVERRIDES, Overrides, RuleOverride, Selector};
 pub use view::{EventView, frozen};
 pub use vocabulary::Vocabulary;
 pub use watch::{WatchMode, Watcher};
+
+/// Actions that no rule is to look at, by source.
+pub type Ignored = BTreeMap<SourceName, ActionPatterns>;
 
 /// A file that is on disk but not running as it is there.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -102,6 +110,10 @@ pub struct RuleSet {
     pub roots: Vec<PathBuf>,
     /// What takes matches out of alerting.
     pub exceptions: Vec<Arc<Exception>>,
+    /// What organizations say of their actions.
+    pub catalog: Arc<Catalog>,
+    /// Actions that no rule is to look at, by source.
+    pub ignored: Arc<Ignored>,
     /// For each of `detections`, the exceptions that may be about it.
     exceptions_of: Vec<Vec<Arc<Exception>>>,
     /// For each of `detections`, the rules that listen to its matches, as indexes, in order.
@@ -119,15 +131,9 @@ struct Dispatch {
 }
 
 impl RuleSet {
-    pub(crate) fn new(
-        generation: u64,
-        rules: impl IntoIterator<Item = Arc<CompiledRule>>,
-        broken: Vec<BrokenFile>,
-        fingerprint: String,
-        roots: Vec<PathBuf>,
-        exceptions: Vec<Arc<Exception>>,
-    ) -> Self {
-        let mut set = Self { generation, broken, fingerprint, roots, exceptions, ..Self::default() };
+    /// A set of these rules; all that is not theirs is as in `about`.
+    pub(crate) fn new(rules: impl IntoIterator<Item = Arc<CompiledRule>>, about: Self) -> Self {
+        let mut set = about;
         for rule in rules {
             match rule.kind {
                 _ if !rule.metadata.enabled => set.disabled.push(rule),
@@ -138,7 +144,7 @@ impl RuleSet {
         for list in [&mut set.detections, &mut set.checks, &mut set.disabled] {
             list.sort_by(|one, other| one.id().cmp(other.id()));
         }
-        set.dispatch = Dispatch::new(&set.detections);
+        set.dispatch = Dispatch::new(&set.detections, &set.catalog);
         let about = |rule: &Arc<CompiledRule>| {
             set.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).cloned().collect()
         };
@@ -152,8 +158,8 @@ impl RuleSet {
     }
 
     /// A set of these rules, with nothing said of them.
-    pub fn only(rules: impl IntoIterator<Item = Arc<CompiledRule>>) -> Arc<Self> {
-        Arc::new(Self::new(1, rules, Vec::new(), String::new(), Vec::new(), Vec::new()))
+    pub fn only(rules: impl IntoIterator<Item = Arc<CompiledRule>>, catalog: Arc<Catalog>) -> Arc<Self> {
+        Arc::new(Self::new(rules, Self { generation: 1, catalog, ..Self::default() }))
     }
 
     /// This one of the rules, with what it listens to and the exceptions that are about it.
@@ -166,8 +172,7 @@ impl RuleSet {
         let mut wanted: Vec<Arc<CompiledRule>> = rules.iter().flat_map(|rule| self.with_what_it_hears(rule)).collect();
         wanted.sort_by(|one, other| one.id().cmp(other.id()));
         wanted.dedup_by(|one, other| one.id() == other.id());
-        let exceptions = self.exceptions.clone();
-        Arc::new(Self::new(self.generation, wanted, Vec::new(), String::new(), Vec::new(), exceptions))
+        Arc::new(Self::new(wanted, self.about()))
     }
 
     /// The same, with some of the rules on trial.
@@ -180,9 +185,36 @@ impl RuleSet {
             on_trial.metadata.stage = Stage::Shadow;
             Arc::new(on_trial)
         });
-        let (broken, roots, exceptions) = (self.broken.clone(), self.roots.clone(), self.exceptions.clone());
-        let set = Self::new(self.generation, rules, broken, self.fingerprint.clone(), roots, exceptions);
-        Arc::new(Self { guarded, ..set })
+        let rules: Vec<Arc<CompiledRule>> = rules.collect();
+        let about = Self {
+            broken: self.broken.clone(),
+            fingerprint: self.fingerprint.clone(),
+            roots: self.roots.clone(),
+            guarded,
+            ..self.about()
+        };
+        Arc::new(Self::new(rules, about))
+    }
+
+    /// The same, with more said of actions.
+    pub fn with_actions(self: &Arc<Self>, actions: impl IntoIterator<Item = ListedAction>) -> Arc<Self> {
+        let mut catalog = Catalog::clone(&self.catalog);
+        actions.into_iter().for_each(|action| catalog.add(action));
+        if catalog == *self.catalog {
+            return Arc::clone(self);
+        }
+        Arc::new(Self::new(self.all().cloned(), Self { catalog: Arc::new(catalog), ..self.about() }))
+    }
+
+    /// What holds for the rules of this set, without them.
+    fn about(&self) -> Self {
+        Self {
+            generation: self.generation,
+            exceptions: self.exceptions.clone(),
+            catalog: Arc::clone(&self.catalog),
+            ignored: Arc::clone(&self.ignored),
+            ..Self::default()
+        }
     }
 
     /// The detection rules that want events with this action, as indexes into `detections`, in order.
@@ -277,8 +309,8 @@ impl RuleSet {
         wanted
     }
 
-    /// What makes each detection rule find what it finds, as a hash: its file and what that imports, overrides, exceptions, lists, and
-    /// the same of all rules that it listens to.
+    /// What makes each detection rule find what it finds, as a hash: its file and what that imports, overrides, exceptions, lists,
+    /// which actions are ignored, what organizations say of its actions, and the same of all rules that it listens to.
     pub fn versions(&self) -> BTreeMap<RuleId, String> {
         let version = |rule: &Arc<CompiledRule>| {
             let mut hasher = blake3::Hasher::new();
@@ -290,6 +322,15 @@ impl RuleSet {
                 );
                 hasher.update(told.as_bytes());
                 hasher.update(heard.lists.as_bytes());
+                for (source, patterns) in &*self.ignored {
+                    hasher.update(format!("{source} {:?}", patterns.texts()).as_bytes());
+                }
+                if heard.metadata.activities.is_some() || heard.reads_catalog {
+                    for action in self.catalog.ids().filter(|action| heard.metadata.wants(action, &self.catalog)) {
+                        let (name, group) = (self.catalog.name(action), self.catalog.group(action));
+                        hasher.update(format!("{action} {name:?} {group:?}").as_bytes());
+                    }
+                }
                 for exception in self.exceptions.iter().filter(|exception| exception.is_about(&heard.metadata)) {
                     let condition = match &exception.condition {
                         Condition::Expression { text, .. } => text.clone(),
@@ -310,18 +351,23 @@ impl RuleSet {
 }
 
 impl Dispatch {
-    fn new(rules: &[Arc<CompiledRule>]) -> Self {
+    fn new(rules: &[Arc<CompiledRule>], catalog: &Catalog) -> Self {
         let mut dispatch = Self::default();
         let mut globs = GlobSetBuilder::new();
         for (index, rule) in rules.iter().enumerate() {
             if rule.metadata.on.is_some() {
                 continue;
             }
-            let Some(actions) = &rule.metadata.actions else {
+            if rule.metadata.wants_every_event() {
                 dispatch.every.push(index);
                 continue;
-            };
-            for action in actions {
+            }
+            for activity in rule.metadata.activities.iter().flatten() {
+                for action in catalog.named(activity) {
+                    dispatch.exact.entry(action.to_string()).or_default().push(index);
+                }
+            }
+            for action in rule.metadata.actions.iter().flatten() {
                 if !action.contains('*') {
                     dispatch.exact.entry(action.clone()).or_default().push(index);
                 } else if let Ok(glob) = GlobBuilder::new(action).literal_separator(false).build() {

@@ -16,7 +16,7 @@ pub(super) use conditions::{Conditions, conditions};
 use extract::{Extract, Seen};
 
 use super::RuleSet;
-use crate::name::SourceName;
+use crate::{action::Catalog, name::SourceName};
 
 /// What a condition says of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,15 @@ pub struct Plan {
     by_value: Vec<ByValue>,
     /// All others.
     others: Vec<Asked>,
+    /// Sources whose events no rule looks at.
+    ignored: Vec<SourceName>,
     extract: Extract,
+}
+
+/// An action, and what is known of it.
+struct Action<'a> {
+    id: &'a str,
+    catalog: &'a Catalog,
 }
 
 /// Rules that are found by the value of a field.
@@ -72,23 +80,28 @@ enum Slotted {
 impl Plan {
     /// What is to be asked of events of this action.
     pub fn new(rules: &RuleSet, action: &str) -> Self {
-        let mut plan =
-            Self { always: Vec::new(), by_value: Vec::new(), others: Vec::new(), extract: Extract::default() };
+        let mut plan = Self::of(Vec::new(), rules, action);
         for rule in rules.wanting(action) {
             let Some(compiled) = rules.detections.get(rule) else {
                 continue;
             };
-            plan.add(rule, &compiled.conditions.0, action);
+            plan.add(rule, &compiled.conditions.0, &Action { id: action, catalog: &rules.catalog });
         }
         plan
     }
 
     /// A plan that asks nothing: every rule that wants the action looks at it.
     pub fn unfiltered(rules: &RuleSet, action: &str) -> Self {
-        Self { always: rules.wanting(action), by_value: Vec::new(), others: Vec::new(), extract: Extract::default() }
+        Self::of(rules.wanting(action), rules, action)
     }
 
-    fn add(&mut self, rule: usize, conditions: &[Condition], action: &str) {
+    fn of(always: Vec<usize>, rules: &RuleSet, action: &str) -> Self {
+        let ignored = rules.ignored.iter().filter(|(_, patterns)| patterns.is_match(action));
+        let ignored = ignored.map(|(source, _)| source.clone()).collect();
+        Self { always, by_value: Vec::new(), others: Vec::new(), ignored, extract: Extract::default() }
+    }
+
+    fn add(&mut self, rule: usize, conditions: &[Condition], action: &Action<'_>) {
         let mut left: Vec<Slotted> = Vec::new();
         for condition in conditions {
             match self.slotted(condition, action) {
@@ -131,19 +144,26 @@ impl Plan {
     }
 
     /// With fields as places; what follows from the action alone is settled here.
-    fn slotted(&mut self, condition: &Condition, action: &str) -> Slotted {
+    fn slotted(&mut self, condition: &Condition, action: &Action<'_>) -> Slotted {
         use conditions::Field;
+        let settled = |test: &conditions::Test, seen: Option<&str>| match test
+            .of(&seen.map_or(Seen::Absent, |text| Seen::Text(Cow::Borrowed(text))))
+        {
+            Answer::True => Slotted::Known(true),
+            Answer::False => Slotted::Known(false),
+            Answer::Unknown => Slotted::Source(conditions::Test::Never),
+        };
         match condition {
             Condition::Known(known) => Slotted::Known(*known),
-            Condition::Test(Field::Action, test) => match test.of(&Seen::Text(Cow::Borrowed(action))) {
-                Answer::True => Slotted::Known(true),
-                Answer::False => Slotted::Known(false),
-                Answer::Unknown => Slotted::Source(conditions::Test::Never),
-            },
+            Condition::Test(Field::Action, test) => settled(test, Some(action.id)),
+            Condition::Test(Field::Activity, test) => settled(test, action.catalog.name(action.id)),
+            Condition::Test(Field::Category, test) => settled(test, Some(action.catalog.category(action.id).as_str())),
             Condition::Test(Field::Source, test) => Slotted::Source(test.clone()),
             Condition::Test(Field::Raw(path), test) => Slotted::Test(self.extract.slot(path), test.clone()),
             Condition::Readable(Field::Raw(path)) => Slotted::Readable(self.extract.slot(path)),
-            Condition::Readable(Field::Action | Field::Source) => Slotted::Known(true),
+            Condition::Readable(Field::Action | Field::Activity | Field::Category | Field::Source) => {
+                Slotted::Known(true)
+            }
             Condition::Not(inner) => match self.slotted(inner, action) {
                 Slotted::Known(known) => Slotted::Known(!known),
                 other => Slotted::Not(Box::new(other)),
@@ -197,6 +217,9 @@ impl Plan {
     /// The rules that may match an event of these bytes and this source, as indexes into the set's `detections`, in order. All others
     /// would say false.
     pub fn candidates(&self, raw: &str, source: &SourceName) -> Vec<usize> {
+        if self.ignored.contains(source) {
+            return Vec::new();
+        }
         let mut candidates = self.always.clone();
         if self.by_value.is_empty() && self.others.is_empty() {
             return candidates;

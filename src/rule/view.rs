@@ -16,23 +16,23 @@ use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{call::MatchInfo, memory::Expectation};
-use crate::event::Event;
+use crate::{action::Catalog, event::Event};
 
 /// An event as rules see it.
 #[derive(Debug, Clone)]
 pub struct EventView(Dynamic);
 
 impl EventView {
-    /// The view of a stored event, with the short names beside Atlassian's own: `action`, `actor`, `time` (RFC 3339, UTC),
-    /// `ip`, `geo`, `source`.
-    pub fn new(event: &Event) -> Self {
-        Self(share(Dynamic::from_map(top(event))))
+    /// The view of a stored event, with the short names beside Atlassian's own: `action`, `activity`, `category`, `actor`, `time`
+    /// (RFC 3339, UTC), `ip`, `geo`, `source`.
+    pub fn new(event: &Event, catalog: &Catalog) -> Self {
+        Self(share(Dynamic::from_map(top(event, catalog))))
     }
 
     /// The view of a match: of its event, with what the rule said of it beside: `rule`, `severity`, `key`, `title`,
     /// `risk`.
-    pub fn of_match(event: &Event, matched: &MatchInfo) -> Self {
-        let mut top = top(event);
+    pub fn of_match(event: &Event, matched: &MatchInfo, catalog: &Catalog) -> Self {
+        let mut top = top(event, catalog);
         top.insert("rule".into(), text(matched.rule.as_str()));
         top.insert("severity".into(), text(matched.severity.as_str()));
         top.insert("key".into(), text(&matched.key));
@@ -43,8 +43,8 @@ impl EventView {
     }
 
     /// The view of an event after which something was expected that did not happen.
-    pub fn of_failed(event: &Event, failed: &Expectation) -> Self {
-        let mut top = top(event);
+    pub fn of_failed(event: &Event, failed: &Expectation, catalog: &Catalog) -> Self {
+        let mut top = top(event, catalog);
         top.insert("key".into(), text(&failed.key));
         top.insert("expected".into(), text(&failed.name));
         top.insert("since".into(), text(&failed.event.time.to_string()));
@@ -57,7 +57,7 @@ impl EventView {
     }
 }
 
-fn top(event: &Event) -> Map {
+fn top(event: &Event, catalog: &Catalog) -> Map {
     let mut top = parse(&event.raw);
     let attribute = |path: &[&str]| top.get("attributes").map_or(Dynamic::UNIT, |attributes| walk(attributes, path));
     let actor = attribute(&["actor"]);
@@ -70,6 +70,8 @@ fn top(event: &Event) -> Map {
         }
     }
     top.insert("action".into(), text(&event.action));
+    top.insert("activity".into(), catalog.name(&event.action).map_or(Dynamic::UNIT, text));
+    top.insert("category".into(), text(catalog.category(&event.action).as_str()));
     top.insert("actor".into(), freeze(actor));
     top.insert("ip".into(), freeze(ip));
     top.insert("geo".into(), if geo.is_empty() { Dynamic::UNIT } else { freeze(Dynamic::from_map(geo)) });

@@ -7,6 +7,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::action::Catalog;
+
+mod activities;
+
+use activities::DOCUMENTED;
+
 /// Fields of an event that are documented, or were seen in vendors' samples: paths in which `[]` is any item of a list.
 /// (developer.atlassian.com, organization REST API, events; samples of collectors.)
 const FIELDS: &[&str] = &[
@@ -70,8 +76,16 @@ const FIELDS: &[&str] = &[
 ];
 
 /// What stands beside Atlassian's own names, and where it leads.
-const SHORT: &[(&str, &str)] =
-    &[("actor", "attributes.actor"), ("action", ""), ("ip", ""), ("time", ""), ("source", ""), ("geo", "")];
+const SHORT: &[(&str, &str)] = &[
+    ("actor", "attributes.actor"),
+    ("action", ""),
+    ("activity", ""),
+    ("category", ""),
+    ("ip", ""),
+    ("time", ""),
+    ("source", ""),
+    ("geo", ""),
+];
 
 /// Parts of `event.geo`.
 const GEO: [&str; 3] = ["country", "city", "region"];
@@ -131,6 +145,7 @@ const ACTION_PATTERNS: &[&str] = &[
 pub struct Vocabulary {
     fields: BTreeSet<String>,
     actions: BTreeSet<String>,
+    activities: BTreeSet<String>,
     /// Whether events were seen: then what they lack is likelier a mistake.
     seen: bool,
 }
@@ -140,6 +155,7 @@ impl Default for Vocabulary {
         let mut vocabulary = Self {
             fields: BTreeSet::new(),
             actions: ACTIONS.iter().map(|action| (*action).to_owned()).collect(),
+            activities: DOCUMENTED.iter().flat_map(|(_, names)| *names).map(|name| (*name).to_owned()).collect(),
             seen: false,
         };
         for field in FIELDS {
@@ -163,6 +179,14 @@ impl Vocabulary {
             self.actions.insert(action.to_owned());
         }
         self.add_value("", event, 0);
+    }
+
+    /// Adds what organizations say of their actions.
+    pub fn add_catalog(&mut self, catalog: &Catalog) {
+        for action in catalog.ids() {
+            self.actions.insert(action.to_string());
+            self.activities.extend(catalog.name(action).map(str::to_owned));
+        }
     }
 
     /// Whether events were added.
@@ -251,6 +275,22 @@ impl Vocabulary {
         }
     }
 
+    /// What to say about the name of an activity that nothing is known of; none if something is.
+    pub fn doubt_activity(&self, name: &str) -> Option<String> {
+        let lower = name.trim().to_lowercase();
+        if self.activities.iter().any(|known| known.to_lowercase() == lower) {
+            return None;
+        }
+        let near = crate::diagnostic::nearest(name, self.activities.iter().map(String::as_str));
+        Some(match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => {
+                "it is on no list of the audit log's activities: `watchbell actions list` shows your organization's"
+                    .to_owned()
+            }
+        })
+    }
+
     /// What to say about an action id or pattern that nothing is known of; none if something is.
     pub fn doubt_action(&self, action: &str) -> Option<String> {
         let glob = super::pattern::glob(action).ok()?.compile_matcher();
@@ -278,7 +318,7 @@ impl Vocabulary {
     /// Whether a field of the event is always a text, where it is there.
     pub(super) fn is_text(path: &str) -> bool {
         let resolved = Self::resolve(path);
-        ["action", "ip", "time", "source", "id"].contains(&resolved.as_str())
+        ["action", "activity", "category", "ip", "time", "source", "id"].contains(&resolved.as_str())
             || [".email", ".name", ".action", ".time", ".processedAt", ".ip", ".countryName", ".city"]
                 .iter()
                 .any(|end| resolved.ends_with(end))

@@ -25,10 +25,12 @@ use crate::time::{self, Clock, Timestamp};
 mod fault;
 mod scenario;
 mod story;
+mod vocabulary;
 
 pub use fault::{Fault, Faults};
 pub use scenario::{Scenario, Simulated};
 pub use story::{Story, StoryLength};
+pub use vocabulary::{ACTIONS, ActionRow, answer as actions_answer};
 
 /// How the stream ends when there is nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +57,8 @@ pub struct Options {
     pub page_limit: usize,
     /// What goes wrong.
     pub faults: Faults,
+    /// What it lists as its actions: id, name, group. Absent: its key may not read that.
+    pub actions: Option<Arc<[ActionRow]>>,
     /// Its clock.
     pub clock: Clock,
 }
@@ -69,8 +73,15 @@ impl Options {
             ending: Ending::Cursor,
             page_limit: 500,
             faults: Faults::none(),
+            actions: None,
             clock: Clock::system(),
         }
+    }
+
+    /// An organization whose key may read what it lists as its actions.
+    #[must_use]
+    pub fn with_actions(self, actions: &[ActionRow]) -> Self {
+        Self { actions: Some(actions.into()), ..self }
     }
 }
 
@@ -98,6 +109,7 @@ impl Simulator {
             Arc::new(Organization { faults: Mutex::new(options.faults.clone()), options, requests: Mutex::new(0) });
         let router = Router::new()
             .route("/admin/v1/orgs/{org}/events-stream", get(events_stream))
+            .route("/admin/v1/orgs/{org}/event-actions", get(event_actions))
             .fallback(unknown_route)
             .with_state(Arc::clone(&organization));
         let server = tokio::spawn(async move {
@@ -177,12 +189,8 @@ async fn events_stream(
     let options = &organization.options;
     let now = options.clock.now();
     *organization.requests.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-    let expected = format!("Bearer {}", options.key);
-    if headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) != Some(&*expected) {
-        return error(StatusCode::UNAUTHORIZED, "Unauthenticated");
-    }
-    if org != options.org_id {
-        return error(StatusCode::NOT_FOUND, "Organization not found");
+    if let Some(refused) = refuse(options, &org, &headers) {
+        return refused;
     }
     let fault = organization.faults.lock().unwrap_or_else(PoisonError::into_inner).pick();
     if let Some(response) = fault.and_then(|fault| fault.instead(now, parameters.cursor.is_some())) {
@@ -196,6 +204,31 @@ async fn events_stream(
         Some(fault) => fault.spoil(page, options, parameters.cursor.as_deref()).await,
         None => page.into_response(),
     }
+}
+
+/// The organization's list of its actions.
+async fn event_actions(
+    State(organization): State<Arc<Organization>>,
+    Path(org): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let options = &organization.options;
+    if let Some(refused) = refuse(options, &org, &headers) {
+        return refused;
+    }
+    match &options.actions {
+        Some(actions) => axum::Json(vocabulary::answer(actions)).into_response(),
+        None => error(StatusCode::FORBIDDEN, "The key lacks a scope"),
+    }
+}
+
+/// What is answered to a wrong key, and to a right one for another organization.
+fn refuse(options: &Options, org: &str, headers: &HeaderMap) -> Option<Response> {
+    let expected = format!("Bearer {}", options.key);
+    if headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) != Some(&*expected) {
+        return Some(error(StatusCode::UNAUTHORIZED, "Unauthenticated"));
+    }
+    (org != options.org_id).then(|| error(StatusCode::NOT_FOUND, "Organization not found"))
 }
 
 /// A page before it is sent.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::{
+    action::{ActionPatterns, ListedAction, Unwanted},
     condition::Condition,
     event::{IncomingEvent, RejectedEntry},
     name::SourceName,
@@ -15,9 +16,11 @@ use crate::{
 
 pub mod atlassian;
 pub mod file;
+mod list;
 mod pace;
 mod poll;
 
+pub use list::{Listing, Refresh, Refreshed};
 pub use pace::Pace;
 pub use poll::{Poller, SourceStatus, Timing};
 
@@ -85,6 +88,8 @@ pub struct Settings {
     pub rate_limit: u32,
     /// Silence that is not plausible.
     pub drop_off: Duration,
+    /// Which events are not wanted.
+    pub unwanted: Unwanted,
     /// What kind of source, and its own settings.
     pub kind: Kind,
 }
@@ -110,6 +115,14 @@ impl Settings {
         let overlap = table.duration("overlap", Duration::ZERO..=DAY);
         let rate_limit = table.number("rate_limit", 1..=6_000);
         let drop_off = table.duration("drop_off", Duration::from_secs(1)..=180 * DAY);
+        let mut patterns = |key: &'static str| {
+            let texts = table.texts(key, |text| Ok(text.to_owned())).unwrap_or_default();
+            ActionPatterns::parse(texts).unwrap_or_else(|error| {
+                table.problem(key, error, None);
+                ActionPatterns::default()
+            })
+        };
+        let unwanted = Unwanted { ignore: patterns("ignore"), drop: patterns("drop") };
         let kind = atlassian::Settings::read(&mut table, base).map(Kind::Atlassian);
         table.finish();
         Some(Self {
@@ -119,6 +132,7 @@ impl Settings {
             overlap: overlap.unwrap_or(10 * MINUTE),
             rate_limit: rate_limit.and_then(|number| u32::try_from(number).ok()).unwrap_or(40),
             drop_off: drop_off.unwrap_or(DAY),
+            unwanted,
             kind: kind?,
         })
     }
@@ -150,6 +164,13 @@ impl Source {
     pub async fn fetch(&self, position: &Position, limit: usize, now: Timestamp) -> Result<FetchedPage, FetchError> {
         match self {
             Self::Atlassian(source) => source.fetch(position, limit, now).await,
+        }
+    }
+
+    /// Fetches the organization's list of its actions.
+    pub async fn actions(&self, now: Timestamp) -> Result<Vec<ListedAction>, FetchError> {
+        match self {
+            Self::Atlassian(source) => source.actions(now).await,
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{FetchError, Pace, Position, Settings, Source, atlassian::PAGE_LIMIT};
+use super::{FetchError, Listing, Pace, Position, Refresh, Settings, Source, atlassian::PAGE_LIMIT};
 use crate::{
     condition::Condition,
     store::{Appended, Page, Refetch, SourceError, SourceRecord, Store, StoreError},
@@ -70,13 +70,13 @@ pub struct SourceStatus {
 /// Polls one source until it is told to stop.
 #[derive(Debug)]
 pub struct Poller {
-    settings: Settings,
+    pub(super) settings: Settings,
     timing: Timing,
-    source: Source,
-    store: Store,
-    clock: Clock,
-    pace: Arc<Mutex<Pace>>,
-    status: watch::Sender<SourceStatus>,
+    pub(super) source: Source,
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) pace: Arc<Mutex<Pace>>,
+    pub(super) status: watch::Sender<SourceStatus>,
     /// Counts stored pages: "look again" for the evaluate loop.
     stored: watch::Sender<u64>,
     fruitless: u32,
@@ -89,6 +89,10 @@ pub struct Poller {
     refetch_turn: bool,
     /// Before this it is not tried.
     refetch_due: Option<Instant>,
+    /// How rules are told of lists of actions.
+    pub(super) listing: Option<Listing>,
+    /// Requests for the list of actions.
+    refreshes: (mpsc::Sender<Refresh>, mpsc::Receiver<Refresh>),
 }
 
 enum Next {
@@ -125,6 +129,8 @@ impl Poller {
             polled: None,
             refetch_turn: false,
             refetch_due: None,
+            listing: None,
+            refreshes: mpsc::channel(4),
         })
     }
 
@@ -133,6 +139,18 @@ impl Poller {
     pub fn with_timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
         self
+    }
+
+    /// Tells rules of lists of actions.
+    #[must_use]
+    pub fn with_listing(mut self, listing: Listing) -> Self {
+        self.listing = Some(listing);
+        self
+    }
+
+    /// Where to ask for the list of actions.
+    pub fn refreshes(&self) -> mpsc::Sender<Refresh> {
+        self.refreshes.0.clone()
     }
 
     /// Where to read how the source stands.
@@ -151,7 +169,7 @@ impl Poller {
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                next = self.poll() => next,
+                next = self.turn() => next,
             };
             if let Next::After(wait) = next {
                 let due = time::after(self.clock.now(), wait);
@@ -160,6 +178,7 @@ impl Poller {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(wait) => {}
                     refetch = self.refetches.1.recv() => self.begin_refetch(refetch),
+                    Some(refresh) = self.refreshes.1.recv() => self.refresh(refresh).await,
                 }
                 self.status.send_modify(|status| status.next_poll = None);
             }
@@ -167,6 +186,14 @@ impl Poller {
                 self.begin_refetch(Some(refetch));
             }
         }
+    }
+
+    async fn turn(&mut self) -> Next {
+        if let Ok(refresh) = self.refreshes.1.try_recv() {
+            self.refresh(refresh).await;
+        }
+        self.list_if_due().await;
+        self.poll().await
     }
 
     fn begin_refetch(&mut self, refetch: Option<Refetch>) {
@@ -324,12 +351,13 @@ impl Poller {
         Position::From(from.max(kept_since))
     }
 
-    /// Stores a page with its record; returns how many of its events are new.
+    /// Stores a page with its record; returns how many of its events are new, or not wanted.
     async fn store_page(&mut self, page: super::FetchedPage, mut record: SourceRecord) -> Result<usize, StoreError> {
         let store = self.store.clone();
         let name = self.settings.name.clone();
         let arrived = self.clock.now();
         let empty = page.entries() == 0;
+        let unwanted = self.settings.unwanted.clone();
         // Writing waits for the disk. The task goes on if this future is dropped, so a page is stored whole or not at all.
         let task = tokio::task::spawn_blocking(move || {
             if empty {
@@ -337,7 +365,8 @@ impl Poller {
                 return Ok((record, Appended::default()));
             }
             let quiet_before = record.evaluated_before;
-            let page = Page { source: name, arrived, events: page.events, rejected: page.rejected, quiet_before };
+            let page =
+                Page { source: name, arrived, events: page.events, rejected: page.rejected, quiet_before, unwanted };
             let appended = store.append_page(page, &mut record)?;
             Ok::<_, StoreError>((record, appended))
         });
@@ -355,7 +384,7 @@ impl Poller {
         if appended.stored > 0 {
             self.stored.send_modify(|count| *count += 1);
         }
-        Ok(appended.stored)
+        Ok(appended.stored + appended.dropped)
     }
 
     fn after_page(&mut self, entries: usize, new: usize, stuck: bool) -> Next {
@@ -435,7 +464,7 @@ impl Poller {
     }
 
     /// Saves the record beside the events. If that fails the store is in trouble, which the next page will say.
-    fn save(&self) {
+    pub(super) fn save(&self) {
         let record = self.status.borrow().record.clone();
         if let Err(error) = self.store.save_source(&self.settings.name, &record) {
             tracing::error!(source = %self.settings.name, %error, "the source's state was not saved");

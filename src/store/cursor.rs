@@ -42,6 +42,9 @@ pub struct SourceRecord {
     pub quarantined: u64,
     /// When the cursor last stood still although there were events behind it, or was refused.
     pub cursor_trouble: Option<Timestamp>,
+    /// The organization's list of its actions.
+    #[serde(default)]
+    pub actions: ActionList,
     /// A part of the log that is being fetched again.
     #[serde(default)]
     pub refetch: Option<Refetch>,
@@ -49,6 +52,21 @@ pub struct SourceRecord {
     /// again, and not evaluated a second time.
     #[serde(default)]
     pub evaluated_before: Option<Timestamp>,
+}
+
+/// How an organization's list of its actions stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionList {
+    /// When it was first had.
+    pub first: Option<Timestamp>,
+    /// When it was last had.
+    pub fetched: Option<Timestamp>,
+    /// When it was last asked for.
+    pub tried: Option<Timestamp>,
+    /// How many actions were on it.
+    pub listed: u64,
+    /// Why it was not had when it was last asked for.
+    pub error: Option<SourceError>,
 }
 
 /// A part of the log that is being fetched again, beside the usual polls.

@@ -4,8 +4,13 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SourceRecord, Store, StoreError, block, key, quarantine, value};
+use super::{
+    SourceRecord, Store, StoreError,
+    action::{Counted, Fate},
+    block, key, quarantine, value,
+};
 use crate::{
+    action::Unwanted,
     event::{Event, IncomingEvent, RejectedEntry},
     name::{Sequence, SourceName},
     time::Timestamp,
@@ -24,12 +29,14 @@ pub struct Page {
     pub rejected: Vec<RejectedEntry>,
     /// Events that were processed (or happened) before this are stored and not evaluated.
     pub quiet_before: Option<Timestamp>,
+    /// Which events are not wanted.
+    pub unwanted: Unwanted,
 }
 
 impl Page {
     /// A page whose events are all evaluated.
     pub fn new(source: SourceName, arrived: Timestamp, events: Vec<IncomingEvent>) -> Self {
-        Self { source, arrived, events, rejected: Vec::new(), quiet_before: None }
+        Self { source, arrived, events, rejected: Vec::new(), quiet_before: None, unwanted: Unwanted::default() }
     }
 }
 
@@ -42,6 +49,9 @@ pub struct Appended {
     pub duplicates: usize,
     /// Entries that are no events.
     pub quarantined: usize,
+    /// Events that are not wanted.
+    #[serde(default)]
+    pub dropped: usize,
 }
 
 impl Store {
@@ -64,9 +74,18 @@ impl Store {
         let mut events: Vec<Event> = Vec::with_capacity(page.events.len());
         let mut on_page: HashSet<Vec<u8>> = HashSet::with_capacity(page.events.len());
         // Seen or not, an event tells how far Atlassian has come.
+        let mut counted = Counted::default();
+        let mut newest_dropped = None;
         let newest_processed = page.events.iter().filter_map(|event| event.processed).max();
         let mut quiet: Vec<(Sequence, Sequence)> = Vec::new();
         for incoming in page.events {
+            if page.unwanted.drop.is_match(&incoming.action) {
+                let time = incoming.time.or(incoming.processed).unwrap_or(page.arrived);
+                counted.add(&incoming.action, time, Fate::Dropped);
+                newest_dropped = newest_dropped.max(Some(time.min(page.arrived)));
+                appended.dropped += 1;
+                continue;
+            }
             let seen = key::seen(&page.source, &incoming.id);
             if self.tree().contains_key(&seen)? || on_page.contains(&seen) {
                 appended.duplicates += 1;
@@ -81,7 +100,10 @@ impl Store {
                     _ => quiet.push((next, next)),
                 }
             }
-            events.push(incoming.into_event(page.source.clone(), next, page.arrived));
+            let event = incoming.into_event(page.source.clone(), next, page.arrived);
+            let is_ignored = page.unwanted.ignore.is_match(&event.action);
+            counted.add(&event.action, event.time, if is_ignored { Fate::Ignored } else { Fate::Evaluated });
+            events.push(event);
             next = next.next();
         }
         appended.stored = events.len();
@@ -101,7 +123,9 @@ impl Store {
         match record {
             Some(record) => {
                 record.newest_processed = record.newest_processed.max(newest_processed);
-                if let Some(time) = events.iter().map(|event| event.time.min(event.arrived)).max() {
+                // What is not wanted shows all the same that the log is not silent.
+                let newest = events.iter().map(|event| event.time.min(event.arrived)).max().max(newest_dropped);
+                if let Some(time) = newest {
                     record.newest_event = record.newest_event.max(Some(time));
                     record.newest_arrival = Some(page.arrived);
                 }
@@ -124,6 +148,7 @@ impl Store {
                 }
             }
         }
+        counted.write(self, &mut batch, &page.source, page.arrived)?;
         batch.insert(key::NEXT_SEQUENCE, next.0.to_be_bytes().as_slice());
         self.write(batch)?;
         Ok(appended)

@@ -59,6 +59,8 @@ pub(super) const QUARANTINE: u8 = b'q';
 pub(super) const PASS: u8 = b'p';
 /// Which rules ran, by mark and change.
 pub(super) const RULES: u8 = b'g';
+/// What is known of actions, by source and id.
+pub(super) const ACTION: u8 = b'j';
 /// Detection state, by its name.
 pub(super) const STATE: u8 = b's';
 
@@ -103,6 +105,25 @@ pub(super) fn rules(mark: Sequence, change: u64) -> Vec<u8> {
 
 pub(super) fn source(source: &SourceName) -> Vec<u8> {
     named(SOURCE, source.as_str())
+}
+
+/// What is known of all actions of a source. Its name has no zero.
+pub(super) fn actions(source: &SourceName) -> Vec<u8> {
+    let mut key = named(ACTION, source.as_str());
+    key.push(0);
+    key
+}
+
+pub(super) fn action(source: &SourceName, id: &str) -> Vec<u8> {
+    let mut key = actions(source);
+    key.extend_from_slice(id.as_bytes());
+    key
+}
+
+/// The source and the id that a key of an action is made of.
+pub(super) fn action_parts(key: &[u8]) -> Option<(SourceName, &str)> {
+    let (source, id) = std::str::from_utf8(key.get(1..)?).ok()?.split_once('\0')?;
+    Some((SourceName::parse(source).ok()?, id))
 }
 
 pub(super) fn alert(id: AlertId) -> Vec<u8> {

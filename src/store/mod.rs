@@ -20,6 +20,7 @@ use crate::{
     time::Timestamp,
 };
 
+mod action;
 mod alert;
 mod backup;
 mod block;
@@ -39,7 +40,7 @@ mod verify;
 pub use alert::{Commit, Excepted, Staged, Writing, hunt_key};
 pub use backup::{Restored, restore};
 pub use block::ScanFilter;
-pub use cursor::{Refetch, SourceError, SourceRecord};
+pub use cursor::{ActionList, Refetch, SourceError, SourceRecord};
 pub use event::{Appended, Page};
 pub use feed::{Block, EventHead, SentBlock, Unpacked};
 pub use outbox::{Delivery, DestinationRecord, Together};

@@ -19,6 +19,7 @@ use super::{
     key, sled_open, value,
 };
 use crate::{
+    action::ActionRecord,
     alert::{Alert, LoggedChange},
     event::IncomingEvent,
     name::{Sequence, SourceName},
@@ -386,6 +387,7 @@ fn salvage(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<Source
         key::CHANGE => value::from_json::<LoggedChange>("", bytes).is_ok(),
         key::DELIVERY | key::DEAD_LETTER => value::from_json::<Delivery>("", bytes).is_ok(),
         key::SOURCE => value::from_json::<SourceRecord>("", bytes).is_ok(),
+        key::ACTION => value::from_json::<ActionRecord>("", bytes).is_ok(),
         key::DESTINATION => value::from_json::<DestinationRecord>("", bytes).is_ok(),
         key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
         key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),

@@ -10,6 +10,7 @@ use super::{
     key, value,
 };
 use crate::{
+    action::ActionRecord,
     alert::{Alert, LoggedChange},
     event::IncomingEvent,
     name::{AlertId, Sequence},
@@ -122,6 +123,7 @@ impl Store {
                 key::PASS => value::from_json::<LoggedPass>("a pass", &bytes).map(drop),
                 key::RULES => value::from_json::<LoggedRules>("a note of which rules ran", &bytes).map(drop),
                 key::SOURCE => value::from_json::<SourceRecord>("a source's record", &bytes).map(drop),
+                key::ACTION => value::from_json::<ActionRecord>("what is known of an action", &bytes).map(drop),
                 key::DESTINATION => value::from_json::<DestinationRecord>("a destination's record", &bytes).map(drop),
                 key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),
                 key::QUARANTINE => value::from_json::<Quarantined>("a quarantined entry", &bytes).map(drop),

@@ -2,14 +2,15 @@
 
 use std::{
     io::{IsTerminal, Write},
-    path::PathBuf,
-    sync::mpsc,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use serde::Serialize;
 use watchbell::{
+    action::Catalog,
     config::Config,
     detect,
     diagnostic::any_error,
@@ -47,6 +48,9 @@ pub(super) struct Replay {
     /// Run over the events of these files instead of the stored ones: JSON lines, arrays, or pages of the API
     #[arg(long, value_name = "FILE", num_args = 1..)]
     events: Vec<PathBuf>,
+    /// What the organization says of its actions, as `GET /event-actions` returns it; by default what is stored
+    #[arg(long, value_name = "FILE")]
+    actions: Option<PathBuf>,
     #[command(flatten)]
     range: filter::Range,
     /// Only events with this action; `*` for any text
@@ -101,7 +105,7 @@ impl Replay {
         if let Some(limit) = self.fail_on.iter().find(|limit| limit.compares() && self.against.is_none()) {
             return Err(CliError::Usage(format!("`{}` compares: say with what, `--against live`", limit.text())));
         }
-        let (config, sources) = sources(context, &self.rules, &self.events)?;
+        let (config, sources) = sources(context, &self.rules, &self.events, self.actions.as_deref())?;
         let rules = Rules::load(sources.clone(), &self.rule);
         context.output.diagnostics(&rules.diagnostics);
         if let (true, Some(config)) = (self.verify, &config) {
@@ -110,9 +114,10 @@ impl Replay {
             }
             return verify::verify(context, config, &rules.set, self.show_alerts);
         }
-        let live = config.as_ref().map(|config| &config.rules);
+        let live =
+            config.as_ref().map(|config| RuleSources { catalog: Arc::clone(&sources.catalog), ..config.rules.clone() });
         let against =
-            self.against.as_deref().map(|text| Against::find(text, live, &sources, &self.rule)).transpose()?;
+            self.against.as_deref().map(|text| Against::find(text, live.as_ref(), &sources, &self.rule)).transpose()?;
         if let (Some(Against::Rules(other)), Some(name)) = (&against, &self.against)
             && any_error(&other.diagnostics)
         {
@@ -223,6 +228,7 @@ pub(super) fn sources(
     context: &Context,
     rules: &[PathBuf],
     events: &[PathBuf],
+    actions: Option<&Path>,
 ) -> Result<(Option<Config>, RuleSources), CliError> {
     // With rules and events given there is nothing that a configuration could add.
     let config = if !rules.is_empty() && !events.is_empty() && !context.config.exists() {
@@ -230,7 +236,17 @@ pub(super) fn sources(
     } else {
         Some(context.config()?)
     };
-    let mut sources = config.as_ref().map_or_else(RuleSources::default, |config| config.rules.clone());
+    let mut sources = match (&config, actions) {
+        (Some(config), None) => context.rule_sources(config),
+        (Some(config), Some(_)) => config.rules.clone(),
+        (None, _) => RuleSources::default(),
+    };
+    if let Some(path) = actions {
+        let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        let catalog = read.and_then(|text| Catalog::parse(&text));
+        let catalog = catalog.map_err(|error| CliError::Usage(format!("`{}`: {error}", path.display())))?;
+        sources.catalog = Arc::new(catalog);
+    }
     if !rules.is_empty() {
         sources.roots = rules.to_vec();
     }

@@ -8,7 +8,9 @@ use crate::rule::engine::Call;
 pub(super) const SUBJECT: Subject = Subject {
     title: "The event",
     about: "`event` has everything under Atlassian's own names (`event.attributes.…`, `event.message.content`), and beside them \
-            `action`, `actor`, `ip`, `time`, `geo` (a map with `country`, `city`, `region`, as Atlassian says) and `source`. All of these \
+            `action`, `activity` (the action's name for people, where the organization's list of actions has one), `category` (`admin`, \
+            `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or `unknown`), `actor`, `ip`, `time`, `geo` (a map with `country`, \
+            `city`, `region`, as Atlassian says) and `source`. All of these \
             may be called as `event.targets(\"users\")` or `targets(event, \"users\")`; `get`, `has` and `all` work on any map. (For lists, `all` is Rhai's own: whether something holds of all items.)",
     functions: FUNCTIONS,
 };

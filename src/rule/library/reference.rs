@@ -129,7 +129,7 @@ pub fn reference() -> String {
 /// Definition files for editors that know Rhai: file names and texts.
 pub fn definitions() -> Vec<(String, String)> {
     let mut text = String::from(
-        "module static;\n\n/// The event: Atlassian's own names, and `action`, `actor`, `time`, `ip`, `geo`, `source`.\nconst event: map;\n\n\
+        "module static;\n\n/// The event: Atlassian's own names, and `action`, `activity`, `category`, `actor`, `time`, `ip`, `geo`, `source`.\nconst event: map;\n\n\
          /// The rule's parameters, as `RULE.params` and the overrides say.\nconst params: map;\n",
     );
     for function in SUBJECTS.iter().flat_map(|subject| subject.functions) {

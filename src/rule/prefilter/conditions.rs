@@ -36,6 +36,9 @@ pub(super) struct Path {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Field {
     Action,
+    /// The action's name, as the organization lists it.
+    Activity,
+    Category,
     Source,
     Raw(Path),
 }
@@ -455,8 +458,10 @@ fn field(path: &[Key]) -> Option<Field> {
     let rest = path.get(1..).unwrap_or_default();
     match (&**first, rest) {
         ("action", []) => Some(Field::Action),
+        ("activity", []) => Some(Field::Activity),
+        ("category", []) => Some(Field::Category),
         ("source", []) => Some(Field::Source),
-        ("action" | "source" | "time" | "geo" | "ip", _) => match (&**first, rest) {
+        ("action" | "activity" | "category" | "source" | "time" | "geo" | "ip", _) => match (&**first, rest) {
             ("ip", []) => under(&["attributes", "location", "ip"], &[], 2, false),
             ("geo", [Key::Name(name)]) => match &**name {
                 "country" => under(&["attributes", "location", "countryName"], &[], 2, true),

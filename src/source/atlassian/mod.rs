@@ -13,6 +13,7 @@ use reqwest::{Client, StatusCode, Url, header};
 
 use super::{FetchError, FetchedPage, Position, SourceSetupError};
 use crate::{
+    action::ListedAction,
     condition::Condition,
     http,
     secret::{Secret, SecretError, SecretOrigin},
@@ -29,6 +30,10 @@ pub const PAGE_LIMIT: usize = 500;
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The first poll waits for the list of actions: it must not wait long.
+const LIST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Far more than there are actions.
+const MAX_LIST_PAGES: usize = 100;
 
 /// Which organization, where, with which key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,8 +129,7 @@ impl AtlassianSource {
         let server_time = server_time(response.headers());
         let retry_after = http::retry_after(response.headers(), now);
         if status.is_redirection() {
-            let message = format!("{} answered {status}, a redirect", self.host());
-            return Err(FetchError::new(Condition::Redirected, message));
+            return Err(self.redirected(status));
         }
         let body = self.body(response, status).await?;
         if status != StatusCode::OK {
@@ -150,6 +154,52 @@ impl AtlassianSource {
         })?;
         page.server_time = server_time;
         Ok(page)
+    }
+
+    /// The organization's list of its actions: `GET /orgs/{org}/event-actions`. Neither its limit nor whether it has pages is
+    /// documented: a cursor is followed if there is one.
+    pub(super) async fn actions(&self, now: Timestamp) -> Result<Vec<ListedAction>, FetchError> {
+        let mut url = self.settings.base_url.clone();
+        url.set_path(&format!("/admin/v1/orgs/{}/event-actions", self.settings.org_id));
+        let mut listed = Vec::new();
+        let mut cursor: Option<String> = None;
+        for _ in 0..MAX_LIST_PAGES {
+            let mut request = self
+                .client
+                .get(url.clone())
+                .timeout(LIST_TIMEOUT)
+                .bearer_auth(self.key.expose())
+                .header(header::ACCEPT, "application/json");
+            if let Some(cursor) = &cursor {
+                request = request.query(&[("cursor", cursor)]);
+            }
+            let response = request.send().await.map_err(|error| self.transport_error(&error))?;
+            let status = response.status();
+            let retry_after = http::retry_after(response.headers(), now);
+            if status.is_redirection() {
+                return Err(self.redirected(status));
+            }
+            let body = self.body(response, status).await?;
+            if status != StatusCode::OK {
+                let detail = error::detail(&body, self.key.expose());
+                let message = format!("{} answered {status}{detail}", self.host());
+                return Err(FetchError { kind: error::kind(status, false), message, retry_after });
+            }
+            let (mut page, next) = page::parse_actions(&String::from_utf8_lossy(&body)).map_err(|reason| {
+                let message = format!("{} answered with no list of actions: {reason}", self.host());
+                FetchError::new(Condition::UnreadableAnswer, message)
+            })?;
+            listed.append(&mut page);
+            if next.is_none() || next == cursor {
+                break;
+            }
+            cursor = next;
+        }
+        Ok(listed)
+    }
+
+    fn redirected(&self, status: StatusCode) -> FetchError {
+        FetchError::new(Condition::Redirected, format!("{} answered {status}, a redirect", self.host()))
     }
 
     async fn body(&self, response: reqwest::Response, status: StatusCode) -> Result<Vec<u8>, FetchError> {

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::{event::IncomingEvent, source::FetchedPage};
+use crate::{action::ListedAction, event::IncomingEvent, source::FetchedPage};
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
@@ -30,6 +30,14 @@ pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
         }
     }
     Ok(page)
+}
+
+/// A page of the list of actions, and the cursor of the next.
+pub(super) fn parse_actions(text: &str) -> Result<(Vec<ListedAction>, Option<String>), String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let entries = value.get("data").and_then(Value::as_array).ok_or("it has no list `data`")?;
+    let next = value.pointer("/meta/next").and_then(Value::as_str).filter(|next| !next.is_empty()).map(bare_cursor);
+    Ok((entries.iter().filter_map(ListedAction::read).collect(), next))
 }
 
 /// `meta.next` is documented as the bare token. Should it ever be a URL, only its `cursor` is taken: the rest of a URL in an
