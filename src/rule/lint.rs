@@ -254,20 +254,7 @@ impl Lint<'_> {
                 "all matches of the rule join one alert: its title is always the same, and it has no `fn dedup`";
             self.warn("W405", head, message.to_owned(), help);
         }
-        // What says that it is a guess is not doubted for being one.
-        let guesses = metadata.evidence == Some(Certainty::Assumed);
-        for activity in metadata.activities.clone().unwrap_or_default() {
-            if let Some(doubt) = self.vocabulary.doubt_activity(&activity).filter(|_| !guesses) {
-                let message = format!("no activity `{activity}` is known: the rule may never run");
-                self.warn("W408", self.quoted(&activity), message, doubt);
-            }
-        }
-        for action in metadata.actions.clone().unwrap_or_default() {
-            if let Some(doubt) = self.vocabulary.doubt_action(&action).filter(|_| !guesses) {
-                let message = format!("no action `{action}` is known: the rule may never run");
-                self.warn("W406", self.quoted(&action), message, doubt);
-            }
-        }
+        self.actions();
         for field in metadata.group_by.clone().unwrap_or_default() {
             if let Some(doubt) = self.vocabulary.doubt_field(&with_any_index(&field)) {
                 let message = format!("`group_by`: no event is known to have `{field}`");
@@ -281,6 +268,28 @@ impl Lint<'_> {
                     let message = format!("exception slot `{slot}`: no event is known to have `{field}`");
                     self.warn("W407", self.quoted(&field), message, doubt);
                 }
+            }
+        }
+    }
+
+    /// Actions and activities that nothing is known of. A rule that says how sure it is may guess beside what is known.
+    fn actions(&mut self) {
+        let metadata = &self.rule.metadata;
+        let doubts = |names: &Option<Vec<String>>, doubt: &dyn Fn(&str) -> Option<String>| -> Vec<(String, Option<String>)> {
+            names.iter().flatten().map(|name| (name.clone(), doubt(name))).collect()
+        };
+        let activities = doubts(&metadata.activities, &|name| self.vocabulary.doubt_activity(name));
+        let actions = doubts(&metadata.actions, &|action| self.vocabulary.doubt_action(action));
+        let any_known = activities.iter().chain(&actions).any(|(_, doubt)| doubt.is_none());
+        let assumed = metadata.evidence == Some(Certainty::Assumed);
+        let guesses = metadata.evidence.is_some() && any_known;
+        for (code, what, doubts) in [("W408", "activity", activities), ("W406", "action", actions)] {
+            for (name, doubt) in doubts {
+                let Some(doubt) = doubt.filter(|doubt| !assumed && (!guesses || doubt.starts_with("did you mean"))) else {
+                    continue;
+                };
+                let message = format!("no {what} `{name}` is known: the rule may never run");
+                self.warn(code, self.quoted(&name), message, doubt);
             }
         }
     }

@@ -84,6 +84,30 @@ const FUNCTIONS: &[HostFunction] = &[
         run: actor_is_app,
     },
     HostFunction {
+        name: "target_name",
+        parameters: &[needs("event", "event"), may("type", "text")],
+        gives: "a text",
+        about: "What was acted on, for titles: of the first target (of one type) the email address, else the name, else what else tells \
+                it apart, else its id. Without a type, sites and organizations are passed over where something else stands beside them. \
+                Where there is no target, `an unknown target`.",
+        examples: &[
+            (r#"event.target_name()"#, r#""ines.carvalho@example.com""#),
+            (r#"event.target_name("groups")"#, r#""an unknown target""#),
+        ],
+        errors: "the type is no text",
+        run: target_name,
+    },
+    HostFunction {
+        name: "origin",
+        parameters: &[needs("event", "event")],
+        gives: "a text",
+        about: "Where it came from, for titles: the address with city and country behind it, as far as the event says; else \
+                `an unknown address`.",
+        examples: &[("event.origin()", r#""203.0.113.21 (Berlin, Germany)""#), ("origin(())", r#""an unknown address""#)],
+        errors: "",
+        run: origin,
+    },
+    HostFunction {
         name: "site",
         parameters: &[needs("event", "event")],
         gives: "a text, or `()`",
@@ -208,6 +232,36 @@ fn actor_is_app(_: &Call, arguments: &[&Dynamic]) -> Answer {
     let app = follow(event, "attributes.actor.app").is_some_and(|app| app.is_map());
     let no_address = text_at(event, "attributes.actor.email").is_some_and(|email| !email.contains('@'));
     Ok((app || no_address).into())
+}
+
+/// Names of targets, the one that tells most first.
+const NAMES: [&str; 8] = ["email", "name", "groupName", "permissionName", "settingName", "key", "siteName", "siteHostName"];
+/// Types of targets that say where something happened rather than to what.
+const PLACES: [&str; 5] = ["sites", "orgs", "organization", "organizations", "unit"];
+
+fn target_name(call: &Call, arguments: &[&Dynamic]) -> Answer {
+    let found = targets(call, arguments)?;
+    let found = found.read_lock::<Array>().map(|found| found.clone()).unwrap_or_default();
+    let is_place = |item: &&Dynamic| PLACES.iter().any(|place| is_of_type(item, place));
+    let wanted = found.iter().find(|item| !is_place(item)).or_else(|| found.first());
+    let name = wanted.and_then(|item| {
+        let named = NAMES.iter().find_map(|key| text_at(item, &format!("attributes.{key}")));
+        named.or_else(|| text_at(item, "id"))
+    });
+    Ok(name.unwrap_or_else(|| "an unknown target".into()).into())
+}
+
+fn origin(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let text = |key: &str| text_at(first(arguments, 0), &format!("attributes.location.{key}"));
+    let place: Vec<ImmutableString> = ["city", "countryName"].into_iter().filter_map(text).collect();
+    let place = place.join(", ");
+    let origin = match (text("ip"), place.is_empty()) {
+        (Some(ip), true) => ip.to_string(),
+        (Some(ip), false) => format!("{ip} ({place})"),
+        (None, false) => place,
+        (None, true) => "an unknown address".to_owned(),
+    };
+    Ok(origin.into())
 }
 
 fn site(_: &Call, arguments: &[&Dynamic]) -> Answer {
