@@ -1,6 +1,6 @@
 //! Watchbell as a library: load rules, run them over a file of events, look at the alerts.
 //!
-//! `cargo run --example embed -- rules examples/events/incident.jsonl`
+//! `cargo run --example embed -- rules examples/events/week.jsonl`
 
 use std::{env, error::Error, io::Write, path::Path, path::PathBuf};
 
@@ -16,7 +16,7 @@ use watchbell::{
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
     let rules = arguments.next().unwrap_or_else(|| "rules".to_owned());
-    let events = arguments.next().unwrap_or_else(|| "examples/events/incident.jsonl".to_owned());
+    let events = arguments.next().unwrap_or_else(|| "examples/events/week.jsonl".to_owned());
 
     let loaded = Loader::of(vec![PathBuf::from(rules)]).without_builtin().load();
     let mut output = std::io::stdout().lock();

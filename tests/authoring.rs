@@ -396,7 +396,7 @@ fn watched_rules_say_the_same() {
     let set = rule_set(&texts);
     let tracer = Tracer::new(&Limits::default());
     let host = rule::RuleHost::new(&Limits::default());
-    let text = fs::read_to_string("examples/events/incident.jsonl").unwrap();
+    let text = fs::read_to_string("examples/events/week.jsonl").unwrap();
     let mut looked = 0;
     for (number, line) in text.lines().enumerate().step_by(7) {
         let event = event(number as u64 + 1, &serde_json::from_str(line).unwrap());
@@ -411,7 +411,15 @@ fn watched_rules_say_the_same() {
                 {
                     // What is no text is compared by whether it failed.
                     match plain {
-                        Ok(text) => assert_eq!(trace.result, Ok(serde_json::to_string(&text).unwrap())),
+                        Ok(text) => {
+                            let whole = serde_json::to_string(&text).unwrap();
+                            let shown = trace.result.unwrap();
+                            // What is long is shown up to a point.
+                            match shown.split_once('…') {
+                                Some((beginning, _)) => assert!(whole.starts_with(beginning), "{shown} of {whole}"),
+                                None => assert_eq!(shown, whole),
+                            }
+                        }
                         Err(_) => looked += 1,
                     }
                     looked += 1;

@@ -30,6 +30,8 @@ mod layers;
 mod memory;
 /// A running agent: its socket, its verbs, alerts' life, silences, events in and out, metrics.
 mod operate;
+/// The rule pack: that each rule explains itself, that ordinary weeks are quiet, and that an incident is found step by step.
+mod pack;
 /// Asking before a script runs.
 mod prefilter;
 /// Promise 5: absent data never throws.

@@ -95,8 +95,8 @@ fn the_rule_in_readme_works() {
     let rule = readme.split("```rhai\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let lab = Lab::new();
     lab.write("rules/mine.rhai", rule);
-    fs::copy("examples/events/incident.jsonl", lab.path("incident.jsonl")).unwrap();
-    let finished = lab.watchbell(&["replay", "--rules", "rules", "--events", "incident.jsonl", "--format", "json"]);
+    fs::copy("examples/events/week.jsonl", lab.path("week.jsonl")).unwrap();
+    let finished = lab.watchbell(&["replay", "--rules", "rules", "--events", "week.jsonl", "--format", "json"]);
     assert_eq!(finished.code, Some(0), "{}", finished.show());
     let report: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
     assert_eq!(report["alerts"].as_array().unwrap().len(), 1, "{}", report["alerts"]);

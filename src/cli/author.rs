@@ -1,18 +1,22 @@
-//! `watchbell rules new|fmt|definitions`: what helps in writing rules.
+//! `watchbell rules new|fmt|docs|definitions`: what helps in writing rules.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use watchbell::{
     api::{Client, Request},
+    diagnostic::any_error,
     event::Event,
     name::{EventId, RuleId},
-    rule::{self, Loader},
+    rule::{self, CompiledRule, Documented, Loader, case},
     source::file,
     time::Clock,
 };
 
-use super::{CliError, Context, output, replace_file};
+use super::{CliError, Context, output, problems, replace_file};
 
 #[derive(Debug, Args)]
 pub(super) struct New {
@@ -113,6 +117,98 @@ impl Fmt {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Docs {
+    /// The directory of the rules; by default those of the configuration
+    #[arg(long, value_name = "DIR")]
+    rules: Option<PathBuf>,
+    /// Where the pages are written
+    #[arg(long, value_name = "DIR", default_value = "docs/rules")]
+    output: PathBuf,
+    /// Write nothing; exit code 1 if a page is not as it would be written
+    #[arg(long)]
+    check: bool,
+}
+
+impl Docs {
+    pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        let roots = match &self.rules {
+            Some(root) => vec![root.clone()],
+            None => context.config()?.rules.roots,
+        };
+        // As their authors wrote them: what is tuned is not theirs.
+        let loaded = Loader::of(roots).without_builtin().without_tuning().load();
+        context.output.diagnostics(&loaded.diagnostics);
+        if any_error(&loaded.diagnostics) {
+            return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
+        }
+        let mut documented: Vec<Documented> = loaded.set.all().map(|rule| document(rule, &loaded.set.roots)).collect();
+        documented.sort_by(|one, other| one.path.cmp(&other.path));
+        let pages = rule::documentation(&documented);
+        let mut differ = Vec::new();
+        for (name, text) in &pages {
+            let path = self.output.join(name);
+            if std::fs::read_to_string(&path).is_ok_and(|there| there == *text) {
+                continue;
+            }
+            differ.push(path.clone());
+            if !self.check {
+                let written =
+                    path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, text));
+                written.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))?;
+            }
+        }
+        // Pages of rules that are gone are told, not deleted: they may be somebody's own.
+        let mut left = Vec::new();
+        pages_below(&self.output, &mut left);
+        left.retain(|path| !pages.iter().any(|(name, _)| self.output.join(name) == *path));
+        for path in &differ {
+            context.output.line(&path.display().to_string())?;
+        }
+        for path in &left {
+            context.output.warning(&format!("`{}` belongs to no rule: delete it", path.display()));
+        }
+        let wrong = differ.len() + left.len();
+        if self.check && wrong > 0 {
+            let pages = output::count(wrong as u64, "page");
+            return Err(CliError::Findings(format!("{pages} not current: `watchbell rules docs` writes them")));
+        }
+        if !self.check {
+            let (rules, pages) = (documented.len() as u64, differ.len() as u64);
+            context.output.note(&format!(
+                "{} documented, {} written",
+                output::count(rules, "rule"),
+                output::count(pages, "file")
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn document(rule: &Arc<CompiledRule>, roots: &[PathBuf]) -> Documented {
+    let below = roots.iter().find_map(|root| rule.file.strip_prefix(root).ok()).unwrap_or(&rule.file);
+    let tests = case::test_file(&rule.file);
+    let read_events = |path: &Path| file::read(path).map(|found| found.events).map_err(|error| error.to_string());
+    let cases = std::fs::read_to_string(&tests).map(|text| case::read(&tests, &text, &read_events).0);
+    Documented {
+        rule: Arc::clone(rule),
+        path: below.with_extension("").to_string_lossy().replace('\\', "/"),
+        text: rule.text().as_deref().unwrap_or_default().to_owned(),
+        cases: cases.unwrap_or_default().into_iter().map(|case| case.name).collect(),
+    }
+}
+
+fn pages_below(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            pages_below(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
         }
     }
 }

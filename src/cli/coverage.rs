@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Value, json};
 use watchbell::{
     diagnostic::any_error,
     name::RuleId,
@@ -11,7 +10,7 @@ use watchbell::{
         Run,
         coverage::{self, ActionCoverage, Occurrence},
     },
-    rule::Loader,
+    rule::{Loader, navigator_layer},
     time::Clock,
 };
 
@@ -72,7 +71,7 @@ impl Coverage {
         }
         let found = occurs.coverage(&loaded.set);
         if self.navigator {
-            context.output.json(&layer(&found))?;
+            context.output.json(&navigator_layer(&found.attack))?;
         } else if context.is_json() {
             context.output.json(&found)?;
         } else {
@@ -132,24 +131,4 @@ fn show(context: &Context, found: &coverage::Coverage) -> Result<(), CliError> {
 
 fn list(rules: &[RuleId]) -> String {
     rules.iter().map(RuleId::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// A layer in the format of the ATT&CK Navigator, version 4.5 (github.com/mitre-attack/attack-navigator, layers). It has techniques
-/// only: tactics are columns there.
-fn layer(found: &coverage::Coverage) -> Value {
-    let techniques: Vec<Value> = found
-        .attack
-        .iter()
-        .filter(|(id, _)| id.starts_with('T') && !id.starts_with("TA"))
-        .map(|(id, rules)| json!({ "techniqueID": id, "score": rules.len(), "comment": list(rules) }))
-        .collect();
-    let most = found.attack.values().map(Vec::len).max().unwrap_or(1);
-    json!({
-        "name": "watchbell",
-        "versions": { "layer": "4.5" },
-        "domain": "enterprise-attack",
-        "description": "Techniques that the rules are about; the score is the number of rules",
-        "techniques": techniques,
-        "gradient": { "colors": ["#cfe2ff", "#0d47a1"], "minValue": 0, "maxValue": most },
-    })
 }

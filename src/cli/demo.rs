@@ -68,7 +68,7 @@ impl Demo {
         let failed = |what: &str, error: std::io::Error| CliError::Usage(format!("{what}: {error}"));
         // The story begins once the history has been read, which takes about a second.
         let start = time::after(clock.now(), Duration::from_secs(2));
-        let options = simulator::Options::new(Story::tell(self.seed, start, length));
+        let options = simulator::Options::new(Story::tell(self.seed, start, length)).with_actions(simulator::ACTIONS);
         let history = options.scenario.processed_by(start) as u64;
         let simulator =
             Simulator::start(options.clone()).await.map_err(|error| failed("no simulated organization", error))?;

@@ -42,6 +42,8 @@ enum Verb {
     Fmt(author::Fmt),
     /// Prints the reference of the rule language, as Markdown
     Reference,
+    /// Writes the documentation of rules: a page for each, an index, and a layer for the ATT&CK Navigator
+    Docs(author::Docs),
     /// Writes what editors need to know of the rule language: `*.d.rhai`, and settings for VS Code
     Definitions {
         /// Where
@@ -55,12 +57,13 @@ impl Rules {
         let verb = match self.verb {
             Verb::New(new) => return new.run(context),
             Verb::Fmt(fmt) => return fmt.run(context),
+            Verb::Docs(docs) => return docs.run(context),
             other => other,
         };
         match &verb {
             Verb::Reference => return Ok(context.output.raw(&rule::reference())?),
             Verb::Definitions { directory } => return author::definitions(context, directory),
-            Verb::New(_) | Verb::Fmt(_) | Verb::List | Verb::Show { .. } => {}
+            Verb::New(_) | Verb::Fmt(_) | Verb::Docs(_) | Verb::List | Verb::Show { .. } => {}
         }
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).load();
@@ -78,7 +81,7 @@ impl Rules {
             Verb::List => list(context, &loaded.set, &known)?,
             Verb::Show { id, effective: true } => effective(context, find(&loaded.set, &id)?)?,
             Verb::Show { id, effective: false } => show(context, &loaded.set, &known, &id)?,
-            Verb::New(_) | Verb::Fmt(_) | Verb::Reference | Verb::Definitions { .. } => {}
+            Verb::New(_) | Verb::Fmt(_) | Verb::Docs(_) | Verb::Reference | Verb::Definitions { .. } => {}
         }
         if loaded.set.broken.is_empty() {
             return Ok(());

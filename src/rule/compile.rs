@@ -95,6 +95,11 @@ impl CompiledRule {
             && (other.stage != Stage::Shadow || self.metadata.stage == Stage::Shadow)
     }
 
+    /// The text of its file, as it was compiled.
+    pub fn text(&self) -> Option<Arc<str>> {
+        self.running.resources.imports.text(&self.file)
+    }
+
     /// Whether it may look into lists.
     pub fn looks_into_lists(&self) -> bool {
         !self.lists.is_empty()

@@ -170,6 +170,24 @@ const STANDARD: &[&str] = &[
     "is_def",
 ];
 
+/// Techniques that ATT&CK v19 (April 2026) revoked when it split Defense Evasion, with what replaced them
+/// (attack.mitre.org/resources/updates/updates-april-2026).
+const REVOKED: &[(&str, &str)] = &[
+    ("T1562", "T1685"),
+    ("T1562.001", "T1685"),
+    ("T1562.002", "T1685.001"),
+    ("T1562.004", "T1686"),
+    ("T1562.006", "T1685"),
+    ("T1562.007", "T1686.001"),
+    ("T1562.008", "T1685.002"),
+    ("T1562.009", "T1688"),
+    ("T1562.010", "T1689"),
+    ("T1562.012", "T1685.004"),
+    ("T1070.001", "T1685.005"),
+    ("T1070.002", "T1685.006"),
+    ("T1656", "T1684.001"),
+];
+
 /// What is doubtful about a rule.
 pub fn lint(rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
     let Some(text) = rule.running.resources.imports.text(&rule.file) else {
@@ -243,6 +261,10 @@ impl Lint<'_> {
             self.warn("W403", head.clone(), "the rule names no ATT&CK technique".to_owned(), help);
         }
         for id in metadata.attack.clone() {
+            if let Some((_, now)) = REVOKED.iter().find(|(revoked, _)| *revoked == id) {
+                let message = format!("`{id}` was taken out of ATT&CK with version 19");
+                self.warn("W404", self.quoted(&id), message, format!("it is now `{now}`"));
+            }
             if !is_attack_id(&id) {
                 let help = "tactics are `TA0004`, techniques `T1098` or `T1098.003`";
                 self.warn("W404", self.quoted(&id), format!("`{id}` is not an ATT&CK id"), help);
@@ -275,9 +297,10 @@ impl Lint<'_> {
     /// Actions and activities that nothing is known of. A rule that says how sure it is may guess beside what is known.
     fn actions(&mut self) {
         let metadata = &self.rule.metadata;
-        let doubts = |names: &Option<Vec<String>>, doubt: &dyn Fn(&str) -> Option<String>| -> Vec<(String, Option<String>)> {
-            names.iter().flatten().map(|name| (name.clone(), doubt(name))).collect()
-        };
+        let doubts =
+            |names: &Option<Vec<String>>, doubt: &dyn Fn(&str) -> Option<String>| -> Vec<(String, Option<String>)> {
+                names.iter().flatten().map(|name| (name.clone(), doubt(name))).collect()
+            };
         let activities = doubts(&metadata.activities, &|name| self.vocabulary.doubt_activity(name));
         let actions = doubts(&metadata.actions, &|action| self.vocabulary.doubt_action(action));
         let any_known = activities.iter().chain(&actions).any(|(_, doubt)| doubt.is_none());
@@ -285,7 +308,8 @@ impl Lint<'_> {
         let guesses = metadata.evidence.is_some() && any_known;
         for (code, what, doubts) in [("W408", "activity", activities), ("W406", "action", actions)] {
             for (name, doubt) in doubts {
-                let Some(doubt) = doubt.filter(|doubt| !assumed && (!guesses || doubt.starts_with("did you mean"))) else {
+                let Some(doubt) = doubt.filter(|doubt| !assumed && (!guesses || doubt.starts_with("did you mean")))
+                else {
                     continue;
                 };
                 let message = format!("no {what} `{name}` is known: the rule may never run");

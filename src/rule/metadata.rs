@@ -14,9 +14,9 @@ use std::{
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use super::{pattern::glob, problem, tuning::Selector};
+use super::{problem, tuning::Selector};
 use crate::{
-    action::{Catalog, Certainty},
+    action::Certainty,
     alert::Severity,
     diagnostic::{Diagnostic, nearest, suggest},
     name::RuleId,
@@ -211,17 +211,6 @@ impl Metadata {
     /// Whether it looks at every event, whatever its action.
     pub fn wants_every_event(&self) -> bool {
         self.on.is_none() && self.actions.is_none() && self.activities.is_none()
-    }
-
-    /// Whether it looks at an action, by what organizations say of their actions.
-    pub fn wants(&self, action: &str, catalog: &Catalog) -> bool {
-        let fits = |pattern: &String| {
-            pattern == action
-                || pattern.contains('*') && glob(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(action))
-        };
-        self.wants_every_event()
-            || self.actions.iter().flatten().any(fits)
-            || self.activities.iter().flatten().any(|name| catalog.named(name).any(|id| &**id == action))
     }
 
     /// Whether a value was set from outside, so that the rule's own function is not asked.

@@ -20,6 +20,7 @@ mod call;
 pub mod case;
 mod compile;
 mod cost;
+mod docs;
 mod engine;
 mod exception;
 mod format;
@@ -45,6 +46,7 @@ pub use blind::Blind;
 pub use call::{Finding, MatchInfo, RuleHost, RuleInput};
 pub use case::{Case, Expected, ExpectedAlert};
 pub use compile::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind};
+pub use docs::{Documented, documentation, navigator_layer};
 pub use engine::Limits;
 pub use exception::{Condition, EXCEPTIONS, Exception, parse as parse_exceptions};
 pub use format::format;
@@ -312,24 +314,22 @@ impl RuleSet {
     /// What makes each detection rule find what it finds, as a hash: its file and what that imports, overrides, exceptions, lists,
     /// which actions are ignored, what organizations say of its actions, and the same of all rules that it listens to.
     pub fn versions(&self) -> BTreeMap<RuleId, String> {
+        let told = self.told_of_actions();
         let version = |rule: &Arc<CompiledRule>| {
             let mut hasher = blake3::Hasher::new();
             for heard in self.with_what_it_hears(rule) {
                 let Metadata { id, stage, actions, tags, dedup_period, threshold, window, .. } = &heard.metadata;
-                let told = format!(
+                let own = format!(
                     "{id} {} {stage:?} {actions:?} {tags:?} {dedup_period:?} {threshold} {window:?}",
                     heard.hash
                 );
-                hasher.update(told.as_bytes());
+                hasher.update(own.as_bytes());
                 hasher.update(heard.lists.as_bytes());
                 for (source, patterns) in &*self.ignored {
                     hasher.update(format!("{source} {:?}", patterns.texts()).as_bytes());
                 }
-                if heard.metadata.activities.is_some() || heard.reads_catalog {
-                    for action in self.catalog.ids().filter(|action| heard.metadata.wants(action, &self.catalog)) {
-                        let (name, group) = (self.catalog.name(action), self.catalog.group(action));
-                        hasher.update(format!("{action} {name:?} {group:?}").as_bytes());
-                    }
+                if let Some(said) = told.get(heard.id()) {
+                    hasher.update(said.as_bytes());
                 }
                 for exception in self.exceptions.iter().filter(|exception| exception.is_about(&heard.metadata)) {
                     let condition = match &exception.condition {
@@ -342,6 +342,20 @@ impl RuleSet {
             (rule.id().clone(), hasher.finalize().to_hex().chars().take(16).collect())
         };
         self.detections.iter().map(version).collect()
+    }
+
+    /// What organizations say of the actions that each rule wants, for rules that go by it.
+    fn told_of_actions(&self) -> HashMap<&RuleId, String> {
+        let mut told: HashMap<&RuleId, String> = HashMap::new();
+        for action in self.catalog.ids() {
+            let said = format!("{action} {:?} {:?}", self.catalog.name(action), self.catalog.group(action));
+            for rule in self.wanting(action).into_iter().filter_map(|index| self.detections.get(index)) {
+                if rule.metadata.activities.is_some() || rule.reads_catalog {
+                    told.entry(rule.id()).or_default().push_str(&said);
+                }
+            }
+        }
+        told
     }
 
     /// All rules: detections, checks, and those switched off.

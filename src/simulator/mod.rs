@@ -22,11 +22,15 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::time::{self, Clock, Timestamp};
 
+mod company;
 mod fault;
+mod incident;
+mod log;
 mod scenario;
 mod story;
 mod vocabulary;
 
+pub use company::{Company, Weeks};
 pub use fault::{Fault, Faults};
 pub use scenario::{Scenario, Simulated};
 pub use story::{Story, StoryLength};

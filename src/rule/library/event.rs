@@ -103,7 +103,10 @@ const FUNCTIONS: &[HostFunction] = &[
         gives: "a text",
         about: "Where it came from, for titles: the address with city and country behind it, as far as the event says; else \
                 `an unknown address`.",
-        examples: &[("event.origin()", r#""203.0.113.21 (Berlin, Germany)""#), ("origin(())", r#""an unknown address""#)],
+        examples: &[
+            ("event.origin()", r#""203.0.113.21 (Berlin, Germany)""#),
+            ("origin(())", r#""an unknown address""#),
+        ],
         errors: "",
         run: origin,
     },
@@ -235,7 +238,8 @@ fn actor_is_app(_: &Call, arguments: &[&Dynamic]) -> Answer {
 }
 
 /// Names of targets, the one that tells most first.
-const NAMES: [&str; 8] = ["email", "name", "groupName", "permissionName", "settingName", "key", "siteName", "siteHostName"];
+const NAMES: [&str; 8] =
+    ["email", "name", "groupName", "permissionName", "settingName", "key", "siteName", "siteHostName"];
 /// Types of targets that say where something happened rather than to what.
 const PLACES: [&str; 5] = ["sites", "orgs", "organization", "organizations", "unit"];
 
