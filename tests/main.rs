@@ -12,6 +12,8 @@
 /// What tests share: a laboratory with a simulated organization, events and rule sets.
 mod support;
 
+/// What organizations call their actions: lists, names, categories, and what is not wanted.
+mod actions;
 /// Writing rules: their tests, what is doubtful about them, why they did or did not fire, beginning and formatting them.
 mod authoring;
 /// The outbox: routing, failing destinations, rotation.

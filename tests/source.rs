@@ -164,5 +164,11 @@ fn a_real_envelope_is_stored_as_it_came() {
         .map(Result::unwrap)
         .map(|alert| (alert.title, alert.first_events[0].to_string()))
         .collect();
-    assert_eq!(alerts, [("admin@example.com logged in as noor.haddad@example.com from 203.0.113.4 (Berlin, Germany)".to_owned(), "real-3".to_owned())]);
+    assert_eq!(
+        alerts,
+        [(
+            "admin@example.com logged in as noor.haddad@example.com from 203.0.113.4 (Berlin, Germany)".to_owned(),
+            "real-3".to_owned()
+        )]
+    );
 }
