@@ -89,7 +89,7 @@ impl FromStr for Category {
 }
 
 /// What decides, what it decides, and how sure that is.
-type Row = (&'static str, Category, Certainty);
+pub type Row = (&'static str, Category, Certainty);
 
 fn first(rows: &[Row], fits: impl Fn(&str) -> bool) -> Option<Category> {
     rows.iter().find(|row| fits(row.0)).map(|row| row.1)
@@ -191,9 +191,13 @@ static IDS: LazyLock<GlobSet> = LazyLock::new(|| {
     globs.build().unwrap_or_default()
 });
 
-/// The table of ids and the table of groups, for the documentation: what decides, what it decides, and how sure that is.
-pub fn tables() -> impl Iterator<Item = (&'static str, Category, Certainty)> {
-    ACTIVITIES.iter().chain(GROUPS).chain(ACTIONS).copied()
+/// What decides, for the documentation: of each table its title, what its first column is, and its rows.
+pub fn tables() -> [(&'static str, &'static str, &'static [Row]); 3] {
+    [
+        ("By the name of the activity", "name", ACTIVITIES),
+        ("By the group", "part of the group's name", GROUPS),
+        ("By the id", "id", ACTIONS),
+    ]
 }
 
 #[cfg(test)]

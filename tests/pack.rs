@@ -99,7 +99,7 @@ fn every_rule_explains_itself() {
         assert!(long(&metadata.severity_reason), "{id} says why it is so severe");
         let runbook = metadata.runbook.clone().unwrap_or_default();
         assert!(
-            ["1. ", " 2. ", " 3. "].iter().all(|step| runbook.contains(step)),
+            ["1. ", "\n2. ", "\n3. "].iter().all(|step| runbook.contains(step)),
             "{id} says what to do, step by step"
         );
         assert!(!metadata.false_positives.is_empty(), "{id} says what else may look like it");

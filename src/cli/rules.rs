@@ -271,7 +271,10 @@ fn show(context: &Context, set: &RuleSet, known: &Known, id: &RuleId) -> Result<
         lines.extend(record.last_error.clone().map(|error| ("last error", error)));
     }
     for (name, value) in lines {
-        context.output.line(&format!("{name:<11}{}", output::printable(&value)))?;
+        for (number, line) in value.lines().enumerate() {
+            let name = if number == 0 { name } else { "" };
+            context.output.line(&format!("{name:<11}{}", output::printable(line)))?;
+        }
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ pub(super) fn vocabulary(config: &Config) -> Vocabulary {
     let query = wire::EventQuery { limit: Some(EVENTS), newest_first: true, ..wire::EventQuery::default() };
     // Without the store there is less to compare with, and nothing that would keep rules from being checked.
     let read = Client::open(config, &Clock::system()).and_then(|client| {
+        vocabulary.add_catalog(&super::catalog_of(&client.all(Request::Actions {})?));
         client.each(Request::Events(query), |event: Event| {
             vocabulary.add_event(&event.value());
             Ok(())

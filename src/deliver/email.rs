@@ -218,7 +218,11 @@ fn html(message: &Message) -> String {
             for (name, value) in fields(alert, *notice) {
                 body.push_str(&format!(
                     "<tr><td valign=\"top\"><b>{name}</b></td><td>{}</td></tr>\n",
-                    escaped(&super::message::printable(&value))
+                    value
+                        .lines()
+                        .map(|line| escaped(&super::message::printable(line)))
+                        .collect::<Vec<_>>()
+                        .join("<br>")
                 ));
             }
             body.push_str("</table>\n");

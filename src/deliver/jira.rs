@@ -213,7 +213,10 @@ fn document(message: &Message) -> Value {
     match message {
         Message::Alert { notice, alert, .. } => {
             for (name, value) in fields(alert, *notice).into_iter().filter(|(_, value)| !value.is_empty()) {
-                content.push(paragraph(vec![strong(&format!("{name}: ")), text(&clipped(&value, 4_000))]));
+                content.push(paragraph(vec![
+                    strong(&format!("{name}: ")),
+                    text(&clipped(&value.replace('\n', " "), 4_000)),
+                ]));
             }
         }
         Message::Digest { alerts, .. } => {

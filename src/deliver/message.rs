@@ -241,7 +241,8 @@ pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String
         fields.push(("what", first_line(description)));
     }
     if let Some(runbook) = &alert.runbook {
-        fields.push(("do", first_line(runbook)));
+        let steps: Vec<&str> = runbook.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        fields.push(("do", steps.join("\n")));
     }
     for error in &alert.errors {
         fields.push(("error", format!("`fn {}` of the rule failed: {}", error.function, error.error)));

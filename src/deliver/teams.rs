@@ -65,7 +65,7 @@ fn body(message: &Message) -> Value {
         Message::Alert { notice, alert, .. } => {
             let facts: Vec<Value> = fields(alert, *notice)
                 .into_iter()
-                .map(|(name, value)| json!({ "title": name, "value": plain(&clipped(&value, 1_500)) }))
+                .map(|(name, value)| json!({ "title": name, "value": plain(&clipped(&value.replace('\n', " "), 1_500)) }))
                 .collect();
             body.push(json!({ "type": "FactSet", "facts": facts }));
         }

@@ -99,7 +99,10 @@ fn block(text: &mut String, notice: Notice, alert: &Alert) {
     // Writing to a String cannot fail.
     writeln!(text, "{style}● {word:<8}{style:#}  {bold}{}{bold:#}", message::printable(&alert.title)).ok();
     for (name, value) in message::fields(alert, notice) {
-        writeln!(text, "  {dim}{name:<8}{dim:#}  {}", message::printable(&value)).ok();
+        for (number, line) in value.lines().enumerate() {
+            let name = if number == 0 { name } else { "" };
+            writeln!(text, "  {dim}{name:<8}{dim:#}  {}", message::printable(line)).ok();
+        }
     }
     text.push('\n');
 }

@@ -200,7 +200,8 @@ fn verdict(
             let on: Vec<&str> = on.iter().map(|selector| selector.as_str()).collect();
             return format!("no alert: the rule listens to {}, and none of them matched", on.join(", "));
         }
-        let actions = rule.metadata.actions.clone().unwrap_or_default().join(", ");
+        let named = rule.metadata.actions.iter().chain(&rule.metadata.activities).flatten();
+        let actions = named.map(String::as_str).collect::<Vec<_>>().join(", ");
         return format!("no alert: the rule looks at {actions}, and this is {}", event.action);
     }
     let first = functions.first();

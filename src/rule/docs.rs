@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 use serde_json::{Value, json};
 
 use super::{CompiledRule, RuleKind, Selector};
-use crate::{action::Certainty, name::RuleId, time};
+use crate::{action::Certainty, category, name::RuleId, time};
 
 /// A rule with what stands beside it.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub struct Documented {
 pub fn documentation(rules: &[Documented]) -> Vec<(String, String)> {
     let mut files = vec![("README.md".to_owned(), index(rules))];
     files.extend(rules.iter().map(|rule| (format!("{}.md", rule.path), page(rule))));
+    files.push(("categories.md".to_owned(), categories()));
     let mut attack: BTreeMap<String, Vec<RuleId>> = BTreeMap::new();
     for rule in rules {
         for id in &rule.rule.metadata.attack {
@@ -118,7 +119,23 @@ fn index(rules: &[Documented]) -> String {
             .ok();
         }
     }
-    text.push_str("\n[`navigator.json`](navigator.json) is a layer for the [ATT&CK Navigator](https://mitre-attack.github.io/attack-navigator/).\n");
+    text.push_str("\n[Categories of events](categories.md): what decides them, and how sure that is. ");
+    text.push_str("[`navigator.json`](navigator.json) is a layer for the [ATT&CK Navigator](https://mitre-attack.github.io/attack-navigator/).\n");
+    text
+}
+
+fn categories() -> String {
+    let mut text = String::from(
+        "# Categories\n\nEvery event has a category, `event.category` in rules. It is decided by the first of these that fits: the name of the \
+         activity and the group that it stands in, by your organization's list of actions; else the action's id, in which `*` is any \
+         text.\n",
+    );
+    for (title, what, rows) in category::tables() {
+        writeln!(text, "\n## {title}\n\n| {what} | category | evidence |\n| --- | --- | --- |").ok();
+        for (name, category, certainty) in rows {
+            writeln!(text, "| `{name}` | {category} | {certainty} |").ok();
+        }
+    }
     text
 }
 
@@ -137,7 +154,7 @@ fn page(documented: &Documented) -> String {
     };
     section("What it means", metadata.description.as_deref().unwrap_or_default());
     section("Why this severity", metadata.severity_reason.as_deref().unwrap_or_default());
-    section("What to do", &steps(metadata.runbook.as_deref().unwrap_or_default()));
+    section("What to do", metadata.runbook.as_deref().unwrap_or_default());
     section("What else may look like it", &bullets(metadata.false_positives.iter().cloned()));
     section("What it needs", metadata.requires.as_deref().unwrap_or_default());
     section("What it looks at", &looks_at(rule));
@@ -199,23 +216,6 @@ fn bullets(items: impl Iterator<Item = String>) -> String {
     })
 }
 
-/// `1. Do this. 2. Do that.` as a list.
-fn steps(runbook: &str) -> String {
-    let mut text = runbook.to_owned();
-    for number in 2..20 {
-        let Some(place) = text.find(&format!(" {number}. ")) else { break };
-        text.replace_range(place..=place, "\n");
-    }
-    // What stands before the first step is a paragraph of its own.
-    match text.find(" 1. ") {
-        Some(place) => {
-            text.replace_range(place..=place, "\n\n");
-            text
-        }
-        None => text,
-    }
-}
-
 fn attack_link(id: &str) -> String {
     let kind = if id.starts_with("TA") { "tactics" } else { "techniques" };
     format!("[{id}](https://attack.mitre.org/{kind}/{}/)", id.replace('.', "/"))
@@ -224,16 +224,4 @@ fn attack_link(id: &str) -> String {
 /// Within a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn steps_become_a_list() {
-        assert_eq!(steps("1. One. 2. Two, in 3 parts. 3. Three."), "1. One.\n2. Two, in 3 parts.\n3. Three.");
-        assert_eq!(steps("Treat it so. 1. One. 2. Two."), "Treat it so.\n\n1. One.\n2. Two.");
-        assert_eq!(steps("Ask."), "Ask.");
-    }
 }

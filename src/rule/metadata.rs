@@ -76,7 +76,7 @@ pub const KEY_TABLE: &[Key] = &[
     ),
     key("signal", "true or false", "`true`: its matches are there for rules that listen to them, and raise no alert."),
     key("description", "text", "What it means."),
-    key("runbook", "text", "What to do about it."),
+    key("runbook", "text, or list of texts", "What to do about it. A list becomes numbered steps."),
     key("reference", "text", "Where to read more."),
     key("severity_reason", "text", "Why it is as severe as it is."),
     key("false_positives", "list of texts", "What else may look like it."),
@@ -267,7 +267,7 @@ pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> 
         signal: reader.boolean("signal").unwrap_or(false),
         risk: reader.risk(),
         description: reader.text("description"),
-        runbook: reader.text("runbook"),
+        runbook: reader.text_or_steps("runbook"),
         reference: reader.text("reference"),
         severity_reason: reader.text("severity_reason"),
         false_positives: reader.texts("false_positives").unwrap_or_default(),
@@ -338,6 +338,16 @@ impl Reader<'_> {
             self.wrong_type(key, "a text", value);
         }
         text
+    }
+
+    /// A text, or a list of them as numbered lines.
+    fn text_or_steps(&mut self, key: &str) -> Option<String> {
+        if !self.map.get(key)?.is_array() {
+            return self.text(key);
+        }
+        let steps = self.texts(key)?;
+        let numbered = (1..).zip(&steps).map(|(number, step)| format!("{number}. {step}"));
+        Some(numbered.collect::<Vec<_>>().join("\n"))
     }
 
     fn required(&mut self, key: &str, example: &str) -> Option<String> {

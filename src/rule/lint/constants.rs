@@ -115,7 +115,9 @@ impl Lint<'_> {
             };
             match constant {
                 Expr::StringConstant(action, _) if ["action", "attributes.action"].contains(&path.as_str()) => {
-                    let Some(actions) = self.rule.metadata.actions.clone() else {
+                    // Which ids the names of activities stand for, the organization says.
+                    let (Some(actions), None) = (self.rule.metadata.actions.clone(), &self.rule.metadata.activities)
+                    else {
                         continue;
                     };
                     let wanted = |pattern: &String| {
