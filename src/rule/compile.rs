@@ -261,7 +261,8 @@ impl Compiler {
             if metadata.on.is_some() { Conditions::default() } else { prefilter::conditions(&ast, &known) };
         let reads = |text: &str| text.contains(".activity") || text.contains(".category") || text.contains("get(");
         let reads_catalog = reads(text) || imports.iter().any(|text| reads(text));
-        let looks_up = imports.iter().any(|text| text.contains("list(")) || text.contains("list(");
+        let looks = |text: &str| text.contains("list(") || text.contains("lookup(");
+        let looks_up = looks(text) || imports.iter().any(|text| looks(text));
         let lists = if looks_up { self.resources.lists.versions() } else { String::new() };
         let running =
             Running { rule: metadata.id.clone(), resources: Arc::clone(&self.resources), constants: Arc::new(known) };

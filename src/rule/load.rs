@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     BrokenFile, CompiledRule, Ignored, RuleSet,
+    circle::in_a_circle,
     compile::{Compiled, Compiler},
     exception::{self, EXCEPTIONS, Exception},
     import::{Imports, normal},
@@ -273,8 +274,22 @@ impl Loader {
             let inside = self.last_good.keys().filter(|file| **file != lost.file && file.starts_with(&lost.file));
             failed.extend(inside.map(|file| (file.clone(), lost.one_line())));
         }
-        for (file, text) in self.builtin_texts().iter().chain(texts) {
-            let (compiled, mut found) = compiler.compile(file, text, overrides);
+        let builtin = self.builtin_texts();
+        let mut compiled: Vec<_> = builtin
+            .iter()
+            .chain(texts)
+            .map(|(file, text)| {
+                let (compiled, found) = compiler.compile(file, text, overrides);
+                // Whoever had an id keeps it, whatever file comes along with the same.
+                let is_owner = match &compiled {
+                    Compiled::Rule(rule) => self.last_good.get(file).is_some_and(|good| good.id() == rule.id()),
+                    Compiled::LibraryFile | Compiled::Broken => false,
+                };
+                (!is_owner, file, text, compiled, found)
+            })
+            .collect();
+        compiled.sort_by_key(|(is_new, ..)| *is_new);
+        for (_, file, text, compiled, mut found) in compiled {
             match compiled {
                 Compiled::LibraryFile => {
                     // A file that is just being saved is empty for an instant.
@@ -303,12 +318,6 @@ impl Loader {
             }
             loading.diagnostics.append(&mut found);
         }
-        failed.extend(circles(&rules).into_iter().map(|(file, found)| {
-            rules.remove(&file);
-            let problem = found.one_line();
-            loading.diagnostics.push(found);
-            (file, problem)
-        }));
         for (file, problem) in failed {
             let last_good = self.last_good.get(&file).filter(|rule| !owners.contains_key(rule.id())).cloned();
             let last_good_runs = last_good.is_some();
@@ -318,7 +327,52 @@ impl Loader {
             }
             loading.broken.push(BrokenFile { file, problem, last_good_runs });
         }
+        self.break_circles(&mut rules, loading);
         rules
+    }
+
+    /// Takes rules out that listen in a circle. Those make it that are new or have changed: they go back to what they were, and the
+    /// others, which did no wrong, run on.
+    fn break_circles(&self, rules: &mut BTreeMap<PathBuf, Arc<CompiledRule>>, loading: &mut Loading) {
+        loop {
+            let all: Vec<Arc<CompiledRule>> = rules.values().cloned().collect();
+            let members = in_a_circle(&all);
+            let files = rules.iter().filter(|(_, rule)| members.contains(rule.id()));
+            let members: Vec<PathBuf> = files.map(|(file, _)| file.clone()).collect();
+            if members.is_empty() {
+                return;
+            }
+            let same = |good: &CompiledRule, rule: &CompiledRule| {
+                let hears = |rule: &CompiledRule| {
+                    let on = rule.metadata.on.iter().flatten().map(|selector| selector.as_str().to_owned());
+                    (on.collect::<Vec<_>>(), rule.metadata.tags.clone(), rule.metadata.stage)
+                };
+                good.hash == rule.hash && hears(good) == hears(rule)
+            };
+            let is_old = |file: &PathBuf| match (self.last_good.get(file), rules.get(file)) {
+                (Some(good), Some(rule)) => same(good, rule),
+                _ => false,
+            };
+            let mut makers: Vec<PathBuf> = members.iter().filter(|file| !is_old(file)).cloned().collect();
+            if makers.is_empty() {
+                makers = members;
+            }
+            for file in makers {
+                let Some(rule) = rules.remove(&file) else { continue };
+                let message =
+                    format!("rule `{}` listens to its own matches, directly or through other rules", rule.id());
+                let found =
+                    Diagnostic::error("E215", &file, message).help("narrow `on`: a pattern may fit the rule itself");
+                let free = |good: &&Arc<CompiledRule>| !rules.values().any(|other| other.id() == good.id());
+                let last_good = self.last_good.get(&file).filter(|good| !same(good, &rule)).filter(free).cloned();
+                let problem = found.one_line();
+                loading.diagnostics.push(found);
+                loading.broken.push(BrokenFile { file: file.clone(), problem, last_good_runs: last_good.is_some() });
+                if let Some(good) = last_good {
+                    rules.insert(file, good);
+                }
+            }
+        }
     }
 
     fn builtin_texts(&self) -> Texts {
@@ -330,33 +384,6 @@ impl Loader {
 /// Whether a file is one that could not be read, or stands in a directory that could not.
 fn is_lost(file: &Path, unreadable: &[Diagnostic]) -> bool {
     unreadable.iter().any(|lost| file.starts_with(&lost.file))
-}
-
-/// Rules that listen to themselves, directly or through others, each with what to say about it.
-fn circles(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<(PathBuf, Diagnostic)> {
-    let heard = |rule: &Arc<CompiledRule>| -> Vec<Arc<CompiledRule>> {
-        rules.values().filter(|other| rule.listens_to(&other.metadata)).cloned().collect()
-    };
-    let mut found = Vec::new();
-    for (file, rule) in rules.iter().filter(|(_, rule)| rule.metadata.on.is_some()) {
-        let mut reached: Vec<Arc<CompiledRule>> = heard(rule);
-        let mut next = 0;
-        while let Some(other) = reached.get(next).cloned() {
-            let more = heard(&other);
-            reached.extend(
-                more.into_iter()
-                    .filter(|other| !reached.iter().any(|known| known.id() == other.id()))
-                    .collect::<Vec<_>>(),
-            );
-            next += 1;
-        }
-        if reached.iter().any(|other| other.id() == rule.id()) {
-            let message = format!("rule `{}` listens to its own matches, directly or through other rules", rule.id());
-            let help = "narrow `on`: a pattern may fit the rule itself";
-            found.push((file.clone(), Diagnostic::error("E215", file, message).help(help)));
-        }
-    }
-    found
 }
 
 /// Warnings about rules that listen to rules that are not there.
@@ -486,8 +513,12 @@ fn walk(
             continue;
         }
         if path.is_dir() {
-            // A directory that vanishes while it is read is gone with the next look.
-            walk(&path, depth + 1, seen, found).ok();
+            match walk(&path, depth + 1, seen, found) {
+                // A directory that vanishes while it is read is gone with the next look.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // One that cannot be read says nothing about its files: what was good of them runs on.
+                walked => walked?,
+            }
         } else {
             found(&path);
         }

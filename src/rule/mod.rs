@@ -18,6 +18,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 mod blind;
 mod call;
 pub mod case;
+mod circle;
 mod compile;
 mod cost;
 mod docs;
@@ -188,6 +189,12 @@ impl RuleSet {
             Arc::new(on_trial)
         });
         let rules: Vec<Arc<CompiledRule>> = rules.collect();
+        let mut rules = rules;
+        // A listener on trial hears what others on trial find: should that go round, it does not run at all.
+        let round = circle::in_a_circle(&rules);
+        for rule in rules.iter_mut().filter(|rule| round.contains(rule.id())) {
+            Arc::make_mut(rule).metadata.enabled = false;
+        }
         let about = Self {
             broken: self.broken.clone(),
             fingerprint: self.fingerprint.clone(),
