@@ -72,9 +72,14 @@ enum Slotted {
     Source(conditions::Test),
     Readable(usize),
     Not(Box<Slotted>),
-    All(Vec<Slotted>),
-    Any(Vec<Slotted>),
+    /// All of these, where what is true is neutral; one of them, where what is false is.
+    Chain {
+        neutral: bool,
+        parts: Vec<Slotted>,
+    },
     Known(bool),
+    /// Only the script can tell.
+    Unknown,
 }
 
 impl Plan {
@@ -102,19 +107,12 @@ impl Plan {
     }
 
     fn add(&mut self, rule: usize, conditions: &[Condition], action: &Action<'_>) {
-        let mut left: Vec<Slotted> = Vec::new();
-        for condition in conditions {
-            match self.slotted(condition, action) {
-                Slotted::Known(true) => {}
-                // Nothing that could be unknown stands before it: no event of this action can match.
-                Slotted::Known(false) if left.is_empty() => return,
-                Slotted::Known(false) => {
-                    left.push(Slotted::Known(false));
-                    break;
-                }
-                other => left.push(other),
-            }
-        }
+        let left = match self.fold(conditions, action, true) {
+            // No event of this action can match.
+            Slotted::Known(false) => return,
+            Slotted::Chain { parts, .. } => parts,
+            _ => Vec::new(),
+        };
         if left.is_empty() {
             self.always.push(rule);
             return;
@@ -151,7 +149,7 @@ impl Plan {
         {
             Answer::True => Slotted::Known(true),
             Answer::False => Slotted::Known(false),
-            Answer::Unknown => Slotted::Source(conditions::Test::Never),
+            Answer::Unknown => Slotted::Unknown,
         };
         match condition {
             Condition::Known(known) => Slotted::Known(*known),
@@ -168,37 +166,30 @@ impl Plan {
                 Slotted::Known(known) => Slotted::Known(!known),
                 other => Slotted::Not(Box::new(other)),
             },
-            Condition::All(parts) => {
-                let mut left = Vec::new();
-                for part in parts {
-                    match self.slotted(part, action) {
-                        Slotted::Known(true) => {}
-                        Slotted::Known(false) if left.is_empty() => return Slotted::Known(false),
-                        Slotted::Known(false) => {
-                            left.push(Slotted::Known(false));
-                            break;
-                        }
-                        other => left.push(other),
+            Condition::All(parts) => self.fold(parts, action, true),
+            Condition::Any(parts) => self.fold(parts, action, false),
+        }
+    }
+
+    /// Parts that are asked from the left: those that are neutral are left out (what is true, of parts that must all hold; what is false,
+    /// of parts one of which must), and nothing is asked behind one that settles it. What could be unknown stands before that, so it
+    /// settles nothing ahead of its turn.
+    fn fold(&mut self, parts: &[Condition], action: &Action<'_>, neutral: bool) -> Slotted {
+        let mut left = Vec::new();
+        for part in parts {
+            match self.slotted(part, action) {
+                Slotted::Known(known) if known == neutral => {}
+                Slotted::Known(known) if left.is_empty() => return Slotted::Known(known),
+                other => {
+                    let settles = matches!(other, Slotted::Known(_));
+                    left.push(other);
+                    if settles {
+                        break;
                     }
                 }
-                if left.is_empty() { Slotted::Known(true) } else { Slotted::All(left) }
-            }
-            Condition::Any(parts) => {
-                let mut left = Vec::new();
-                for part in parts {
-                    match self.slotted(part, action) {
-                        Slotted::Known(false) => {}
-                        Slotted::Known(true) if left.is_empty() => return Slotted::Known(true),
-                        Slotted::Known(true) => {
-                            left.push(Slotted::Known(true));
-                            break;
-                        }
-                        other => left.push(other),
-                    }
-                }
-                if left.is_empty() { Slotted::Known(false) } else { Slotted::Any(left) }
             }
         }
+        if left.is_empty() { Slotted::Known(neutral) } else { Slotted::Chain { neutral, parts: left } }
     }
 
     /// Whether no rule looks at events of this action at all.
@@ -226,8 +217,7 @@ impl Plan {
         }
         let seen = self.extract.read(raw);
         let mut ask = |asked: &Asked| {
-            let mut answers = asked.conditions.iter().map(|condition| condition.of(&seen, source));
-            if answers.find(|answer| *answer != Answer::True) != Some(Answer::False) {
+            if chain(true, &asked.conditions, &seen, source) != Answer::False {
                 candidates.push(asked.rule);
             }
         };
@@ -261,13 +251,14 @@ impl Slotted {
                 Answer::False => Answer::True,
                 Answer::Unknown => Answer::Unknown,
             },
-            // As the script does: from the left, and no further than needed.
-            Self::All(parts) => first_that_is_not(Answer::True, parts, seen, source),
-            Self::Any(parts) => first_that_is_not(Answer::False, parts, seen, source),
+            Self::Chain { neutral, parts } => chain(*neutral, parts, seen, source),
+            Self::Unknown => Answer::Unknown,
         }
     }
 }
 
-fn first_that_is_not(usual: Answer, parts: &[Slotted], seen: &[Seen<'_>], source: &SourceName) -> Answer {
+/// As the script does: from the left, and no further than needed.
+fn chain(neutral: bool, parts: &[Slotted], seen: &[Seen<'_>], source: &SourceName) -> Answer {
+    let usual = if neutral { Answer::True } else { Answer::False };
     parts.iter().map(|part| part.of(seen, source)).find(|answer| *answer != usual).unwrap_or(usual)
 }

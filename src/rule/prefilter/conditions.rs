@@ -56,8 +56,6 @@ pub(super) enum Test {
     Same(Arc<BTreeSet<String>>),
     /// True as it is.
     Holds,
-    /// It cannot be told.
-    Never,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -119,7 +117,6 @@ impl Test {
                 Seen::Bool(value) => told(*value),
                 _ => Answer::Unknown,
             },
-            Self::Never => Answer::Unknown,
         }
     }
 }
