@@ -475,7 +475,7 @@ impl Alert {
             AlertChange::Joined { event, time, raised_to, .. } => {
                 self.count = self.count.saturating_add(1);
                 self.last_seen = self.last_seen.max(*time);
-                self.severity = raised_to.unwrap_or(self.severity);
+                self.severity = raised_to.map_or(self.severity, |raised| raised.max(self.severity));
                 if self.first_events.len() < Self::FIRST_EVENTS {
                     self.first_events.push(event.clone());
                 } else {
@@ -490,7 +490,7 @@ impl Alert {
                 self.description.clone_from(description);
                 self.context.clone_from(context);
                 self.last_seen = self.last_seen.max(*time);
-                self.severity = raised_to.unwrap_or(self.severity);
+                self.severity = raised_to.map_or(self.severity, |raised| raised.max(self.severity));
             }
             AlertChange::Resolved { time, title, .. } => {
                 self.status = Status::Resolved;

@@ -207,8 +207,14 @@ impl Evaluator {
     fn hunted(&self, hunted: Hunted, detector: &mut Detector) -> Result<(), StoreError> {
         let Hunted { rules, mut outcome } = hunted;
         let owed = self.store.reader().hunts()?;
-        // Two reloads in a row can begin the same hunt twice.
-        let is_owed = |rule: &RuleId| owed.values().any(|ids| ids.contains(rule));
+        // Two reloads in a row can begin the same hunt twice, and a rule may have changed or gone since its hunt began.
+        let running = detector.rules().versions();
+        let rules: Vec<RuleId> = rules
+            .into_iter()
+            .filter(|(rule, version)| running.get(rule) == Some(version))
+            .map(|(rule, _)| rule)
+            .collect();
+        let is_owed = |rule: &RuleId| rules.contains(rule) && owed.values().any(|ids| ids.contains(rule));
         let mut opened: Vec<Alert> = Vec::new();
         for change in &outcome.alerts {
             if let AlertChange::Opened(alert) = change
@@ -223,7 +229,10 @@ impl Evaluator {
         let is_new = |id: AlertId| new.contains(&id);
         outcome.alerts.retain(|change| is_new(change.alert()));
         outcome.matches.retain(|found| found.alert.is_some_and(is_new));
-        for alert in &opened {
+        for alert in &mut opened {
+            // As it is in the end: what joined it may have raised it.
+            let id = alert.id;
+            outcome.alerts.iter().filter(|change| change.alert() == id).for_each(|change| alert.apply(change));
             detector.handled(alert, Action::Reopen);
         }
         tracing::info!(rules = ?rules.iter().map(ToString::to_string).collect::<Vec<_>>(), alerts = opened.len(), "new rules have been run over stored events");

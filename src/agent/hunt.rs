@@ -4,14 +4,14 @@
 //! That a rule is owed a hunt is stored together with the note that it runs, and crossed out together with what it found: a hunt that
 //! was cut short begins anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{RULE_STACK, evaluate::RulesRequest};
 use crate::{
-    alert::AlertChange,
+    alert::{AlertChange, Kind},
     detect::{Detector, Settings},
     name::{RuleId, Sequence},
     outcome::Outcome,
@@ -26,8 +26,8 @@ const MOST: usize = 20_000;
 /// What a hunt found.
 #[derive(Debug)]
 pub(super) struct Hunted {
-    /// The rules that were hunted with.
-    pub(super) rules: Vec<RuleId>,
+    /// The rules that were hunted with, each with its version.
+    pub(super) rules: BTreeMap<RuleId, String>,
     /// What followed.
     pub(super) outcome: Outcome,
 }
@@ -90,7 +90,7 @@ impl Hunt {
         let mut detector = Detector::new(part, settings);
         let mut outcome = Outcome::default();
         let is_wanted = |rule: &RuleId| self.wanted.iter().any(|wanted| wanted.id() == rule);
-        for event in reader.scan(filter) {
+        for event in reader.scan_readable(filter) {
             let event = event?;
             if event.sequence > self.mark {
                 break;
@@ -104,7 +104,6 @@ impl Hunt {
                 continue;
             }
             found.matches.retain(|found| is_wanted(&found.rule));
-            // Failures are told by live events.
             outcome.alerts.extend(found.alerts);
             outcome.matches.extend(found.matches);
             if outcome.matches.len() > MOST {
@@ -120,13 +119,15 @@ impl Hunt {
         outcome.alerts.retain_mut(|change| match change {
             AlertChange::Opened(alert) => {
                 alert.late = true;
-                is_wanted(&alert.rule) && known.insert(alert.id)
+                // Failures are told by live events.
+                alert.kind == Kind::Detection && is_wanted(&alert.rule) && known.insert(alert.id)
             }
             // What joined an alert from before the span is no news.
             other => known.contains(&other.alert()),
         });
         outcome.matches.retain(|found| found.alert.is_some_and(|alert| known.contains(&alert)));
-        let rules = self.wanted.iter().map(|rule| rule.id().clone()).collect();
+        let mut rules = self.rules.versions();
+        rules.retain(|rule, _| is_wanted(rule));
         Ok(Some(Hunted { rules, outcome }))
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn learn(
         ..ScanFilter::default()
     };
     let mut events = 0_u64;
-    for event in reader.scan(filter) {
+    for event in reader.scan_readable(filter) {
         let event = event?;
         if event.sequence > mark {
             break;

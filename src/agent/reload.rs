@@ -128,7 +128,7 @@ impl Reloading {
                 self.guard = config.guard;
                 self.loader.set_sources(config.rules);
                 tracing::info!(
-                    "rules and checks are read again; changes to sources and destinations take effect at the next start"
+                    "rules, checks, `guard` and `watch` are read again; all other changes take effect at the next start"
                 );
             }
             None => tracing::error!("the configuration is not usable: what was read before stays in force"),

@@ -221,6 +221,15 @@ impl Reader {
     /// Events that pass the filter, in the order of arrival. Whole blocks without such are not decompressed. Blocks that are
     /// merged or removed meanwhile neither double an event nor hide one.
     pub fn scan(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
+        self.scan_with(filter, false)
+    }
+
+    /// The same, for whoever can do without some: blocks that are damaged are told and passed over.
+    pub fn scan_readable(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
+        self.scan_with(filter, true)
+    }
+
+    fn scan_with(&self, filter: ScanFilter, lenient: bool) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
         let reader = self.clone();
         block_by_block(filter.after.next(), move |from| {
             let Some(directory) = reader.directory_holding(from)? else {
@@ -229,12 +238,21 @@ impl Reader {
             if directory.wanted(&filter).is_empty() {
                 return Ok(Some((Vec::new(), Some(directory.last().next()))));
             }
-            let Some((directory, contents)) = reader.block(|reader| reader.directory_holding(from))? else {
-                return Ok(None);
+            let read = || -> Step {
+                let Some((directory, contents)) = reader.block(|reader| reader.directory_holding(from))? else {
+                    return Ok(None);
+                };
+                let mut events = picked(&directory, &contents, &filter)?;
+                events.retain(|event| event.sequence >= from);
+                Ok(Some((events, Some(directory.last().next()))))
             };
-            let mut events = picked(&directory, &contents, &filter)?;
-            events.retain(|event| event.sequence >= from);
-            Ok(Some((events, Some(directory.last().next()))))
+            match read() {
+                Err(error @ StoreError::Damaged { .. }) if lenient => {
+                    tracing::warn!(%error, first = %directory.first, last = %directory.last(), "events that cannot be read are passed over: see `watchbell store verify`");
+                    Ok(Some((Vec::new(), Some(directory.last().next()))))
+                }
+                read => read,
+            }
         })
     }
 
