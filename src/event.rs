@@ -95,6 +95,12 @@ pub struct Event {
 }
 
 impl Event {
+    /// When it happened, as far as that can be: no event counts as later than its arrival, so that a clock which is wrong in one
+    /// does not put all others into the past.
+    pub fn moment(&self) -> Timestamp {
+        self.time.min(self.arrived)
+    }
+
     /// The entry as JSON; `null` if it is not readable, which stored events never are.
     pub fn value(&self) -> Value {
         serde_json::from_str(&self.raw).unwrap_or(Value::Null)

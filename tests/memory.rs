@@ -5,7 +5,7 @@ use watchbell::{
     alert::Alert,
     detect::{Detector, Settings},
     replay::Replay,
-    rule::Quota,
+    rule::{CompiledRule, Loader, Quota, RuleSet},
     simulator,
     store::AlertFilter,
     time::{self, Clock},
@@ -427,4 +427,83 @@ fn the_examples_hold() {
     assert_eq!(finished.code, Some(0), "{}", finished.show());
     let finished = lab.watchbell(&["check", examples.to_str().unwrap(), "--deny-warnings"]);
     assert_eq!(finished.code, Some(0), "{}", finished.show());
+}
+
+/// Who makes a circle by a change goes back to what it was; who was in it before did no wrong.
+#[test]
+fn a_circle_is_broken_where_it_was_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let mut loader = Loader::of(vec![directory.path().to_owned()]).without_builtin();
+    let yes = "fn rule(event) { true }";
+    let runs = |set: &RuleSet| -> Vec<String> {
+        let on = |rule: &CompiledRule| {
+            rule.metadata.on.iter().flatten().map(|on| on.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        set.detections.iter().map(|rule| format!("{} {}", rule.id(), on(rule).join(" "))).collect()
+    };
+    write("a.rhai", &rule("t.a", "on: [\"tag:x\"]", yes));
+    write("b.rhai", &rule("t.b", "actions: [\"x\"]", yes));
+    assert_eq!(runs(&loader.load().set), ["t.a tag:x", "t.b "]);
+    // B now listens to A and has the tag that A listens to: B stays as it was.
+    write("b.rhai", &rule("t.b", "on: [\"rule:t.a\"], tags: [\"x\"]", yes));
+    let loaded = loader.load();
+    assert_eq!(runs(&loaded.set), ["t.a tag:x", "t.b "]);
+    let broken: Vec<bool> = loaded.set.broken.iter().map(|broken| broken.last_good_runs).collect();
+    assert_eq!((broken, loaded.diagnostics.len()), (vec![true], 1));
+    // A does not compile any more, so its last good version runs, and a third rule would go round with that.
+    write("b.rhai", &rule("t.b", "actions: [\"x\"]", yes));
+    loader.load();
+    write("a.rhai", "const RULE = #{");
+    write("c.rhai", &rule("t.c", "on: [\"rule:t.a\"], tags: [\"x\"]", yes));
+    assert_eq!(runs(&loader.load().set), ["t.a tag:x", "t.b "]);
+}
+
+/// A copy with the id left as it was displaces nothing, wherever it stands.
+#[test]
+fn an_id_stays_with_the_file_that_had_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let mut loader = Loader::of(vec![directory.path().to_owned()]).without_builtin();
+    write("z.rhai", &rule("t.a", "", "fn rule(event) { true }"));
+    loader.load();
+    write("a.rhai", &rule("t.a", "", "fn rule(event) { false }"));
+    let set = loader.load().set;
+    assert!(set.detections[0].file.ends_with("z.rhai"));
+    assert_eq!(set.broken.len(), 1);
+}
+
+/// An event from the future, by a clock that is wrong, does not blind a rule for what happens now.
+#[test]
+fn an_event_from_the_future_blinds_nothing() {
+    let counts = rule(
+        "t.counts",
+        "actions: [\"x\"], threshold: 3, window: \"10m\"",
+        "fn rule(event) { true } fn dedup(event) { \"k\" }",
+    );
+    let sees = rule(
+        "t.sees",
+        "actions: [\"x\"]",
+        "fn rule(event) { first_seen(\"k\", event.actor.id, \"30d\") } fn dedup(event) { event.id }",
+    );
+    let mut wrong = events(&[entry("1", "x", 0, "ann")]);
+    wrong[0].time = "2099-01-01T00:00:00Z".parse().unwrap();
+    wrong.extend(events(&[entry("2", "x", 10, "ann"), entry("3", "x", 20, "ann"), entry("4", "x", 30, "ann")]));
+    let report = run(&rule_set(&[&counts, &sees]), &wrong);
+    let found: Vec<String> = report.alerts.iter().map(|alert| format!("{} {}", alert.rule, alert.dedup_key)).collect();
+    assert_eq!(found, ["t.sees 1", "t.counts k"]);
+}
+
+/// What is repeated does not push out what adds up.
+#[test]
+fn repetition_hides_no_distinct_value() {
+    let distinct = rule(
+        "t.distinct",
+        "actions: [\"x\"], threshold: 4, window: \"1d\"",
+        "fn rule(event) { true } fn dedup(event) { \"k\" } fn unique(event) { event.actor.id }",
+    );
+    let mut entries = vec![entry("a", "x", 0, "one"), entry("b", "x", 1, "two")];
+    entries.extend((0..1_200).map(|number| entry(&format!("r{number}"), "x", 2 + number, "three")));
+    entries.push(entry("z", "x", 1_300, "four"));
+    assert_eq!(run(&rule_set(&[&distinct]), &events(&entries)).alerts.len(), 1);
 }

@@ -135,6 +135,31 @@ fn a_finding_is_one_alert_from_beginning_to_end() {
     assert!(stored.is_empty());
 }
 
+/// A check that fails knows nothing: what it found before is not over.
+#[test]
+fn a_check_that_fails_resolves_nothing() {
+    let text = crate::support::rule(
+        "own.check",
+        "resolved: \"All is well\"",
+        "fn check(source) { if source.silent_for == () { throw \"no idea\" } if source.silent_for > 10 { #{ title: \"silent\" } } else { false } }",
+    );
+    let rules = crate::support::rule_set(&[&text]);
+    let mut detector = HealthDetector::restore(&Limits::default(), []);
+    let mut told = |record: Value| -> Vec<String> {
+        let (outcome, _) = detector.check(&rules, &[source(record)], base());
+        let title = |change: &AlertChange| match change {
+            AlertChange::Opened(alert) => format!("opened {}", alert.title),
+            AlertChange::Resolved { title, .. } => format!("resolved {title}"),
+            other => format!("{other:?}"),
+        };
+        outcome.alerts.iter().map(title).collect()
+    };
+    assert_eq!(told(json!({ "silent_for": 60 })), ["opened silent"]);
+    assert_eq!(told(json!({ "silent_for": null })), ["opened check rule `own.check` fails"]);
+    assert_eq!(told(json!({ "silent_for": 60 })), ["resolved All is well: test"]);
+    assert_eq!(told(json!({ "silent_for": 0 })), ["resolved All is well: test"]);
+}
+
 /// A restart, or a backlog, is no reason to say that logs are back.
 #[test]
 fn what_cannot_be_judged_yet_stays_as_it_was() {

@@ -80,15 +80,15 @@ impl HealthDetector {
         let mut changes = StateChanges::new();
         for rule in &rules.checks {
             for subject in subjects {
-                let findings = match self.judge(rule, subject) {
-                    None => continue,
+                let judged = self.judge(rule, subject);
+                if matches!(judged, Some(Ok(None) | Err(_))) {
+                    // It cannot tell now: what is open stays open.
+                    let same = |open: &OpenFinding| open.rule == *rule.id() && open.source == subject.source;
+                    seen.extend(self.open.iter().filter(|(_, open)| same(open)).map(|(name, _)| name.clone()));
+                }
+                let findings = match judged {
+                    None | Some(Ok(None)) => continue,
                     Some(Ok(Some(findings))) => findings,
-                    Some(Ok(None)) => {
-                        // It cannot tell now: what is open stays open.
-                        let same = |open: &OpenFinding| open.rule == *rule.id() && open.source == subject.source;
-                        seen.extend(self.open.iter().filter(|(_, open)| same(open)).map(|(name, _)| name.clone()));
-                        continue;
-                    }
                     Some(Err(message)) => {
                         outcome.failures.push((rule.id().clone(), message.clone()));
                         vec![Finding {
@@ -126,6 +126,7 @@ impl HealthDetector {
             (RuleKind::CheckAgent, None) => "check_agent",
             _ => return None,
         };
+        self.host.take_lists();
         Some(self.host.check(rule, function, frozen(&subject.record)).map_err(|failure| failure.message))
     }
 

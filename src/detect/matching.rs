@@ -153,7 +153,7 @@ impl Detector {
                 None
             }
         };
-        let counted = Counted { time: event.time.as_millisecond(), event: event.id.clone(), unique };
+        let counted = Counted { time: event.moment().as_millisecond(), event: event.id.clone(), unique };
         let Metadata { threshold, window, .. } = rule.metadata;
         window::count(&mut keyed.pending, counted, threshold, window, rule.has("unique"))
     }

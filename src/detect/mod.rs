@@ -212,6 +212,7 @@ impl Detector {
         let mut outcome = self.begin(&event.source, event.time, event.arrived);
         let plan = self.plans.of(&self.rules, &event.action);
         if plan.is_empty() {
+            self.rule_out(&event.action, |_| false);
             return outcome;
         }
         let candidates =

@@ -93,9 +93,8 @@ impl Preparer {
                 verdicts.push((index, Verdict::Turn));
                 continue;
             }
-            if rule.looks_into_lists() {
-                self.host.take_lists();
-            }
+            // What the rule before it looked into is not its own.
+            self.host.take_lists();
             match self.host.matches(rule, &input) {
                 Ok(false) => {}
                 Ok(true) => verdicts.push((index, Verdict::Yes(Box::new(Details::find(&self.host, rule, &input))))),

@@ -312,12 +312,16 @@ impl State {
         self.changed.insert(format!("{LEARNED}{rule}"));
     }
 
-    /// Forgets that rules have learned that no longer run: what they miss meanwhile they do not know.
+    /// Notes that rules which no longer run have to learn anew when they come back: what they miss meanwhile they do not know.
     pub(super) fn keep_learned(&mut self, runs: impl Fn(&RuleId) -> bool) {
-        let gone: Vec<RuleId> = self.learned.keys().filter(|rule| !runs(rule)).cloned().collect();
+        let gone: Vec<RuleId> = self
+            .learned
+            .iter()
+            .filter(|(rule, reach)| **reach > 0 && !runs(rule))
+            .map(|(rule, _)| rule.clone())
+            .collect();
         for rule in gone {
-            self.learned.remove(&rule);
-            self.changed.insert(format!("{LEARNED}{rule}"));
+            self.set_learned(&rule, Duration::ZERO);
         }
     }
 

@@ -3,7 +3,7 @@
 //! Matches are kept in the order of their times, so that one that arrives late counts where it belongs.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -49,6 +49,13 @@ pub(super) fn count(
     let keep_from = newest.saturating_sub(window.saturating_mul(2));
     pending.retain(|other| other.time >= keep_from || other.time == time);
     let most = threshold as usize + MAX_SPARE;
+    if distinct && pending.len() > most {
+        // Repetition must not push out what adds up: of each value the newest stays.
+        let mut newest: HashSet<Option<String>> = HashSet::new();
+        let keep: Vec<bool> = pending.iter().rev().map(|other| newest.insert(other.unique.clone())).collect();
+        let mut keep = keep.into_iter().rev();
+        pending.retain(|_| keep.next().unwrap_or(true));
+    }
     if pending.len() > most {
         pending.drain(..pending.len() - most);
     }
@@ -96,8 +103,6 @@ fn full_window(pending: &[Counted], time: i64, threshold: usize, window: i64, di
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
     use proptest::prelude::*;
 

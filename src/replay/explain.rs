@@ -143,7 +143,8 @@ pub fn explain(
                 .any(|change| matches!(change, AlertChange::Opened(alert) if alert.rule == *rule.id())),
         }
     });
-    let verdict = verdict(
+    let ignored = rules.ignored.get(&event.source).is_some_and(|patterns| patterns.is_match(&event.action));
+    let usual = verdict(
         rule,
         enabled,
         wanted,
@@ -152,6 +153,12 @@ pub fn explain(
         found.and_then(|found| found.exception.as_ref()),
         matched.as_ref(),
     );
+    let verdict = match ignored {
+        true => {
+            format!("no alert: `ignore` of source \"{}\" keeps rules from looking at {}", event.source, event.action)
+        }
+        false => usual,
+    };
     Explanation { wanted, enabled, functions, exceptions, matched, verdict }
 }
 

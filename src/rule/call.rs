@@ -104,7 +104,7 @@ impl<'a> RuleInput<'a> {
     /// What a call of a rule's function is about.
     pub(super) fn about(&self, rule: &CompiledRule, function: &str) -> About {
         let event = rule.expires.then(|| self.event.clone());
-        let moment = (self.event.time.as_millisecond(), self.event.sequence.0);
+        let moment = (self.event.moment().as_millisecond(), self.event.sequence.0);
         About { moment, writes: function == "rule", event }
     }
 
