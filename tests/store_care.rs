@@ -14,7 +14,7 @@ use watchbell::{
     time::{self, Clock},
 };
 
-use crate::support::{Lab, alerts, base, entry, evaluated, rule, scenario, stored_ids};
+use crate::support::{Lab, alerts, base, entry, evaluated, now, rule, scenario, stored_ids};
 
 /// sled lets go of a store some milliseconds after it was closed.
 fn open(directory: &Path) -> Result<Store, StoreError> {
@@ -478,4 +478,42 @@ fn imported_history_is_not_removed_at_once() {
     store.writing().commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
     store.remove_before(time::before(now, Duration::from_secs(180 * 86_400))).unwrap();
     assert_eq!(stored_ids(&store.reader()), ["imported"]);
+}
+
+/// A rule that is new learns from what can be read; the agent goes on.
+#[test]
+fn a_damaged_block_keeps_no_rule_from_learning() {
+    let late = |id: &str| {
+        let mut late = entry(id, "x", 0, "ann");
+        let time = time::after(now(), Duration::from_secs(3_600)).to_string();
+        late["attributes"]["processedAt"] = time.clone().into();
+        late["attributes"]["time"] = time.into();
+        late
+    };
+    let clock = Clock::manual(now());
+    let options = Options { clock: clock.clone(), ..Options::new(scenario(&[entry("e1", "x", 0, "ann"), late("e2")])) };
+    let lab = Lab::with_organization(options, "");
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 1));
+    {
+        let (_store, _) = lab.reader();
+    }
+    let db = loop {
+        // sled lets go of a store some milliseconds after it was closed.
+        match sled::open(lab.path("data/store")) {
+            Ok(db) => break db,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    let chunks: Vec<sled::IVec> = db.scan_prefix(b"e").keys().map(Result::unwrap).collect();
+    assert!(!chunks.is_empty());
+    for chunk in chunks {
+        db.insert(chunk, b"nonsense").unwrap();
+    }
+    db.flush().unwrap();
+    drop(db);
+    lab.write("rules/new.rhai", rule("t.new", "", "fn rule(event) { first_seen(\"k\", event.actor.id, \"30d\") }"));
+    clock.set(time::after(now(), Duration::from_secs(7_200)));
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 2));
+    let (_store, reader) = lab.reader();
+    assert_eq!(alerts(&reader).len(), 1);
 }
