@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Delivery, Store, StoreError, key, value};
+use super::{Delivery, Store, StoreError, key, state, value};
 use crate::{
     alert::{Alert, AlertChange, LoggedChange, Notice},
     name::{AlertId, EventId, RuleId, Sequence, SilenceId},
@@ -179,10 +179,7 @@ impl Writing<'_> {
             }
         }
         for (name, bytes) in &commit.state {
-            match bytes {
-                Some(bytes) => batch.insert(key::state(name), bytes.as_slice()),
-                None => batch.remove(key::state(name)),
-            }
+            state::write(store, &mut batch, name, bytes.as_deref())?;
         }
         for silence in &commit.silences {
             batch.insert(key::silence(silence.id), value::to_json(silence)?);

@@ -63,6 +63,8 @@ pub(super) const RULES: u8 = b'g';
 pub(super) const ACTION: u8 = b'j';
 /// Detection state, by its name.
 pub(super) const STATE: u8 = b's';
+/// Pieces of detection state that is large, by its name and their place.
+pub(super) const STATE_PIECE: u8 = b'r';
 
 pub(super) fn directory(first: Sequence) -> Vec<u8> {
     numbered(DIRECTORY, first.0)
@@ -257,6 +259,19 @@ pub(super) fn quarantined(number: u64) -> Vec<u8> {
 
 pub(super) fn state(name: &str) -> Vec<u8> {
     named(STATE, name)
+}
+
+/// All pieces of a state. Its name may be long, and is looked up only whole.
+pub(super) fn state_pieces(name: &str) -> Vec<u8> {
+    let mut key = vec![STATE_PIECE];
+    key.extend(blake3::hash(name.as_bytes()).as_bytes().iter().take(16));
+    key
+}
+
+pub(super) fn state_piece(name: &str, index: u32) -> Vec<u8> {
+    let mut key = state_pieces(name);
+    key.extend_from_slice(&index.to_be_bytes());
+    key
 }
 
 /// The number at the end of a key.

@@ -34,6 +34,7 @@ mod reader;
 mod repair;
 mod retention;
 mod silence;
+mod state;
 mod value;
 mod verify;
 

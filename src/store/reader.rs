@@ -362,17 +362,6 @@ impl Reader {
         newest.map(|bytes| value::from_json("a match", &bytes?))
     }
 
-    /// All detection state.
-    pub fn state(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let mut entries = Vec::new();
-        for item in self.tree.scan_prefix([key::STATE]) {
-            let (key, bytes) = item?;
-            let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
-            entries.push((name, bytes.to_vec()));
-        }
-        Ok(entries)
-    }
-
     /// At most `limit` deliveries owed to a destination, in the order they came up.
     pub fn owed(&self, destination: &DestinationName, limit: usize) -> Result<Vec<Delivery>, StoreError> {
         self.tree.scan_prefix(key::deliveries(destination)).take(limit).map(|item| read_delivery(&item?)).collect()

@@ -396,7 +396,7 @@ fn salvage(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<Source
         key::META | key::QUIET => bytes.len() == 8,
         key::EXCEPTED => value::from_json::<Excepted>("", bytes).is_ok(),
         key::MATCH => std::str::from_utf8(bytes).is_ok(),
-        key::STATE | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => true,
+        key::STATE | key::STATE_PIECE | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => true,
         _ => false,
     });
     found.unreadable += (all - pairs.len()) as u64;

@@ -110,8 +110,10 @@ impl Store {
                 }
                 key::STATE => {
                     found.state += 1;
-                    Ok(())
+                    let state = String::from_utf8_lossy(name.get(1..).unwrap_or_default());
+                    self.reader().whole_state(&state, &bytes).map(drop)
                 }
+                key::STATE_PIECE => Ok(()),
                 key::MATCH => {
                     found.matches += 1;
                     std::str::from_utf8(&bytes).map(drop).map_err(|error| StoreError::damaged("a match", error))
@@ -138,7 +140,7 @@ impl Store {
             };
             if !matches!(name.first(), Some(&(key::SEEN | key::CHUNK | key::DIRECTORY)))
                 && !matches!(name.first(), Some(&(key::ALERT | key::CHANGE | key::DELIVERY | key::DEAD_LETTER)))
-                && !matches!(name.first(), Some(&(key::STATE | key::MATCH | key::EXCEPTED)))
+                && !matches!(name.first(), Some(&(key::STATE | key::STATE_PIECE | key::MATCH | key::EXCEPTED)))
             {
                 found.others += 1;
             }
