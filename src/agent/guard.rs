@@ -28,6 +28,7 @@ pub(super) fn guard(
     settings: &Settings,
     reader: &Reader,
     now: Timestamp,
+    progress: &Progress,
 ) -> Arc<RuleSet> {
     let versions = rules.versions();
     let is_new = |rule: &&Arc<CompiledRule>| {
@@ -46,7 +47,7 @@ pub(super) fn guard(
         "replaying rules before they run"
     );
     let since = time::before(now, guard.since);
-    match added(&rules, &new, since, settings, reader) {
+    match added(&rules, &new, since, settings, reader, progress) {
         Ok(added) => {
             let floods = |(rule, alerts): (RuleId, u64)| {
                 (alerts > guard.max_new_alerts).then_some(Guarded { rule, alerts, since: guard.since })
@@ -71,6 +72,7 @@ fn added(
     since: Timestamp,
     settings: &Settings,
     reader: &Reader,
+    progress: &Progress,
 ) -> Result<BTreeMap<RuleId, u64>, StoreError> {
     let part = rules.part(new);
     let run = Run {
@@ -86,7 +88,6 @@ fn added(
         ..Run::default()
     };
     let (sender, receiver) = mpsc::sync_channel(4);
-    let progress = Progress::default();
     let mut failed = None;
     let after = std::thread::scope(|scope| {
         let failed = &mut failed;
@@ -95,7 +96,7 @@ fn added(
             for block in reader.sent_blocks() {
                 match block.and_then(SentBlock::block) {
                     Ok(block) => {
-                        if sender.send(block).is_err() {
+                        if progress.is_stopped() || sender.send(block).is_err() {
                             break;
                         }
                     }
@@ -106,7 +107,7 @@ fn added(
                 }
             }
         });
-        replay::run(&part, settings, &run, receiver, &progress)
+        replay::run(&part, settings, &run, receiver, progress)
     });
     if let Some(error) = failed {
         return Err(error);

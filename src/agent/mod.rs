@@ -20,6 +20,7 @@ use crate::{
     deliver::{DestinationStatus, OpenError, Recorder, Router, Terminal, Worker},
     diagnostic::Diagnostic,
     name::{DestinationName, SourceName},
+    replay::Progress as ReplayProgress,
     rule::{Loader, RuleSet, RuleSources},
     source::{self, Listing, Pace, Poller, Source, SourceSetupError, SourceStatus, Timing},
     store::{self, Store, StoreError},
@@ -194,7 +195,8 @@ impl Agent {
             Some(guard) => {
                 let reader = store.reader();
                 let ran = reader.logged_rules().last().transpose()?.map(|last| last.rules).unwrap_or_default();
-                guard::guard(loaded.set, &ran, guard, &config.detection, &reader, options.clock.now())
+                let progress = ReplayProgress::default();
+                guard::guard(loaded.set, &ran, guard, &config.detection, &reader, options.clock.now(), &progress)
             }
         };
         Ok(Self {

@@ -13,6 +13,7 @@ use crate::{
     config::{Config, Guard},
     detect::Settings,
     diagnostic::{Diagnostic, Level, any_error},
+    replay::Progress,
     rule::{Loaded, Loader, RuleSet, WatchMode, Watcher},
     store::Reader,
     time::Clock,
@@ -68,8 +69,10 @@ impl Reloading {
             let trial = self.guard.clone().map(|guard| {
                 (guard, Arc::clone(&self.rules.borrow()), self.settings.clone(), self.reader.clone(), self.clock.now())
             });
+            let progress = Arc::new(Progress::default());
+            let told = Arc::clone(&progress);
             // Compiling, and trying rules, is work for a processor, not for the tasks' threads.
-            let task = tokio::task::spawn_blocking(move || {
+            let mut task = tokio::task::spawn_blocking(move || {
                 match reader.catalog() {
                     Ok(catalog) => loader.set_catalog(catalog),
                     Err(error) => {
@@ -79,11 +82,21 @@ impl Reloading {
                 let mut loaded = loader.load();
                 if let (true, Some((guard, running, settings, reader, now))) = (loaded.changed, trial) {
                     let known = running.versions();
-                    loaded.set = guard::guard(loaded.set, &known, &guard, &settings, &reader, now);
+                    loaded.set = guard::guard(loaded.set, &known, &guard, &settings, &reader, now, &told);
                 }
                 (loader, loaded)
             });
-            match task.await {
+            let done = tokio::select! {
+                done = &mut task => done,
+                () = stop.cancelled() => {
+                    // Trying rules on a long history takes its time; what stops does not wait for it.
+                    progress.stop();
+                    // Rules that were tried in part only are not run.
+                    task.await.ok();
+                    return;
+                }
+            };
+            match done {
                 Ok((loader, loaded)) => {
                     self.loader = loader;
                     self.publish(loaded);
