@@ -80,6 +80,13 @@ fn parse_base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// What came back.
+struct Answer {
+    body: Vec<u8>,
+    /// The server's clock, if it told.
+    server_time: Option<Timestamp>,
+}
+
 /// An organization whose log can be read.
 #[derive(Debug)]
 pub struct AtlassianSource {
@@ -111,34 +118,14 @@ impl AtlassianSource {
         limit: usize,
         now: Timestamp,
     ) -> Result<FetchedPage, FetchError> {
-        let mut url = self.settings.base_url.clone();
-        url.set_path(&format!("/admin/v1/orgs/{}/events-stream", self.settings.org_id));
         let limit = limit.min(PAGE_LIMIT).to_string();
-        let place = match position {
+        let (name, value) = match position {
             Position::Cursor(cursor) => ("cursor", cursor.clone()),
             Position::From(time) => ("from", time.as_millisecond().to_string()),
         };
-        let request = self
-            .client
-            .get(url)
-            .query(&[("sortOrder", "asc"), ("limit", &limit), (place.0, &place.1)])
-            .bearer_auth(self.key.expose())
-            .header(header::ACCEPT, "application/json");
-        let response = request.send().await.map_err(|error| self.transport_error(&error))?;
-        let status = response.status();
-        let server_time = server_time(response.headers());
-        let retry_after = http::retry_after(response.headers(), now);
-        if status.is_redirection() {
-            return Err(self.redirected(status));
-        }
-        let body = self.body(response, status).await?;
-        if status != StatusCode::OK {
-            let detail = error::detail(&body, self.key.expose());
-            let kind = error::kind(status, matches!(position, Position::Cursor(_)));
-            let message = format!("{} answered {status}{detail}", self.host());
-            return Err(FetchError { kind, message, retry_after });
-        }
-        let text = match String::from_utf8(body) {
+        let query = [("sortOrder", "asc"), ("limit", &limit), (name, &value)];
+        let answer = self.ask("events-stream", &query, TOTAL_TIMEOUT, now).await?;
+        let text = match String::from_utf8(answer.body) {
             Ok(text) => text,
             Err(error) => {
                 // One bad byte must not stop the log: it becomes U+FFFD, in that event alone.
@@ -146,49 +133,21 @@ impl AtlassianSource {
                 String::from_utf8_lossy(error.as_bytes()).into_owned()
             }
         };
-        let mut page = page::parse(&text).map_err(|reason| {
-            FetchError::new(
-                Condition::UnreadableAnswer,
-                format!("{} answered with no events page: {reason}", self.host()),
-            )
-        })?;
-        page.server_time = server_time;
+        let mut page = page::parse(&text).map_err(|reason| self.unreadable("events page", &reason))?;
+        page.server_time = answer.server_time;
         Ok(page)
     }
 
     /// The organization's list of its actions: `GET /orgs/{org}/event-actions`. Neither its limit nor whether it has pages is
     /// documented: a cursor is followed if there is one.
     pub(super) async fn actions(&self, now: Timestamp) -> Result<Vec<ListedAction>, FetchError> {
-        let mut url = self.settings.base_url.clone();
-        url.set_path(&format!("/admin/v1/orgs/{}/event-actions", self.settings.org_id));
         let mut listed = Vec::new();
         let mut cursor: Option<String> = None;
         for _ in 0..MAX_LIST_PAGES {
-            let mut request = self
-                .client
-                .get(url.clone())
-                .timeout(LIST_TIMEOUT)
-                .bearer_auth(self.key.expose())
-                .header(header::ACCEPT, "application/json");
-            if let Some(cursor) = &cursor {
-                request = request.query(&[("cursor", cursor)]);
-            }
-            let response = request.send().await.map_err(|error| self.transport_error(&error))?;
-            let status = response.status();
-            let retry_after = http::retry_after(response.headers(), now);
-            if status.is_redirection() {
-                return Err(self.redirected(status));
-            }
-            let body = self.body(response, status).await?;
-            if status != StatusCode::OK {
-                let detail = error::detail(&body, self.key.expose());
-                let message = format!("{} answered {status}{detail}", self.host());
-                return Err(FetchError { kind: error::kind(status, false), message, retry_after });
-            }
-            let (mut page, next) = page::parse_actions(&String::from_utf8_lossy(&body)).map_err(|reason| {
-                let message = format!("{} answered with no list of actions: {reason}", self.host());
-                FetchError::new(Condition::UnreadableAnswer, message)
-            })?;
+            let query: Vec<(&str, &str)> = cursor.iter().map(|cursor| ("cursor", cursor.as_str())).collect();
+            let answer = self.ask("event-actions", &query, LIST_TIMEOUT, now).await?;
+            let (mut page, next) = page::parse_actions(&String::from_utf8_lossy(&answer.body))
+                .map_err(|reason| self.unreadable("list of actions", &reason))?;
             listed.append(&mut page);
             if next.is_none() || next == cursor {
                 break;
@@ -198,8 +157,44 @@ impl AtlassianSource {
         Ok(listed)
     }
 
-    fn redirected(&self, status: StatusCode) -> FetchError {
-        FetchError::new(Condition::Redirected, format!("{} answered {status}, a redirect", self.host()))
+    /// Asks for something of the organization. Anything but an answer of 200 is an error that says what came.
+    async fn ask(
+        &self,
+        what: &str,
+        query: &[(&str, &str)],
+        timeout: Duration,
+        now: Timestamp,
+    ) -> Result<Answer, FetchError> {
+        let mut url = self.settings.base_url.clone();
+        url.set_path(&format!("/admin/v1/orgs/{}/{what}", self.settings.org_id));
+        let request = self
+            .client
+            .get(url)
+            .query(query)
+            .timeout(timeout)
+            .bearer_auth(self.key.expose())
+            .header(header::ACCEPT, "application/json");
+        let response = request.send().await.map_err(|error| self.transport_error(&error))?;
+        let status = response.status();
+        let server_time = server_time(response.headers());
+        let retry_after = http::retry_after(response.headers(), now);
+        if status.is_redirection() {
+            let message = format!("{} answered {status}, a redirect", self.host());
+            return Err(FetchError::new(Condition::Redirected, message));
+        }
+        let body = self.body(response, status).await?;
+        if status != StatusCode::OK {
+            let detail = error::detail(&body, self.key.expose());
+            let kind = error::kind(status, query.iter().any(|(name, _)| *name == "cursor"));
+            let message = format!("{} answered {status}{detail}", self.host());
+            return Err(FetchError { kind, message, retry_after });
+        }
+        Ok(Answer { body, server_time })
+    }
+
+    fn unreadable(&self, what: &str, reason: &str) -> FetchError {
+        let message = format!("{} answered with no {what}: {reason}", self.host());
+        FetchError::new(Condition::UnreadableAnswer, message)
     }
 
     async fn body(&self, response: reqwest::Response, status: StatusCode) -> Result<Vec<u8>, FetchError> {
