@@ -135,6 +135,15 @@ fn looks_at(metadata: &Metadata, between: &str) -> String {
     metadata.actions.iter().flatten().cloned().chain(activities).collect::<Vec<_>>().join(between)
 }
 
+/// So that a line of the list stays a line; `rules show` has all of it.
+fn clipped(text: &str) -> String {
+    const WIDTH: usize = 60;
+    if text.chars().count() <= WIDTH {
+        return text.to_owned();
+    }
+    text.chars().take(WIDTH - 1).chain(['…']).collect()
+}
+
 fn list(context: &Context, set: &RuleSet, known: &Known) -> Result<(), CliError> {
     let records = &known.records;
     if context.is_json() {
@@ -162,7 +171,7 @@ fn list(context: &Context, set: &RuleSet, known: &Known) -> Result<(), CliError>
                 output::severity(rule.metadata.severity),
                 state.to_owned(),
                 rule.metadata.evidence.map_or_else(|| "-".to_owned(), |evidence| evidence.to_string()),
-                if rule.kind == RuleKind::Detection { actions } else { "on a timer".to_owned() },
+                if rule.kind == RuleKind::Detection { clipped(&actions) } else { "on a timer".to_owned() },
                 record.map_or(0, |record| record.matches).to_string(),
                 record.map_or(0, |record| record.errors).to_string(),
             ]
