@@ -152,6 +152,30 @@ fn exceptions_take_matches_out_and_count_them() {
     assert!(found(&EXCEPTION.replace("team.*", "other.*")).2.contains("W311"));
 }
 
+/// `[]` is the first item that has what follows, wherever in the list it stands.
+#[test]
+fn a_slot_finds_its_field_in_any_item_of_a_list() {
+    let one = rule(
+        "team.one",
+        "exception_slots: #{ group: [\"attributes.context[].attributes.groupName\"] }",
+        "fn rule(event) { true }",
+    );
+    let exception = EXCEPTION
+        .replace("condition = 'event.actor.email == \"ann@example.com\"'", "slot = \"group\"\nvalues = [\"admins\"]");
+    let (_directory, set, problems) = load(&[("one.rhai", &one), ("exceptions.toml", &exception)]);
+    assert!(problems.is_empty(), "{problems:?}");
+    let hidden = |context: serde_json::Value| {
+        let mut given = entry("1", "x", 0, "ann");
+        given["attributes"]["context"] = context;
+        run(&set, &events(&[given])).alerts.is_empty()
+    };
+    let group = |name: &str| serde_json::json!({ "type": "groups", "attributes": { "groupName": name } });
+    assert!(hidden(serde_json::json!([{ "type": "users", "attributes": { "email": "a@b" } }, group("admins")])));
+    assert!(hidden(group("admins")));
+    assert!(!hidden(serde_json::json!([group("others")])));
+    assert!(!hidden(serde_json::json!([])));
+}
+
 #[test]
 fn wrong_exceptions_are_told() {
     let one = rule("team.one", "", "fn rule(event) { true }");

@@ -372,11 +372,10 @@ impl RuleHost {
     }
 }
 
+/// The values of fields. In a path `[]` is the first item of a list that has what follows.
 fn slot_values(event: &Dynamic, fields: &[String]) -> Vec<Option<String>> {
-    fields
-        .iter()
-        .map(|path| library::follow(event, path).filter(|value| !value.is_unit()).map(|value| value.to_string()))
-        .collect()
+    let value = |path: &String| library::follow_all(event, path).into_iter().next().map(|value| value.to_string());
+    fields.iter().map(value).collect()
 }
 
 fn finding(value: &Dynamic) -> Option<Finding> {

@@ -100,7 +100,8 @@ pub const KEY_TABLE: &[Key] = &[
     key(
         "exception_slots",
         "map of lists of texts",
-        "Fields, by paths, for which a list of values is a safe way to make exceptions: `#{ actor: [\"actor.email\"] }`.",
+        "Fields, by paths, for which a list of values is a safe way to make exceptions: `#{ actor: [\"actor.email\"] }`. In a path `[]` is the \
+         first item of a list that has what follows: `attributes.context[].attributes.groupName`.",
     ),
     key("resolved", "text", "For checks: the title when all is well again."),
 ];

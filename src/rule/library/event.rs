@@ -154,7 +154,12 @@ fn all(_: &Call, arguments: &[&Dynamic]) -> Answer {
     let Some(path) = path_of(arguments)? else {
         return Ok(Array::new().into());
     };
-    let mut values = vec![first(arguments, 0).clone()];
+    Ok(follow_all(first(arguments, 0), &path).into())
+}
+
+/// All values at a path in which `[]` stands for every item of a list.
+pub(in crate::rule) fn follow_all(value: &Dynamic, path: &str) -> Vec<Dynamic> {
+    let mut values = vec![value.clone()];
     for (index, part) in path.split("[]").enumerate() {
         if index > 0 {
             values = values.into_iter().flat_map(items).collect();
@@ -165,7 +170,7 @@ fn all(_: &Call, arguments: &[&Dynamic]) -> Answer {
         }
     }
     values.retain(|value| !value.is_unit());
-    Ok(values.into())
+    values
 }
 
 /// The items of a list; an object instead of a list is a list of one.
