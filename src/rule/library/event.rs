@@ -98,6 +98,16 @@ const FUNCTIONS: &[HostFunction] = &[
         run: target_name,
     },
     HostFunction {
+        name: "target_id",
+        parameters: &[needs("event", "event"), may("type", "text")],
+        gives: "a text, or `()`",
+        about: "The id of what was acted on, for `dedup` and `unique`: of the first target (of one type). Without a type, sites and \
+                organizations are passed over: they say where it was.",
+        examples: &[(r#"event.target_id()"#, r#""712020:77c1-ines""#), (r#"event.target_id("groups")"#, "()")],
+        errors: "the type is no text",
+        run: target_id,
+    },
+    HostFunction {
         name: "origin",
         parameters: &[needs("event", "event")],
         gives: "a text",
@@ -258,6 +268,14 @@ fn target_name(call: &Call, arguments: &[&Dynamic]) -> Answer {
         named.or_else(|| text_at(item, "id"))
     });
     Ok(name.unwrap_or_else(|| "an unknown target".into()).into())
+}
+
+fn target_id(call: &Call, arguments: &[&Dynamic]) -> Answer {
+    let found = targets(call, arguments)?;
+    let found = found.read_lock::<Array>().map(|found| found.clone()).unwrap_or_default();
+    let typed = argument(arguments, 1).is_some();
+    let is_place = |item: &&Dynamic| !typed && PLACES.iter().any(|place| is_of_type(item, place));
+    Ok(or_unit(found.iter().find(|item| !is_place(item)).and_then(|item| text_at(item, "id"))))
 }
 
 fn origin(_: &Call, arguments: &[&Dynamic]) -> Answer {
