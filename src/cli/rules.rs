@@ -260,7 +260,7 @@ fn show(context: &Context, set: &RuleSet, known: &Known, id: &RuleId) -> Result<
     for (name, text) in [
         ("what", &metadata.description),
         ("why", &metadata.severity_reason),
-        ("do", &metadata.runbook),
+        ("do", &metadata.blank_runbook()),
         ("reference", &metadata.reference),
         ("needs", &metadata.requires),
     ] {

@@ -195,7 +195,7 @@ impl Detector {
             own.or_else(|| fallback.clone()).map(|text| clipped(&text, 20_000))
         };
         let description = text("description", &metadata.description);
-        let runbook = text("runbook", &metadata.runbook);
+        let runbook = text("runbook", &metadata.runbook).map(|runbook| input.fill(rule, &runbook));
         let reference = text("reference", &metadata.reference);
         let destinations =
             (!metadata.is_overridden("destinations")).then(|| self.host.destinations(rule, input)).flatten();

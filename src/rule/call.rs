@@ -16,6 +16,7 @@ use super::{
     library,
     memory::{Expectation, Memory},
     problem::{FailureKind, RuleFailure, describe},
+    runbook,
     view::EventView,
 };
 use crate::{action::Catalog, alert::Severity, event::Event, name::RuleId};
@@ -99,6 +100,11 @@ impl<'a> RuleInput<'a> {
         };
         let email = text("email");
         email.clone().filter(|email| email.contains('@')).or_else(|| text("name")).or_else(|| text("id")).or(email)
+    }
+
+    /// A runbook with what the event says in its places: see [`Metadata::runbook`](super::Metadata::runbook).
+    pub fn fill(&self, rule: &CompiledRule, runbook: &str) -> String {
+        runbook::fill(runbook, &self.value_for(rule))
     }
 
     /// What a call of a rule's function is about.

@@ -212,7 +212,10 @@ impl Compiler {
         let mut known = Constants::new();
         known.insert("params".to_owned(), view::share(metadata.params.clone().into()));
         constants.push_constant("params", metadata.params.clone());
-        for (name, _, value) in scope.iter() {
+        for (name, _, mut value) in scope.iter() {
+            if name == "RULE" {
+                value = effective(&map, &metadata);
+            }
             known.insert(name.to_owned(), view::share(value.clone()));
             constants.push_constant(name.to_owned(), value);
         }
@@ -318,6 +321,17 @@ impl Compiler {
         }
         Traits { imports: texts, assigns, remembers, shares, reach }
     }
+}
+
+/// `RULE` as functions see it: what overrides change of its counting is changed, so that titles say what holds.
+fn effective(map: &Map, metadata: &Metadata) -> Dynamic {
+    let mut map = map.clone();
+    let duration = |duration: Duration| Dynamic::from(time::show_duration(duration));
+    map.insert("threshold".into(), i64::from(metadata.threshold).into());
+    map.insert("window".into(), duration(metadata.window));
+    map.insert("dedup_period".into(), duration(metadata.dedup_period));
+    map.insert("severity".into(), metadata.severity.as_str().into());
+    map.into()
 }
 
 /// Whether a file declares `RULE`: all others are libraries.

@@ -154,7 +154,7 @@ fn page(documented: &Documented) -> String {
     };
     section("What it means", metadata.description.as_deref().unwrap_or_default());
     section("Why this severity", metadata.severity_reason.as_deref().unwrap_or_default());
-    section("What to do", metadata.runbook.as_deref().unwrap_or_default());
+    section("What to do", &metadata.blank_runbook().unwrap_or_default());
     section("What else may look like it", &bullets(metadata.false_positives.iter().cloned()));
     section("What it needs", metadata.requires.as_deref().unwrap_or_default());
     section("What it looks at", &looks_at(rule));

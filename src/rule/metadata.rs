@@ -76,7 +76,8 @@ pub const KEY_TABLE: &[Key] = &[
     ),
     key("signal", "true or false", "`true`: its matches are there for rules that listen to them, and raise no alert."),
     key("description", "text", "What it means."),
-    key("runbook", "text, or list of texts", "What to do about it. A list becomes numbered steps."),
+    key("runbook", "text, or list of texts", "What to do about it. A list becomes numbered steps. `{actor}`, `{target}`, `{ip}` and `{time}` stand for what the event says, so that \
+         commands can be copied: `watchbell events list --actor {actor} --since {time}`."),
     key("reference", "text", "Where to read more."),
     key("severity_reason", "text", "Why it is as severe as it is."),
     key("false_positives", "list of texts", "What else may look like it."),
@@ -120,6 +121,13 @@ pub enum Stage {
     Active,
     /// Matches and alerts are recorded, nothing is delivered: for rules on trial.
     Shadow,
+}
+
+impl Metadata {
+    /// The runbook without an event, for people to read beforehand.
+    pub fn blank_runbook(&self) -> Option<String> {
+        self.runbook.as_deref().map(super::runbook::blank)
+    }
 }
 
 impl fmt::Display for Stage {
@@ -171,6 +179,8 @@ pub struct Metadata {
     /// What it means.
     pub description: Option<String>,
     /// What to do.
+    ///
+    /// `{actor}`, `{target}`, `{ip}` and `{time}` in it stand for what the event says.
     pub runbook: Option<String>,
     /// Where to read more.
     pub reference: Option<String>,

@@ -35,6 +35,7 @@ mod pattern;
 mod prefilter;
 mod problem;
 mod resources;
+mod runbook;
 mod scaffold;
 mod shipped;
 mod trace;

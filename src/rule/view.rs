@@ -15,7 +15,7 @@ use std::fmt;
 use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{call::MatchInfo, memory::Expectation};
+use super::{call::MatchInfo, library, memory::Expectation};
 use crate::{action::Catalog, event::Event};
 
 /// An event as rules see it.
@@ -23,8 +23,8 @@ use crate::{action::Catalog, event::Event};
 pub struct EventView(Dynamic);
 
 impl EventView {
-    /// The view of a stored event, with the short names beside Atlassian's own: `action`, `activity`, `category`, `actor`, `time`
-    /// (RFC 3339, UTC), `ip`, `geo`, `source`.
+    /// The view of a stored event, with the short names beside Atlassian's own: `action`, `activity`, `category`, `actor`,
+    /// `target`, `time` (RFC 3339, UTC), `ip`, `geo`, `source`.
     pub fn new(event: &Event, catalog: &Catalog) -> Self {
         Self(share(Dynamic::from_map(top(event, catalog))))
     }
@@ -61,6 +61,8 @@ fn top(event: &Event, catalog: &Catalog) -> Map {
     let mut top = parse(&event.raw);
     let attribute = |path: &[&str]| top.get("attributes").map_or(Dynamic::UNIT, |attributes| walk(attributes, path));
     let actor = attribute(&["actor"]);
+    let target = top.get("attributes").and_then(|attributes| library::target(&*attributes.read_lock::<Map>()?));
+    let target = target.unwrap_or(Dynamic::UNIT);
     let ip = attribute(&["location", "ip"]);
     let mut geo = Map::new();
     for (name, key) in [("country", "countryName"), ("city", "city"), ("region", "regionName")] {
@@ -73,6 +75,7 @@ fn top(event: &Event, catalog: &Catalog) -> Map {
     top.insert("activity".into(), catalog.name(&event.action).map_or(Dynamic::UNIT, text));
     top.insert("category".into(), text(catalog.category(&event.action).as_str()));
     top.insert("actor".into(), freeze(actor));
+    top.insert("target".into(), freeze(target));
     top.insert("ip".into(), freeze(ip));
     top.insert("geo".into(), if geo.is_empty() { Dynamic::UNIT } else { freeze(Dynamic::from_map(geo)) });
     top.insert("time".into(), text(&event.time.to_string()));

@@ -78,6 +78,7 @@ const FIELDS: &[&str] = &[
 /// What stands beside Atlassian's own names, and where it leads.
 const SHORT: &[(&str, &str)] = &[
     ("actor", "attributes.actor"),
+    ("target", "attributes.context[]"),
     ("action", ""),
     ("activity", ""),
     ("category", ""),

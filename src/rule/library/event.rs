@@ -2,14 +2,16 @@
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use super::{Answer, HostFunction, Subject, argument, data, first, given, may, needs, or_unit};
+use super::{Answer, HostFunction, Subject, Texts, argument, data, first, given, may, needs, or_unit, texts};
 use crate::rule::engine::Call;
 
 pub(super) const SUBJECT: Subject = Subject {
     title: "The event",
     about: "`event` has everything under Atlassian's own names (`event.attributes.…`, `event.message.content`), and beside them \
             `action`, `activity` (the action's name for people, where the organization's list of actions has one), `category` (`admin`, \
-            `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or `unknown`), `actor`, `ip`, `time`, `geo` (a map with `country`, \
+            `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or `unknown`), `actor`, `target` (what was acted on: the first entry of \
+            `attributes.context` that is neither a place, such as a site or the organization, nor the actor; a space or a project only where \
+            nothing else stands beside it; where `context` has none, one of `attributes.container`), `ip`, `time`, `geo` (a map with `country`, \
             `city`, `region`, as Atlassian says) and `source`. All of these \
             may be called as `event.targets(\"users\")` or `targets(event, \"users\")`; `get`, `has` and `all` work on any map. (For lists, `all` is Rhai's own: whether something holds of all items.)",
     functions: FUNCTIONS,
@@ -74,6 +76,16 @@ const FUNCTIONS: &[HostFunction] = &[
         run: actor_name,
     },
     HostFunction {
+        name: "actor_key",
+        parameters: &[needs("event", "event")],
+        gives: "a text",
+        about: "Who did it, for `dedup` and the keys of what a rule remembers: the id, else the email address, the name, the IP address; \
+                where the event has none of them its own id, so that what nobody is named for never adds up.",
+        examples: &[("event.actor_key()", r#""712020:0f3a-dana""#)],
+        errors: "",
+        run: actor_key,
+    },
+    HostFunction {
         name: "actor_is_app",
         parameters: &[needs("event", "event")],
         gives: "true or false",
@@ -84,34 +96,82 @@ const FUNCTIONS: &[HostFunction] = &[
         run: actor_is_app,
     },
     HostFunction {
+        name: "target",
+        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
+        gives: "a map, or `()`",
+        about: "What was acted on, as `event.target` has it; with types the first target of one of them, the actor only where nobody else \
+                stands beside it.",
+        examples: &[
+            (r#"event.target("users").attributes.name"#, r#""Inês Carvalho""#),
+            (r#"event.target(["groups", "roles"])"#, "()"),
+        ],
+        errors: "the type is neither",
+        run: target_of,
+    },
+    HostFunction {
         name: "target_name",
-        parameters: &[needs("event", "event"), may("type", "text")],
+        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
         gives: "a text",
-        about: "What was acted on, for titles: of the first target (of one type) the email address, else the name, else what else tells \
-                it apart, else its id. Without a type, sites and organizations are passed over where something else stands beside them. \
-                Where there is no target, `an unknown target`.",
+        about: "What was acted on, for titles: of `event.target`, or of the first target of a type, the email address, else the name, \
+                else what else tells it apart, else its id. Where there is none, `an unknown target`.",
         examples: &[
             (r#"event.target_name()"#, r#""ines.carvalho@example.com""#),
             (r#"event.target_name("groups")"#, r#""an unknown target""#),
         ],
-        errors: "the type is no text",
+        errors: "the type is neither",
         run: target_name,
     },
     HostFunction {
         name: "target_id",
-        parameters: &[needs("event", "event"), may("type", "text")],
+        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
         gives: "a text, or `()`",
-        about: "The id of what was acted on, for `dedup` and `unique`: of the first target (of one type). Without a type, sites and \
-                organizations are passed over: they say where it was.",
+        about: "The id of what was acted on: of `event.target`, or of the first target of a type.",
         examples: &[(r#"event.target_id()"#, r#""712020:77c1-ines""#), (r#"event.target_id("groups")"#, "()")],
-        errors: "the type is no text",
+        errors: "the type is neither",
         run: target_id,
+    },
+    HostFunction {
+        name: "target_key",
+        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
+        gives: "a text",
+        about: "What was acted on, for `dedup`, `unique` and the keys of what a rule remembers: the id of `event.target`, or of the first \
+                target of a type, else its name; where the event names none the event's own id, so that what is not named is never \
+                taken for the same.",
+        examples: &[
+            (r#"event.target_key()"#, r#""712020:77c1-ines""#),
+            (r#"event.target_key("groups") == event.id"#, "true"),
+        ],
+        errors: "the type is neither",
+        run: target_key,
+    },
+    HostFunction {
+        name: "action_has",
+        parameters: &[needs("event", "event"), needs("words", "text, or list of texts")],
+        gives: "true or false",
+        about: "Whether the action's id has one of these words, whole: `view*` is true of `page_viewed`, and not of `review_started`. In a \
+                word `*` is any text.",
+        examples: &[
+            (r#"event.action_has(["view*", "logged"])"#, "true"),
+            (r#"event.action_has("use")"#, "false"),
+        ],
+        errors: "the words are neither, or a pattern is none",
+        run: action_has,
+    },
+    HostFunction {
+        name: "what",
+        parameters: &[needs("event", "event")],
+        gives: "a text",
+        about: "What was done, for titles: the action's name for people, else its id, and after a colon what it was done to, where the \
+                event says so.",
+        examples: &[("event.what()", r#""user_logged_in_as_user: ines.carvalho@example.com""#)],
+        errors: "",
+        run: what,
     },
     HostFunction {
         name: "origin",
         parameters: &[needs("event", "event")],
         gives: "a text",
-        about: "Where it came from, for titles: the address with city and country behind it, as far as the event says; else \
+        about: "Where it came from: the address with city and country behind it, as far as the event says; else \
                 `an unknown address`.",
         examples: &[
             ("event.origin()", r#""203.0.113.21 (Berlin, Germany)""#),
@@ -119,6 +179,15 @@ const FUNCTIONS: &[HostFunction] = &[
         ],
         errors: "",
         run: origin,
+    },
+    HostFunction {
+        name: "from",
+        parameters: &[needs("event", "event")],
+        gives: "a text",
+        about: "The end of a title that says where it came from: ` from ` and the origin, or nothing where the event does not say.",
+        examples: &[("event.from()", r#"" from 203.0.113.21 (Berlin, Germany)""#), ("from(())", r#""""#)],
+        errors: "",
+        run: from,
     },
     HostFunction {
         name: "site",
@@ -236,13 +305,21 @@ fn targets(_: &Call, arguments: &[&Dynamic]) -> Answer {
 }
 
 fn actor_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
-    let event = first(arguments, 0);
+    Ok(actor_name_of(first(arguments, 0)).unwrap_or_else(|| "somebody".to_owned()).into())
+}
+
+/// Who did it, as far as the event says.
+pub(in crate::rule) fn actor_name_of(event: &Dynamic) -> Option<String> {
     let email = text_at(event, "attributes.actor.email").filter(|email| email.contains('@'));
-    let name = email
-        .or_else(|| text_at(event, "attributes.actor.name"))
-        .or_else(|| text_at(event, "attributes.actor.id"))
-        .unwrap_or_else(|| "somebody".into());
-    Ok(name.into())
+    let name = email.or_else(|| text_at(event, "attributes.actor.name")).or_else(|| text_at(event, "attributes.actor.id"));
+    name.map(|name| name.to_string())
+}
+
+/// What was acted on, as far as the event says.
+pub(in crate::rule) fn target_name_of(event: &Dynamic) -> Option<String> {
+    let attributes = follow(event, "attributes")?;
+    let found = target(&*attributes.read_lock::<Map>()?)?;
+    name_of(&found).map(|name| name.to_string())
 }
 
 fn actor_is_app(_: &Call, arguments: &[&Dynamic]) -> Answer {
@@ -252,43 +329,145 @@ fn actor_is_app(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok((app || no_address).into())
 }
 
+fn actor_key(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let event = first(arguments, 0);
+    let keys = ["attributes.actor.id", "attributes.actor.email", "attributes.actor.name", "attributes.location.ip", "id"];
+    Ok(keys.into_iter().find_map(|path| text_at(event, path)).unwrap_or_default().into())
+}
+
 /// Names of targets, the one that tells most first.
 const NAMES: [&str; 8] =
     ["email", "name", "groupName", "permissionName", "settingName", "key", "siteName", "siteHostName"];
 /// Types of targets that say where something happened rather than to what.
-const PLACES: [&str; 5] = ["sites", "orgs", "organization", "organizations", "unit"];
+const PLACES: [&str; 7] = ["sites", "orgs", "organization", "organizations", "unit", "workspace", "workspaces"];
+/// Types of targets that say in what something stood, where something else is named beside them.
+const HOLDERS: [&str; 4] = ["space", "spaces", "project", "projects"];
 
-fn target_name(call: &Call, arguments: &[&Dynamic]) -> Answer {
-    let found = targets(call, arguments)?;
-    let found = found.read_lock::<Array>().map(|found| found.clone()).unwrap_or_default();
-    let is_place = |item: &&Dynamic| PLACES.iter().any(|place| is_of_type(item, place));
-    let wanted = found.iter().find(|item| !is_place(item)).or_else(|| found.first());
-    let name = wanted.and_then(|item| {
-        let named = NAMES.iter().find_map(|key| text_at(item, &format!("attributes.{key}")));
-        named.or_else(|| text_at(item, "id"))
-    });
+/// What an event was about: the first of its targets that is neither the actor, nor a place, nor something that only holds the thing;
+/// else what holds it; else such an entry of its containers, as it is not known for all products where they name the thing; else
+/// the actor.
+pub(in crate::rule) fn target(attributes: &Map) -> Option<Dynamic> {
+    let entries = |key: &str| attributes.get(key).cloned().map_or_else(Array::new, items);
+    let is = |item: &Dynamic, kinds: &[&str]| kinds.iter().any(|kind| is_of_type(item, kind));
+    let (context, container) = (entries("context"), entries("container"));
+    let things = || context.iter().filter(|item| item.is_map() && !is(item, &PLACES));
+    let others = || things().filter(|item| !is_actor(attributes, item));
+    let found = others().find(|item| !is(item, &HOLDERS)).or_else(|| others().next());
+    let contained = || container.iter().find(|item| item.is_map() && !is(item, &PLACES));
+    found.or_else(contained).or_else(|| things().next()).cloned()
+}
+
+fn is_actor(attributes: &Map, item: &Dynamic) -> bool {
+    let actor = |key: &str| attributes.get("actor").and_then(|actor| text_at(actor, key));
+    let same = |mine: Option<ImmutableString>, theirs: Option<ImmutableString>| match (mine, theirs) {
+        (Some(mine), Some(theirs)) => mine.eq_ignore_ascii_case(&theirs),
+        _ => false,
+    };
+    same(actor("id"), text_at(item, "id")) || same(actor("email"), text_at(item, "attributes.email"))
+}
+
+/// The target that a call asks for: of a type where types are given.
+fn wanted(arguments: &[&Dynamic]) -> Result<Option<Dynamic>, String> {
+    let Some(attributes) = follow(first(arguments, 0), "attributes") else {
+        return Ok(None);
+    };
+    let Some(attributes) = attributes.read_lock::<Map>() else {
+        return Ok(None);
+    };
+    let Some(types) = argument(arguments, 1) else {
+        return Ok(target(&attributes));
+    };
+    let types = match texts(types, "the type")? {
+        Some(Texts::One(kind)) => vec![kind],
+        Some(Texts::Many(kinds)) => kinds,
+        Some(Texts::Named(_)) => return Err("the type must be a text, or a list of texts".to_owned()),
+        None => return Ok(None),
+    };
+    let context = attributes.get("context").cloned().map_or_else(Array::new, items);
+    let of_type = || context.iter().filter(|item| types.iter().any(|kind| is_of_type(item, kind)));
+    Ok(of_type().find(|item| !is_actor(&attributes, item)).or_else(|| of_type().next()).cloned())
+}
+
+fn target_of(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    Ok(or_unit(wanted(arguments)?))
+}
+
+fn name_of(target: &Dynamic) -> Option<ImmutableString> {
+    let named = NAMES.iter().find_map(|key| text_at(target, &format!("attributes.{key}")));
+    named.or_else(|| text_at(target, "id"))
+}
+
+fn target_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let name = match wanted(arguments)? {
+        Some(target) => name_of(&target),
+        // What happened to a site or to the organization as a whole.
+        None => follow(first(arguments, 0), "attributes.context[0]")
+            .filter(|_| argument(arguments, 1).is_none())
+            .and_then(|place| name_of(&place)),
+    };
     Ok(name.unwrap_or_else(|| "an unknown target".into()).into())
 }
 
-fn target_id(call: &Call, arguments: &[&Dynamic]) -> Answer {
-    let found = targets(call, arguments)?;
-    let found = found.read_lock::<Array>().map(|found| found.clone()).unwrap_or_default();
-    let typed = argument(arguments, 1).is_some();
-    let is_place = |item: &&Dynamic| !typed && PLACES.iter().any(|place| is_of_type(item, place));
-    Ok(or_unit(found.iter().find(|item| !is_place(item)).and_then(|item| text_at(item, "id"))))
+fn target_id(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    Ok(or_unit(wanted(arguments)?.and_then(|target| text_at(&target, "id"))))
+}
+
+fn target_key(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let key = wanted(arguments)?.and_then(|target| text_at(&target, "id").or_else(|| name_of(&target)));
+    Ok(key.or_else(|| text_at(first(arguments, 0), "id")).unwrap_or_default().into())
+}
+
+fn action_has(call: &Call, arguments: &[&Dynamic]) -> Answer {
+    let action = text_at(first(arguments, 0), "attributes.action").unwrap_or_default();
+    let patterns = match texts(first(arguments, 1), "the words")? {
+        Some(Texts::One(word)) => vec![word],
+        Some(Texts::Many(words)) => words,
+        Some(Texts::Named(_)) => return Err("the words must be a text, or a list of texts".to_owned()),
+        None => return Ok(false.into()),
+    };
+    let words = || action.split(['_', '-', '.', ':', ' ']).filter(|word| !word.is_empty());
+    for pattern in &patterns {
+        let begin = pattern.strip_suffix('*').unwrap_or(pattern);
+        let found = if begin.contains(['*', '?', '[', '{', '\\']) {
+            let fits = words().map(|word| call.patterns.glob(pattern, word)).collect::<Result<Vec<bool>, String>>()?;
+            fits.contains(&true)
+        } else {
+            // By far the most are a word, or the beginning of one.
+            words().any(|word| word.starts_with(begin) && (pattern.ends_with('*') || word == begin))
+        };
+        if found {
+            return Ok(true.into());
+        }
+    }
+    Ok(false.into())
+}
+
+fn what(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let event = first(arguments, 0);
+    let done = text_at(event, "activity").or_else(|| text_at(event, "attributes.action"));
+    let done = done.unwrap_or_else(|| "an unknown action".into());
+    let to = wanted(arguments)?.and_then(|target| name_of(&target));
+    Ok(to.map_or_else(|| done.to_string(), |to| format!("{done}: {to}")).into())
 }
 
 fn origin(_: &Call, arguments: &[&Dynamic]) -> Answer {
-    let text = |key: &str| text_at(first(arguments, 0), &format!("attributes.location.{key}"));
+    Ok(origin_of(first(arguments, 0)).unwrap_or_else(|| "an unknown address".to_owned()).into())
+}
+
+fn from(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    Ok(origin_of(first(arguments, 0)).map_or_else(String::new, |origin| format!(" from {origin}")).into())
+}
+
+fn origin_of(event: &Dynamic) -> Option<String> {
+    let text = |key: &str| text_at(event, &format!("attributes.location.{key}"));
     let place: Vec<ImmutableString> = ["city", "countryName"].into_iter().filter_map(text).collect();
     let place = place.join(", ");
-    let origin = match (text("ip"), place.is_empty()) {
-        (Some(ip), true) => ip.to_string(),
-        (Some(ip), false) => format!("{ip} ({place})"),
-        (None, false) => place,
-        (None, true) => "an unknown address".to_owned(),
-    };
-    Ok(origin.into())
+    match (text("ip"), place.is_empty()) {
+        (Some(ip), true) => Some(ip.to_string()),
+        (Some(ip), false) => Some(format!("{ip} ({place})")),
+        (None, false) => Some(place),
+        (None, true) => None,
+    }
 }
 
 fn site(_: &Call, arguments: &[&Dynamic]) -> Answer {

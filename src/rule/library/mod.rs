@@ -25,7 +25,7 @@ mod state;
 mod text;
 mod time;
 
-pub(super) use event::{follow, follow_all};
+pub(super) use event::{actor_name_of, follow, follow_all, target, target_name_of};
 pub(super) use geo::Geo;
 pub(super) use list::{Lists, NamedList};
 pub use reference::{EXAMPLE_EVENT, EXAMPLE_LISTS, definitions, reference};

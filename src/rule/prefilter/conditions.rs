@@ -469,6 +469,8 @@ fn field(path: &[Key]) -> Option<Field> {
             _ => None,
         },
         ("actor", rest) => under(&["attributes", "actor"], rest, 1, false),
+        // Which entry it is, only the view knows.
+        ("target", _) => None,
         _ => under(&[], path, 0, false),
     }
 }
