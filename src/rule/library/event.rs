@@ -145,6 +145,15 @@ const FUNCTIONS: &[HostFunction] = &[
         run: target_key,
     },
     HostFunction {
+        name: "is_actor",
+        parameters: &[needs("event", "event"), needs("target", "map")],
+        gives: "true or false",
+        about: "Whether a target is who did it: by the id, or by the email address.",
+        examples: &[(r#"event.is_actor(event.target("users"))"#, "false"), (r#"event.is_actor(event.nothing)"#, "false")],
+        errors: "",
+        run: is_the_actor,
+    },
+    HostFunction {
         name: "action_has",
         parameters: &[needs("event", "event"), needs("words", "text, or list of texts")],
         gives: "true or false",
@@ -364,6 +373,12 @@ fn is_actor(attributes: &Map, item: &Dynamic) -> bool {
         _ => false,
     };
     same(actor("id"), text_at(item, "id")) || same(actor("email"), text_at(item, "attributes.email"))
+}
+
+fn is_the_actor(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let attributes = follow(first(arguments, 0), "attributes");
+    let attributes = attributes.as_ref().and_then(|attributes| attributes.read_lock::<Map>());
+    Ok(attributes.is_some_and(|attributes| is_actor(&attributes, first(arguments, 1))).into())
 }
 
 /// The target that a call asks for: of a type where types are given.
