@@ -256,8 +256,9 @@ impl Lint<'_> {
             let help = "add `runbook: \"…\"`: how to check it, how to undo it, whom to ask";
             self.warn("W402", head.clone(), "the rule has no runbook".to_owned(), help);
         }
-        if metadata.attack.is_empty() {
-            let help = "add `attack: [\"T1098.003\"]`: attack.mitre.org lists techniques for the Identity Provider and SaaS platforms";
+        // `attack: []` says that none fits.
+        if metadata.attack.is_empty() && !self.text.contains("attack: []") {
+            let help = "add `attack: [\"T1098.003\"]` (attack.mitre.org lists techniques for the Identity Provider and SaaS platforms), or `attack: []` where none fits";
             self.warn("W403", head.clone(), "the rule names no ATT&CK technique".to_owned(), help);
         }
         for id in metadata.attack.clone() {
