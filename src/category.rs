@@ -64,7 +64,7 @@ impl Category {
         let by_name = || name.and_then(|name| first(ACTIVITIES, |text| text.eq_ignore_ascii_case(name.trim())));
         let by_group = || {
             let group = group?.to_lowercase();
-            first(GROUPS, |part| group.contains(part))
+            first(GROUPS, |part| has_word(&group, part))
         };
         let by_id = || IDS.matches(action).first().and_then(|index| ACTIONS.get(*index)).map(|row| row.1);
         by_name().or_else(by_group).or_else(by_id).unwrap_or(Self::Unknown)
@@ -95,6 +95,17 @@ fn first(rows: &[Row], fits: impl Fn(&str) -> bool) -> Option<Category> {
     rows.iter().find(|row| fits(row.0)).map(|row| row.1)
 }
 
+/// Whether a text has such words: whole, also in the plural; or, where they end in `*`, as a beginning.
+fn has_word(text: &str, wanted: &str) -> bool {
+    let begin = wanted.trim_end_matches('*');
+    text.match_indices(begin).any(|(at, found)| {
+        let before = text.get(..at).and_then(|before| before.chars().next_back());
+        let mut after = text.get(at + found.len()..).unwrap_or_default().trim_start_matches('s').chars();
+        !before.is_some_and(char::is_alphanumeric)
+            && (begin.len() < wanted.len() || !after.next().is_some_and(char::is_alphanumeric))
+    })
+}
+
 /// Names of activities that belong elsewhere than their group does. They stand under "Atlassian accounts" in the audit log
 /// activities database (support.atlassian.com).
 const ACTIVITIES: &[Row] = &[
@@ -105,7 +116,7 @@ const ACTIVITIES: &[Row] = &[
     ("Deleted account permanently", Category::Access, Documented),
 ];
 
-/// Parts of the names of groups, in lower case; the first that fits decides. The documented ones are those of the audit log
+/// Words in the names of groups, in lower case, `polic*` by their beginning; the first that fits decides. The documented ones are those of the audit log
 /// activities database, which Atlassian calls incomplete.
 const GROUPS: &[Row] = &[
     ("ai generated", Category::Ai, Documented),
@@ -119,7 +130,7 @@ const GROUPS: &[Row] = &[
     ("loom", Category::Product, Assumed),
     ("app actions", Category::App, Documented),
     ("app", Category::App, Assumed),
-    ("polic", Category::SecurityPolicy, Assumed),
+    ("polic*", Category::SecurityPolicy, Assumed),
     ("allowlist", Category::SecurityPolicy, Assumed),
     ("classification", Category::SecurityPolicy, Assumed),
     ("guard detect", Category::SecurityPolicy, Assumed),
@@ -131,7 +142,7 @@ const GROUPS: &[Row] = &[
     ("access", Category::Access, Assumed),
     ("role", Category::Access, Assumed),
     ("permission", Category::Access, Assumed),
-    ("invit", Category::Access, Assumed),
+    ("invit*", Category::Access, Assumed),
     ("user", Category::Access, Assumed),
     ("organization", Category::Admin, Assumed),
     ("admin", Category::Admin, Assumed),
@@ -195,7 +206,7 @@ static IDS: LazyLock<GlobSet> = LazyLock::new(|| {
 pub fn tables() -> [(&'static str, &'static str, &'static [Row]); 3] {
     [
         ("By the name of the activity", "name", ACTIVITIES),
-        ("By the group", "part of the group's name", GROUPS),
+        ("By the group", "words in the group's name", GROUPS),
         ("By the id", "id", ACTIONS),
     ]
 }
@@ -215,6 +226,11 @@ mod tests {
         assert_eq!(of("jira_app_thing", None, None), "product");
         assert_eq!(of("jira_app_thing", None, Some("App actions")), "app");
         assert_eq!(of("never_heard_of", None, Some("Something else")), "unknown");
+        assert_eq!(of("x_3", None, Some("Security policies")), "security-policy");
+        assert_eq!(of("x_4", None, Some("Apps")), "app");
+        for other in ["Approvals", "Mapping", "Controllers"] {
+            assert_eq!(of("x_5", None, Some(other)), "unknown", "{other}");
+        }
         for category in Category::ALL {
             assert_eq!(category.as_str().parse(), Ok(category));
         }

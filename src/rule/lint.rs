@@ -399,7 +399,8 @@ impl Lint<'_> {
         }
         for (name, position) in keys {
             let instead = NAMES_FOR_PEOPLE.iter().find(|(known, _)| *known == name).map_or("", |(_, instead)| *instead);
-            let message = format!("`{name}()` is for people: as a key it takes all events that name nobody for the same");
+            let message =
+                format!("`{name}()` is for people: as a key it takes all events that name nobody for the same");
             self.warn("W211", self.at(position), message, format!("use `{instead}()`"));
         }
     }

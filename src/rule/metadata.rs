@@ -76,8 +76,12 @@ pub const KEY_TABLE: &[Key] = &[
     ),
     key("signal", "true or false", "`true`: its matches are there for rules that listen to them, and raise no alert."),
     key("description", "text", "What it means."),
-    key("runbook", "text, or list of texts", "What to do about it. A list becomes numbered steps. `{actor}`, `{target}`, `{ip}` and `{time}` stand for what the event says, so that \
-         commands can be copied: `watchbell events list --actor {actor} --since {time}`."),
+    key(
+        "runbook",
+        "text, or list of texts",
+        "What to do about it. A list becomes numbered steps. `{actor}`, `{target}`, `{ip}` and `{time}` stand for what the event says, so that \
+         commands can be copied: `watchbell events list --actor {actor} --since {time}`.",
+    ),
     key("reference", "text", "Where to read more."),
     key("severity_reason", "text", "Why it is as severe as it is."),
     key("false_positives", "list of texts", "What else may look like it."),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::action::Catalog;
+use crate::action::{Catalog, Certainty};
 
 mod activities;
 
@@ -121,6 +121,16 @@ const ACTIONS: &[&str] = &[
     "user_profile_viewed",
     "user_revoked_role",
 ];
+
+/// How sure an entry of a rule's `actions` is, by what is known of it in public.
+pub(super) fn certainty(action: &str) -> Certainty {
+    match ACTIONS.iter().position(|known| *known == action) {
+        Some(0) => Certainty::Verified,
+        Some(_) => Certainty::Sample,
+        None if ACTION_PATTERNS.contains(&action) => Certainty::Sample,
+        None => Certainty::Assumed,
+    }
+}
 
 /// Beginnings and ends of action ids that a collector looks for: ids of that kind are likely.
 const ACTION_PATTERNS: &[&str] = &[

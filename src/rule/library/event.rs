@@ -149,7 +149,10 @@ const FUNCTIONS: &[HostFunction] = &[
         parameters: &[needs("event", "event"), needs("target", "map")],
         gives: "true or false",
         about: "Whether a target is who did it: by the id, or by the email address.",
-        examples: &[(r#"event.is_actor(event.target("users"))"#, "false"), (r#"event.is_actor(event.nothing)"#, "false")],
+        examples: &[
+            (r#"event.is_actor(event.target("users"))"#, "false"),
+            (r#"event.is_actor(event.nothing)"#, "false"),
+        ],
         errors: "",
         run: is_the_actor,
     },
@@ -159,10 +162,7 @@ const FUNCTIONS: &[HostFunction] = &[
         gives: "true or false",
         about: "Whether the action's id has one of these words, whole: `view*` is true of `page_viewed`, and not of `review_started`. In a \
                 word `*` is any text.",
-        examples: &[
-            (r#"event.action_has(["view*", "logged"])"#, "true"),
-            (r#"event.action_has("use")"#, "false"),
-        ],
+        examples: &[(r#"event.action_has(["view*", "logged"])"#, "true"), (r#"event.action_has("use")"#, "false")],
         errors: "the words are neither, or a pattern is none",
         run: action_has,
     },
@@ -320,7 +320,8 @@ fn actor_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
 /// Who did it, as far as the event says.
 pub(in crate::rule) fn actor_name_of(event: &Dynamic) -> Option<String> {
     let email = text_at(event, "attributes.actor.email").filter(|email| email.contains('@'));
-    let name = email.or_else(|| text_at(event, "attributes.actor.name")).or_else(|| text_at(event, "attributes.actor.id"));
+    let name =
+        email.or_else(|| text_at(event, "attributes.actor.name")).or_else(|| text_at(event, "attributes.actor.id"));
     name.map(|name| name.to_string())
 }
 
@@ -340,7 +341,8 @@ fn actor_is_app(_: &Call, arguments: &[&Dynamic]) -> Answer {
 
 fn actor_key(_: &Call, arguments: &[&Dynamic]) -> Answer {
     let event = first(arguments, 0);
-    let keys = ["attributes.actor.id", "attributes.actor.email", "attributes.actor.name", "attributes.location.ip", "id"];
+    let keys =
+        ["attributes.actor.id", "attributes.actor.email", "attributes.actor.name", "attributes.location.ip", "id"];
     Ok(keys.into_iter().find_map(|path| text_at(event, path)).unwrap_or_default().into())
 }
 
