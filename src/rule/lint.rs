@@ -11,7 +11,7 @@ use super::{
     case::test_file,
     compile::{CompiledRule, EXPIRED},
     engine::{self, Limits},
-    library::{self, SUBJECTS},
+    library::SUBJECTS,
     problem::span,
     vocabulary::Vocabulary,
 };
@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod constants;
+mod keys;
 
 /// Functions of Rhai's standard library, as its book lists them: a call of anything else must be one of ours or the rule's own.
 const STANDARD: &[&str] = &[
@@ -204,6 +205,7 @@ pub fn lint(rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
     lint.metadata();
     lint.functions(&ast);
     lint.expressions(&ast);
+    lint.keys(&ast);
     lint.found.sort_by_key(|found| (found.line, found.column));
     lint.found.dedup();
     lint.found
@@ -364,17 +366,7 @@ impl Lint<'_> {
             ast.iter_functions().map(|function| (function.name.to_owned(), function.params.len())).collect();
         let mut calls: Vec<(FnCallExpr, Position, bool)> = Vec::new();
         let mut chains: Vec<(Expr, Position)> = Vec::new();
-        let mut keys: Vec<(String, Position)> = Vec::new();
         ast.walk(&mut |nodes| {
-            if let Some(
-                ASTNode::Expr(Expr::MethodCall(call, position) | Expr::FnCall(call, position))
-                | ASTNode::Stmt(Stmt::FnCall(call, position)),
-            ) = nodes.last()
-                && NAMES_FOR_PEOPLE.iter().any(|(name, _)| *name == call.name.as_str())
-                && (nodes.iter().rev().skip(1).any(is_remembering) || self.is_in_key(*position))
-            {
-                keys.push((call.name.to_string(), *position));
-            }
             let inside_chain = nodes.len() > 1
                 && matches!(nodes.get(nodes.len() - 2), Some(ASTNode::Expr(Expr::Dot(..) | Expr::Index(..))));
             match nodes.last() {
@@ -397,19 +389,6 @@ impl Lint<'_> {
         for (chain, position) in &chains {
             self.chain(chain, *position);
         }
-        for (name, position) in keys {
-            let instead = NAMES_FOR_PEOPLE.iter().find(|(known, _)| *known == name).map_or("", |(_, instead)| *instead);
-            let message =
-                format!("`{name}()` is for people: as a key it takes all events that name nobody for the same");
-            self.warn("W211", self.at(position), message, format!("use `{instead}()`"));
-        }
-    }
-
-    /// Whether a place is in `fn dedup` or `fn unique`.
-    fn is_in_key(&self, position: Position) -> bool {
-        let before = self.text.get(..self.at(position).start).unwrap_or_default();
-        let function = before.rmatch_indices("fn ").map(|(at, found)| before.get(at + found.len()..)).next().flatten();
-        function.is_some_and(|rest| ["dedup(", "unique("].iter().any(|name| rest.trim_start().starts_with(name)))
     }
 
     fn call(&mut self, call: &FnCallExpr, position: Position, method: bool, own: &[(String, usize)]) {
@@ -474,20 +453,6 @@ impl Lint<'_> {
             let message = format!("no event is known to have `event.{}`", walked.replace("[]", "[…]"));
             self.warn("W207", self.at(position), message, doubt);
         }
-    }
-}
-
-/// Functions that name somebody or something to people, with those that tell them apart.
-const NAMES_FOR_PEOPLE: [(&str, &str); 2] = [("actor_name", "actor_key"), ("target_name", "target_key")];
-
-/// Whether a node calls a function that remembers: what stands in its arguments is a key, or may be.
-fn is_remembering(node: &ASTNode<'_>) -> bool {
-    match node {
-        ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _)) => {
-            // What is kept beside a key may be a name.
-            library::remembers(&call.name) && !["remember", "expect"].contains(&call.name.as_str())
-        }
-        _ => false,
     }
 }
 
