@@ -205,7 +205,7 @@ fn show(context: &mut Context, id: String) -> Result<(), CliError> {
     }
     let message = Message::alert(Notice::Opened, alert.clone());
     let out = &context.output;
-    out.line(render(&message).trim_end())?;
+    out.line(render(&message, out.width()).trim_end())?;
     let mut more: Vec<(&str, String)> = vec![
         ("id", alert.id.to_string()),
         ("status", format!("{}, revision {}", status(&alert), alert.revision)),
@@ -243,6 +243,10 @@ fn show(context: &mut Context, id: String) -> Result<(), CliError> {
     out.line("  what happened:")?;
     for change in &changes {
         out.line(&format!("    {}", output::printable(&change_line(change, None))))?;
+    }
+    // Alerts about the agent itself have no events.
+    if events.is_empty() {
+        return Ok(());
     }
     out.line("")?;
     out.line(&format!("  {}, by arrival:", output::count(alert.count, "event")))?;

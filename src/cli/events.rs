@@ -270,6 +270,7 @@ impl Import {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
         let (_, client) = context.client_or_new_store()?;
         let mut total = Appended::default();
+        let mut broken = 0;
         let mut add = |appended: Appended| {
             total.stored += appended.stored;
             total.duplicates += appended.duplicates;
@@ -285,6 +286,7 @@ impl Import {
             while let Some(piece) = pieces.next() {
                 let piece = piece.map_err(unreadable)?;
                 if let Some(reason) = &piece.broken {
+                    broken += 1;
                     context.output.warning(&format!(
                         "`{}` has parts that cannot be read and are left out: {reason}",
                         path.display()
@@ -307,8 +309,23 @@ impl Import {
             }
             bar.finish_and_clear();
         }
+        let found = total.stored + total.duplicates + total.quarantined + total.dropped;
+        if found == 0 {
+            let what = if broken > 0 {
+                "nothing of what was given can be read as events"
+            } else {
+                "there are no events in it"
+            };
+            return Err(CliError::Usage(format!("{what}: nothing was imported")));
+        }
+        // What was left out is told by the exit code as well, so that a script notices.
+        let complete = || match broken {
+            0 => Ok(()),
+            _ => Err(CliError::Findings("parts of it could not be read, and were left out".to_owned())),
+        };
         if context.is_json() {
-            return Ok(context.output.json(&total)?);
+            context.output.json(&total)?;
+            return complete();
         }
         let evaluated = match (self.no_evaluate, client.is_agent()) {
             (true, _) => "they are kept, and no rule runs on them",
@@ -323,7 +340,7 @@ impl Import {
             total.duplicates,
             total.quarantined
         ))?;
-        Ok(())
+        complete()
     }
 
     fn send(&self, client: &Client, entries: Vec<String>, add: &mut dyn FnMut(Appended)) -> Result<(), CliError> {

@@ -193,15 +193,17 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 3 } else { 0 });
         }
     };
-    let offered = match (&arguments.verb, arguments.format) {
-        (_, Format::Human | Format::Json) => true,
-        (Verb::Test(_), format) => matches!(format, Format::Junit | Format::Github),
-        (Verb::Check(_), format) => matches!(format, Format::Github | Format::Sarif),
-        (Verb::Replay(_), format) => matches!(format, Format::Jsonl | Format::Markdown | Format::Html | Format::Junit),
-        _ => false,
+    let more: &[Format] = match &arguments.verb {
+        Verb::Test(_) => &[Format::Junit, Format::Github],
+        Verb::Check(_) => &[Format::Github, Format::Sarif],
+        Verb::Replay(_) => &[Format::Jsonl, Format::Markdown, Format::Html, Format::Junit],
+        _ => &[],
     };
-    if !offered {
-        Output::new(Format::Human).error("this verb has no such `--format`: it has `human` and `json`", None);
+    if !matches!(arguments.format, Format::Human | Format::Json) && !more.contains(&arguments.format) {
+        let names = [Format::Human, Format::Json].iter().chain(more).filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = names.map(|name| format!("`{}`", name.get_name())).collect();
+        let message = format!("this verb has no such `--format`: it has {}", names.join(", "));
+        Output::new(Format::Human).error(&message, None);
         return ExitCode::from(3);
     }
     set_up_logging(&arguments);

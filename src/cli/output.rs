@@ -28,6 +28,11 @@ impl Output {
         Self { format }
     }
 
+    /// How wide the terminal is that stdout goes to; none where it is none.
+    pub(super) fn width(&self) -> Option<usize> {
+        terminal_width()
+    }
+
     /// A line of data.
     pub(super) fn line(&self, text: &str) -> std::io::Result<()> {
         writeln!(anstream::stdout(), "{text}")
@@ -104,6 +109,15 @@ impl Output {
         }
     }
 }
+
+/// How wide the terminal is that stdout goes to; none where it is none.
+pub(super) fn terminal_width() -> Option<usize> {
+    let width = std::io::stdout().is_terminal().then(|| Table::new().width()).flatten();
+    width.map(usize::from).filter(|width| *width >= NARROWEST)
+}
+
+/// Below this, wrapped text is harder to read than what the terminal makes of it.
+const NARROWEST: usize = 40;
 
 /// A diagnostic as it is shown.
 fn draw(diagnostic: &Diagnostic) -> String {
@@ -187,5 +201,5 @@ pub(super) fn xml(text: &str) -> String {
 
 /// Text from events without what a terminal would obey.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+    watchbell::deliver::printable(text)
 }

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
     api::{Client, Request, wire},
+    deliver::wrapped,
     detect::RuleRecord,
     name::RuleId,
     rule::{self, CompiledRule, Loader, Metadata, RuleKind, RuleSet, Selector, Stage},
@@ -282,7 +283,8 @@ fn show(context: &Context, set: &RuleSet, known: &Known, id: &RuleId) -> Result<
     for (name, value) in lines {
         for (number, line) in value.lines().enumerate() {
             let name = if number == 0 { name } else { "" };
-            context.output.line(&format!("{name:<11}{}", output::printable(line)))?;
+            let line = wrapped(&output::printable(line), context.output.width(), 11);
+            context.output.line(&format!("{name:<11}{line}"))?;
         }
     }
     Ok(())

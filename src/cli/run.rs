@@ -16,7 +16,7 @@ use watchbell::{
     time::Clock,
 };
 
-use super::{CliError, Context, Format, runtime};
+use super::{CliError, Context, Format, output, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Run {}
@@ -104,7 +104,7 @@ pub(super) fn terminal(format: Format) -> Terminal {
         Format::Json => TerminalFormat::Json,
         _ => TerminalFormat::Human,
     };
-    Terminal::new(Box::new(anstream::stdout()), format)
+    Terminal::new(Box::new(anstream::stdout()), format).with_width(output::terminal_width())
 }
 
 /// A token that is cancelled by SIGINT or SIGTERM.

@@ -190,8 +190,12 @@ impl Test {
                 problems: Vec::new(),
             };
             let mut cases = Vec::new();
-            if let Ok(text) = std::fs::read_to_string(&tests) {
-                let (read, mut found) = case::read(&tests, &text, &read_events);
+            let text = case::text_of(&tests);
+            if !matches!(text, Ok(None)) {
+                let (read, mut found) = match text {
+                    Ok(text) => case::read(&tests, &text.unwrap_or_default(), &read_events),
+                    Err(problem) => (Vec::new(), vec![problem]),
+                };
                 cases = read;
                 if any_error(&found) {
                     result.problems.push("not all of its tests can be read".to_owned());

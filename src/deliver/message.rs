@@ -145,7 +145,10 @@ pub(super) fn plain_text(message: &Message) -> String {
     match message {
         Message::Alert { notice, alert, .. } => {
             for (name, value) in fields(alert, *notice) {
-                text.push_str(&format!("{name:<10}{}\n", printable(&value)));
+                for (number, line) in value.lines().enumerate() {
+                    let name = if number == 0 { name } else { "" };
+                    text.push_str(&format!("{name:<10}{}\n", printable(line)));
+                }
             }
         }
         Message::Digest { alerts, .. } => {
@@ -227,14 +230,15 @@ pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String
         fields.push(("matches", format!("{} within {lasted}", histogram.bars())));
     }
     if !alert.context.is_empty() {
-        let evidence: Vec<String> = alert
-            .context
-            .iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(name, value)| format!("{name}: {}", plain(value)))
-            .collect();
+        let there = alert.context.iter().filter(|(_, value)| !value.is_null());
+        let evidence: Vec<String> =
+            there.map(|(name, value)| format!("{}: {}", printable(name), plain(value))).collect();
+        // A few short ones stand in a line; others each in a line of its own, as values may have commas in them.
+        let length: usize = evidence.iter().map(String::len).sum();
+        let separator =
+            if length > SHORT_EVIDENCE || evidence.iter().any(|one| one.contains('\n')) { "\n" } else { ", " };
         if !evidence.is_empty() {
-            fields.push(("evidence", evidence.join(", ")));
+            fields.push(("evidence", evidence.join(separator)));
         }
     }
     if let Some(description) = &alert.description {
@@ -251,10 +255,21 @@ pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String
     fields
 }
 
+/// Evidence up to this many characters stands in one line.
+const SHORT_EVIDENCE: usize = 120;
+
 fn plain(value: &serde_json::Value) -> String {
     match value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
+        serde_json::Value::String(text) => printable(text),
+        // Short items in a row, long ones one below the other.
+        serde_json::Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(plain).collect();
+            if items.iter().map(String::len).sum::<usize>() <= SHORT_EVIDENCE / 2 {
+                items.join(", ")
+            } else {
+                items.iter().map(|item| format!("\n- {item}")).collect()
+            }
+        }
         other => other.to_string(),
     }
 }
@@ -264,8 +279,13 @@ fn first_line(text: &str) -> String {
 }
 
 /// Text from events without what a terminal or a mail header would obey: an attacker chooses names and titles.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+pub fn printable(text: &str) -> String {
+    // Marks that turn the direction of text around are as good as control characters: they show a name backwards.
+    let obeyed = |character: char| {
+        character.is_control()
+            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|character| if obeyed(character) { ' ' } else { character }).collect()
 }
 
 /// At most so many characters of a text, with a sign where it was cut.

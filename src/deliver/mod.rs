@@ -36,10 +36,10 @@ mod webhook;
 mod worker;
 
 pub use heartbeat::Heartbeat;
-pub use message::{DigestNotice, Message, test_alert};
+pub use message::{DigestNotice, Message, printable, test_alert};
 pub use record::{Recorded, Recorder};
 pub use route::Router;
-pub use terminal::{Terminal, TerminalFormat, render};
+pub use terminal::{Terminal, TerminalFormat, render, wrapped};
 pub use worker::{DestinationStatus, Worker};
 
 /// What came of an attempt to deliver.

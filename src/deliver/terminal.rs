@@ -26,17 +26,24 @@ pub enum TerminalFormat {
 pub struct Terminal {
     output: Arc<Mutex<Box<dyn Write + Send>>>,
     format: TerminalFormat,
+    width: Option<usize>,
 }
 
 impl Terminal {
     /// A terminal that is written to through `output`, which strips styles where they do not belong.
     pub fn new(output: Box<dyn Write + Send>, format: TerminalFormat) -> Self {
-        Self { output: Arc::new(Mutex::new(output)), format }
+        Self { output: Arc::new(Mutex::new(output)), format, width: None }
+    }
+
+    /// The same, with lines broken between words at so many columns.
+    #[must_use]
+    pub fn with_width(self, width: Option<usize>) -> Self {
+        Self { width, ..self }
     }
 
     fn write(&self, message: &Message) -> std::io::Result<()> {
         let text = match self.format {
-            TerminalFormat::Human => render(message),
+            TerminalFormat::Human => render(message, self.width),
             TerminalFormat::Json => json(message),
         };
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,11 +70,11 @@ impl Destination for Terminal {
     }
 }
 
-/// A message as people read it, with styles.
-pub fn render(message: &Message) -> String {
+/// A message as people read it, with styles; in lines of at most `width` columns, where that is given.
+pub fn render(message: &Message, width: Option<usize>) -> String {
     let mut text = String::new();
     match message {
-        Message::Alert { notice, alert, .. } => block(&mut text, *notice, alert),
+        Message::Alert { notice, alert, .. } => block(&mut text, *notice, alert, width),
         Message::Digest { alerts, .. } => {
             let bold = Style::new().bold();
             writeln!(text, "{bold}{}{bold:#}", message::headline(message)).ok();
@@ -85,7 +92,10 @@ pub fn render(message: &Message) -> String {
     text
 }
 
-fn block(text: &mut String, notice: Notice, alert: &Alert) {
+/// Columns before what is said.
+const INDENT: usize = 12;
+
+fn block(text: &mut String, notice: Notice, alert: &Alert, width: Option<usize>) {
     let bold = Style::new().bold();
     let dim = Style::new().dimmed();
     let (word, style) = match notice {
@@ -97,14 +107,44 @@ fn block(text: &mut String, notice: Notice, alert: &Alert) {
         }
     };
     // Writing to a String cannot fail.
-    writeln!(text, "{style}● {word:<8}{style:#}  {bold}{}{bold:#}", message::printable(&alert.title)).ok();
+    let title = wrapped(&message::printable(&alert.title), width, INDENT);
+    writeln!(text, "{style}● {word:<8}{style:#}  {bold}{title}{bold:#}").ok();
     for (name, value) in message::fields(alert, notice) {
         for (number, line) in value.lines().enumerate() {
             let name = if number == 0 { name } else { "" };
-            writeln!(text, "  {dim}{name:<8}{dim:#}  {}", message::printable(line)).ok();
+            // What goes on in the next line stands below the text of a step, not below its number.
+            let step = line.find(|character: char| !character.is_ascii_digit()).filter(|at| *at > 0);
+            let step =
+                step.filter(|at| line.get(*at..).is_some_and(|rest| rest.starts_with(". "))).map_or(0, |at| at + 2);
+            let line = wrapped(&message::printable(line), width, INDENT + step);
+            writeln!(text, "  {dim}{name:<8}{dim:#}  {line}").ok();
         }
     }
     text.push('\n');
+}
+
+/// The text in lines of at most `width` columns, broken between words; all but the first begin after `indent` columns, where the
+/// first begins as well. A word that is longer than a line is not broken: addresses and commands can be copied.
+pub fn wrapped(text: &str, width: Option<usize>, indent: usize) -> String {
+    let Some(room) = width.and_then(|width| width.checked_sub(indent)).filter(|room| *room >= 20) else {
+        return text.to_owned();
+    };
+    let mut result = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > room {
+            result.push('\n');
+            result.extend(std::iter::repeat_n(' ', indent));
+            used = 0;
+        } else if used > 0 {
+            result.push(' ');
+            used += 1;
+        }
+        result.push_str(word);
+        used += length;
+    }
+    result
 }
 
 fn style(severity: Severity) -> Style {
@@ -122,4 +162,21 @@ fn json(message: &Message) -> String {
     let mut line = serde_json::to_string(message).unwrap_or_default();
     line.push('\n');
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn text_is_broken_between_words_and_stands_below_itself() {
+        let text = "Look at `watchbell events list` and call the administrator";
+        assert_eq!(wrapped(text, None, 4), text);
+        assert_eq!(wrapped(text, Some(30), 4), "Look at `watchbell events\n    list` and call the\n    administrator");
+        // What is longer than a line stays whole.
+        let long = "x".repeat(50);
+        assert_eq!(wrapped(&format!("see {long} there"), Some(34), 4), format!("see\n    {long}\n    there"));
+        // Too narrow to be of use: the terminal breaks it.
+        assert_eq!(wrapped(text, Some(20), 12), text);
+    }
 }

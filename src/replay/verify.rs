@@ -126,6 +126,11 @@ impl Verified {
     pub fn agrees(&self) -> bool {
         self.missing.is_empty() && self.extra.is_empty() && self.different.is_empty()
     }
+
+    /// Whether there are alerts, and none of them could be compared: that it agrees then says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.agrees() && self.same == 0 && self.not_compared.values().any(|count| *count > 0)
+    }
 }
 
 impl Verification {

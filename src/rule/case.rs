@@ -171,6 +171,21 @@ pub fn test_file(rule: &Path) -> PathBuf {
     rule.with_extension("test.yaml")
 }
 
+/// The text of a rule's test file; none where there is none. One that is there and cannot be read is a problem, not an absence.
+pub fn text_of(file: &Path) -> Result<Option<String>, Diagnostic> {
+    let unreadable = |problem: String| Diagnostic::error("E401", file, problem).help("write it again, or delete it");
+    match std::fs::metadata(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(unreadable("the test file is not a regular file".to_owned()));
+        }
+        _ => {}
+    }
+    std::fs::read_to_string(file)
+        .map(Some)
+        .map_err(|error| unreadable(format!("the test file cannot be read: {error}")))
+}
+
 /// Reads the text of a test file. `read_events` reads a file of events that a case names.
 pub fn read(
     file: &Path,

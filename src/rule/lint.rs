@@ -8,7 +8,7 @@ use rhai::{AST, ASTNode, Expr, FnCallExpr, Position, Stmt};
 
 use super::{
     OPTIONAL_FUNCTIONS, RuleKind,
-    case::test_file,
+    case::{self, test_file},
     compile::{CompiledRule, EXPIRED},
     engine::{self, Limits},
     library::SUBJECTS,
@@ -246,6 +246,9 @@ impl Lint<'_> {
         let head = self.head();
         if self.rule.kind != RuleKind::Detection {
             return;
+        }
+        if let Err(problem) = case::text_of(&test_file(self.file)) {
+            self.found.push(problem);
         }
         if !test_file(self.file).exists() {
             let name = test_file(self.file).file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -533,6 +533,8 @@ fn read_file(file: &Path, files: &mut Files, diagnostics: &mut Vec<Diagnostic>) 
     let is_rule = file.extension().is_some_and(|extension| extension == "rhai");
     let limit = if is_rule { MAX_FILE_BYTES } else { MAX_LIST_BYTES };
     let problem = match std::fs::metadata(file) {
+        // Opening a pipe would wait for somebody to write to it.
+        Ok(metadata) if !metadata.is_file() => Some("this is not a regular file".to_owned()),
         Ok(metadata) if metadata.len() > limit => Some(format!(
             "the file is larger than {} MiB: this is no {}",
             limit >> 20,

@@ -117,7 +117,7 @@ fn alerts(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
     let report = page.report;
     for alert in report.alerts.iter().take(page.show) {
         let message = Message::alert(Notice::Opened, alert.clone());
-        out.line(render(&message).trim_end())?;
+        out.line(render(&message, out.width()).trim_end())?;
         out.line("")?;
     }
     let total: u64 = report.rules.values().map(|rule| rule.alerts).sum();

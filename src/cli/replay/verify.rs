@@ -1,11 +1,11 @@
 //! `watchbell replay --verify`: does replaying what was evaluated give the alerts that were raised?
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use watchbell::{
     api::{Client, Request, wire},
     config::Config,
-    replay::verify::{DifferentAlert, Evidence, Verification, Verified},
+    replay::verify::{DifferentAlert, Evidence, Reason, Verification, Verified},
     rule::RuleSet,
     store::{Block, StoreError},
     time::Clock,
@@ -17,6 +17,8 @@ use super::{
     page,
 };
 
+/// Rules that are named of those that could not be compared for one reason.
+const RULES_SHOWN: usize = 5;
 /// An agent that is at work is asked again until it has paused for a moment.
 const TRIES: usize = 100;
 const PAUSE: Duration = Duration::from_millis(50);
@@ -50,6 +52,9 @@ pub(super) fn verify(context: &Context, config: &Config, rules: &Arc<RuleSet>, s
         context.output.json(&verified)?;
     } else {
         tell(context, &verified, show)?;
+    }
+    if verified.is_empty() {
+        return Err(CliError::Findings("there was nothing that could be compared".to_owned()));
     }
     if verified.agrees() {
         return Ok(());
@@ -88,7 +93,11 @@ fn evidence(client: &Client) -> Result<Evidence, CliError> {
 
 fn tell(context: &Context, verified: &Verified, show: usize) -> Result<(), CliError> {
     let out = &context.output;
-    let word = if verified.agrees() { "ok" } else { "DIFFERS" };
+    let word = match (verified.agrees(), verified.is_empty()) {
+        (false, _) => "DIFFERS",
+        (true, true) => "unclear",
+        (true, false) => "ok",
+    };
     out.line(&format!(
         "{word:<8} {} replayed; {} as they were raised, {} missing, {} too many, {} different",
         output::count(verified.events, "event"),
@@ -100,8 +109,17 @@ fn tell(context: &Context, verified: &Verified, show: usize) -> Result<(), CliEr
     for (reason, count) in &verified.not_compared {
         out.line(&format!("         {} not compared: {}", output::count(*count, "alert"), reason.text()))?;
     }
+    let mut by_reason: BTreeMap<Reason, Vec<&str>> = BTreeMap::new();
     for (rule, reason) in &verified.rules_not_compared {
-        out.line(&format!("         not all of {rule}: {}", reason.text()))?;
+        by_reason.entry(*reason).or_default().push(rule.as_str());
+    }
+    for (reason, rules) in by_reason {
+        let shown = rules.iter().take(RULES_SHOWN).copied().collect::<Vec<_>>().join(", ");
+        let more = match rules.len().saturating_sub(RULES_SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        out.line(&format!("         not all of {shown}{more}: {}", reason.text()))?;
     }
     for (what, alerts) in [("missing in the replay", &verified.missing), ("only in the replay", &verified.extra)] {
         for alert in alerts.iter().take(show) {
