@@ -51,6 +51,60 @@ const TESTS: &str = r#"- name: from elsewhere
   expect: { alerts: 1 }
 "#;
 
+/// Tests that cannot be read are no tests that pass.
+#[test]
+fn a_test_file_that_is_not_text_fails() {
+    let lab = with_rule();
+    lab.write("rules/rule.test.yaml", [b'-', 0xff]);
+    let tested = lab.watchbell(&["test", "rules"]);
+    assert_eq!(tested.code, Some(1), "{}", tested.show());
+    assert!(tested.stderr.contains("E401") && tested.stderr.contains("cannot be read"), "{}", tested.show());
+    let checked = lab.watchbell(&["check", "--offline", "rules"]);
+    assert!(checked.stderr.contains("E401"), "{}", checked.show());
+}
+
+/// `RULE` says what holds: titles tell the threshold that an override made of it.
+#[test]
+fn titles_know_of_overridden_thresholds() {
+    let lab = Lab::new();
+    lab.write(
+        "rules/rule.rhai",
+        "const RULE = #{ id: \"own.rule\", title: \"t\", severity: \"low\", threshold: 5, window: \"10m\" };\nfn rule(event) { true }\nfn dedup(event) { \"k\" }\nfn title(event) { `${RULE.threshold} within ${RULE.window}` }\n",
+    );
+    let test = |expected: &str, count: u32| {
+        format!(
+            "- name: n\n  events: [{{ repeat: {count}, event: {{ attributes: {{ action: a }} }} }}]\n  expect: {{ alerts: [{{ title: {expected} }}] }}\n"
+        )
+    };
+    lab.write("rules/rule.test.yaml", test("5 within 10m", 5));
+    assert_eq!(lab.watchbell(&["test", "rules"]).code, Some(0));
+    lab.write("rules/overrides.toml", "[override.\"own.rule\"]\nthreshold = 2\nwindow = \"1h\"\n");
+    lab.write("rules/rule.test.yaml", test("2 within 1h", 2));
+    let tested = lab.watchbell(&["test", "rules", "--tuned"]);
+    assert_eq!(tested.code, Some(0), "{}", tested.show());
+}
+
+/// What somebody is called is no key: nobody and nobody are not the same.
+#[test]
+fn names_for_people_as_keys_are_doubted() {
+    let lab = Lab::new();
+    lab.write(
+        "rules/rule.rhai",
+        "const RULE = #{ id: \"own.rule\", title: \"t\", severity: \"low\" };\nfn rule(event) { count(event.actor_name(), \"1h\") > 2 }\nfn dedup(event) { event.target_name() }\nfn title(event) { event.actor_name() }\n",
+    );
+    let checked = lab.watchbell(&["check", "--offline", "rules"]);
+    let doubts: Vec<&str> = checked.stderr.lines().filter(|line| line.contains("W211")).collect();
+    assert_eq!(
+        doubts,
+        [
+            "warning[W211]: `actor_name()` is for people: as a key it takes all events that name nobody for the same",
+            "warning[W211]: `target_name()` is for people: as a key it takes all events that name nobody for the same",
+        ],
+        "{}",
+        checked.show()
+    );
+}
+
 fn with_rule() -> Lab {
     let lab = Lab::new();
     lab.write("rules/rule.rhai", RULE);

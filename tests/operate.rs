@@ -321,6 +321,23 @@ fn events_go_in_and_out_byte_for_byte() {
     drop(agent);
 }
 
+/// A script that imports notices what was not imported.
+#[test]
+fn an_import_of_nothing_is_no_success() {
+    let lab = lab(&[]);
+    lab.write("garbage.json", "garbage");
+    lab.write("empty.json", "");
+    lab.write("cut.jsonl", format!("{}\n{{\"id\":", recent(1)[0]));
+    for nothing in ["garbage.json", "empty.json"] {
+        let imported = lab.watchbell(&["events", "import", nothing, "--source", "old"]);
+        assert_eq!(imported.code, Some(3), "{}", imported.show());
+        assert!(imported.stderr.contains("nothing was imported"), "{}", imported.show());
+    }
+    let imported = lab.watchbell(&["events", "import", "cut.jsonl", "--source", "old"]);
+    assert_eq!(imported.code, Some(1), "{}", imported.show());
+    assert!(imported.stdout.starts_with("1 event stored"), "{}", imported.show());
+}
+
 /// A window of the log is asked for again: what is missing comes, what is there stays as it is.
 #[test]
 fn a_part_of_the_log_is_fetched_again() {

@@ -214,13 +214,20 @@ fn binary_and_oversized_files_are_told() {
     std::fs::write(directory.path().join("binary.rhai"), [0x7f, b'E', b'L', b'F', 0xff, 0xfe]).unwrap();
     std::fs::write(directory.path().join("large.rhai"), vec![b' '; 2 << 20]).unwrap();
     std::fs::write(directory.path().join("notes.txt"), "not a rule").unwrap();
+    // Opening a pipe would wait for somebody to write to it.
+    let pipe = directory.path().join("pipe.rhai");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let loaded = Loader::of(vec![directory.path().to_owned()]).without_builtin().load();
     let messages: Vec<&str> = loaded.diagnostics.iter().map(|found| found.message.as_str()).collect();
     assert_eq!(
         messages,
-        ["the file is not text: byte 4 is not UTF-8", "the file is larger than 1 MiB: this is no rule"]
+        [
+            "the file is not text: byte 4 is not UTF-8",
+            "the file is larger than 1 MiB: this is no rule",
+            "this is not a regular file"
+        ]
     );
-    assert_eq!(loaded.set.broken.len(), 2);
+    assert_eq!(loaded.set.broken.len(), 3);
 }
 
 #[test]
