@@ -11,6 +11,7 @@ use watchbell::{
     agent::{Agent, Options, Progress},
     alert::Severity,
     config::Config,
+    deliver::wrapped,
     simulator::{self, Simulator, Story, StoryLength},
     source::Timing,
     time::{self, Clock},
@@ -82,13 +83,19 @@ impl Demo {
         let mut progress = agent.progress();
         let rules = agent.rules().borrow().clone();
         let out = &context.output;
-        out.note(&format!(
-            "A simulated organization of eight people runs on {}, and the agent reads its audit log with {} rules.\n\
-             First a day of history, then {} live. Watch what happens to Dana Wilson's account. Ctrl-C ends it.\n",
+        let what = format!(
+            "A simulated organization of eight people runs on {}, and the agent reads its audit log with {} rules.",
             simulator.base_url(),
             rules.detections.len() + rules.checks.len(),
+        );
+        let how = format!(
+            "First a day of history, then {} live. Watch what happens to Dana Wilson's account. Ctrl-C ends it.",
             time::show_duration(self.duration)
-        ));
+        );
+        for line in [what, how] {
+            out.note(&wrapped(&line, out.width(), 0));
+        }
+        out.note("");
         let ending = CancellationToken::new();
         let agent_stop = ending.clone();
         let agent = tokio::spawn(agent.run(agent_stop));

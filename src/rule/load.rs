@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -279,7 +280,12 @@ impl Loader {
             .iter()
             .chain(texts)
             .map(|(file, text)| {
-                let (compiled, found) = compiler.compile(file, text, overrides);
+                // A panic in the engine is a fault of this one file.
+                let compile = AssertUnwindSafe(|| compiler.compile(file, text, overrides));
+                let (compiled, found) = std::panic::catch_unwind(compile).unwrap_or_else(|_| {
+                    let message = "the engine failed on this file: please report it";
+                    (Compiled::Broken, vec![Diagnostic::error("E217", file, message)])
+                });
                 // Whoever had an id keeps it, whatever file comes along with the same.
                 let is_owner = match &compiled {
                     Compiled::Rule(rule) => self.last_good.get(file).is_some_and(|good| good.id() == rule.id()),
