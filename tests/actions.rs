@@ -98,7 +98,7 @@ fn a_key_that_may_not_read_the_list_is_no_error() {
     ");
     let refused = lab.watchbell(&["actions", "refresh"]);
     assert_eq!(refused.code, Some(3));
-    insta::assert_snapshot!(refused.stderr, @r#"error: the list of actions of "test": 127.0.0.1 answered 403 Forbidden: The key lacks a scope. Detection goes on by action ids: a key with the scope `read:events:admin` may read the list"#);
+    insta::assert_snapshot!(refused.stderr, @r#"error: the list of actions of "test": 127.0.0.1 answered 403 Forbidden: The key lacks a scope. Detection goes on by action ids. Reading the list takes the scope `read:events:admin`; `watchbell check` says what is wrong"#);
 }
 
 /// What is not wanted is counted and not evaluated, or counted and not stored; live, in a replay, and where it is imported.

@@ -170,7 +170,7 @@ fn refresh(context: &Context, wanted: Option<&SourceName>) -> Result<(), CliErro
     }
     match failed {
         Some(error) => Err(CliError::Usage(format!(
-            "{error}. Detection goes on by action ids: a key with the scope `read:events:admin` may read the list"
+            "{error}. Detection goes on by action ids. Reading the list takes the scope `read:events:admin`; `watchbell check` says what is wrong"
         ))),
         None => Ok(()),
     }

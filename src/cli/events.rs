@@ -373,6 +373,8 @@ impl Export {
         let (_, client) = context.client()?;
         let mut target: Box<dyn Write> = match &self.output {
             None => Box::new(std::io::BufWriter::new(std::io::stdout())),
+            // As for the files of an import.
+            Some(path) if path.as_os_str() == "-" => Box::new(std::io::BufWriter::new(std::io::stdout())),
             Some(path) => Box::new(std::io::BufWriter::new(super::private_file(path)?)),
         };
         let mut count = 0;
@@ -382,7 +384,7 @@ impl Export {
             Ok(target.write_all(b"\n")?)
         })?;
         target.flush()?;
-        if let Some(path) = &self.output {
+        if let Some(path) = self.output.as_ref().filter(|path| path.as_os_str() != "-") {
             context.output.note(&format!("{} written to {}", output::count(count, "event"), path.display()));
         }
         Ok(())

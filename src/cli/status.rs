@@ -134,7 +134,12 @@ fn rules(context: &Context, status: &Status) -> Result<(), CliError> {
             format!("{}: {}{suspended}", rule.rule, output::count(rule.errors, "error"))
         })
         .collect();
-    let errors = if errors.is_empty() { "no errors".to_owned() } else { errors.join("; ") };
+    let broken = status.agent.as_ref().map_or(0, |agent| agent.broken.len());
+    let errors = match (errors.is_empty(), broken) {
+        (true, 0) => "no errors".to_owned(),
+        (true, _) => "no errors on events".to_owned(),
+        (false, _) => errors.join("; "),
+    };
     match &status.agent {
         None => out.line(&format!("rules      {errors}"))?,
         Some(agent) => {

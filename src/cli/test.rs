@@ -106,7 +106,12 @@ impl Test {
                 None => path.clone(),
             };
             if !rule.is_file() {
-                return Err(CliError::Usage(format!("there is no rule file `{}`", rule.display())));
+                let help = if name.ends_with(".rhai") || name.ends_with(".yaml") {
+                    String::new()
+                } else {
+                    format!("; for a rule by its id: `watchbell test --filter {name}`")
+                };
+                return Err(CliError::Usage(format!("there is no rule file `{}`{help}", rule.display())));
             }
             let parent = rule.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
             // What the rule imports may stand elsewhere under the configured directories.

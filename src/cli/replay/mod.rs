@@ -136,6 +136,9 @@ impl Replay {
                     named.join("`, `")
                 )));
             }
+            if !any_error(&rules.diagnostics) {
+                return Err(CliError::Usage("there are no rules to run: `watchbell init` writes some".to_owned()));
+            }
             return Err(CliError::Rules(problems("no rules to run", &rules.diagnostics)));
         }
         let settings = config.as_ref().map_or_else(detect::Settings::default, |config| config.detection.clone());
