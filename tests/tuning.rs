@@ -271,3 +271,39 @@ fn the_narrowest_exception_is_proposed_and_written_when_asked() {
     lab.watchbell(&["exceptions", "add", "--from-alert", &id, "--write", "--author", "dana", "--comment", "again"]);
     assert!(fs::read_to_string(lab.path("rules/exceptions.toml")).unwrap().contains("id = \"one-2\""));
 }
+
+/// A misspelt condition would only show as an exception that hides nothing.
+#[test]
+fn conditions_of_exceptions_are_looked_over() {
+    let lab = Lab::new();
+    lab.write(
+        "rules/a.rhai",
+        "const RULE = #{ id: \"a.rule\", title: \"t\", severity: \"low\" };\nfn rule(event) { true }\n",
+    );
+    let exception = |id: &str, condition: &str| {
+        format!(
+            "[[exception]]\nid = \"{id}\"\nrules = [\"a.rule\"]\ncondition = '{condition}'\nreason = \"r\"\nauthor = \"a\"\nexpires = \"never\"\n"
+        )
+    };
+    lab.write(
+        "rules/exceptions.toml",
+        [
+            exception("one", "wihin(event.time, \"mon-fri 09:00-18:00\", \"UTC\")"),
+            exception("two", "event.actor.emial == \"x@example.com\""),
+            exception("three", "event.actor.email == \"x@example.com\""),
+        ]
+        .concat(),
+    );
+    let checked = lab.watchbell(&["check", "--offline", "rules"]);
+    let told: Vec<&str> = checked.stderr.lines().filter(|line| line.contains("exception `")).collect();
+    assert_eq!(
+        told,
+        [
+            "warning[W206]: exception `one`: there is no function `wihin`",
+            "warning[W207]: exception `two`: no event is known to have `event.actor.emial`",
+        ],
+        "{}",
+        checked.show()
+    );
+    assert!(checked.stderr.contains("did you mean `within`?"), "{}", checked.show());
+}

@@ -41,6 +41,12 @@ pub(super) fn vocabulary(config: &Config) -> Vocabulary {
 pub(super) fn examine(mut loader: Loader, vocabulary: &Vocabulary) -> Loaded {
     let mut loaded = loader.load();
     let mut doubts: Vec<Diagnostic> = loaded.set.all().flat_map(|rule| rule::lint(rule, vocabulary)).collect();
+    for exception in &loaded.set.exceptions {
+        // One of its rules stands for all: what they have in common is the event.
+        if let Some(rule) = loaded.set.all().find(|rule| exception.is_about(&rule.metadata)) {
+            doubts.extend(rule::lint_exception(exception, rule, vocabulary));
+        }
+    }
     doubts.sort_by(|one, other| (&one.file, one.line, one.column).cmp(&(&other.file, other.line, other.column)));
     loaded.diagnostics.append(&mut doubts);
     loaded

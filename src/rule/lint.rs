@@ -20,8 +20,11 @@ use crate::{
     diagnostic::{Diagnostic, nearest},
 };
 
+mod condition;
 mod constants;
 mod keys;
+
+pub use condition::lint_exception;
 
 /// Functions of Rhai's standard library, as its book lists them: a call of anything else must be one of ours or the rule's own.
 const STANDARD: &[&str] = &[

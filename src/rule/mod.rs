@@ -53,7 +53,7 @@ pub use engine::Limits;
 pub use exception::{Condition, EXCEPTIONS, Exception, parse as parse_exceptions};
 pub use format::format;
 pub use library::{EXAMPLE_EVENT, EXAMPLE_LISTS, HostFunction, Parameter, SUBJECTS, Subject, definitions, reference};
-pub use lint::lint;
+pub use lint::{lint, lint_exception};
 pub use load::{Loaded, Loader, RuleSources, fingerprint_on_disk, rule_files, test_files};
 pub use memory::{Expectation, LATENESS, MEMORY, Memory, Quota, Remembered};
 pub use metadata::{KEY_TABLE, Key, Metadata, Stage};
