@@ -199,7 +199,7 @@ impl Test {
             if !matches!(text, Ok(None)) {
                 let (read, mut found) = match text {
                     Ok(text) => case::read(&tests, &text.unwrap_or_default(), &read_events),
-                    Err(problem) => (Vec::new(), vec![problem]),
+                    Err(problems) => (Vec::new(), problems),
                 };
                 cases = read;
                 if any_error(&found) {

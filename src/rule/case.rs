@@ -172,8 +172,9 @@ pub fn test_file(rule: &Path) -> PathBuf {
 }
 
 /// The text of a rule's test file; none where there is none. One that is there and cannot be read is a problem, not an absence.
-pub fn text_of(file: &Path) -> Result<Option<String>, Diagnostic> {
-    let unreadable = |problem: String| Diagnostic::error("E401", file, problem).help("write it again, or delete it");
+pub fn text_of(file: &Path) -> Result<Option<String>, Vec<Diagnostic>> {
+    let unreadable =
+        |problem: String| vec![Diagnostic::error("E401", file, problem).help("write it again, or delete it")];
     match std::fs::metadata(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Ok(metadata) if !metadata.is_file() => {

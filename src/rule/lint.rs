@@ -250,8 +250,8 @@ impl Lint<'_> {
         if self.rule.kind != RuleKind::Detection {
             return;
         }
-        if let Err(problem) = case::text_of(&test_file(self.file)) {
-            self.found.push(problem);
+        if let Err(mut problems) = case::text_of(&test_file(self.file)) {
+            self.found.append(&mut problems);
         }
         if !test_file(self.file).exists() {
             let name = test_file(self.file).file_name().unwrap_or_default().to_string_lossy().into_owned();
