@@ -41,6 +41,56 @@ fn missing_fields_are_unit_at_any_depth() {
     );
 }
 
+/// A field of another type than documented has nothing below it.
+#[test]
+fn other_types_have_nothing_below_them() {
+    for other in [json!("text"), json!(5), json!(1.5), json!(true), json!([1])] {
+        holds(
+            &[
+                "event.actor.auth.tokenId == () && event.actor.app.attributes.name == () && event.message.content == ()",
+                "event.attributes.location.ip == () && event.ip == () && event.geo == () && event.links.self == ()",
+                "event.target == () && event.targets(\"users\")[0].attributes.email == ()",
+                "event.actor_name() == \"a\" && event.target_key() == event.id && event.from() == \"\"",
+            ],
+            &[json!({
+                "id": "1", "message": other, "links": other,
+                "attributes": {
+                    "action": "x", "actor": { "id": "a", "auth": other, "app": other },
+                    "location": other, "context": other, "container": other,
+                },
+            })],
+        );
+    }
+}
+
+/// What was acted on is told apart from where, and by whom, wherever they stand in the list.
+#[test]
+fn the_target_is_neither_the_place_nor_the_actor() {
+    let with = |context: Value, container: Value| json!({ "id": "1", "attributes": { "action": "x", "actor": { "id": "a", "email": "A@example.com" }, "context": context, "container": container } });
+    let site = json!({ "id": "s", "type": "sites" });
+    let space = json!({ "id": "sp", "type": "space" });
+    let page = json!({ "id": "p", "type": "page" });
+    let actor = json!({ "type": "users", "attributes": { "email": "a@example.com" } });
+    let user = json!({ "id": "u", "type": "users" });
+    for (context, container, target) in [
+        (json!([site, space, page]), json!([]), "\"p\""),
+        (json!([site, space]), json!([]), "\"sp\""),
+        (json!([actor, user]), json!([]), "\"u\""),
+        (json!([actor]), json!([]), "()"),
+        (json!([site]), json!([{ "id": "w", "type": "workspace" }, { "id": "r", "type": "repository" }]), "\"r\""),
+        (json!(page), json!([]), "\"p\""),
+        (json!([site]), json!([]), "()"),
+        (json!([7, "x", page]), json!(null), "\"p\""),
+    ] {
+        holds(&[&format!("event.target.id == {target} && event.target_id() == {target}")], &[with(context, container)]);
+    }
+    holds(
+        &["event.is_actor(event.target) && event.is_actor(event.target(\"users\"))"],
+        &[with(json!([actor]), json!([]))],
+    );
+    holds(&["event.target([\"x\", \"users\"]).id == \"u\""], &[with(json!([site, actor, user]), json!([]))]);
+}
+
 #[test]
 fn short_names_and_paths_reach_what_is_there() {
     let mut given = entry("1", "x", 0, "ann");

@@ -122,6 +122,13 @@ const ACTIONS: &[&str] = &[
     "user_revoked_role",
 ];
 
+/// The names of the documented fields, each once, at whatever place they stand.
+pub(super) fn names() -> BTreeSet<&'static str> {
+    let short = SHORT.iter().map(|(name, _)| *name).chain(GEO);
+    let documented = FIELDS.iter().flat_map(|path| path.split('.')).map(|name| name.trim_end_matches("[]"));
+    documented.chain(short).collect()
+}
+
 /// How sure an entry of a rule's `actions` is, by what is known of it in public.
 pub(super) fn certainty(action: &str) -> Certainty {
     match ACTIONS.iter().position(|known| *known == action) {

@@ -5,9 +5,20 @@ use std::any::TypeId;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Module, Target};
 
+use crate::rule::vocabulary;
+
 pub(super) fn register(engine: &mut Engine) {
     engine.register_indexer_get(|_: &mut (), _: &str| Dynamic::UNIT);
     engine.register_indexer_get(|_: &mut (), _: i64| Dynamic::UNIT);
+    // A text, a number or a list where a map is documented: what stands below it is not there. Rhai knows getters by name only, so this
+    // holds for the names that Atlassian documents.
+    for name in vocabulary::names() {
+        engine.register_get(name, |_: &mut ImmutableString| Dynamic::UNIT);
+        engine.register_get(name, |_: &mut i64| Dynamic::UNIT);
+        engine.register_get(name, |_: &mut f64| Dynamic::UNIT);
+        engine.register_get(name, |_: &mut bool| Dynamic::UNIT);
+        engine.register_get(name, |_: &mut Array| Dynamic::UNIT);
+    }
     engine.on_invalid_array_index(|_, _, _| Ok(Target::from(Dynamic::UNIT)));
 
     for name in ["contains", "starts_with", "ends_with"] {

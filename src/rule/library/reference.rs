@@ -45,7 +45,7 @@ texts are bounded to 256 KiB, lists and maps to 20,000 items.
 ## Absent data
 
 Events are ragged: any field may be absent, null, or of another type than documented. What is absent reads as `()`, at any depth, and is
-never an error:
+never an error. So does what a documented field would have below it, where it is a text, a number or a list instead:
 
 ```rhai
 event.attributes.actor.email              // () where there is no actor
