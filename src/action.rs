@@ -23,7 +23,7 @@ use crate::{category::Category, time::Timestamp};
 pub enum Certainty {
     /// Seen in a real event.
     Verified,
-    /// In a vendor's sample, data model or collector.
+    /// In a vendor's sample, or in a public data model.
     Sample,
     /// Atlassian documents the activity by its name; its id is not known.
     Documented,

@@ -6,12 +6,12 @@ use std::{
 };
 
 use watchbell::{
-    action::{Catalog, ListedAction},
+    action::{Catalog, Certainty, ListedAction},
     alert::Severity,
     event::{Event, IncomingEvent},
     name::SourceName,
     replay::{self, Report},
-    rule::{CompiledRule, Loader, RuleSet, case},
+    rule::{CompiledRule, Loader, RuleSet, case, certainty},
     simulator::{ACTIONS, Company, Scenario, Weeks},
     time::{self, Timestamp},
 };
@@ -135,6 +135,18 @@ fn every_rule_names_a_technique_and_its_tactic() {
             let has = techniques.iter().any(|technique| known[technique].contains(&tactic));
             assert!(has, "{}: none of its techniques is under {tactic}", rule.id());
         }
+    }
+}
+
+/// A rule says of itself what the least sure of its ids allows.
+#[test]
+fn no_rule_is_surer_than_its_ids() {
+    for rule in &pack().detections {
+        let metadata = &rule.metadata;
+        let ids = metadata.actions.iter().flatten().map(|action| certainty(action));
+        let names = metadata.activities.iter().flatten().map(|_| Certainty::Documented);
+        let Some(least) = ids.chain(names).max() else { continue };
+        assert!(metadata.evidence >= Some(least), "{} says {:?}, its ids {least:?}", rule.id(), metadata.evidence);
     }
 }
 

@@ -96,15 +96,13 @@ fn index(rules: &[Documented]) -> String {
     for certainty in Certainty::ALL {
         let about = match certainty {
             Certainty::Verified => "Its id was seen in a real event.",
-            Certainty::Sample => {
-                "Its ids stand in a vendor's sample, in a public data model, or are what a collector looks for; some may be invented."
-            }
+            Certainty::Sample => "Its ids stand in a vendor's sample or in a public data model; some may be invented.",
             Certainty::Documented => {
                 "Atlassian documents the activity by its name, or the field that the rule goes by; the id is not known. The name is resolved from \
                  your organization's list."
             }
             Certainty::Assumed => {
-                "Some of its ids are likely forms, and no more. Check them against your organization's list."
+                "Some of its ids are likely forms, or prefixes that a collector matches, and no more. Check them against your organization's list."
             }
         };
         writeln!(text, "| {certainty} | {} | {about} |", count(certainty)).ok();

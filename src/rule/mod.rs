@@ -65,7 +65,7 @@ pub use trace::{Note, Trace, Tracer, line_of};
 pub(crate) use tuning::read_one as read_override;
 pub use tuning::{OVERRIDES, Overrides, RuleOverride, Selector};
 pub use view::{EventView, frozen};
-pub use vocabulary::Vocabulary;
+pub use vocabulary::{Vocabulary, certainty};
 pub use watch::{WatchMode, Watcher};
 
 /// Actions that no rule is to look at, by source.
