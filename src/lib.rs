@@ -4,7 +4,7 @@
 //!
 //! | layer | modules | what they are |
 //! | --- | --- | --- |
-//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`event`] [`category`] [`action`] [`alert`] [`outcome`] [`silence`] [`condition`] | values |
+//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`text`] [`event`] [`category`] [`action`] [`alert`] [`outcome`] [`silence`] [`condition`] | values |
 //! | 1 | [`rule`], then [`detect`] | the pure core: rules and what they find |
 //! | 1 | [`store`] | memory: the only place that knows keys and encodings |
 //! | 1 | [`http`] | talking HTTP |
@@ -39,4 +39,5 @@ pub mod silence;
 pub mod simulator;
 pub mod source;
 pub mod store;
+pub mod text;
 pub mod time;

@@ -30,7 +30,7 @@ fn modules() -> Vec<(String, PathBuf, String)> {
         .collect()
 }
 
-const VALUES: [&str; 12] = [
+const VALUES: [&str; 13] = [
     "action",
     "alert",
     "category",
@@ -42,6 +42,7 @@ const VALUES: [&str; 12] = [
     "secret",
     "settings",
     "silence",
+    "text",
     "time",
 ];
 

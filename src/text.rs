@@ -1,0 +1,113 @@
+//! Text that an attacker may have written: names, titles, ids. Made safe to show, and cut to a length.
+
+/// Whether a terminal, a log or a mail header would act on a character instead of showing it. Marks that turn the direction of text
+/// around are as bad as control characters: they show a name backwards.
+pub fn is_unsafe(character: char) -> bool {
+    character.is_control() || is_invisible(character)
+}
+
+/// Whether a character changes how its neighbours look without being seen itself: marks of direction, line and paragraph separators.
+pub fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+    )
+}
+
+/// The text with a blank in place of each character that would be acted on.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|character| if is_unsafe(character) { ' ' } else { character }).collect()
+}
+
+/// The text with each character that would be acted on written out, such as `\n` or `\u{202e}`: for logs, where nothing may be lost.
+pub fn escaped(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => result.push_str("\\n"),
+            '\r' => result.push_str("\\r"),
+            '\t' => result.push_str("\\t"),
+            unsafe_one if is_unsafe(unsafe_one) => result.extend(unsafe_one.escape_unicode()),
+            other => result.push(other),
+        }
+    }
+    result
+}
+
+/// At most so many UTF-16 units of a text, which is how most services count; the last is `…` where it was cut.
+pub fn clipped(text: &str, units: usize) -> String {
+    // A text never has more units than bytes.
+    if text.len() <= units || text.encode_utf16().count() <= units {
+        return text.to_owned();
+    }
+    let mut cut = start_of(text, units.saturating_sub(1)).to_owned();
+    cut.push('…');
+    cut
+}
+
+/// At most so many UTF-16 units of a text, with `…` in the middle where it was cut: both ends of a name or an id tell.
+pub fn shortened(text: &str, units: usize) -> String {
+    if text.len() <= units || text.encode_utf16().count() <= units {
+        return text.to_owned();
+    }
+    let room = units.saturating_sub(1);
+    let start = start_of(text, room.div_ceil(2));
+    let mut end = text.len();
+    let mut left = room / 2;
+    for (index, character) in text.char_indices().rev() {
+        if character.len_utf16() > left {
+            break;
+        }
+        left -= character.len_utf16();
+        end = index;
+    }
+    format!("{start}…{}", text.get(end..).unwrap_or_default())
+}
+
+/// The longest beginning of a text with at most so many UTF-16 units.
+fn start_of(text: &str, units: usize) -> &str {
+    let mut left = units;
+    for (index, character) in text.char_indices() {
+        if character.len_utf16() > left {
+            return text.get(..index).unwrap_or_default();
+        }
+        left -= character.len_utf16();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_would_be_acted_on_is_replaced_or_written_out() {
+        let hostile = "a\n\u{1b}[31m\u{9b}b\u{202e}c\u{2028}d\u{feff}";
+        assert_eq!(printable(hostile), "a  [31m b c d ");
+        assert_eq!(escaped(hostile), "a\\n\\u{1b}[31m\\u{9b}b\\u{202e}c\\u{2028}d\\u{feff}");
+        assert_eq!(escaped("ünï 👍 „x“"), "ünï 👍 „x“");
+    }
+
+    #[test]
+    fn cuts_count_as_services_do() {
+        assert_eq!(clipped("abc", 3), "abc");
+        assert_eq!(clipped("abcd", 3), "ab…");
+        // Two units each.
+        assert_eq!(clipped("👍👍👍", 5), "👍👍…");
+        assert_eq!(clipped("👍👍", 4), "👍👍");
+        assert_eq!(shortened("0123456789", 5), "01…89");
+        assert_eq!(shortened("abc", 3), "abc");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_longer_than_asked(text in ".{0,40}", units in 1_usize..50) {
+            for cut in [clipped(&text, units), shortened(&text, units)] {
+                prop_assert!(cut.encode_utf16().count() <= units);
+                prop_assert!(cut == text || cut.contains('…'));
+            }
+        }
+    }
+}
