@@ -24,14 +24,14 @@ impl Detector {
     /// Raises an alert where a rule remembers so much that something had to be forgotten.
     pub(super) fn tell_overflow(&mut self, rule: &CompiledRule, event: &Event, outcome: &mut Outcome) {
         let overflowed = self.host.memory().take_overflowed();
-        for space in overflowed {
-            let (keys, bytes, _) = self.host.memory().size(&space);
+        if overflowed.contains(rule.id().as_str()) {
+            let (keys, bytes, _) = self.host.memory().size(rule.id().as_str());
             let title = format!("Rule `{}` remembers more than it may, and forgets what is oldest", rule.id());
             let what = format!(
-                "`{space}` holds {keys} keys and {bytes} bytes. What was forgotten counts no more: sequences and first sightings may be \
+                "It holds {keys} keys and {bytes} bytes. What was forgotten counts no more: sequences and first sightings may be \
                  missed or told again. Use keys that fewer things have, or shorter windows."
             );
-            self.raise_error(rule, event, &format!("memory/{space}"), &title, &what, outcome);
+            self.raise_error(rule, event, "memory", &title, &what, outcome);
         }
     }
 

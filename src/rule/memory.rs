@@ -1,8 +1,11 @@
 //! What rules remember from one event to the next: counts, values seen, marks, notes, by key.
 //!
-//! Each rule has a space of its own; `common(…)` names one on purpose. Time is that of events: a key is forgotten when the clock of
-//! events has passed its end, never by the machine's clock, so that the same events in the same order leave the same memory.
-//! Each space is bounded; what is nearest to its end goes first.
+//! Each rule has a space of its own; `common(…)` names one on purpose. Time is that of events, and the clock is the latest of them so
+//! far: what is noted is kept until the clock is twice its window (or lifetime) past it. From then on it is as if it had never been
+//! noted, and an event that arrives later than that notes nothing. So the same events in the same order leave the same memory,
+//! whenever the memory was tidied up.
+//!
+//! All that a rule causes to be kept counts towards its quota, in whichever space; what is nearest to its end goes first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,7 +15,7 @@ mod entry;
 mod expectation;
 
 pub(super) use entry::Moment;
-use entry::{Content, Entry, Space, insert, prune, within};
+use entry::{Content, Entry, Holder, Space, insert, prune, within};
 pub use expectation::{Expectation, LATENESS};
 
 /// Times kept for one key: more than anybody counts to. The oldest go first.
@@ -22,7 +25,7 @@ const MAX_VALUES: usize = 10_000;
 /// Length of a key or a value, in bytes; what is longer is hashed.
 const MAX_TEXT: usize = 256;
 
-/// How much one space may hold.
+/// How much one rule may cause to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     /// Keys.
@@ -42,11 +45,22 @@ impl Default for Quota {
 pub struct Memory {
     quota: Quota,
     spaces: BTreeMap<String, Space>,
+    /// What each rule causes to be kept. Of what an earlier version stored in a shared space, no rule is known: there it is the space.
+    holders: BTreeMap<String, Holder>,
     /// Keys that changed since they were last handed out.
     changed: BTreeSet<(String, String)>,
-    /// Spaces that had to forget something since this was last asked.
+    /// Rules of which something had to be forgotten since this was last asked.
     overflowed: BTreeSet<String>,
     clock: i64,
+}
+
+/// Where something is noted, and by which rule.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// The rule's own space, or `common/NAME`.
+    pub(super) space: &'a str,
+    /// The rule whose quota it counts towards.
+    pub(super) rule: &'a str,
 }
 
 /// A key as people look at it.
@@ -64,8 +78,9 @@ pub struct Remembered {
 
 /// Names of stored entries begin so.
 pub const MEMORY: &str = "memory/";
-/// Version of the bytes.
-const VERSION: u8 = 1;
+/// Version of the bytes: key, entry, and the rule that it counts towards. The first version had no rule.
+const VERSION: u8 = 2;
+const WITHOUT_RULE: u8 = 1;
 
 impl Memory {
     /// Nothing is remembered yet.
@@ -75,13 +90,19 @@ impl Memory {
 
     /// Takes up what was handed out before by [`Memory::take_changes`].
     pub fn restore(&mut self, name: &str, bytes: &[u8]) {
-        let Some((&VERSION, rest)) = bytes.split_first() else {
-            // Another version's: it begins anew.
+        let Some(space) = space_of(name) else {
             return;
         };
-        if let (Some(space), Ok((key, entry))) = (space_of(name), postcard::from_bytes::<(String, Entry)>(rest)) {
-            let space = self.spaces.entry(space.to_owned()).or_default();
-            space.put(key, entry);
+        let read = match bytes.split_first() {
+            Some((&VERSION, rest)) => postcard::from_bytes::<(String, Entry, String)>(rest).ok(),
+            Some((&WITHOUT_RULE, rest)) => {
+                postcard::from_bytes::<(String, Entry)>(rest).ok().map(|(key, entry)| (key, entry, space.to_owned()))
+            }
+            // Another version's: it begins anew.
+            _ => None,
+        };
+        if let Some((key, entry, rule)) = read {
+            self.put(space, &rule, key, entry);
         }
     }
 
@@ -96,8 +117,9 @@ impl Memory {
         changed
             .into_iter()
             .map(|(space, key)| {
-                let entry = self.spaces.get(&space).and_then(|space| space.entries.get(&key));
-                let bytes = entry.and_then(|entry| postcard::to_extend(&(&key, entry), vec![VERSION]).ok());
+                let held = self.spaces.get(&space).and_then(|space| space.entries.get(&key));
+                let bytes =
+                    held.and_then(|held| postcard::to_extend(&(&key, &held.entry, &held.rule), vec![VERSION]).ok());
                 (name_of(&space, &key), bytes)
             })
             .collect()
@@ -109,33 +131,32 @@ impl Memory {
             return;
         }
         self.clock = clock;
-        for (name, space) in &mut self.spaces {
-            while let Some((expires, key)) = space.expiry.first() {
-                if *expires >= clock {
-                    break;
-                }
-                let key = key.clone();
-                space.remove(&key);
-                self.changed.insert((name.clone(), key));
-            }
+        let mut ended: Vec<(String, String)> = Vec::new();
+        for holder in self.holders.values() {
+            let past = holder.expiry.iter().take_while(|(expires, ..)| *expires < clock);
+            ended.extend(past.map(|(_, space, key)| (space.clone(), key.clone())));
+        }
+        for (space, key) in ended {
+            self.remove(&space, &key);
+            self.changed.insert((space, key));
         }
     }
 
-    /// Spaces that had to forget something since this was last asked, for want of room.
+    /// Rules of which something had to be forgotten since this was last asked, for want of room.
     pub fn take_overflowed(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.overflowed)
     }
 
-    /// Keys and bytes of a space, and how often something had to be forgotten for want of room.
-    pub fn size(&self, space: &str) -> (usize, usize, u64) {
-        self.spaces.get(space).map_or((0, 0, 0), |space| (space.entries.len(), space.bytes, space.evicted))
+    /// Keys and bytes that a rule causes to be kept, and how often something of it had to be forgotten for want of room.
+    pub fn size(&self, rule: &str) -> (usize, usize, u64) {
+        self.holders.get(rule).map_or((0, 0, 0), |holder| (holder.expiry.len(), holder.bytes, holder.evicted))
     }
 
     /// All keys, in order.
     pub fn list(&self) -> Vec<Remembered> {
         let mut all: Vec<Remembered> = Vec::new();
         for (name, space) in &self.spaces {
-            let mut keys: Vec<(&String, &Entry)> = space.entries.iter().collect();
+            let mut keys: Vec<(&String, &Entry)> = space.entries.iter().map(|(key, held)| (key, &held.entry)).collect();
             keys.sort_by_key(|(key, _)| *key);
             all.extend(keys.into_iter().map(|(key, entry)| Remembered {
                 space: name.clone(),
@@ -156,61 +177,83 @@ impl Memory {
     pub fn adopt(&mut self, space: &str, other: &Self) {
         self.clear(space);
         if let Some(adopted) = other.spaces.get(space) {
-            self.changed.extend(adopted.entries.keys().map(|key| (space.to_owned(), key.clone())));
-            self.spaces.insert(space.to_owned(), adopted.clone());
+            for (key, held) in &adopted.entries {
+                self.put(space, &held.rule, key.clone(), held.entry.clone());
+                self.changed.insert((space.to_owned(), key.clone()));
+            }
         }
     }
 
     /// Forgets all of a space.
     pub fn clear(&mut self, space: &str) -> usize {
-        let Some(removed) = self.spaces.remove(space) else {
-            return 0;
-        };
-        let count = removed.entries.len();
-        self.changed.extend(removed.entries.into_keys().map(|key| (space.to_owned(), key)));
+        let keys: Vec<String> =
+            self.spaces.get(space).map_or_else(Vec::new, |space| space.entries.keys().cloned().collect());
+        let count = keys.len();
+        for key in keys {
+            self.remove(space, &key);
+            self.changed.insert((space.to_owned(), key));
+        }
+        self.spaces.remove(space);
         count
     }
 
     fn entry(&self, space: &str, key: &str) -> Option<&Entry> {
-        self.spaces.get(space)?.entries.get(key)
+        self.spaces.get(space)?.entries.get(key).map(|held| &held.entry)
+    }
+
+    fn put(&mut self, space: &str, rule: &str, key: String, entry: Entry) {
+        self.remove(space, &key);
+        let holder = self.holders.entry(rule.to_owned()).or_default();
+        holder.add(space, &key, &entry);
+        self.spaces.entry(space.to_owned()).or_default().put(rule, key, entry);
+    }
+
+    fn remove(&mut self, space: &str, key: &str) -> Option<Entry> {
+        let held = self.spaces.get_mut(space)?.remove(key)?;
+        if let Some(holder) = self.holders.get_mut(&held.rule) {
+            holder.subtract(space, key, &held.entry);
+        }
+        Some(held.entry)
     }
 
     /// Changes what is under a key, and lets it live until `expires` at least.
     fn change<T>(
         &mut self,
-        space: &str,
+        place: Place<'_>,
         key: &str,
         expires: i64,
         empty: impl FnOnce() -> Content,
         change: impl FnOnce(&mut Content) -> T,
     ) -> T {
-        let (quota, known) = (self.quota, self.spaces.entry(space.to_owned()).or_default());
-        let mut entry = known.remove(key).unwrap_or_else(|| Entry { content: empty(), expires });
+        let Place { space, rule } = place;
+        let mut entry = self.remove(space, key).unwrap_or_else(|| Entry { content: empty(), expires });
         let answer = change(&mut entry.content);
         entry.expires = entry.expires.max(expires);
-        known.put(key.to_owned(), entry);
+        self.put(space, rule, key.to_owned(), entry);
         self.changed.insert((space.to_owned(), key.to_owned()));
-        while known.entries.len() > quota.keys || known.bytes > quota.bytes {
-            // What is nearest to its end goes first, and never what was just written.
-            let Some(oldest) = known.expiry.iter().map(|(_, oldest)| oldest).find(|oldest| *oldest != key).cloned()
-            else {
-                break;
-            };
-            known.remove(&oldest);
-            known.evicted = known.evicted.saturating_add(1);
-            self.changed.insert((space.to_owned(), oldest));
-            self.overflowed.insert(space.to_owned());
+        while let Some((space, key)) =
+            self.holders.get_mut(rule).and_then(|holder| holder.too_much(self.quota, (space, key)))
+        {
+            self.remove(&space, &key);
+            self.changed.insert((space, key));
+            self.overflowed.insert(rule.to_owned());
         }
         answer
     }
 
+    /// Whether something that happened then is still kept, or is to be noted, where it is kept for so long.
+    fn keeps(&self, time: i64, kept_for: i64) -> bool {
+        time.saturating_add(kept_for) >= self.clock
+    }
+
     /// Notes that something happened under a key, and says how often it did in the window that ends now.
-    pub(super) fn count(&mut self, space: &str, key: &str, now: Moment, window: i64, write: bool) -> usize {
+    pub(super) fn count(&mut self, place: Place<'_>, key: &str, now: Moment, window: i64, write: bool) -> usize {
         let key = format!("count/{}", short(key));
-        if write {
-            let expires = now.0.saturating_add(window.saturating_mul(2));
+        let kept_for = window.saturating_mul(2);
+        if write && self.keeps(now.0, kept_for) {
+            let expires = now.0.saturating_add(kept_for);
             self.change(
-                space,
+                place,
                 &key,
                 expires,
                 || Content::Times(VecDeque::new()),
@@ -222,8 +265,11 @@ impl Memory {
                 },
             );
         }
-        match self.entry(space, &key).map(|entry| &entry.content) {
-            Some(Content::Times(times)) => within(times, now, window, |moment| *moment).count(),
+        match self.entry(place.space, &key).map(|entry| &entry.content) {
+            Some(Content::Times(times)) => {
+                let inside = within(times, now, window, |moment| *moment);
+                inside.filter(|moment| self.keeps(moment.0, kept_for)).count()
+            }
             _ => 0,
         }
     }
@@ -231,7 +277,7 @@ impl Memory {
     /// Notes a value under a key, and says how many different ones there were in the window that ends now.
     pub(super) fn distinct(
         &mut self,
-        space: &str,
+        place: Place<'_>,
         key: &str,
         value: Option<&str>,
         now: Moment,
@@ -239,11 +285,12 @@ impl Memory {
         write: bool,
     ) -> usize {
         let key = format!("distinct/{}", short(key));
-        if let (true, Some(value)) = (write, value) {
-            let expires = now.0.saturating_add(window.saturating_mul(2));
+        let kept_for = window.saturating_mul(2);
+        if let (true, Some(value)) = (write && self.keeps(now.0, kept_for), value) {
+            let expires = now.0.saturating_add(kept_for);
             let value = short(value);
             self.change(
-                space,
+                place,
                 &key,
                 expires,
                 || Content::Values(VecDeque::new()),
@@ -255,9 +302,10 @@ impl Memory {
                 },
             );
         }
-        match self.entry(space, &key).map(|entry| &entry.content) {
+        match self.entry(place.space, &key).map(|entry| &entry.content) {
             Some(Content::Values(values)) => {
                 let inside = within(values, now, window, |(moment, _)| *moment);
+                let inside = inside.filter(|(moment, _)| self.keeps(moment.0, kept_for));
                 inside.map(|(_, value)| value.as_str()).collect::<BTreeSet<&str>>().len()
             }
             _ => 0,
@@ -267,7 +315,7 @@ impl Memory {
     /// Notes a value under a key. The first says whether it had not been seen for `lifetime`, the second whether any other had been.
     pub(super) fn see(
         &mut self,
-        space: &str,
+        place: Place<'_>,
         key: &str,
         value: &str,
         now: Moment,
@@ -275,18 +323,19 @@ impl Memory {
         write: bool,
     ) -> (bool, bool) {
         let (key, value) = (format!("seen/{}", short(key)), short(value));
-        let near = |last: i64| now.0.saturating_sub(last).saturating_abs() < lifetime;
-        let (new, others) = match self.entry(space, &key).map(|entry| &entry.content) {
+        let kept_for = lifetime.saturating_mul(2);
+        let near = |last: i64| self.keeps(last, kept_for) && now.0.saturating_sub(last).saturating_abs() < lifetime;
+        let (new, others) = match self.entry(place.space, &key).map(|entry| &entry.content) {
             Some(Content::Seen(values)) => (
                 !values.get(&value).is_some_and(|last| near(*last)),
                 values.iter().any(|(other, last)| *other != value && near(*last)),
             ),
             _ => (true, false),
         };
-        if write {
-            let expires = now.0.saturating_add(lifetime.saturating_mul(2));
+        if write && self.keeps(now.0, kept_for) {
+            let expires = now.0.saturating_add(kept_for);
             self.change(
-                space,
+                place,
                 &key,
                 expires,
                 || Content::Seen(BTreeMap::new()),
@@ -295,7 +344,7 @@ impl Memory {
                         let last = values.entry(value).or_insert(now.0);
                         *last = now.0.max(*last);
                         let newest = values.values().copied().max().unwrap_or(now.0);
-                        values.retain(|_, last| newest.saturating_sub(*last) < lifetime.saturating_mul(2));
+                        values.retain(|_, last| newest.saturating_sub(*last) <= kept_for);
                         while values.len() > MAX_VALUES {
                             let Some(oldest) =
                                 values.iter().min_by_key(|(_, last)| **last).map(|(value, _)| value.clone())
@@ -312,11 +361,15 @@ impl Memory {
     }
 
     /// Notes that something of a name happened under a key.
-    pub(super) fn mark(&mut self, space: &str, key: &str, name: &str, now: Moment, lifetime: i64) {
+    pub(super) fn mark(&mut self, place: Place<'_>, key: &str, name: &str, now: Moment, lifetime: i64) {
         let key = mark_key(key, name);
-        let expires = now.0.saturating_add(lifetime.saturating_mul(2));
+        let kept_for = lifetime.saturating_mul(2);
+        if !self.keeps(now.0, kept_for) {
+            return;
+        }
+        let expires = now.0.saturating_add(kept_for);
         let empty = || Content::Marks(VecDeque::new(), lifetime);
-        self.change(space, &key, expires, empty, |content| {
+        self.change(place, &key, expires, empty, |content| {
             if let Content::Marks(times, lives) = content {
                 *lives = lifetime;
                 insert(times, now, |moment| *moment, now);
@@ -336,11 +389,12 @@ impl Memory {
         window: i64,
     ) -> Option<Moment> {
         match self.entry(space, &mark_key(key, name)).map(|entry| &entry.content) {
-            Some(Content::Marks(times, _)) => times
+            Some(Content::Marks(times, lifetime)) => times
                 .iter()
                 .rev()
                 .find(|moment| **moment <= before)
                 .filter(|moment| now.0.saturating_sub(moment.0) < window)
+                .filter(|moment| self.keeps(moment.0, lifetime.saturating_mul(2)))
                 .copied(),
             _ => None,
         }
@@ -355,12 +409,16 @@ impl Memory {
     }
 
     /// Writes a value down, as JSON.
-    pub(super) fn remember(&mut self, space: &str, key: &str, value: String, now: Moment, lifetime: i64) {
+    pub(super) fn remember(&mut self, place: Place<'_>, key: &str, value: String, now: Moment, lifetime: i64) {
         let key = format!("note/{}", short(key));
+        let kept_for = lifetime.saturating_mul(2);
+        if !self.keeps(now.0, kept_for) {
+            return;
+        }
         // Another lifetime replaces the one before, be it shorter.
-        self.forget_key(space, &key);
-        let expires = now.0.saturating_add(lifetime.saturating_mul(2));
-        self.change(space, &key, expires, || Content::Note(value, now.0.saturating_add(lifetime)), |_| {});
+        self.forget_key(place.space, &key);
+        let expires = now.0.saturating_add(kept_for);
+        self.change(place, &key, expires, || Content::Note(value, now.0.saturating_add(lifetime)), |_| {});
     }
 
     /// The value that was written down, if it has not been forgotten by `now`.
@@ -378,22 +436,20 @@ impl Memory {
     }
 
     fn forget_key(&mut self, space: &str, key: &str) {
-        if let Some(known) = self.spaces.get_mut(space)
-            && known.remove(key).is_some()
-        {
+        if self.remove(space, key).is_some() {
             self.changed.insert((space.to_owned(), key.to_owned()));
         }
     }
 
     /// When a space began to learn something: now, if it had not begun.
-    pub(super) fn learning_since(&mut self, space: &str, what: &str, now: Moment, write: bool) -> i64 {
+    pub(super) fn learning_since(&mut self, place: Place<'_>, what: &str, now: Moment, write: bool) -> i64 {
         let key = format!("learning/{}", short(what));
-        match self.entry(space, &key).map(|entry| &entry.content) {
+        match self.entry(place.space, &key).map(|entry| &entry.content) {
             Some(Content::Since(since)) => *since,
             _ => {
                 if write {
                     // Learning is done once: it is not forgotten.
-                    self.change(space, &key, i64::MAX, || Content::Since(now.0), |_| {});
+                    self.change(place, &key, i64::MAX, || Content::Since(now.0), |_| {});
                 }
                 now.0
             }
@@ -422,114 +478,4 @@ fn space_of(name: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const WINDOW: i64 = 50;
-
-    /// What is asked of a memory, and what the plainest definition says.
-    #[derive(Debug, Clone)]
-    struct Step {
-        time: i64,
-        key: u8,
-        value: u8,
-    }
-
-    /// Roughly in order, as events arrive: never later than a window.
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        prop::collection::vec((0_i64..WINDOW, 0_u8..3, 0_u8..4), 1..80).prop_map(|steps| {
-            let step = |(index, (offset, key, value)): (usize, (i64, u8, u8))| Step {
-                time: i64::try_from(index).unwrap() * 10 + offset,
-                key,
-                value,
-            };
-            steps.into_iter().enumerate().map(step).collect()
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_brute_force(steps in steps(), restart in 0_usize..80) {
-            let mut memory = Memory::new(Quota::default());
-            let mut stored: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-            for (index, step) in steps.iter().enumerate() {
-                if index == restart {
-                    // As after a restart: from what was stored.
-                    memory = Memory::new(Quota::default());
-                    for (name, bytes) in &stored {
-                        memory.restore(name, bytes);
-                    }
-                }
-                let now = (step.time, index as u64 + 1);
-                let clock = steps[..=index].iter().map(|step| step.time).max().unwrap();
-                memory.advance(clock);
-                let (key, value) = (step.key.to_string(), step.value.to_string());
-                let before: Vec<&Step> = steps[..=index].iter().filter(|other| other.key == step.key).collect();
-                let inside: Vec<&&Step> =
-                    before.iter().filter(|other| other.time <= step.time && other.time > step.time - WINDOW).collect();
-                prop_assert_eq!(memory.count("r", &key, now, WINDOW, true), inside.len());
-                let values: BTreeSet<u8> = inside.iter().map(|other| other.value).collect();
-                prop_assert_eq!(memory.distinct("r", &key, Some(&value), now, WINDOW, true), values.len());
-                let earlier = &steps[..index];
-                // Only the newest sighting counts.
-                let last = earlier.iter().filter(|other| other.key == step.key && other.value == step.value).map(|other| other.time).max();
-                let new = last.is_none_or(|last| (step.time - last).abs() >= WINDOW);
-                prop_assert_eq!(memory.see("r", &key, &value, now, WINDOW, true).0, new);
-                // Marks of a name at or before now.
-                let newest = before.iter().filter(|other| other.value == 1 && other.time <= step.time && other.time > step.time - WINDOW).map(|other| other.time).max();
-                if step.value == 1 {
-                    memory.mark("r", &key, "one", now, WINDOW);
-                }
-                prop_assert_eq!(memory.marked("r", &key, "one", now, now, WINDOW).map(|moment| moment.0), newest);
-                for (name, bytes) in memory.take_changes() {
-                    match bytes {
-                        Some(bytes) => drop(stored.insert(name, bytes)),
-                        None => drop(stored.remove(&name)),
-                    }
-                }
-            }
-            // What is stored is what is there.
-            let mut again = Memory::new(Quota::default());
-            for (name, bytes) in &stored {
-                again.restore(name, bytes);
-            }
-            prop_assert_eq!(again.list(), memory.list());
-        }
-    }
-
-    #[test]
-    fn a_space_is_bounded_and_says_so() {
-        let mut memory = Memory::new(Quota { keys: 10, bytes: 10_000 });
-        for number in 0..100_u64 {
-            memory.count("r", &number.to_string(), (i64::try_from(number).unwrap(), number), 1_000, true);
-        }
-        let (keys, bytes, evicted) = memory.size("r");
-        assert_eq!((keys, evicted), (10, 90));
-        assert!(bytes < 1_000);
-        assert_eq!(memory.take_overflowed().into_iter().collect::<Vec<_>>(), ["r"]);
-        // The newest are there.
-        assert_eq!(memory.count("r", "99", (100, 100), 1_000, false), 1);
-        assert_eq!(memory.count("r", "1", (100, 100), 1_000, false), 0);
-    }
-
-    #[test]
-    fn notes_end_when_they_should() {
-        let mut memory = Memory::new(Quota::default());
-        memory.remember("r", "k", "5".to_owned(), (0, 1), 100);
-        assert_eq!(memory.recall("r", "k", (99, 2)), Some("5"));
-        assert_eq!(memory.recall("r", "k", (100, 2)), None);
-        assert_eq!(memory.recall("other", "k", (1, 2)), None);
-        memory.forget("r", "k");
-        assert_eq!(memory.recall("r", "k", (1, 2)), None);
-        assert_eq!(memory.clear("r"), 0);
-    }
-
-    #[test]
-    fn keys_and_names_are_held_apart() {
-        let mut memory = Memory::new(Quota::default());
-        memory.mark("r", "b/c", "a", (0, 1), 100);
-        assert!(memory.is_marked("r", "b/c", "a", (1, 2)));
-        assert!(!memory.is_marked("r", "c", "a/b", (1, 2)) && !memory.is_marked("r", "b/c", "a", (100, 2)));
-    }
-}
+mod tests;

@@ -18,10 +18,14 @@ pub(super) const SUBJECT: Subject = Subject {
     title: "Memory",
     about: "What a rule knows of earlier events, by a key of your choice: an actor, an address, both. Each rule has a memory of its own; \
             `common(\"name\")` is one that rules share on purpose: `common(\"logins\").count(key, \"10m\")`. It survives restarts, is the same in a \
-            replay, and follows the times of events: an event that comes late counts where it belongs, if it is not more than a window late.\n\n\
+            replay, and follows the times of events: an event that comes late counts where it belongs.\n\n\
+            What is noted is kept until the newest event is twice its window (or lifetime) past it. From then on it is as if it had never been \
+            noted, and an event that comes later than that notes nothing. Ask with the window that was noted with, or a shorter one. What \
+            `remember` writes replaces what was there.\n\n\
             Only `fn rule` writes; in all other functions the same calls only look. Put the calls last in a condition: what stands before \
             an `&&` that is false keeps them from being reached. A key that is absent remembers nothing, and gives 0 or false. A rule may keep \
-            200,000 keys and 64 MiB; then those nearest to their end are forgotten, and an alert says so.",
+            200,000 keys and 64 MiB, in its own memory and those that it shares; then those nearest to their end are forgotten, and an alert \
+            says so.",
     functions: FUNCTIONS,
 };
 
@@ -239,7 +243,7 @@ fn tally(call: &Call, arguments: &[&Dynamic], writes: bool) -> Result<(usize, i6
     let Some(key) = key(first(rest, 0)) else {
         return Ok((0, length));
     };
-    Ok((call.memory().count(&to.space, &key, to.now, length, to.writes && writes), length))
+    Ok((call.memory().count(to.place(), &key, to.now, length, to.writes && writes), length))
 }
 
 fn count(call: &Call, arguments: &[&Dynamic]) -> Answer {
@@ -265,7 +269,7 @@ fn distinct(call: &Call, arguments: &[&Dynamic]) -> Answer {
     let (Some(key), value) = (key(first(rest, 0)), key(first(rest, 1))) else {
         return Ok(0_i64.into());
     };
-    let count = call.memory().distinct(&to.space, &key, value.as_deref(), to.now, length, to.writes);
+    let count = call.memory().distinct(to.place(), &key, value.as_deref(), to.now, length, to.writes);
     Ok(i64::try_from(count).unwrap_or(i64::MAX).into())
 }
 
@@ -281,10 +285,10 @@ fn first_seen(call: &Call, arguments: &[&Dynamic]) -> Answer {
     };
     let mut memory = call.memory();
     let learning = learn.is_some_and(|learn| {
-        let since = memory.learning_since(&to.space, "first_seen", to.now, to.writes);
+        let since = memory.learning_since(to.place(), "first_seen", to.now, to.writes);
         to.now.0.saturating_sub(since) < learn
     });
-    let (new, _) = memory.see(&to.space, &key, &value, to.now, lifetime, to.writes);
+    let (new, _) = memory.see(to.place(), &key, &value, to.now, lifetime, to.writes);
     Ok((new && !learning).into())
 }
 
@@ -308,7 +312,7 @@ fn new_country(call: &Call, arguments: &[&Dynamic]) -> Answer {
         return Ok(false.into());
     };
     let key = format!("country of {actor}");
-    let (new, others) = call.memory().see(&to.space, &key, &country, to.now, lifetime, to.writes);
+    let (new, others) = call.memory().see(to.place(), &key, &country, to.now, lifetime, to.writes);
     Ok((new && others).into())
 }
 
@@ -320,7 +324,7 @@ fn mark(call: &Call, arguments: &[&Dynamic]) -> Answer {
     let (to, rest) = memory(call, arguments)?;
     let (name, lifetime) = (name(first(rest, 1))?, window(first(rest, 2), "the lifetime")?);
     if let (Some(key), true) = (key(first(rest, 0)), to.writes) {
-        call.memory().mark(&to.space, &key, &name, to.now, lifetime);
+        call.memory().mark(to.place(), &key, &name, to.now, lifetime);
     }
     Ok(true.into())
 }
@@ -363,7 +367,7 @@ fn remember(call: &Call, arguments: &[&Dynamic]) -> Answer {
         return Err(format!("the value has {} bytes as JSON: {MAX_NOTE} can be remembered", value.len()));
     }
     if let (Some(key), true) = (key(first(rest, 0)), to.writes) {
-        call.memory().remember(&to.space, &key, value, to.now, lifetime);
+        call.memory().remember(to.place(), &key, value, to.now, lifetime);
     }
     Ok(true.into())
 }
@@ -391,9 +395,10 @@ fn expect(call: &Call, arguments: &[&Dynamic]) -> Answer {
     let (within, name) = (window(first(rest, 1), "the time")?, name(first(rest, 2))?);
     let event = to
         .event
+        .clone()
         .ok_or("`expect` needs `fn expired(key, event)` in the rule: what is to be done if it does not happen")?;
     if let (Some(key), true) = (key(first(rest, 0)), to.writes) {
-        call.memory().expect(&to.space, &key, &name, within, &event);
+        call.memory().expect(to.place(), &key, &name, within, &event);
     }
     Ok(true.into())
 }
@@ -406,7 +411,7 @@ fn met(call: &Call, arguments: &[&Dynamic]) -> Answer {
     };
     let mut memory = call.memory();
     let met = if to.writes {
-        memory.meet(&to.space, &key, &name, to.now)
+        memory.meet(to.place(), &key, &name, to.now)
     } else {
         memory.is_expected(&to.space, &key, &name, to.now)
     };

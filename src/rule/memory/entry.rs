@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::expectation::Expectation;
+use super::{Quota, expectation::Expectation};
 use crate::name::SourceName;
 
 /// When something happened: by the event's time, then by its arrival. Milliseconds since 1970, and the event's number.
@@ -39,15 +39,51 @@ pub(super) struct Entry {
     pub(super) expires: i64,
 }
 
+/// An entry, with the rule whose quota it counts towards.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) entry: Entry,
+    pub(super) rule: String,
+}
+
 /// What one rule remembers, or several that share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Space {
-    pub(super) entries: HashMap<String, Entry>,
-    pub(super) expiry: BTreeSet<(i64, String)>,
+    pub(super) entries: HashMap<String, Held>,
     /// What is expected, by the source whose events made it so, and its end.
     due: BTreeSet<(SourceName, i64, String)>,
+}
+
+/// What one rule causes to be kept, in its own space and in those that it shares.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Holder {
+    /// By its end, then space and key.
+    pub(super) expiry: BTreeSet<(i64, String, String)>,
     pub(super) bytes: usize,
     pub(super) evicted: u64,
+}
+
+impl Holder {
+    pub(super) fn add(&mut self, space: &str, key: &str, entry: &Entry) {
+        self.bytes += space.len() + key.len() + entry.size();
+        self.expiry.insert((entry.expires, space.to_owned(), key.to_owned()));
+    }
+
+    pub(super) fn subtract(&mut self, space: &str, key: &str, entry: &Entry) {
+        self.bytes = self.bytes.saturating_sub(space.len() + key.len() + entry.size());
+        self.expiry.remove(&(entry.expires, space.to_owned(), key.to_owned()));
+    }
+
+    /// What has to be forgotten for want of room, if anything: what is nearest to its end, and never what was just written.
+    pub(super) fn too_much(&mut self, quota: Quota, written: (&str, &str)) -> Option<(String, String)> {
+        if self.expiry.len() <= quota.keys && self.bytes <= quota.bytes {
+            return None;
+        }
+        let oldest = self.expiry.iter().map(|(_, space, key)| (space, key));
+        let (space, key) = oldest.into_iter().find(|(space, key)| (space.as_str(), key.as_str()) != written)?;
+        self.evicted = self.evicted.saturating_add(1);
+        Some((space.clone(), key.clone()))
+    }
 }
 
 impl Entry {
@@ -104,21 +140,17 @@ fn few<'a>(values: impl Iterator<Item = &'a str>) -> String {
 }
 
 impl Space {
-    pub(super) fn put(&mut self, key: String, entry: Entry) {
-        self.bytes += key.len() + entry.size();
-        self.expiry.insert((entry.expires, key.clone()));
+    pub(super) fn put(&mut self, rule: &str, key: String, entry: Entry) {
         self.due.extend(entry.due().map(|(source, due)| (source, due, key.clone())));
-        self.entries.insert(key, entry);
+        self.entries.insert(key, Held { entry, rule: rule.to_owned() });
     }
 
-    pub(super) fn remove(&mut self, key: &str) -> Option<Entry> {
-        let entry = self.entries.remove(key)?;
-        self.bytes = self.bytes.saturating_sub(key.len() + entry.size());
-        self.expiry.remove(&(entry.expires, key.to_owned()));
-        for (source, due) in entry.due() {
+    pub(super) fn remove(&mut self, key: &str) -> Option<Held> {
+        let held = self.entries.remove(key)?;
+        for (source, due) in held.entry.due() {
             self.due.remove(&(source, due, key.to_owned()));
         }
-        Some(entry)
+        Some(held)
     }
 
     /// The first end of what is expected because of a source, with its key.
@@ -146,7 +178,7 @@ pub(super) fn insert<T>(items: &mut VecDeque<T>, item: T, moment_of: impl Fn(&T)
 pub(super) fn prune<T>(items: &mut VecDeque<T>, window: i64, most: usize, time_of: impl Fn(&T) -> i64) {
     let newest = items.back().map_or(i64::MIN, &time_of);
     let keep_from = newest.saturating_sub(window.saturating_mul(2));
-    while items.len() > most || items.front().is_some_and(|first| time_of(first) <= keep_from) {
+    while items.len() > most || items.front().is_some_and(|first| time_of(first) < keep_from) {
         items.pop_front();
     }
 }

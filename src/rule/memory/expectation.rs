@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Memory,
-    entry::{Content, Moment, insert, prune},
+    Memory, Place,
+    entry::{Content, Entry, Moment, insert, prune},
     short,
 };
 use crate::{event::Event, name::SourceName};
@@ -51,17 +51,17 @@ impl Expectation {
 
 impl Memory {
     /// Expects something under a key, for so many milliseconds after an event.
-    pub(in crate::rule) fn expect(&mut self, space: &str, key: &str, name: &str, within: i64, event: &Event) {
+    pub(in crate::rule) fn expect(&mut self, place: Place<'_>, key: &str, name: &str, within: i64, event: &Event) {
         let due = event.time.as_millisecond().saturating_add(within);
         let expectation = Expectation { key: key.to_owned(), name: name.to_owned(), due, event: event.clone() };
-        if let Some(Content::Met(times)) = self.entry(space, &met_key(key, name)).map(|entry| &entry.content)
-            && times.iter().any(|met| expectation.is_met_by(*met))
+        if let Some(Content::Met(times)) = self.entry(place.space, &met_key(key, name)).map(|entry| &entry.content)
+            && times.iter().any(|met| self.keeps(met.0, KNOWN_FOR) && expectation.is_met_by(*met))
         {
             return;
         }
         // They end when they are met or fail, by the clock of their own source.
         self.change(
-            space,
+            place,
             &expected_key(key, name),
             i64::MAX,
             || Content::Expected(Vec::new()),
@@ -77,21 +77,23 @@ impl Memory {
     }
 
     /// Notes that what may be expected under a key happened; says whether it was.
-    pub(in crate::rule) fn meet(&mut self, space: &str, key: &str, name: &str, now: Moment) -> bool {
-        let expires = now.0.saturating_add(KNOWN_FOR);
-        self.change(
-            space,
-            &met_key(key, name),
-            expires,
-            || Content::Met(VecDeque::new()),
-            |content| {
-                if let Content::Met(times) = content {
-                    insert(times, now, |moment| *moment, now);
-                    prune(times, KNOWN_FOR, MOST_KNOWN, |moment| moment.0);
-                }
-            },
-        );
-        self.drop_expected(space, &expected_key(key, name), |expectation| expectation.is_met_by(now)) > 0
+    pub(in crate::rule) fn meet(&mut self, place: Place<'_>, key: &str, name: &str, now: Moment) -> bool {
+        if self.keeps(now.0, KNOWN_FOR) {
+            let expires = now.0.saturating_add(KNOWN_FOR);
+            self.change(
+                place,
+                &met_key(key, name),
+                expires,
+                || Content::Met(VecDeque::new()),
+                |content| {
+                    if let Content::Met(times) = content {
+                        insert(times, now, |moment| *moment, now);
+                        prune(times, KNOWN_FOR, MOST_KNOWN, |moment| moment.0);
+                    }
+                },
+            );
+        }
+        self.drop_expected(place.space, &expected_key(key, name), |expectation| expectation.is_met_by(now)) > 0
     }
 
     /// Whether what is expected under a key is still waited for.
@@ -125,26 +127,24 @@ impl Memory {
 
     /// Drops some of what is expected; says how many.
     fn drop_expected(&mut self, space: &str, key: &str, gone: impl Fn(&Expectation) -> bool) -> usize {
-        let Some(known) = self.spaces.get_mut(space) else {
+        let Some(held) = self.spaces.get(space).and_then(|known| known.entries.get(key)) else {
             return 0;
         };
-        let Some(mut entry) = known.remove(key) else {
+        let Content::Expected(waiting) = &held.entry.content else {
             return 0;
         };
-        let mut dropped = 0;
-        let mut left = true;
-        if let Content::Expected(waiting) = &mut entry.content {
-            let before = waiting.len();
-            waiting.retain(|expectation| !gone(expectation));
-            dropped = before - waiting.len();
-            left = !waiting.is_empty();
+        let left: Vec<Expectation> = waiting.iter().filter(|expectation| !gone(expectation)).cloned().collect();
+        let dropped = waiting.len() - left.len();
+        if dropped == 0 {
+            return 0;
         }
-        if left {
-            known.put(key.to_owned(), entry);
+        let (rule, expires) = (held.rule.clone(), held.entry.expires);
+        if left.is_empty() {
+            self.remove(space, key);
+        } else {
+            self.put(space, &rule, key.to_owned(), Entry { content: Content::Expected(left), expires });
         }
-        if dropped > 0 {
-            self.changed.insert((space.to_owned(), key.to_owned()));
-        }
+        self.changed.insert((space.to_owned(), key.to_owned()));
         dropped
     }
 }
@@ -172,6 +172,7 @@ mod tests {
     };
 
     const WITHIN: i64 = 100_000;
+    const R: Place<'static> = Place { space: "r", rule: "r" };
 
     /// What happens: after how many milliseconds, under which key, because of which source, and whether it ends the waiting.
     type Step = (i64, u8, bool, bool);
@@ -217,9 +218,9 @@ mod tests {
                 memory.advance(time);
                 take(&mut memory, &event.source, time);
                 if step.3 {
-                    memory.meet("r", &key, "n", (time, index as u64 + 1));
+                    memory.meet(R, &key, "n", (time, index as u64 + 1));
                 } else {
-                    memory.expect("r", &key, "n", WITHIN, &event);
+                    memory.expect(R, &key, "n", WITHIN, &event);
                 }
                 for (name, bytes) in memory.take_changes() {
                     match bytes {
