@@ -6,7 +6,7 @@ use watchbell::{
     rule::Loader,
 };
 
-use crate::support::{entry, event, events, found, load, rule, rule_set, run};
+use crate::support::{Lab, entry, event, events, found, load, rule, rule_set, run};
 
 const GOOD: &str = "const RULE = #{ id: \"good.rule\", title: \"good\", severity: \"low\" };\nfn rule(event) { event.attributes.context[0].id == \"u1\" && event.extra == () && event.actor.name == \"ann\" }";
 
@@ -43,17 +43,50 @@ fn limits_stop_what_never_ends() {
     ran out of its budget of operations (does it loop without end?)
     ran out of its budget of operations (does it loop without end?)
     called functions too deep (does it recurse without end?)
-    Length of string too large
-    Size of array/BLOB too large
-    Size of array/BLOB too large
-    ran out of its budget of operations (does it loop without end?)
+    a text would be longer than 256 KiB
+    a list would have more than 20,000 items
+    a list would have more than 20,000 items
+    a value would take more than 8 MiB
     `sleep` is switched off: a rule may not wait (line 2, column 18)
     `rule` must return true or false, it returned the text "yes"
     `rule` must return true or false, it returned nothing, `()`
-    Runtime error: #{"code": 5} (line 2, column 18)
+    threw {"code":5} (line 2, column 18)
     Division by zero: 1 / 0 (line 2, column 20)
     Addition overflow: 9223372036854775807 + 1 (line 2, column 38)
     "#);
+}
+
+const LIMITS: [&str; 8] = ["budget", "time limit", "memory", "MiB", "KiB", "items", "levels deep", "comparisons"];
+
+/// Each file of `tests/data/hostile_rules` beside a good rule: the good one finds what it finds, and the hostile one ends with an
+/// error of its own or harmlessly. Run by the program, so that an abort is seen as one.
+#[test]
+fn hostile_rules_hurt_only_themselves() {
+    let lab = Lab::new();
+    lab.write("events.jsonl", entry("1", "x", 0, "ann").to_string());
+    let mut told = Vec::new();
+    let mut files: Vec<_> =
+        std::fs::read_dir("tests/data/hostile_rules").unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        lab.write("rules/hostile.rhai", std::fs::read(&file).unwrap());
+        lab.write("rules/good.rhai", GOOD);
+        let done = lab.watchbell(&["replay", "--rules", "rules", "--events", "events.jsonl", "--format", "json"]);
+        let report: serde_json::Value =
+            serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{name}: {}", done.show()));
+        let found = report["alerts"].as_array().unwrap().iter().filter(|alert| alert["rule"] == "good.rule").count();
+        assert_eq!(found, 1, "{name}: {}", done.show());
+        let error = report["rules"].as_object().unwrap().values().find_map(|rule| rule["first_error"].as_str());
+        told.push(match error {
+            _ if done.code == Some(2) => format!("{name}: does not load"),
+            None => format!("{name}: harmless"),
+            // Which limit comes first depends on the machine where a rule exceeds several.
+            Some(error) if LIMITS.iter().any(|limit| error.contains(limit)) => format!("{name}: a limit"),
+            Some(error) => format!("{name}: {}", error.split(" (line").next().unwrap()),
+        });
+    }
+    assert_snapshot!(told.join("\n"));
 }
 
 #[test]

@@ -9,13 +9,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{RULE_STACK, evaluate::RulesRequest};
+use super::evaluate::RulesRequest;
 use crate::{
     alert::{AlertChange, Kind},
     detect::{Detector, Settings},
     name::{RuleId, Sequence},
     outcome::Outcome,
-    rule::{CompiledRule, RuleSet},
+    rule::{CompiledRule, RuleSet, stack},
     store::{Reader, ScanFilter, StoreError},
     time::{self, Timestamp},
 };
@@ -70,7 +70,7 @@ impl Hunt {
                 tracing::error!(%error, "new rules could not be run over stored events: tried again at the next start")
             }
         };
-        let thread = std::thread::Builder::new().name("hunt".to_owned()).stack_size(RULE_STACK).spawn(hunting);
+        let thread = stack::thread("hunt").spawn(hunting);
         if let Err(error) = thread {
             tracing::error!(%error, "no thread to run new rules over stored events: tried again at the next start");
         }

@@ -21,7 +21,7 @@ use crate::{
     diagnostic::Diagnostic,
     name::{DestinationName, SourceName},
     replay::Progress as ReplayProgress,
-    rule::{Loader, RuleSet, RuleSources},
+    rule::{Loader, RuleSet, RuleSources, stack},
     source::{self, Listing, Pace, Poller, Source, SourceSetupError, SourceStatus, Timing},
     store::{self, Store, StoreError},
     time::{self, Clock, Timestamp},
@@ -40,8 +40,6 @@ pub use evaluate::Progress;
 
 /// Housekeeping: retention and merging of blocks.
 const HOUSEKEEPING: Duration = Duration::from_secs(10 * 60);
-/// Rules run on a thread of its own: Rhai recurses on the machine's stack.
-const RULE_STACK: usize = 16 * 1024 * 1024;
 
 /// Why the agent did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -368,9 +366,7 @@ impl Agent {
         let evaluate_stop = stop.clone();
         let runtime = tokio::runtime::Handle::current();
         let (ended, evaluator_ended) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name("rules".to_owned())
-            .stack_size(RULE_STACK)
+        stack::thread("rules")
             .spawn(move || {
                 // Nobody listens any more if the agent is gone already.
                 ended.send(evaluator.run(&runtime, &evaluate_stop)).ok();

@@ -394,14 +394,10 @@ fn problems(what: &str, diagnostics: &[Diagnostic]) -> String {
     format!("{what}: {count} problem{}", if count == 1 { "" } else { "s" })
 }
 
-/// Runs rules on a thread with room for them: Rhai recurses on the machine's stack, as it does in the agent.
+/// Runs rules on a thread with room for them, as the agent does.
 fn on_a_rules_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, CliError> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("rules".to_owned()).stack_size(16 * 1024 * 1024);
-        let thread = thread.spawn_scoped(scope, run);
-        let thread = thread.map_err(|error| CliError::Usage(format!("no thread for the rules: {error}")))?;
-        thread.join().map_err(|_| CliError::Usage("rules could not be run: please report this".to_owned()))
-    })
+    watchbell::rule::stack::run("rules", run)
+        .map_err(|error| CliError::Usage(format!("no thread for the rules: {error}")))
 }
 
 /// An async runtime for the verbs that need one.

@@ -25,13 +25,11 @@ use crate::{
     event::Event,
     name::SourceName,
     outcome::LoggedPass,
-    rule::RuleSet,
+    rule::{RuleSet, stack},
     store::{Block, StoreError, Unpacked},
     time::{self, Timestamp},
 };
 
-/// Rules run on threads of their own: Rhai recurses on the machine's stack.
-const RULE_STACK: usize = 16 * 1024 * 1024;
 /// Blocks in memory, for each thread.
 const WINDOW: usize = 4;
 
@@ -222,7 +220,7 @@ pub fn run_sides(
         for number in 0..threads {
             let shared = &shared;
             let own: Vec<Arc<RuleSet>> = sides.iter().map(|side| side.rules_of(number)).collect();
-            let builder = std::thread::Builder::new().name(format!("replay-{number}")).stack_size(RULE_STACK);
+            let builder = stack::thread(&format!("replay-{number}"));
             let prepare = move || own.into_iter().map(|rules| Preparer::new(rules, settings)).collect();
             let spawned = builder.spawn_scoped(scope, move || shared.work(prepare()));
             if let Err(error) = spawned {

@@ -366,10 +366,16 @@ impl RuleHost {
         let begun = self.call.begin(self.limits.time);
         self.call.set_current(Arc::clone(&rule.running));
         let result = std::panic::catch_unwind(AssertUnwindSafe(run));
+        let exceeded = self.call.end();
         rule.cost.add(what, self.call.since(begun));
         match result {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(RuleFailure::of(&error)),
+            Ok(Ok(answer)) => exceeded.map_or(Ok(answer), |exceeded| Err(RuleFailure::exceeded(exceeded))),
+            Ok(Err(error)) => {
+                let failure = RuleFailure::of(&error);
+                // What it made of it when it caught it tells less.
+                let own = exceeded.map(RuleFailure::exceeded).filter(|exceeded| exceeded.kind != failure.kind);
+                Err(own.unwrap_or(failure))
+            }
             Err(_) => Err(RuleFailure {
                 kind: FailureKind::Panicked,
                 message: format!("the host failed while `{what}` ran: please report this rule"),

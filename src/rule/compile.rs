@@ -10,6 +10,7 @@ use std::{
 use rhai::{AST, ASTNode, Array, Dynamic, Engine, Expr, ImmutableString, Map, OptimizationLevel, Scope, Stmt};
 
 use super::{
+    bounds::{MAX_DEPTH, Weight},
     cost::Cost,
     engine::{self, Call, Constants, Limits, Running},
     library,
@@ -182,9 +183,13 @@ impl Compiler {
         let mut run = first.clone();
         run.set_source(file.to_string_lossy().as_ref());
         let mut scope = Scope::new();
-        self.engine
-            .run_ast_with_scope(&mut scope, &run)
-            .map_err(|error| one(problem::load_error(&error, file, text)))?;
+        let ran = self.engine.run_ast_with_scope(&mut scope, &run);
+        self.call.end();
+        ran.map_err(|error| one(problem::load_error(&error, file, text)))?;
+        if let Some((name, ..)) = scope.iter_raw().find(|(_, _, value)| Weight::of(value).check().is_err()) {
+            let message = format!("`{name}` is too large, or nests more than {MAX_DEPTH} levels deep");
+            return Err(one(Diagnostic::error("E218", file, message).at(text, declared(&first, text, name))));
+        }
         let Some(map) = scope.get_value::<Map>("RULE") else {
             let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
             return Err(one(Diagnostic::error("E205", file, "`RULE` is not a map").at(text, places.whole).help(help)));
@@ -564,6 +569,15 @@ pub(super) fn function_span(text: &str, name: &str) -> std::ops::Range<usize> {
         text.get(start..)?.starts_with(name).then_some(start..start + name.len())
     });
     found.unwrap_or(0..0)
+}
+
+/// Where a variable or constant of the top level is named first.
+fn declared(ast: &AST, text: &str, wanted: &str) -> std::ops::Range<usize> {
+    let position = ast.statements().iter().find_map(|statement| match statement {
+        Stmt::Var(parts, ..) if parts.0.name == wanted => Some(parts.0.pos),
+        _ => None,
+    });
+    position.map_or(0..0, |position| problem::span(text, position))
 }
 
 /// Parameters from the configuration as Rhai values.

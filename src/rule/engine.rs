@@ -6,20 +6,21 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rhai::packages::{Package, StandardPackage};
-use rhai::{Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationLevel, Position, Shared};
+use rhai::{Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationLevel, Position, Shared, Token};
 
 use super::{
+    bounds::Watch,
     library::{self, NamedList},
-    memory::{Memory, Moment},
+    memory::{Memory, Moment, Place},
+    meter::{Exceeded, Meter},
+    natives::{self, CURRIED},
     pattern::Patterns,
+    printer::Printer,
     resources::Resources,
 };
 use crate::{event::Event, name::RuleId};
@@ -42,11 +43,11 @@ impl Default for Limits {
 /// Size of a text a rule may build, in bytes.
 pub(super) const MAX_STRING: usize = 256 * 1024;
 /// Items of a list or a map a rule may build, all levels counted.
-const MAX_ITEMS: usize = 20_000;
+pub(super) const MAX_ITEMS: usize = 20_000;
 /// Variables at a time. With `MAX_STRING` and `MAX_CALL_LEVELS` it bounds the memory of a call to some hundred megabytes,
 /// which the operations and the time allow nobody to reach in earnest.
 const MAX_VARIABLES: usize = 64;
-/// Functions inside functions. Rhai recurses on the machine's stack; rule threads have 16 MiB of it.
+/// Functions inside functions. Rhai recurses on the machine's stack: see [`STACK`](super::stack::STACK).
 const MAX_CALL_LEVELS: usize = 24;
 /// Nesting of expressions, at top level and inside functions.
 const MAX_EXPRESSION_DEPTH: usize = 48;
@@ -66,9 +67,8 @@ pub(super) struct Running {
 /// What the engine's callbacks know of the call that is going on.
 #[derive(Debug)]
 pub(super) struct Call {
-    started: Instant,
-    /// Nanoseconds after `started` at which the call must end; 0: no limit.
-    deadline: AtomicU64,
+    /// What it has used.
+    meter: Meter,
     /// Who is running, with what it can reach.
     current: Mutex<Option<Arc<Running>>>,
     /// The lists that were looked into, with their versions, since it was last asked.
@@ -77,28 +77,51 @@ pub(super) struct Call {
     memory: Mutex<Memory>,
     /// The event of the call that goes on; none outside of events.
     about: Mutex<Option<About>>,
+    /// What it captured.
+    watch: Mutex<Watch>,
+    /// What rules print.
+    printer: Mutex<Printer>,
     /// Patterns that were compiled so far.
     pub(super) patterns: Patterns,
 }
 
 impl Call {
-    /// Begins a call that may take so long; returns when that was.
+    /// Begins a call that may take so long; returns when that was. [`Call::end`] ends it.
     pub(super) fn begin(&self, limit: Duration) -> Duration {
-        let now = self.started.elapsed();
-        let end = now.saturating_add(limit);
-        self.deadline.store(u64::try_from(end.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        now
+        self.meter.begin(limit)
     }
 
-    /// Whether the call has taken longer than it may.
-    pub(super) fn is_late(&self) -> bool {
-        let deadline = self.deadline.load(Ordering::Relaxed);
-        deadline > 0 && self.started.elapsed().as_nanos() > u128::from(deadline)
+    /// Ends a call: nothing of what it captured is left behind. Gives the limit that it exceeded, if it did: what it returned does not
+    /// count then.
+    pub(super) fn end(&self) -> Option<Exceeded> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner).end();
+        self.meter.exceeded()
+    }
+
+    /// An error if the call has taken longer than it may.
+    pub(super) fn check_time(&self, position: Position) -> Result<(), Box<EvalAltResult>> {
+        match self.meter.look_at_clock() {
+            Some(exceeded) => Err(EvalAltResult::ErrorTerminated(exceeded.token().into(), position).into()),
+            None => Ok(()),
+        }
     }
 
     /// How long the call has taken that began then.
     pub(super) fn since(&self, begun: Duration) -> Duration {
-        self.started.elapsed().saturating_sub(begun)
+        self.meter.now().saturating_sub(begun)
+    }
+
+    /// Looks at a variable that is about to be read.
+    fn read(&self, variable: Option<&mut Dynamic>) -> Result<(), Box<EvalAltResult>> {
+        let now_and_then = self.watch.lock().unwrap_or_else(PoisonError::into_inner).read(variable)?;
+        if now_and_then { self.check_time(Position::NONE) } else { Ok(()) }
+    }
+
+    /// What is to be logged of a line that the running rule prints.
+    fn print(&self, text: &str) -> Option<(String, String)> {
+        let rule = self.rule();
+        let mut printer = self.printer.lock().unwrap_or_else(PoisonError::into_inner);
+        printer.line(&rule, text, self.meter.now()).map(|line| (rule, line))
     }
 
     pub(super) fn set_current(&self, running: Arc<Running>) {
@@ -146,7 +169,8 @@ impl Call {
     pub(super) fn remembering(&self) -> Result<Remembering, String> {
         let about = self.about.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let about = about.ok_or("only the functions of a rule that looks at events can remember")?;
-        Ok(Remembering { space: self.rule(), now: about.moment, writes: about.writes, event: about.event })
+        let rule = self.rule();
+        Ok(Remembering { space: rule.clone(), rule, now: about.moment, writes: about.writes, event: about.event })
     }
 
     /// The lists that were looked into since this was last asked, with their versions.
@@ -176,6 +200,7 @@ pub(super) struct About {
 pub(super) struct Remembering {
     /// The rule, or what several share.
     pub(super) space: String,
+    rule: String,
     /// The event.
     pub(super) now: Moment,
     /// Whether it may write.
@@ -185,6 +210,11 @@ pub(super) struct Remembering {
 }
 
 impl Remembering {
+    /// Where it is noted, and by which rule.
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { space: &self.space, rule: &self.rule }
+    }
+
     /// The same in a memory that rules share.
     pub(super) fn shared(self, name: &str) -> Self {
         Self { space: format!("common/{name}"), ..self }
@@ -194,19 +224,19 @@ impl Remembering {
 /// The engine of a thread, and the handle to what its callbacks read.
 pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
     let call = Arc::new(Call {
-        started: Instant::now(),
-        deadline: AtomicU64::new(0),
+        meter: Meter::new(limits),
         current: Mutex::new(None),
         lists: Mutex::default(),
         memory: Mutex::default(),
         about: Mutex::default(),
+        watch: Mutex::default(),
+        printer: Mutex::default(),
         patterns: Patterns::default(),
     });
     let mut engine = Engine::new_raw();
     engine.register_global_module(StandardPackage::new().as_shared_module());
     engine.set_optimization_level(OptimizationLevel::Simple);
     engine.set_strict_variables(true);
-    engine.set_max_operations(limits.operations);
     engine.set_max_call_levels(MAX_CALL_LEVELS);
     engine.set_max_variables(MAX_VARIABLES);
     engine.set_max_string_size(MAX_STRING);
@@ -216,40 +246,42 @@ pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
     engine.set_max_functions(500);
     engine.set_max_expr_depths(MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_DEPTH);
     engine.disable_symbol("eval");
-    // `sleep` comes with the standard package and would block the thread where no callback sees it.
-    engine.register_fn("sleep", |_: i64| no_sleep());
-    engine.register_fn("sleep", |_: f64| no_sleep());
-    let watched = Arc::clone(&call);
-    engine.on_progress(move |operations| {
-        // Reading the clock costs more than most operations: every 256th is enough.
-        if operations % 256 != 0 {
-            return None;
-        }
-        watched.is_late().then(|| Dynamic::from(DEADLINE))
+    // What Rhai curries is copied with each copy of the function, in none of its limits: there is a bounded one under another name.
+    #[expect(deprecated, reason = "not deprecated, says its author, but may change")]
+    engine.on_parse_token(|token, _, _| match token {
+        Token::Reserved(word) if *word == "curry" => Token::Identifier(Box::new(CURRIED.into())),
+        other => other,
     });
+    let watched = Arc::clone(&call);
+    engine.on_progress(move |_| watched.meter.operation().map(|exceeded| Dynamic::from(exceeded.token())));
     // Rhai puts constants in their places when it compiles, except where something is asked of them (`LIMITS.contains(x)`), and
     // functions see no variables but their own: those places ask here. What has an index is a function's own variable.
     let constants = Arc::clone(&call);
     #[expect(deprecated, reason = "not deprecated, says its author, but may change")]
-    engine.on_var(move |name, index, context| {
-        Ok(if index > 0 { None } else { constants.constant(context.source(), name) })
+    engine.on_var(move |name, index, mut context| {
+        if index == 0
+            && let Some(constant) = constants.constant(context.source(), name)
+        {
+            return Ok(Some(constant));
+        }
+        constants.read(context.scope_mut().get_mut(name)).map(|()| None)
     });
     let printing = Arc::clone(&call);
-    engine.on_print(move |text| tracing::info!(rule = printing.rule(), "print: {text}"));
+    engine.on_print(move |text| {
+        if let Some((rule, line)) = printing.print(text) {
+            tracing::info!(rule, "print: {line}");
+        }
+    });
     let debugging = Arc::clone(&call);
     engine.on_debug(move |text, _, position| {
-        tracing::debug!(rule = debugging.rule(), line = position.line(), "debug: {text}");
+        if let Some((rule, line)) = debugging.print(text) {
+            tracing::debug!(rule, line = position.line(), "debug: {line}");
+        }
     });
     engine.set_module_resolver(CurrentImports(Arc::clone(&call)));
+    natives::register(&mut engine);
     library::register(&mut engine, &call);
     (engine, call)
-}
-
-/// The token with which a call past its deadline is ended.
-pub(super) const DEADLINE: &str = "deadline";
-
-fn no_sleep() -> Result<(), Box<EvalAltResult>> {
-    Err("`sleep` is switched off: a rule may not wait".into())
 }
 
 /// Resolves `import` to the files of the rule that is being called.

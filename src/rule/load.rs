@@ -20,6 +20,7 @@ use super::{
     library::{Geo, Lists},
     resources::Resources,
     shipped::BUILTIN,
+    stack,
     tuning::{self, OVERRIDES, Overrides},
 };
 use crate::{
@@ -154,6 +155,13 @@ impl Loader {
 
     /// Reads and compiles all files, unless none has changed since the last time.
     pub fn load(&mut self) -> Loaded {
+        // What a file computes at its top level needs the same room as rules do.
+        let loaded = stack::run("load", || self.load_here());
+        // Without a thread for it there is less room, which is better than no rules.
+        loaded.unwrap_or_else(|_| self.load_here())
+    }
+
+    fn load_here(&mut self) -> Loaded {
         let (mut files, unreadable) = read(&self.sources.roots);
         if !self.tuning {
             files.tuning.clear();

@@ -16,6 +16,7 @@ use crate::{
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 mod blind;
+mod bounds;
 mod call;
 pub mod case;
 mod circle;
@@ -31,13 +32,17 @@ mod lint;
 mod load;
 mod memory;
 mod metadata;
+mod meter;
+mod natives;
 mod pattern;
 mod prefilter;
+mod printer;
 mod problem;
 mod resources;
 mod runbook;
 mod scaffold;
 mod shipped;
+pub mod stack;
 mod trace;
 mod tuning;
 mod view;

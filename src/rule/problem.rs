@@ -6,8 +6,8 @@ use std::{fmt, ops::Range, path::Path, sync::Arc};
 
 use rhai::{Dynamic, EvalAltResult, ParseError, ParseErrorType, Position};
 
-use super::engine::DEADLINE;
-use crate::diagnostic::Diagnostic;
+use super::{call::to_json_value, meter::Exceeded};
+use crate::{diagnostic::Diagnostic, text::clipped};
 
 /// How a function of a rule can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +71,7 @@ impl RuleFailure {
     pub(super) fn of(error: &EvalAltResult) -> Self {
         let inner = innermost(error);
         let kind = match inner {
-            EvalAltResult::ErrorTooManyOperations(_) => FailureKind::Budget,
-            EvalAltResult::ErrorTerminated(token, _) if is_deadline(token) => FailureKind::Deadline,
+            EvalAltResult::ErrorTerminated(token, _) => exceeded(token).map_or(FailureKind::Threw, kind_of),
             EvalAltResult::ErrorStackOverflow(_)
             | EvalAltResult::ErrorDataTooLarge(..)
             | EvalAltResult::ErrorTooManyVariables(_)
@@ -80,14 +79,15 @@ impl RuleFailure {
             _ => FailureKind::Threw,
         };
         let text = match inner {
-            EvalAltResult::ErrorTooManyOperations(_) => {
-                "ran out of its budget of operations (does it loop without end?)".to_owned()
+            EvalAltResult::ErrorTerminated(token, _) if exceeded(token).is_some() => {
+                exceeded(token).map_or("", text_of).to_owned()
             }
-            EvalAltResult::ErrorTerminated(token, _) if is_deadline(token) => "ran into the time limit".to_owned(),
             EvalAltResult::ErrorStackOverflow(_) => {
                 "called functions too deep (does it recurse without end?)".to_owned()
             }
             EvalAltResult::ErrorRuntime(value, _) if value.is_string() => value.to_string(),
+            EvalAltResult::ErrorRuntime(value, _) => format!("threw {}", to_json_value(value)),
+            EvalAltResult::Exit(..) => "`exit` within a function that another one calls: use `return`".to_owned(),
             other => {
                 // Rhai puts the position at the end of its own text; ours follows below.
                 let mut plain = rhai_text(other);
@@ -98,12 +98,38 @@ impl RuleFailure {
             }
         };
         let position = inner.position();
+        // What a rule throws may be of any length, and be made of what an event says.
+        let text = clipped(&text, MAX_MESSAGE);
         let message = match (position.line(), position.position()) {
             (Some(line), Some(column)) => format!("{text} (line {line}, column {column})"),
             (Some(line), None) => format!("{text} (line {line})"),
             _ => text,
         };
         Self { kind, message }
+    }
+
+    /// A call that exceeded a limit, where its own error does not say so: it caught it.
+    pub(super) fn exceeded(exceeded: Exceeded) -> Self {
+        Self { kind: kind_of(exceeded), message: text_of(exceeded).to_owned() }
+    }
+}
+
+/// UTF-16 units of what a rule failed with.
+const MAX_MESSAGE: usize = 1_000;
+
+fn kind_of(exceeded: Exceeded) -> FailureKind {
+    match exceeded {
+        Exceeded::Budget => FailureKind::Budget,
+        Exceeded::Deadline => FailureKind::Deadline,
+        Exceeded::Memory => FailureKind::Size,
+    }
+}
+
+fn text_of(exceeded: Exceeded) -> &'static str {
+    match exceeded {
+        Exceeded::Budget => "ran out of its budget of operations (does it loop without end?)",
+        Exceeded::Deadline => "ran into the time limit",
+        Exceeded::Memory => "took too much memory",
     }
 }
 
@@ -114,6 +140,12 @@ fn rhai_text(error: &EvalAltResult) -> String {
         EvalAltResult::ErrorNonPureMethodCallOnConstant(name, _) => {
             format!("`{name}` would change a value that is read-only: the event cannot be changed")
         }
+        EvalAltResult::ErrorDataTooLarge(what, _) => match what.as_str() {
+            "Length of string" => "a text would be longer than 256 KiB".to_owned(),
+            "Size of array" | "Size of array/BLOB" => "a list would have more than 20,000 items".to_owned(),
+            "Size of object map" => "a map would have more than 20,000 entries".to_owned(),
+            other => other.to_owned(),
+        },
         // Rhai locks a value while a method of it runs, and calls the second use a data race.
         EvalAltResult::ErrorDataRace(..) => {
             "a closure uses the value whose method calls it: take what it needs out first, such as `let actor = event.actor;`"
@@ -126,8 +158,8 @@ fn rhai_text(error: &EvalAltResult) -> String {
     }
 }
 
-fn is_deadline(token: &Dynamic) -> bool {
-    token.read_lock::<rhai::ImmutableString>().is_some_and(|token| *token == DEADLINE)
+fn exceeded(token: &Dynamic) -> Option<Exceeded> {
+    token.read_lock::<rhai::ImmutableString>().and_then(|token| Exceeded::of_token(&token))
 }
 
 fn innermost(error: &EvalAltResult) -> &EvalAltResult {

@@ -115,8 +115,9 @@ impl Tracer {
             scope.push_constant(parameter, event);
             self.engine.eval_ast_with_scope::<Dynamic>(&mut scope, &ast)
         }));
+        let exceeded = self.call.end();
         let result = match result {
-            Ok(Ok(value)) => Ok(show(&value)),
+            Ok(Ok(value)) => exceeded.map_or_else(|| Ok(show(&value)), |exceeded| Err(RuleFailure::exceeded(exceeded))),
             Ok(Err(error)) => Err(RuleFailure::of(&error)),
             Err(_) => Err(RuleFailure {
                 kind: super::FailureKind::Panicked,

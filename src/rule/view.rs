@@ -15,7 +15,7 @@ use std::fmt;
 use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{call::MatchInfo, library, memory::Expectation};
+use super::{bounds, call::MatchInfo, library, memory::Expectation};
 use crate::{action::Catalog, event::Event};
 
 /// An event as rules see it.
@@ -104,7 +104,7 @@ fn parse(raw: &str) -> Map {
 
 /// A value that is handed out without a copy, and cannot be changed.
 pub(super) fn share(value: Dynamic) -> Dynamic {
-    value.into_read_only().into_shared().into_read_only()
+    bounds::trusted(value.into_read_only().into_shared().into_read_only())
 }
 
 fn freeze(value: Dynamic) -> Dynamic {

@@ -12,7 +12,7 @@ use std::{any::TypeId, sync::Arc};
 
 use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map};
 
-use super::engine::{Call, DEADLINE};
+use super::engine::Call;
 
 mod absent;
 mod convert;
@@ -156,9 +156,7 @@ fn add(engine: &mut Engine, call: &Arc<Call>, function: &'static HostFunction, t
     let call = Arc::clone(call);
     engine.register_raw_fn(function.name, types, move |context, arguments| {
         // One call may do the work of many operations, which the engine counts as one.
-        if call.is_late() {
-            return Err(EvalAltResult::ErrorTerminated(DEADLINE.into(), context.call_position()).into());
-        }
+        call.check_time(context.call_position())?;
         let given: Vec<&Dynamic> = arguments.iter().map(|argument| &**argument).collect();
         (function.run)(&call, &given).map_err(|problem| {
             let problem = format!("{}: {problem}", function.name);

@@ -40,7 +40,11 @@ const HEAD: &str = "# The rule language
 A rule is one `.rhai` file: `const RULE = #{ … }`, which says what it is, and functions, of which `fn rule(event)` must be there. The language
 is [Rhai](https://rhai.rs/book/), whose [standard library](https://rhai.rs/book/lib/) is there except for what touches the world outside: no
 files, no network, no clock, no `eval`, no waiting. A call may use 500,000 operations and a second (`max_operations`, `max_time` under `[rules]`);
-texts are bounded to 256 KiB, lists and maps to 20,000 items.
+texts are bounded to 256 KiB, lists and maps to 20,000 items and 100 levels, and a value to 8 MiB with all that it holds. A call that reaches a
+limit ends with a rule error, whatever it catches. `print` and `debug` write 20 lines a minute and rule to the agent's log.
+
+Some of the standard library is bounded further. `curry` takes values of 4 KiB at most: write a closure instead. `chars` gives a list.
+`parse_json` reads any JSON, and only JSON. Values cannot be tagged, and `get_fn_metadata_list` is off.
 
 ## Absent data
 
