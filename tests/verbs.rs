@@ -187,7 +187,7 @@ fn broken_rules_are_shown_with_their_line_and_a_caret() {
     exit: 2
     --- stdout
     ok       configuration watchbell.toml: 1 source, 1 destination
-    FAILED   0 rules and 11 checks compiled, 2 broken
+    FAILED   0 rules and 12 checks compiled, 2 broken
     ok       data directory data
     skipped  sources were not asked, and secrets not read (--offline)
     --- stderr
@@ -305,6 +305,7 @@ fn what_was_found_is_listed_and_shown() {
      builtin.log_drop_off        high      on     -         on a timer              0        0
      builtin.new_action          info      on     -         on a timer              0        0
      builtin.rule_broken         medium    on     -         on a timer              0        0
+     builtin.rule_ended_agent    high      on     -         on a timer              0        0
      builtin.rule_guarded        medium    on     -         on a timer              0        0
      builtin.rule_suspended      high      on     -         on a timer              0        0
      builtin.source_failing      medium    on     -         on a timer              0        0

@@ -16,7 +16,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Watched, health,
+    Watched,
+    crash::{CrashLog, Runner},
+    health,
     hunt::{Hunt, Hunted},
     learn,
     live::Beat,
@@ -92,6 +94,8 @@ pub(super) struct Evaluator {
     pub(super) retro_hunt: Option<Duration>,
     /// Where hunts tell what they found.
     pub(super) hunted: mpsc::Sender<RulesRequest>,
+    /// What may end the process, and has ended it.
+    pub(super) crashes: Arc<CrashLog>,
 }
 
 impl Evaluator {
@@ -106,7 +110,8 @@ impl Evaluator {
         let state = self.store.reader().state()?;
         let rules = Arc::clone(&self.rules.borrow_and_update());
         self.note(&rules)?;
-        let checks = HealthDetector::restore(&self.settings.limits, state.clone());
+        let mut checks = HealthDetector::restore(&self.settings.limits, state.clone());
+        checks.set_watch(Some(self.crashes.watch(Runner::Check, None)));
         Ok((Detector::restore(rules, self.settings.clone(), state), checks))
     }
 
@@ -163,8 +168,19 @@ impl Evaluator {
             let mut outcome = Outcome::default();
             let mut evaluated = batch.last;
             let mut count = 0;
+            let mut harmless = Vec::new();
             for event in &batch.events {
+                self.crashes.event(event.sequence);
+                // One that the process died of is taken rule by rule.
+                let suspect = self.crashes.is_suspect_event(event.sequence);
+                if suspect {
+                    detector.set_watch(Some(self.crashes.watch(Runner::Evaluate, Some(event.sequence))));
+                }
                 outcome.append(detector.evaluate(event));
+                if suspect {
+                    detector.set_watch(None);
+                    harmless.push(event.sequence);
+                }
                 count += 1;
                 self.beat.beat();
                 // A batch of slow rules must not hold up the end; what is done so far is committed.
@@ -175,6 +191,8 @@ impl Evaluator {
             }
             let state = detector.take_changes();
             self.record(outcome, state, Some(evaluated), count)?;
+            self.crashes.clear(Runner::Evaluate);
+            self.crashes.cleared(&harmless, &[])?;
             mark = evaluated;
             tracing::debug!(events = count, %mark, took = ?begun.elapsed(), "batch evaluated");
         }
@@ -198,7 +216,7 @@ impl Evaluator {
             }
             let hunt = Hunt { rules: Arc::clone(rules), wanted, span, mark };
             let (settings, reader, found) = (self.settings.clone(), self.store.reader(), self.hunted.clone());
-            hunt.begin(settings, reader, self.clock.now(), found, stop.clone());
+            hunt.begin(settings, reader, self.clock.now(), found, Arc::clone(&self.crashes), stop.clone());
         }
         Ok(())
     }
@@ -243,7 +261,7 @@ impl Evaluator {
 
     /// What new rules learn is stored at once: they would have to learn it again.
     fn learn(&self, detector: &mut Detector, mark: Sequence, stop: &CancellationToken) -> Result<(), StoreError> {
-        learn::learn(detector, &self.store.reader(), mark, &self.beat, stop)?;
+        learn::learn(detector, &self.store.reader(), mark, &self.beat, &self.crashes, stop)?;
         let state = detector.take_changes();
         self.record(Outcome::default(), state, None, 0)
     }
@@ -282,6 +300,10 @@ impl Evaluator {
         let subjects = health::subjects(&self.watched, pulse, &self.store.reader(), detector, mark, now)?;
         let rules = Arc::clone(detector.rules());
         let (outcome, state) = checks.check(&rules, &subjects, now);
+        self.crashes.clear(Runner::Check);
+        if self.crashes.suspects_any() {
+            self.crashes.cleared(&[], &rules.checks)?;
+        }
         for (rule, error) in &outcome.failures {
             tracing::warn!(%rule, "check rule failed: {error}");
         }

@@ -142,6 +142,11 @@ pub(super) fn subjects(
             "guarded": rules.guarded.iter().map(|guarded| json!({
                 "rule": guarded.rule, "alerts": guarded.alerts, "span": time::show_duration(guarded.since),
             })).collect::<Vec<_>>(),
+            "ended": rules.ended.iter().map(|ended| json!({
+                "rule": ended.rule,
+                "since": ended.since.to_string(),
+                "event": ended.event.map(|event| event.0),
+            })).collect::<Vec<_>>(),
             "destinations": destinations,
             "backlog": reader.last_sequence()?.0.saturating_sub(mark.0),
         }),

@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::evaluate::RulesRequest;
+use super::{
+    crash::{CrashLog, Runner},
+    evaluate::RulesRequest,
+};
 use crate::{
     alert::{AlertChange, Kind},
     detect::{Detector, Settings},
@@ -52,6 +55,7 @@ impl Hunt {
         reader: Reader,
         now: Timestamp,
         found: mpsc::Sender<RulesRequest>,
+        crashes: Arc<CrashLog>,
         stop: CancellationToken,
     ) {
         let rules: Vec<String> = self.wanted.iter().map(|rule| rule.id().to_string()).collect();
@@ -60,7 +64,7 @@ impl Hunt {
             over = time::show_duration(self.span),
             "running new rules over stored events"
         );
-        let hunting = move || match self.hunt(settings, &reader, now, &stop) {
+        let hunting = move || match self.hunt(settings, &reader, now, &crashes, &stop) {
             Ok(Some(hunted)) => {
                 // Where the rules' thread has ended there is nobody to tell: it is hunted again at the next start.
                 found.blocking_send(RulesRequest::Hunted(Box::new(hunted))).ok();
@@ -82,12 +86,18 @@ impl Hunt {
         settings: Settings,
         reader: &Reader,
         now: Timestamp,
+        crashes: &Arc<CrashLog>,
         stop: &CancellationToken,
     ) -> Result<Option<Hunted>, StoreError> {
         let part = self.rules.part(&self.wanted);
         let since = time::before(now, self.span);
         let filter = ScanFilter { since: Some(time::before(since, part.longest_reach())), ..ScanFilter::default() };
+        crashes.rules(Runner::Hunt, &part.detections);
+        let hunting = part.detections.clone();
         let mut detector = Detector::new(part, settings);
+        if hunting.iter().any(|rule| crashes.is_suspect(rule)) {
+            detector.set_watch(Some(crashes.watch(Runner::Hunt, None)));
+        }
         let mut outcome = Outcome::default();
         let is_wanted = |rule: &RuleId| self.wanted.iter().any(|wanted| wanted.id() == rule);
         for event in reader.scan_readable(filter) {
@@ -96,6 +106,7 @@ impl Hunt {
                 break;
             }
             if stop.is_cancelled() {
+                crashes.clear(Runner::Hunt);
                 return Ok(None);
             }
             let mut found = detector.evaluate(&event);
@@ -115,6 +126,8 @@ impl Hunt {
                 break;
             }
         }
+        crashes.clear(Runner::Hunt);
+        crashes.cleared(&[], &hunting)?;
         let mut known = std::collections::HashSet::new();
         outcome.alerts.retain_mut(|change| match change {
             AlertChange::Opened(alert) => {

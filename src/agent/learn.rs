@@ -1,11 +1,17 @@
 //! Letting new rules learn from the stored events, on the rules' thread, before they see a new one.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 
-use super::live::Beat;
+use super::{
+    crash::{CrashLog, Runner},
+    live::Beat,
+};
 use crate::{
     detect::Detector,
     name::Sequence,
+    rule::CompiledRule,
     store::{Reader, ScanFilter, StoreError},
     time,
 };
@@ -20,11 +26,23 @@ pub(super) fn learn(
     reader: &Reader,
     mark: Sequence,
     beat: &Beat,
+    crashes: &Arc<CrashLog>,
     stop: &CancellationToken,
 ) -> Result<(), StoreError> {
     let Some(mut learning) = detector.learning() else {
         return Ok(());
     };
+    let learners: Vec<Arc<CompiledRule>> = detector
+        .rules()
+        .detections
+        .iter()
+        .filter(|rule| learning.rules().any(|learner| learner == rule.id()))
+        .cloned()
+        .collect();
+    crashes.rules(Runner::Evaluate, &learners);
+    if crashes.suspects_any() {
+        learning.set_watch(Some(crashes.watch(Runner::Evaluate, None)));
+    }
     let rules: Vec<String> = learning.rules().map(ToString::to_string).collect();
     let rules = rules.join(", ");
     let filter = ScanFilter {
@@ -42,9 +60,12 @@ pub(super) fn learn(
         events += 1;
         beat.beat();
         if stop.is_cancelled() {
+            crashes.clear(Runner::Evaluate);
             return Ok(());
         }
     }
+    crashes.clear(Runner::Evaluate);
+    crashes.cleared(&[], &learners)?;
     detector.learned(&learning);
     tracing::info!(%rules, events, reach = time::show_duration(learning.reach()), "rules that remember have learned from stored events");
     Ok(())

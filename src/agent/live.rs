@@ -118,7 +118,7 @@ impl Live for LiveAgent {
             rules: rules.detections.len() as u64,
             checks: rules.checks.len() as u64,
             broken: rules.broken.iter().map(|broken| broken.problem.clone()).collect(),
-            files_changed: fingerprint_on_disk(&rules.roots) != rules.fingerprint,
+            files_changed: fingerprint_on_disk(&rules.roots, rules.follow_links) != rules.fingerprint,
             problems: health.dead.into_iter().chain(health.unready).collect(),
             evaluated: progress.events,
             rules_run: progress.rules_run,

@@ -27,6 +27,7 @@ use crate::{
     time::{self, Clock, Timestamp},
 };
 
+mod crash;
 mod evaluate;
 mod guard;
 mod health;
@@ -35,6 +36,8 @@ mod learn;
 mod live;
 mod reload;
 mod service;
+
+use crash::CrashLog;
 
 pub use evaluate::Progress;
 
@@ -113,6 +116,7 @@ pub struct Agent {
     stored: watch::Sender<u64>,
     owed: watch::Sender<u64>,
     lists: Lists,
+    crashes: Arc<CrashLog>,
     progress: watch::Sender<Progress>,
     pid_file: PidFile,
     metrics: Option<std::net::TcpListener>,
@@ -186,15 +190,26 @@ impl Agent {
             .collect::<Result<_, _>>()?;
 
         let catalog = Arc::new(store.reader().catalog()?);
-        let mut loader = Loader::new(RuleSources { catalog, ..config.rules.clone() });
+        let crashes = Arc::new(CrashLog::open(&config.data_dir, &store, options.clock.now())?);
+        let mut loader = Loader::new(RuleSources { catalog, ..config.rules.clone() }).watched(crashes.watch_loading());
         let loaded = loader.load();
+        crashes.loaded()?;
+        let rules = crashes.without_suspended(&loaded.set);
         let rules = match &config.guard {
-            None => loaded.set,
+            None => rules,
             Some(guard) => {
                 let reader = store.reader();
                 let ran = reader.logged_rules().last().transpose()?.map(|last| last.rules).unwrap_or_default();
                 let progress = ReplayProgress::default();
-                guard::guard(loaded.set, &ran, guard, &config.detection, &reader, options.clock.now(), &progress)
+                let trial = guard::Trial {
+                    guard,
+                    settings: &config.detection,
+                    reader: &reader,
+                    crashes: &crashes,
+                    now: options.clock.now(),
+                    progress: &progress,
+                };
+                trial.of(rules, &ran)
             }
         };
         Ok(Self {
@@ -209,6 +224,7 @@ impl Agent {
             stored,
             owed,
             lists: Lists { listed: listed.subscribe(), taken },
+            crashes,
             progress: watch::Sender::default(),
             pid_file,
             metrics,
@@ -321,6 +337,7 @@ impl Agent {
             settings: self.config.detection.clone(),
             reader: self.store.reader(),
             lists: self.lists,
+            crashes: Arc::clone(&self.crashes),
             clock: self.options.clock.clone(),
         };
         let reload_stop = stop.clone();
@@ -362,6 +379,7 @@ impl Agent {
             watched,
             retro_hunt: self.config.retro_hunt,
             hunted,
+            crashes: self.crashes,
         };
         let evaluate_stop = stop.clone();
         let runtime = tokio::runtime::Handle::current();

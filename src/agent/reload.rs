@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Lists, guard};
+use super::{Lists, crash::CrashLog, guard};
 use crate::{
     config::{Config, Guard},
     detect::Settings,
@@ -29,6 +29,7 @@ pub(super) struct Reloading {
     pub(super) settings: Settings,
     pub(super) reader: Reader,
     pub(super) lists: Lists,
+    pub(super) crashes: Arc<CrashLog>,
     pub(super) clock: Clock,
 }
 
@@ -71,6 +72,7 @@ impl Reloading {
             });
             let progress = Arc::new(Progress::default());
             let told = Arc::clone(&progress);
+            let crashes = Arc::clone(&self.crashes);
             // Compiling, and trying rules, is work for a processor, not for the tasks' threads.
             let mut task = tokio::task::spawn_blocking(move || {
                 match reader.catalog() {
@@ -80,9 +82,21 @@ impl Reloading {
                     }
                 }
                 let mut loaded = loader.load();
+                if let Err(error) = crashes.loaded() {
+                    tracing::error!(%error, "that the files were loaded cannot be noted");
+                }
+                loaded.set = crashes.without_suspended(&loaded.set);
                 if let (true, Some((guard, running, settings, reader, now))) = (loaded.changed, trial) {
                     let known = running.versions();
-                    loaded.set = guard::guard(loaded.set, &known, &guard, &settings, &reader, now, &told);
+                    let trial = guard::Trial {
+                        guard: &guard,
+                        settings: &settings,
+                        reader: &reader,
+                        crashes: &crashes,
+                        now,
+                        progress: &told,
+                    };
+                    loaded.set = trial.of(loaded.set, &known);
                 }
                 (loader, loaded)
             });

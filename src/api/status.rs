@@ -10,7 +10,7 @@ use crate::{
     category::Category,
     detect::rule_records,
     name::{DestinationName, RuleId, SourceName},
-    store::{AlertFilter, Reader, SourceRecord, StoreError},
+    store::{AlertFilter, Reader, SourceRecord, StoreError, Suspect},
     time::{self, Timestamp},
 };
 
@@ -269,13 +269,16 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
             alarms.extend(alert.source);
         }
     }
+    let ended = reader.crashes()?.suspended;
+    let has_ended =
+        |id: &RuleId| ended.iter().any(|ended| matches!(&ended.suspect, Suspect::Rule { rule, .. } if rule == id));
     let rules = rule_records(reader.state()?)
         .into_iter()
         .map(|(rule, record)| RuleState {
+            suspended: record.suspended.is_some() || has_ended(&rule),
             rule,
             matches: record.matches,
             errors: record.errors,
-            suspended: record.suspended.is_some(),
             last_error: record.last_error,
         })
         .collect();

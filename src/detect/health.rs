@@ -16,7 +16,7 @@ use crate::{
     event::Evidence,
     name::{AlertId, DedupKey, RuleId, SourceName},
     outcome::{Outcome, StateChanges},
-    rule::{CompiledRule, Finding, Limits, RuleHost, RuleKind, RuleSet, Stage, frozen},
+    rule::{CallWatch, CompiledRule, Finding, Limits, RuleHost, RuleKind, RuleSet, Stage, frozen},
     time::Timestamp,
 };
 
@@ -66,6 +66,11 @@ impl HealthDetector {
             .filter_map(|(name, bytes)| Some((name, decode(&bytes)?)))
             .collect();
         Self { host: RuleHost::new(limits), open }
+    }
+
+    /// Tells `watch` of each call of a rule's function from now on.
+    pub fn set_watch(&mut self, watch: Option<CallWatch>) {
+        self.host.set_watch(watch);
     }
 
     /// Whether what an alert is about still lasts.

@@ -7,7 +7,7 @@ use super::{Detector, Settings};
 use crate::{
     event::Event,
     name::RuleId,
-    rule::{CompiledRule, RuleSet},
+    rule::{CallWatch, CompiledRule, RuleSet},
 };
 
 /// Rules that learn.
@@ -33,6 +33,11 @@ impl Learning {
     /// The rules.
     pub fn rules(&self) -> impl Iterator<Item = &RuleId> {
         self.rules.iter().map(|(rule, _)| rule)
+    }
+
+    /// Tells `watch` of each call of a rule's function from now on.
+    pub fn set_watch(&mut self, watch: Option<CallWatch>) {
+        self.detector.set_watch(watch);
     }
 
     /// Learns from the next event.

@@ -12,8 +12,8 @@ use crate::{
     name::{DedupKey, ExceptionId, RuleId, SourceName},
     outcome::{Outcome, Pass, StateChanges},
     rule::{
-        CompiledRule, Exception, LATENESS, Limits, MEMORY, MatchInfo, Memory, Quota, RuleFailure, RuleHost, RuleInput,
-        RuleSet,
+        CallWatch, CompiledRule, Exception, LATENESS, Limits, MEMORY, MatchInfo, Memory, Quota, RuleFailure, RuleHost,
+        RuleInput, RuleSet,
     },
     time::{self, Timestamp},
 };
@@ -188,6 +188,11 @@ impl Detector {
     pub fn drop_changes(&mut self) {
         self.state.drop_changes();
         self.host.memory().drop_changes();
+    }
+
+    /// Tells `watch` of each call of a rule's function from now on.
+    pub fn set_watch(&mut self, watch: Option<CallWatch>) {
+        self.host.set_watch(watch);
     }
 
     /// What rules remember.

@@ -142,11 +142,15 @@ pub struct Finding {
     pub context: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Is told of each call of a rule's function before it is made: the rule, and its hash.
+pub type CallWatch = Arc<dyn Fn(&RuleId, &str) + Send + Sync>;
+
 /// Runs rules. One for each thread.
 pub struct RuleHost {
     engine: Engine,
     call: Arc<Call>,
     limits: Limits,
+    watch: Option<CallWatch>,
 }
 
 impl std::fmt::Debug for RuleHost {
@@ -159,7 +163,12 @@ impl RuleHost {
     /// A host whose calls stay within `limits`.
     pub fn new(limits: &Limits) -> Self {
         let (engine, call) = engine::sandbox(limits);
-        Self { engine, call, limits: limits.clone() }
+        Self { engine, call, limits: limits.clone(), watch: None }
+    }
+
+    /// Tells `watch` of each call from now on.
+    pub fn set_watch(&mut self, watch: Option<CallWatch>) {
+        self.watch = watch;
     }
 
     /// The same, with another memory.
@@ -363,6 +372,9 @@ impl RuleHost {
         what: &str,
         run: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
     ) -> Result<Dynamic, RuleFailure> {
+        if let Some(watch) = &self.watch {
+            watch(rule.id(), &rule.hash);
+        }
         let begun = self.call.begin(self.limits.time);
         self.call.set_current(Arc::clone(&rule.running));
         let result = std::panic::catch_unwind(AssertUnwindSafe(run));

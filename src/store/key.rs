@@ -17,6 +17,9 @@ pub(super) const ALIVE: &[u8] = b"m/alive";
 /// The number of the last logged change of an alert.
 pub(super) const LAST_CHANGE: &[u8] = b"m/change";
 
+/// What is known of deaths of the process.
+pub(super) const CRASHES: &[u8] = b"f/crashes";
+
 /// What stands beside the kinds below.
 pub(super) const META: u8 = b'm';
 /// Directories of event blocks, by their first number.
@@ -61,6 +64,8 @@ pub(super) const PASS: u8 = b'p';
 pub(super) const RULES: u8 = b'g';
 /// What is known of actions, by source and id.
 pub(super) const ACTION: u8 = b'j';
+/// What is known of deaths of the process: one value.
+pub(super) const CRASH: u8 = b'f';
 /// Detection state, by its name.
 pub(super) const STATE: u8 = b's';
 /// Pieces of detection state that is large, by its name and their place.

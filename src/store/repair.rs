@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Delivery, DestinationRecord, Excepted, Quarantined, Refetch, SourceRecord, Store, StoreError,
+    CrashRecord, Delivery, DestinationRecord, Excepted, Quarantined, Refetch, SourceRecord, Store, StoreError,
     backup::{self, Pair},
     block::{Contents, Directory},
     key, sled_open, value,
@@ -393,6 +393,7 @@ fn salvage(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<Source
         key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
         key::PASS => value::from_json::<LoggedPass>("", bytes).is_ok(),
         key::RULES => value::from_json::<LoggedRules>("", bytes).is_ok(),
+        key::CRASH => value::from_json::<CrashRecord>("", bytes).is_ok(),
         key::META | key::QUIET => bytes.len() == 8,
         key::EXCEPTED => value::from_json::<Excepted>("", bytes).is_ok(),
         key::MATCH => std::str::from_utf8(bytes).is_ok(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Delivery, DestinationRecord, Excepted, Quarantined, SourceRecord, Store, StoreError,
+    CrashRecord, Delivery, DestinationRecord, Excepted, Quarantined, SourceRecord, Store, StoreError,
     block::{Contents, Directory},
     key, value,
 };
@@ -129,6 +129,7 @@ impl Store {
                 key::DESTINATION => value::from_json::<DestinationRecord>("a destination's record", &bytes).map(drop),
                 key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),
                 key::QUARANTINE => value::from_json::<Quarantined>("a quarantined entry", &bytes).map(drop),
+                key::CRASH => value::from_json::<CrashRecord>("a record of crashes", &bytes).map(drop),
                 key::META | key::QUIET | key::SEEN => {
                     let whole = bytes.len() == 8;
                     if whole { Ok(()) } else { Err(StoreError::damaged("a number", "it has not eight bytes")) }
