@@ -115,6 +115,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         if let Some(paths) = table.texts("paths", |path| Ok(base.join(path))) {
             rules.roots = paths;
         }
+        rules.follow_links = table.boolean("follow_links").unwrap_or(false);
         rules.geoip = table.texts("geoip", |path| Ok(base.join(path))).unwrap_or_default();
         watch = match table.text("watch") {
             None | Some("auto") => WatchMode::Auto,

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use insta::assert_snapshot;
 use watchbell::{
     detect::{Detector, Settings},
-    rule::Loader,
+    rule::{Loader, RuleSources, case},
 };
 
 use crate::support::{Lab, entry, event, events, found, load, rule, rule_set, run};
@@ -325,4 +325,52 @@ fn a_rules_directory_that_vanishes_takes_no_rules_along() {
     // A file that is deleted from a directory that is there is meant to be gone.
     std::fs::remove_file(rules.join("a.rhai")).unwrap();
     assert!(loader.load().set.detections.is_empty());
+}
+
+/// A link in a directory that many may write to must not bring a secret of this machine into a message.
+#[test]
+fn a_link_out_of_the_rules_directories_is_refused() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    for name in ["rules/lists", "rules/shared", "elsewhere"] {
+        std::fs::create_dir_all(path(name)).unwrap();
+    }
+    let secret = "ATATT-very-secret";
+    std::fs::write(path("elsewhere/key"), secret).unwrap();
+    std::fs::set_permissions(path("elsewhere/key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(path("elsewhere/rule.rhai"), rule("else.where", "", "fn rule(event) { true }")).unwrap();
+    std::fs::write(path("rules/shared/in.rhai"), rule("in.side", "", "fn rule(event) { true }")).unwrap();
+    symlink(path("elsewhere/key"), path("rules/key.rhai")).unwrap();
+    symlink(path("elsewhere/key"), path("rules/lists/keys.txt")).unwrap();
+    symlink(path("elsewhere/key"), path("rules/exceptions.toml")).unwrap();
+    symlink(path("elsewhere"), path("rules/more")).unwrap();
+    let load = |follow_links| {
+        let sources = RuleSources { roots: vec![path("rules")], follow_links, ..RuleSources::default() };
+        let loaded = Loader::new(sources).without_builtin().load();
+        let told = format!("{:?}", loaded.diagnostics);
+        assert!(!told.contains(secret), "{told}");
+        let ids: Vec<String> = loaded.set.detections.iter().map(|rule| rule.id().to_string()).collect();
+        let refused = loaded.diagnostics.iter().filter(|found| found.message.contains("is a link")).count();
+        (ids.join(" "), refused)
+    };
+    assert_eq!(load(false), ("in.side".to_owned(), 4));
+    // Files that only their owner can read are never read through a link.
+    assert_eq!(load(true), ("else.where in.side".to_owned(), 3));
+
+    // A directory that is a link itself is where its files are; a link within it may lead anywhere in it.
+    symlink(path("rules/shared"), path("linked")).unwrap();
+    symlink("in.rhai", path("rules/shared/again.rhai")).unwrap();
+    let loaded = Loader::of(vec![path("linked")]).without_builtin().load();
+    assert_eq!(loaded.set.detections.len(), 1);
+    assert!(loaded.diagnostics.iter().all(|found| found.code == "E210"), "{:?}", loaded.diagnostics);
+
+    // Nor through a test, or through the events that a test names.
+    symlink(path("elsewhere/key"), path("rules/shared/in.test.yaml")).unwrap();
+    let found = case::text_of(&path("rules/shared/in.test.yaml")).unwrap_err();
+    assert!(found[0].message.contains("is a link"), "{found:?}");
+    let text = "- name: a\n  events: ../../elsewhere/key\n  expect: { alert: true }\n";
+    let (cases, found) = case::read(&path("rules/shared/x.test.yaml"), text, &|_| Ok(Vec::new()));
+    assert!(cases.is_empty() && found[0].message.contains("out of the rules directories"), "{found:?}");
 }

@@ -18,6 +18,7 @@ use serde::{
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
+use super::files::Inside;
 use crate::{
     action::ListedAction,
     alert::Severity,
@@ -33,6 +34,8 @@ pub const BEGINNING: &str = "2026-01-15T12:00:00Z";
 const MAX_EVENTS: usize = 100_000;
 /// Nothing in a test file is larger.
 const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
+/// A file of events that a test names may not be larger.
+const MAX_EVENTS_BYTES: u64 = 256 * 1024 * 1024;
 /// The keys of a step of a sequence.
 const STEP_KEYS: [&str; 4] = ["event", "at", "repeat", "every"];
 
@@ -175,16 +178,21 @@ pub fn test_file(rule: &Path) -> PathBuf {
 pub fn text_of(file: &Path) -> Result<Option<String>, Vec<Diagnostic>> {
     let unreadable =
         |problem: String| vec![Diagnostic::error("E401", file, problem).help("write it again, or delete it")];
-    match std::fs::metadata(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(metadata) if !metadata.is_file() => {
-            return Err(unreadable("the test file is not a regular file".to_owned()));
-        }
-        _ => {}
+    if !file.exists() && file.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    if let Some(problem) = beside(file).refuses(file, MAX_FILE_BYTES as u64, "test file") {
+        return Err(unreadable(problem));
     }
     std::fs::read_to_string(file)
         .map(Some)
         .map_err(|error| unreadable(format!("the test file cannot be read: {error}")))
+}
+
+/// Where a test, and the events that it names, may be: in the directory of the test, or below it.
+fn beside(file: &Path) -> Inside {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Inside::new(&[directory.to_owned()], false)
 }
 
 /// Reads the text of a test file. `read_events` reads a file of events that a case names.
@@ -273,6 +281,9 @@ fn case(
         (Some(event), None) => timeline.step(&event)?,
         (None, Some(Value::String(name))) => {
             let path = file.parent().unwrap_or(Path::new("")).join(&name);
+            if let Some(problem) = beside(file).refuses(&path, MAX_EVENTS_BYTES, "file of events for a test") {
+                return Err(format!("`{name}`: {problem}"));
+            }
             timeline.file(read_events(&path).map_err(|error| format!("`{name}` cannot be read: {error}"))?)?;
         }
         (None, Some(Value::Array(steps))) => {

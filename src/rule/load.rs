@@ -5,7 +5,7 @@
 //! loads all again (a hundred rules take milliseconds), so that what a file imports can never be stale.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,6 +16,7 @@ use super::{
     circle::in_a_circle,
     compile::{Compiled, Compiler},
     exception::{self, EXCEPTIONS, Exception},
+    files::{Files, Texts, fingerprint, is_lost, read},
     import::{Imports, normal},
     library::{Geo, Lists},
     resources::Resources,
@@ -29,13 +30,6 @@ use crate::{
     name::RuleId,
 };
 
-/// A rule file may not be larger: nobody writes such a rule.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
-/// Lists may be longer: some have an entry for each account.
-const MAX_LIST_BYTES: u64 = 32 * 1024 * 1024;
-/// Directories below directories, so that a loop of symbolic links ends.
-const MAX_DIRECTORY_DEPTH: usize = 16;
-
 /// What a rule set is made of.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSources {
@@ -43,6 +37,8 @@ pub struct RuleSources {
     pub roots: Vec<PathBuf>,
     /// What the configuration says of rules.
     pub overrides: Overrides,
+    /// Whether files may be links to places outside of the directories.
+    pub follow_links: bool,
     /// Databases of addresses.
     pub geoip: Vec<PathBuf>,
     /// What organizations say of their actions.
@@ -62,8 +58,10 @@ pub struct Loaded {
     pub changed: bool,
 }
 
+/// Is told of each file before it is compiled, with the hash of its text, and says whether it may be; at the end it is told of none.
+pub type LoadWatch = Box<dyn FnMut(Option<(&Path, &str)>) -> bool + Send>;
+
 /// Loads rule files again and again, remembering the last good version of each.
-#[derive(Debug)]
 pub struct Loader {
     sources: RuleSources,
     builtin: bool,
@@ -77,6 +75,13 @@ pub struct Loader {
     geo: Option<(Arc<Geo>, Vec<Diagnostic>)>,
     fingerprint: Option<blake3::Hash>,
     current: Arc<RuleSet>,
+    watch: Option<LoadWatch>,
+}
+
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Loader({:?})", self.sources.roots)
+    }
 }
 
 /// What became of a load so far.
@@ -111,7 +116,15 @@ impl Loader {
             geo: None,
             fingerprint: None,
             current: Arc::default(),
+            watch: None,
         }
+    }
+
+    /// Asks `watch` before each file is compiled.
+    #[must_use]
+    pub fn watched(mut self, watch: LoadWatch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     /// A loader of the files under these directories, with nothing else said of them.
@@ -162,7 +175,7 @@ impl Loader {
     }
 
     fn load_here(&mut self) -> Loaded {
-        let (mut files, unreadable) = read(&self.sources.roots);
+        let (mut files, unreadable) = read(&self.sources.roots, self.sources.follow_links);
         if !self.tuning {
             files.tuning.clear();
         }
@@ -181,7 +194,16 @@ impl Loader {
         self.last_exceptions.retain(|file, _| files.tuning.contains_key(file) || is_lost(file, &unreadable));
         let overrides = self.overrides(&files.tuning, &mut loading);
         let exceptions = self.exceptions(&files.tuning, &mut compiler, &mut loading);
-        let rules = self.rules(&files.rules, &unreadable, &overrides, &mut compiler, &mut loading);
+        let mut watch = self.watch.take();
+        let mut may_load = |file: &Path, text: &str| {
+            let hash = blake3::hash(text.as_bytes()).to_hex();
+            watch.as_mut().is_none_or(|watch| watch(Some((file, &hash))))
+        };
+        let rules = self.rules(&files.rules, &unreadable, &overrides, &mut compiler, &mut may_load, &mut loading);
+        if let Some(watch) = &mut watch {
+            watch(None);
+        }
+        self.watch = watch;
         if !any_error(&loading.diagnostics) {
             // What names a rule that is broken just now names one all the same.
             let all = rules.values().map(|rule| &rule.metadata);
@@ -200,6 +222,7 @@ impl Loader {
             broken: loading.broken,
             fingerprint: fingerprint.to_hex().to_string(),
             roots: self.sources.roots.clone(),
+            follow_links: self.sources.follow_links,
             exceptions,
             catalog: Arc::clone(&self.sources.catalog),
             ignored: Arc::clone(&self.sources.ignored),
@@ -272,6 +295,7 @@ impl Loader {
         unreadable: &[Diagnostic],
         overrides: &Overrides,
         compiler: &mut Compiler,
+        may_load: &mut dyn FnMut(&Path, &str) -> bool,
         loading: &mut Loading,
     ) -> BTreeMap<PathBuf, Arc<CompiledRule>> {
         let mut rules: BTreeMap<PathBuf, Arc<CompiledRule>> = BTreeMap::new();
@@ -288,12 +312,17 @@ impl Loader {
             .iter()
             .chain(texts)
             .map(|(file, text)| {
-                // A panic in the engine is a fault of this one file.
-                let compile = AssertUnwindSafe(|| compiler.compile(file, text, overrides));
-                let (compiled, found) = std::panic::catch_unwind(compile).unwrap_or_else(|_| {
-                    let message = "the engine failed on this file: please report it";
-                    (Compiled::Broken, vec![Diagnostic::error("E217", file, message)])
-                });
+                let (compiled, found) = if may_load(file, text) {
+                    // A panic in the engine is a fault of this one file.
+                    let compile = AssertUnwindSafe(|| compiler.compile(file, text, overrides));
+                    std::panic::catch_unwind(compile).unwrap_or_else(|_| {
+                        let message = "the engine failed on this file: please report it";
+                        (Compiled::Broken, vec![Diagnostic::error("E217", file, message)])
+                    })
+                } else {
+                    let message = "the agent died twice while it loaded this file: it is left out until it changes";
+                    (Compiled::Broken, vec![Diagnostic::error("E219", file, message)])
+                };
                 // Whoever had an id keeps it, whatever file comes along with the same.
                 let is_owner = match &compiled {
                     Compiled::Rule(rule) => self.last_good.get(file).is_some_and(|good| good.id() == rule.id()),
@@ -395,11 +424,6 @@ impl Loader {
     }
 }
 
-/// Whether a file is one that could not be read, or stands in a directory that could not.
-fn is_lost(file: &Path, unreadable: &[Diagnostic]) -> bool {
-    unreadable.iter().any(|lost| file.starts_with(&lost.file))
-}
-
 /// Warnings about rules that listen to rules that are not there.
 fn unheard(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -417,174 +441,6 @@ fn unheard(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<Diagnostic> {
         }
     }
     found
-}
-
-/// A fingerprint of the files under `roots` as they are now: another than a [`RuleSet`]'s if they have changed since it was
-/// loaded.
-pub fn fingerprint_on_disk(roots: &[PathBuf]) -> String {
-    let (files, diagnostics) = read(&roots.iter().map(|root| normal(root)).collect::<Vec<_>>());
-    fingerprint(&files, &diagnostics).to_hex().to_string()
-}
-
-/// The test files under `roots`.
-pub fn test_files(roots: &[PathBuf]) -> Vec<PathBuf> {
-    files_ending(roots, ".test.yaml")
-}
-
-/// The rule files under `roots`.
-pub fn rule_files(roots: &[PathBuf]) -> Vec<PathBuf> {
-    files_ending(roots, ".rhai")
-}
-
-fn files_ending(roots: &[PathBuf], end: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for root in roots {
-        if root.is_file() {
-            found.push(normal(root));
-            continue;
-        }
-        // What cannot be read is told where rules are loaded.
-        walk(root, 0, &mut HashSet::new(), &mut |file| {
-            if file.to_string_lossy().ends_with(end) {
-                found.push(normal(file));
-            }
-        })
-        .ok();
-    }
-    found
-}
-
-type Texts = BTreeMap<PathBuf, Arc<str>>;
-
-/// The files of a load, by what they are.
-#[derive(Default)]
-struct Files {
-    /// `*.rhai`.
-    rules: Texts,
-    /// In a directory `lists`.
-    lists: Texts,
-    /// `overrides.toml` and `exceptions.toml`.
-    tuning: Texts,
-}
-
-impl Files {
-    /// Where a file belongs; none if it is of no concern.
-    fn place(&mut self, file: &Path) -> Option<&mut Texts> {
-        let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let in_lists = file.parent().and_then(Path::file_name).is_some_and(|name| name == "lists");
-        if extension == "rhai" {
-            Some(&mut self.rules)
-        } else if in_lists && ["txt", "csv", "json"].contains(&extension) {
-            Some(&mut self.lists)
-        } else if name == OVERRIDES || name == EXCEPTIONS {
-            Some(&mut self.tuning)
-        } else {
-            None
-        }
-    }
-}
-
-/// Reads all files under `roots`.
-fn read(roots: &[PathBuf]) -> (Files, Vec<Diagnostic>) {
-    let mut files = Files::default();
-    let mut diagnostics = Vec::new();
-    for root in roots {
-        if root.is_file() {
-            read_file(root, &mut files, &mut diagnostics);
-        } else {
-            let mut seen = HashSet::new();
-            walk(root, 0, &mut seen, &mut |file| read_file(file, &mut files, &mut diagnostics)).unwrap_or_else(
-                |error| {
-                    diagnostics.push(
-                        Diagnostic::error("E001", root, format!("the rules directory cannot be read: {error}"))
-                            .help("create it, or correct `paths` under `[rules]`"),
-                    );
-                },
-            );
-        }
-    }
-    (files, diagnostics)
-}
-
-/// Calls `found` for each file below `directory`. Names that begin with a dot are passed over: editors' and Kubernetes' own
-/// (`..data`), whose files are reached by their proper names.
-fn walk(
-    directory: &Path,
-    depth: usize,
-    seen: &mut HashSet<PathBuf>,
-    found: &mut dyn FnMut(&Path),
-) -> std::io::Result<()> {
-    if depth > MAX_DIRECTORY_DEPTH || !seen.insert(directory.canonicalize()?) {
-        return Ok(());
-    }
-    let mut entries: Vec<PathBuf> =
-        std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    entries.sort();
-    for path in entries {
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if hidden {
-            continue;
-        }
-        if path.is_dir() {
-            match walk(&path, depth + 1, seen, found) {
-                // A directory that vanishes while it is read is gone with the next look.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                // One that cannot be read says nothing about its files: what was good of them runs on.
-                walked => walked?,
-            }
-        } else {
-            found(&path);
-        }
-    }
-    Ok(())
-}
-
-fn read_file(file: &Path, files: &mut Files, diagnostics: &mut Vec<Diagnostic>) {
-    let Some(texts) = files.place(file) else {
-        return;
-    };
-    let is_rule = file.extension().is_some_and(|extension| extension == "rhai");
-    let limit = if is_rule { MAX_FILE_BYTES } else { MAX_LIST_BYTES };
-    let problem = match std::fs::metadata(file) {
-        // Opening a pipe would wait for somebody to write to it.
-        Ok(metadata) if !metadata.is_file() => Some("this is not a regular file".to_owned()),
-        Ok(metadata) if metadata.len() > limit => Some(format!(
-            "the file is larger than {} MiB: this is no {}",
-            limit >> 20,
-            if is_rule { "rule" } else { "list" }
-        )),
-        Ok(_) => match std::fs::read(file) {
-            Ok(bytes) => match String::from_utf8(bytes) {
-                Ok(text) => {
-                    texts.insert(normal(file), text.into());
-                    None
-                }
-                Err(error) => {
-                    let at = error.utf8_error().valid_up_to();
-                    Some(format!("the file is not text: byte {at} is not UTF-8"))
-                }
-            },
-            Err(error) => Some(format!("the file cannot be read: {error}")),
-        },
-        Err(error) => Some(format!("the file cannot be read: {error}")),
-    };
-    if let Some(problem) = problem {
-        diagnostics.push(Diagnostic::error("E002", normal(file), problem));
-    }
-}
-
-fn fingerprint(files: &Files, diagnostics: &[Diagnostic]) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    for (file, text) in files.rules.iter().chain(&files.lists).chain(&files.tuning) {
-        hasher.update(file.as_os_str().as_encoded_bytes());
-        hasher.update(&(text.len() as u64).to_be_bytes());
-        hasher.update(text.as_bytes());
-    }
-    for diagnostic in diagnostics {
-        hasher.update(diagnostic.one_line().as_bytes());
-    }
-    hasher.finalize()
 }
 
 fn id_span(text: &str, id: &RuleId) -> std::ops::Range<usize> {

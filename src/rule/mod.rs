@@ -11,7 +11,8 @@ use std::{
 
 use crate::{
     action::{ActionPatterns, Catalog, ListedAction},
-    name::{RuleId, SourceName},
+    name::{RuleId, Sequence, SourceName},
+    time::Timestamp,
 };
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
@@ -25,6 +26,7 @@ mod cost;
 mod docs;
 mod engine;
 mod exception;
+mod files;
 mod format;
 mod import;
 mod library;
@@ -50,16 +52,17 @@ mod vocabulary;
 mod watch;
 
 pub use blind::Blind;
-pub use call::{Finding, MatchInfo, RuleHost, RuleInput};
+pub use call::{CallWatch, Finding, MatchInfo, RuleHost, RuleInput};
 pub use case::{Case, Expected, ExpectedAlert};
 pub use compile::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind};
 pub use docs::{Documented, documentation, navigator_layer};
 pub use engine::Limits;
 pub use exception::{Condition, EXCEPTIONS, Exception, parse as parse_exceptions};
+pub use files::{fingerprint_on_disk, rule_files, test_files};
 pub use format::format;
 pub use library::{EXAMPLE_EVENT, EXAMPLE_LISTS, HostFunction, Parameter, SUBJECTS, Subject, definitions, reference};
 pub use lint::{lint, lint_exception};
-pub use load::{Loaded, Loader, RuleSources, fingerprint_on_disk, rule_files, test_files};
+pub use load::{LoadWatch, Loaded, Loader, RuleSources};
 pub use memory::{Expectation, LATENESS, MEMORY, Memory, Quota, Remembered};
 pub use metadata::{KEY_TABLE, Key, Metadata, Stage};
 pub use prefilter::Plan;
@@ -98,6 +101,17 @@ pub struct Guarded {
     pub since: Duration,
 }
 
+/// A rule that ended the whole process, and does not run any more as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The rule.
+    pub rule: RuleId,
+    /// When that was noticed.
+    pub since: Timestamp,
+    /// The event that it was evaluated on.
+    pub event: Option<Sequence>,
+}
+
 /// All rules of one load, ready to run.
 #[derive(Debug, Default)]
 pub struct RuleSet {
@@ -113,10 +127,14 @@ pub struct RuleSet {
     pub broken: Vec<BrokenFile>,
     /// Rules that are on trial although they do not say so.
     pub guarded: Vec<Guarded>,
+    /// Rules that ended the whole process, and are left out.
+    pub ended: Vec<Ended>,
     /// Of the files as they were read: see [`fingerprint_on_disk`].
     pub fingerprint: String,
     /// Where the files are.
     pub roots: Vec<PathBuf>,
+    /// Whether files may be links to places outside of them.
+    pub follow_links: bool,
     /// What takes matches out of alerting.
     pub exceptions: Vec<Arc<Exception>>,
     /// What organizations say of their actions.
@@ -205,7 +223,24 @@ impl RuleSet {
             broken: self.broken.clone(),
             fingerprint: self.fingerprint.clone(),
             roots: self.roots.clone(),
+            follow_links: self.follow_links,
             guarded,
+            ..self.about()
+        };
+        Arc::new(Self::new(rules, about))
+    }
+
+    /// The same without rules that ended the process.
+    pub fn without(&self, ended: Vec<Ended>) -> Arc<Self> {
+        let is_out = |rule: &Arc<CompiledRule>| ended.iter().any(|ended| ended.rule == *rule.id());
+        let rules: Vec<Arc<CompiledRule>> = self.all().filter(|rule| !is_out(rule)).cloned().collect();
+        let about = Self {
+            broken: self.broken.clone(),
+            fingerprint: self.fingerprint.clone(),
+            roots: self.roots.clone(),
+            follow_links: self.follow_links,
+            guarded: self.guarded.clone(),
+            ended,
             ..self.about()
         };
         Arc::new(Self::new(rules, about))
@@ -228,6 +263,7 @@ impl RuleSet {
             exceptions: self.exceptions.clone(),
             catalog: Arc::clone(&self.catalog),
             ignored: Arc::clone(&self.ignored),
+            ended: self.ended.clone(),
             ..Self::default()
         }
     }

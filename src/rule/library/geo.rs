@@ -49,6 +49,10 @@ impl Geo {
         for file in files {
             let reader = std::fs::metadata(file)
                 .and_then(|metadata| {
+                    // Opening a pipe would wait for somebody to write to it.
+                    if !metadata.is_file() {
+                        return Err(std::io::Error::other("it is not a regular file"));
+                    }
                     if metadata.len() > MAX_BYTES {
                         return Err(std::io::Error::other("it is larger than 1 GiB"));
                     }

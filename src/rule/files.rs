@@ -1,0 +1,241 @@
+//! The files of rules directories: which there are, what they are, and what of them may be read.
+//!
+//! A file is read only below the directories that the configuration names, wherever a link points: rules are checked out from
+//! repositories that many may write to, and a link in one must not bring a secret of this machine into an alert's title. With
+//! `follow_links` a link may lead outside, but not to a file that only its owner can read.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{exception::EXCEPTIONS, import::normal, tuning::OVERRIDES};
+use crate::diagnostic::Diagnostic;
+
+/// A rule file, or one of overrides or exceptions, may not be larger: nobody writes such a rule.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// Lists may be longer: some have an entry for each account.
+const MAX_LIST_BYTES: u64 = 32 * 1024 * 1024;
+/// Directories below directories, so that a loop of symbolic links ends.
+const MAX_DIRECTORY_DEPTH: usize = 16;
+
+/// Whether a file is one that could not be read, or stands in a directory that could not.
+pub(super) fn is_lost(file: &Path, unreadable: &[Diagnostic]) -> bool {
+    unreadable.iter().any(|lost| file.starts_with(&lost.file))
+}
+
+/// A fingerprint of the files under `roots` as they are now: another than a [`RuleSet`]'s if they have changed since it was
+/// loaded.
+pub fn fingerprint_on_disk(roots: &[PathBuf], follow_links: bool) -> String {
+    let (files, diagnostics) = read(&roots.iter().map(|root| normal(root)).collect::<Vec<_>>(), follow_links);
+    fingerprint(&files, &diagnostics).to_hex().to_string()
+}
+
+/// The test files under `roots`.
+pub fn test_files(roots: &[PathBuf]) -> Vec<PathBuf> {
+    files_ending(roots, ".test.yaml")
+}
+
+/// The rule files under `roots`.
+pub fn rule_files(roots: &[PathBuf]) -> Vec<PathBuf> {
+    files_ending(roots, ".rhai")
+}
+
+fn files_ending(roots: &[PathBuf], end: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for root in roots {
+        if root.is_file() {
+            found.push(normal(root));
+            continue;
+        }
+        // What cannot be read is told where rules are loaded.
+        walk(root, 0, &mut HashSet::new(), &mut |file| {
+            if file.to_string_lossy().ends_with(end) {
+                found.push(normal(file));
+            }
+        })
+        .ok();
+    }
+    found
+}
+
+pub(super) type Texts = BTreeMap<PathBuf, Arc<str>>;
+
+/// The files of a load, by what they are.
+#[derive(Default)]
+pub(super) struct Files {
+    /// `*.rhai`.
+    pub(super) rules: Texts,
+    /// In a directory `lists`.
+    pub(super) lists: Texts,
+    /// `overrides.toml` and `exceptions.toml`.
+    pub(super) tuning: Texts,
+}
+
+impl Files {
+    /// Where a file belongs; none if it is of no concern.
+    fn place(&mut self, file: &Path) -> Option<&mut Texts> {
+        let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let in_lists = file.parent().and_then(Path::file_name).is_some_and(|name| name == "lists");
+        if extension == "rhai" {
+            Some(&mut self.rules)
+        } else if in_lists && ["txt", "csv", "json"].contains(&extension) {
+            Some(&mut self.lists)
+        } else if name == OVERRIDES || name == EXCEPTIONS {
+            Some(&mut self.tuning)
+        } else {
+            None
+        }
+    }
+}
+
+/// Reads all files under `roots`.
+pub(super) fn read(roots: &[PathBuf], follow_links: bool) -> (Files, Vec<Diagnostic>) {
+    let mut files = Files::default();
+    let mut diagnostics = Vec::new();
+    let inside = Inside::new(roots, follow_links);
+    for root in roots {
+        if root.is_file() {
+            read_file(root, &inside, &mut files, &mut diagnostics);
+        } else {
+            let mut seen = HashSet::new();
+            let mut take = |file: &Path| read_file(file, &inside, &mut files, &mut diagnostics);
+            let walked = walk(root, 0, &mut seen, &mut take);
+            if let Err(error) = walked {
+                diagnostics.push(
+                    Diagnostic::error("E001", root, format!("the rules directory cannot be read: {error}"))
+                        .help("create it, or correct `paths` under `[rules]`"),
+                );
+            }
+        }
+    }
+    (files, diagnostics)
+}
+
+/// Where files may be.
+pub(super) struct Inside {
+    roots: Vec<PathBuf>,
+    follow_links: bool,
+}
+
+impl Inside {
+    /// Below these directories, or wherever links from there lead.
+    pub(super) fn new(roots: &[PathBuf], follow_links: bool) -> Self {
+        let resolved = |root: &PathBuf| {
+            let root = root.canonicalize().ok()?;
+            // A root may be a single file: what stands beside it belongs to it.
+            if root.is_file() { root.parent().map(Path::to_owned) } else { Some(root) }
+        };
+        Self { roots: roots.iter().filter_map(resolved).collect(), follow_links }
+    }
+
+    /// What keeps a file from being read, if anything. It must be a file, of at most so many bytes.
+    pub(super) fn refuses(&self, file: &Path, limit: u64, what: &str) -> Option<String> {
+        let unreadable = |error: std::io::Error| format!("the file cannot be read: {error}");
+        let (metadata, resolved) = match (std::fs::metadata(file), file.canonicalize()) {
+            (Ok(metadata), Ok(resolved)) => (metadata, resolved),
+            (Err(error), _) | (_, Err(error)) => return Some(unreadable(error)),
+        };
+        // Opening a pipe would wait for somebody to write to it.
+        if !metadata.is_file() {
+            return Some("this is not a regular file".to_owned());
+        }
+        if metadata.len() > limit {
+            return Some(format!("the file is larger than {} MiB: this is no {what}", limit >> 20));
+        }
+        if self.roots.iter().any(|root| resolved.starts_with(root)) {
+            return None;
+        }
+        if !self.follow_links {
+            return Some(format!(
+                "the file is a link out of the rules directories, to `{}`: put the file there, or set `follow_links = true` under `[rules]`",
+                resolved.display()
+            ));
+        }
+        let is_private = metadata.mode() & 0o044 == 0;
+        is_private.then(|| {
+            "the file is a link to a file that only its owner can read, as secrets are: make it readable for its group"
+                .to_owned()
+        })
+    }
+}
+
+/// Calls `found` for each file below `directory`. Names that begin with a dot are passed over: editors' and Kubernetes' own
+/// (`..data`), whose files are reached by their proper names.
+fn walk(
+    directory: &Path,
+    depth: usize,
+    seen: &mut HashSet<PathBuf>,
+    found: &mut dyn FnMut(&Path),
+) -> std::io::Result<()> {
+    if depth > MAX_DIRECTORY_DEPTH || !seen.insert(directory.canonicalize()?) {
+        return Ok(());
+    }
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    entries.sort();
+    for path in entries {
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if hidden {
+            continue;
+        }
+        if path.is_dir() {
+            match walk(&path, depth + 1, seen, found) {
+                // A directory that vanishes while it is read is gone with the next look.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // One that cannot be read says nothing about its files: what was good of them runs on.
+                walked => walked?,
+            }
+        } else {
+            found(&path);
+        }
+    }
+    Ok(())
+}
+
+fn read_file(file: &Path, inside: &Inside, files: &mut Files, diagnostics: &mut Vec<Diagnostic>) {
+    let Some(texts) = files.place(file) else {
+        return;
+    };
+    let ending = |wanted: &str| file.extension().is_some_and(|extension| extension == wanted);
+    let (limit, what) = match () {
+        () if ending("rhai") => (MAX_FILE_BYTES, "rule"),
+        () if ending("toml") => (MAX_FILE_BYTES, "file of overrides or exceptions"),
+        () => (MAX_LIST_BYTES, "list"),
+    };
+    let problem = match inside.refuses(file, limit, what) {
+        Some(problem) => Some(problem),
+        None => match std::fs::read(file) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => {
+                    texts.insert(normal(file), text.into());
+                    None
+                }
+                Err(error) => {
+                    let at = error.utf8_error().valid_up_to();
+                    Some(format!("the file is not text: byte {at} is not UTF-8"))
+                }
+            },
+            Err(error) => Some(format!("the file cannot be read: {error}")),
+        },
+    };
+    if let Some(problem) = problem {
+        diagnostics.push(Diagnostic::error("E002", normal(file), problem));
+    }
+}
+
+pub(super) fn fingerprint(files: &Files, diagnostics: &[Diagnostic]) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for (file, text) in files.rules.iter().chain(&files.lists).chain(&files.tuning) {
+        hasher.update(file.as_os_str().as_encoded_bytes());
+        hasher.update(&(text.len() as u64).to_be_bytes());
+        hasher.update(text.as_bytes());
+    }
+    for diagnostic in diagnostics {
+        hasher.update(diagnostic.one_line().as_bytes());
+    }
+    hasher.finalize()
+}
