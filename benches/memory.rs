@@ -53,6 +53,7 @@ fn event(number: u64, keys: u64, source: &SourceName) -> Event {
         key % 250
     );
     Event {
+        flags: Default::default(),
         sequence: Sequence(number + 1),
         source: source.clone(),
         arrived: time,

@@ -80,7 +80,7 @@ impl ListedAction {
             text.filter(|text| !text.is_empty()).map(str::to_owned)
         };
         Some(Self {
-            id: text("/id")?.into(),
+            id: text("/id")?.to_lowercase().into(),
             name: text("/attributes/displayName"),
             group: text("/attributes/groupDisplayName"),
         })
@@ -125,7 +125,11 @@ impl ActionPatterns {
             if text.is_empty() || !text.bytes().all(plain) {
                 return Err(format!("`{text}` is not an action id: letters, digits, `_ - . :`, and `*` for any text"));
             }
-            let glob = GlobBuilder::new(text).literal_separator(false).build().map_err(|error| error.to_string())?;
+            // Events' actions are in lower case.
+            let glob = GlobBuilder::new(&text.to_lowercase())
+                .literal_separator(false)
+                .build()
+                .map_err(|error| error.to_string())?;
             set.add(glob);
         }
         Ok(Self { set: set.build().map_err(|error| error.to_string())?, texts })

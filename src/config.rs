@@ -181,6 +181,22 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
             );
         }
     }
+    let show = crate::time::show_duration;
+    let shorter = |value: Duration, what: &str| {
+        let message = format!("`retention` ({}) is shorter than {what} ({})", show(retention), show(value));
+        let help = "what was fetched would be removed while the log still returns it, and come again as new: lengthen one, or shorten the other";
+        (message, Some(help.to_owned()))
+    };
+    if retention < max_age {
+        let (message, help) = shorter(max_age, "`max_age` under `[alerts]`");
+        problems.push("E107", 0..0, message, help);
+    }
+    for (source, span) in &sources {
+        if retention < source.backfill {
+            let (message, help) = shorter(source.backfill, &format!("`backfill` of source \"{}\"", source.name));
+            problems.push("E107", span.clone(), message, help);
+        }
+    }
     let has_destinations = top.has("destination");
     let destinations: Vec<_> = top
         .tables("destination")

@@ -4,7 +4,7 @@
 //!
 //! | layer | modules | what they are |
 //! | --- | --- | --- |
-//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`text`] [`event`] [`category`] [`action`] [`alert`] [`outcome`] [`silence`] [`condition`] | values |
+//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`text`] [`legible`] [`event`] [`category`] [`action`] [`alert`] [`outcome`] [`silence`] [`condition`] | values |
 //! | 1 | [`rule`], then [`detect`] | the pure core: rules and what they find |
 //! | 1 | [`store`] | memory: the only place that knows keys and encodings |
 //! | 1 | [`http`] | talking HTTP |
@@ -29,6 +29,7 @@ pub mod detect;
 pub mod diagnostic;
 pub mod event;
 pub mod http;
+pub mod legible;
 pub mod name;
 pub mod outcome;
 pub mod replay;

@@ -123,13 +123,28 @@ text_name!(
     }
 );
 
+impl EventId {
+    /// An id that stands for a text.
+    pub fn of_hash(text: &str) -> Self {
+        let hash = blake3::hash(text.as_bytes()).to_hex();
+        Self(format!("#{}", hash.get(..32).unwrap_or_default()).into())
+    }
+}
+
 impl DedupKey {
     const MAX_CHARACTERS: usize = 1_000;
+    /// Characters of a longer text that are kept before its hash.
+    const KEPT_CHARACTERS: usize = 900;
 
-    /// The key of a text of any length: the text, cut after 1,000 characters.
+    /// The key of a text of any length. Of one of more than 1,000 characters the beginning is kept, and a hash of the whole, so that
+    /// different texts are different keys.
     pub fn clipped(text: &str) -> Self {
-        let end = text.char_indices().nth(Self::MAX_CHARACTERS).map_or(text.len(), |(index, _)| index);
-        Self(text.get(..end).unwrap_or(text).into())
+        if text.chars().nth(Self::MAX_CHARACTERS).is_none() {
+            return Self(text.into());
+        }
+        let end = text.char_indices().nth(Self::KEPT_CHARACTERS).map_or(text.len(), |(index, _)| index);
+        let hash = blake3::hash(text.as_bytes()).to_hex();
+        Self(format!("{}…#{}", text.get(..end).unwrap_or(text), hash.get(..32).unwrap_or_default()).into())
     }
 }
 
@@ -271,8 +286,11 @@ mod tests {
 
     #[test]
     fn dedup_keys_are_cut_at_characters() {
-        let key = DedupKey::clipped(&"ü".repeat(1_500));
-        assert_eq!(key.as_str().chars().count(), 1_000);
+        let key = |text: &str| DedupKey::clipped(text).as_str().to_owned();
+        assert_eq!(key(&"ü".repeat(1_000)), "ü".repeat(1_000));
+        let (one, other) = (format!("{}1", "ü".repeat(1_500)), format!("{}2", "ü".repeat(1_500)));
+        assert!(key(&one).chars().count() <= 1_000 && DedupKey::parse(&key(&one)).is_ok());
+        assert_ne!(key(&one), key(&other));
     }
 
     #[test]

@@ -30,13 +30,14 @@ fn modules() -> Vec<(String, PathBuf, String)> {
         .collect()
 }
 
-const VALUES: [&str; 13] = [
+const VALUES: [&str; 14] = [
     "action",
     "alert",
     "category",
     "condition",
     "diagnostic",
     "event",
+    "legible",
     "name",
     "outcome",
     "secret",

@@ -43,6 +43,7 @@ mod promise_bad_rule;
 /// Promise 1: nothing is lost and nothing doubled, whenever the process is killed.
 mod promise_crash;
 mod promise_last_resort;
+mod promise_nothing_hidden;
 /// Promise 2: replaying what was evaluated gives the alerts that were raised.
 mod promise_replay_is_live;
 /// No secret gets into anything that is written or printed.

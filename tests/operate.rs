@@ -295,10 +295,7 @@ fn events_go_in_and_out_byte_for_byte() {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(text.as_bytes()).unwrap();
     lab.write("lines.jsonl.gz", encoder.finish().unwrap());
-    lab.write(
-        "page.json",
-        serde_json::to_string_pretty(&json!({ "data": [entries[0], { "id": "x" }], "meta": {} })).unwrap(),
-    );
+    lab.write("page.json", serde_json::to_string_pretty(&json!({ "data": [entries[0], "x"], "meta": {} })).unwrap());
     let imported =
         lab.watchbell(&["events", "import", "lines.jsonl.gz", "page.json", "--source", "old", "--format", "json"]);
     let imported: Value = serde_json::from_str(&imported.stdout).unwrap_or_else(|_| panic!("{}", imported.show()));
@@ -312,7 +309,7 @@ fn events_go_in_and_out_byte_for_byte() {
     // No rule ran on what was only to be kept.
     let matches = lines(&lab.watchbell(&["alerts", "list", "--limit", "5000", "--format", "json"]));
     assert_eq!(matches.iter().filter(|alert| alert["rule"] == "team.each").count(), 1_300);
-    assert!(lab.watchbell(&["events", "list", "--quarantined"]).stdout.contains("no `attributes.action`"));
+    assert!(lab.watchbell(&["events", "list", "--quarantined"]).stdout.contains("not a JSON object"));
     let exported = lab.watchbell(&["events", "export", "--source", "old"]);
     assert_eq!(exported.stdout, text);
     lab.watchbell(&["events", "export", "--source", "kept", "--output", "out.jsonl"]);
@@ -527,8 +524,11 @@ fn tokio_runtime() -> tokio::runtime::Runtime {
 #[test]
 fn an_agent_under_load_is_asked_everything_at_once() {
     let entries = recent(400);
+    // Without those that set entries aside: each raises an alert of its own, whenever the next look at the agent's health comes.
+    let mut passing = Fault::PASSING.to_vec();
+    passing.retain(|fault| !matches!(fault, Fault::Malformed | Fault::DeeplyNested));
     let lab = Lab::with_organization(
-        Options { page_limit: 20, faults: Faults::some(&Fault::PASSING, 100, 5), ..Options::new(scenario(&entries)) },
+        Options { page_limit: 20, faults: Faults::some(&passing, 100, 5), ..Options::new(scenario(&entries)) },
         "drop_off = \"30d\"",
     );
     lab.write("rules/each.rhai", each("team.each"));

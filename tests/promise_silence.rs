@@ -35,7 +35,7 @@ fn source(changes: Value) -> Subject {
         "silent_for": 60, "newest_event": 61, "newest_event_time": "2026-03-01T11:59:00Z", "newest_arrival": 60, "lag": 1,
         "last_poll": 5, "caught_up": true, "error": null, "error_kind": null, "error_remedy": null, "needs_a_person": false,
         "failures": 0, "failing_for": null, "cursor_trouble": null, "key_expires_in": null, "quarantined": 0,
-        "last_quarantined": null, "stored": 100,
+        "last_quarantined": null, "set_aside": [], "stored": 100,
     });
     for (name, value) in changes.as_object().unwrap() {
         assert!(record.get(name).is_some(), "the agent's record has no `{name}`");
@@ -93,7 +93,7 @@ fn other_ways_to_be_unwell_have_alerts_of_their_own() {
     assert_snapshot!(findings(json!({ "needs_a_person": true, "error": "api answered 403", "error_kind": "key_lacks_scope", "error_remedy": "scope", "failing_for": 1 })), @"high builtin.source_refused: test refuses to be read (key_lacks_scope)");
     assert_snapshot!(findings(json!({ "error": "e", "error_kind": "timeout", "error_remedy": "r", "failures": 9, "failing_for": 1_000 })), @"medium builtin.source_failing: test cannot be polled (timeout)");
     assert_snapshot!(findings(json!({ "cursor_trouble": 10 })), @"low builtin.cursor_stuck: The position in the audit log of test was lost and found again");
-    assert_snapshot!(findings(json!({ "last_quarantined": 10, "quarantined": 3 })), @"low builtin.events_quarantined: Entries from test could not be used");
+    assert_snapshot!(findings(json!({ "last_quarantined": 10, "quarantined": 3, "set_aside": [{ "hash": "a", "reason": "not a JSON object", "beginning": "17" }] })), @"medium builtin.events_quarantined: An entry from test could not be used: not a JSON object");
     let expiring: Vec<String> = [31, 30, 14, 7, 1, -1].map(|days| findings(json!({ "key_expires_in": days }))).to_vec();
     assert_snapshot!(expiring.join("\n"), @"
 

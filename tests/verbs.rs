@@ -300,7 +300,7 @@ fn what_was_found_is_listed_and_shown() {
      team.impersonation          medium    on     -         user_logged_in_as_user  2        0
      builtin.cursor_stuck        low       on     -         on a timer              0        0
      builtin.delivery_failing    high      on     -         on a timer              0        0
-     builtin.events_quarantined  low       on     -         on a timer              0        0
+     builtin.events_quarantined  medium    on     -         on a timer              0        0
      builtin.key_expiring        info      on     -         on a timer              0        0
      builtin.log_drop_off        high      on     -         on a timer              0        0
      builtin.new_action          info      on     -         on a timer              0        0

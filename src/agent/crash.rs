@@ -75,16 +75,17 @@ impl CrashLog {
         }
         let mut record = store.reader().crashes()?;
         let before = record.clone();
-        for runner in Runner::ALL {
-            if let Some(note) = read(&directory.join(runner.file())) {
-                tracing::error!(
-                    event = note.event.map(|event| event.0),
-                    suspects = ?note.suspects.iter().map(describe).collect::<Vec<_>>(),
-                    "the agent died while it was to {}",
-                    runner.file()
-                );
-                judge(&mut record, note, now);
-            }
+        let notes = Runner::ALL.into_iter().filter_map(|runner| read(&directory.join(runner.file())));
+        let notes: Vec<Note> = notes.collect();
+        // Of several threads only one ended the process.
+        let alone = notes.len() == 1;
+        for note in notes {
+            tracing::error!(
+                event = note.event.map(|event| event.0),
+                suspects = ?note.suspects.iter().map(describe).collect::<Vec<_>>(),
+                "the agent died while this ran"
+            );
+            judge(&mut record, note, alone, now);
         }
         if record != before {
             store.save_crashes(&record)?;
@@ -222,19 +223,24 @@ fn read(file: &Path) -> Option<Note> {
     serde_json::from_slice(rest.get(..length)?).ok()
 }
 
+/// Deaths after which a suspect is suspended although others ran as well each time.
+const TOO_OFTEN: usize = 3;
+
 /// What follows from a note: one that was alone, and suspected before, is suspended.
-fn judge(record: &mut CrashRecord, note: Note, now: Timestamp) {
+fn judge(record: &mut CrashRecord, note: Note, alone: bool, now: Timestamp) {
     let again = note.event.is_some_and(|event| record.events.contains(&event));
     match <[Suspect; 1]>::try_from(note.suspects) {
-        Ok([suspect]) if again || record.suspects.contains(&suspect) => {
+        Ok([suspect])
+            if alone && (again || record.suspects.contains(&suspect))
+                || record.suspects.iter().filter(|other| **other == suspect).count() >= TOO_OFTEN =>
+        {
             record.suspects.retain(|other| *other != suspect);
             record.suspended.retain(|other| !is_same(&other.suspect, &suspect));
             record.suspended.push(Suspended { suspect, since: now, event: note.event });
         }
         suspects => {
-            let suspects = suspects.map_or_else(|many| many, |one| one.into());
-            let new: Vec<Suspect> = suspects.into_iter().filter(|suspect| !record.suspects.contains(suspect)).collect();
-            record.suspects.extend(new);
+            // As often as they are suspected.
+            record.suspects.extend(suspects.map_or_else(|many| many, |one| one.into()));
         }
     }
     if let Some(event) = note.event.filter(|event| !record.events.contains(event)) {
@@ -275,19 +281,25 @@ mod tests {
     fn the_second_death_alone_suspends() {
         let (mut record, now) = (CrashRecord::default(), time::from_millis(0));
         let alone = |record: &mut CrashRecord, event, id| {
-            judge(record, Note { event, suspects: vec![rule(id)] }, now);
+            judge(record, Note { event, suspects: vec![rule(id)] }, true, now);
         };
-        judge(&mut record, Note { event: Some(Sequence(7)), suspects: Vec::new() }, now);
+        judge(&mut record, Note { event: Some(Sequence(7)), suspects: Vec::new() }, true, now);
         assert_eq!((record.events.as_slice(), record.suspended.len()), ([Sequence(7)].as_slice(), 0));
         alone(&mut record, Some(Sequence(7)), "a.b");
         assert_eq!(record.suspended.len(), 1);
         // Together with others, and then alone.
-        judge(&mut record, Note { event: None, suspects: vec![rule("c.d"), rule("e.f")] }, now);
+        judge(&mut record, Note { event: None, suspects: vec![rule("c.d"), rule("e.f")] }, true, now);
         assert_eq!((record.suspects.len(), record.suspended.len()), (2, 1));
         alone(&mut record, None, "e.f");
         assert_eq!(record.suspended[1].suspect, rule("e.f"));
         // Alone, but for the first time: whatever ended the process may have come from elsewhere.
         alone(&mut record, None, "g.h");
         assert_eq!(record.suspended.len(), 2);
+        // With others at the same time it takes longer.
+        for death in 0..4 {
+            assert_eq!(record.suspended.len(), 2, "{death}");
+            judge(&mut record, Note { event: None, suspects: vec![rule("i.j")] }, false, now);
+        }
+        assert_eq!(record.suspended.len(), 3);
     }
 }

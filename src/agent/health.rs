@@ -12,6 +12,7 @@ use crate::{
     name::{Sequence, SourceName},
     source::{Settings, SourceStatus},
     store::{Reader, SourceRecord, StoreError},
+    text::{printable, shortened},
     time::{self, Clock, Timestamp},
 };
 
@@ -19,6 +20,8 @@ use crate::{
 const ASLEEP: Duration = Duration::from_secs(60);
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// Entries that were set aside of which there are alerts at a time, for each source.
+const MOST_SET_ASIDE: usize = 20;
 /// What came up longer ago is no news.
 const NEWS: Duration = Duration::from_secs(31 * 86_400);
 
@@ -99,6 +102,7 @@ pub(super) fn subjects(
         if let Some(record) = record.as_object_mut() {
             let new = own.filter_map(|(_, id, action)| new_action(id, action, &status.record, now)).collect();
             record.insert("new_actions".to_owned(), Value::Array(new));
+            record.insert("set_aside".to_owned(), Value::Array(set_aside(reader, &settings.name)?));
         }
         subjects.push(Subject { source: Some(settings.name.clone()), record });
     }
@@ -152,6 +156,22 @@ pub(super) fn subjects(
         }),
     });
     Ok(subjects)
+}
+
+/// Entries of a source that were set aside, the newest first.
+fn set_aside(reader: &Reader, source: &SourceName) -> Result<Vec<Value>, StoreError> {
+    let mut found = Vec::new();
+    for entry in reader.quarantined() {
+        let entry = entry?;
+        if found.len() >= MOST_SET_ASIDE {
+            break;
+        }
+        if entry.source == *source {
+            let beginning = shortened(&printable(&entry.raw), 200);
+            found.push(json!({ "hash": entry.hash, "reason": entry.reason, "beginning": beginning }));
+        }
+    }
+    Ok(found)
 }
 
 /// An action that came up after the first day: on the organization's list, or in an event although it was not on it.

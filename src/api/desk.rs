@@ -388,7 +388,7 @@ fn events(reader: &Reader, query: EventQuery, sink: Sink<'_>) -> Result<(), Desk
     let filter = ScanFilter {
         since: query.since,
         until: query.until,
-        action: pattern(query.action.as_deref())?,
+        action: pattern(query.action.map(|action| action.to_lowercase()).as_deref())?,
         source: query.source,
         after: Sequence(query.after.unwrap_or(0)),
     };

@@ -44,7 +44,7 @@ impl Details {
         Self {
             severity: severity.unwrap_or(rule.metadata.severity),
             key: DedupKey::clipped(&key),
-            title: clipped(&title, 500),
+            title: input.shortened(rule, &title),
             errors,
             actor: input.who(rule),
             lists: host.take_lists(),

@@ -215,7 +215,7 @@ impl Detector {
     /// what another does, but for the matches that it listens to.
     pub fn evaluate(&mut self, event: &Event) -> Outcome {
         let mut outcome = self.begin(&event.source, event.time, event.arrived);
-        let plan = self.plans.of(&self.rules, &event.action);
+        let plan = self.plans.of(&self.rules, &event.action, event.flags);
         if plan.is_empty() {
             self.rule_out(&event.action, |_| false);
             return outcome;

@@ -9,6 +9,7 @@ use std::{
 use super::{Settings, matching::Details};
 use crate::{
     event::Event,
+    legible::Flags,
     name::SourceName,
     rule::{Plan, RuleFailure, RuleHost, RuleInput, RuleSet},
 };
@@ -28,7 +29,10 @@ pub enum Verdict {
 #[derive(Debug)]
 pub(super) struct Plans {
     prefilter: bool,
+    /// For ordinary events.
     by_action: HashMap<Arc<str>, Arc<Plan>>,
+    /// For those that something is unusual about.
+    flagged: HashMap<Arc<str>, Arc<Plan>>,
 }
 
 /// Actions whose plans are kept: far more than there are.
@@ -36,19 +40,24 @@ const MAX_PLANS: usize = 10_000;
 
 impl Plans {
     pub(super) fn new(prefilter: bool) -> Self {
-        Self { prefilter, by_action: HashMap::new() }
+        Self { prefilter, by_action: HashMap::new(), flagged: HashMap::new() }
     }
 
-    pub(super) fn of(&mut self, rules: &RuleSet, action: &Arc<str>) -> Arc<Plan> {
-        if let Some(plan) = self.by_action.get(action) {
+    pub(super) fn of(&mut self, rules: &RuleSet, action: &Arc<str>, flags: Flags) -> Arc<Plan> {
+        let plans = if flags.is_empty() { &mut self.by_action } else { &mut self.flagged };
+        if let Some(plan) = plans.get(action) {
             return Arc::clone(plan);
         }
-        if self.by_action.len() >= MAX_PLANS {
-            self.by_action.clear();
+        if plans.len() >= MAX_PLANS {
+            plans.clear();
         }
-        let make = if self.prefilter { Plan::new } else { Plan::unfiltered };
-        let plan = Arc::new(make(rules, action));
-        self.by_action.insert(Arc::clone(action), Arc::clone(&plan));
+        // The bytes of what is unusual are not what rules see: it is left to their scripts.
+        let plan = Arc::new(match (flags.is_empty(), self.prefilter) {
+            (true, true) => Plan::new(rules, action),
+            (true, false) => Plan::unfiltered(rules, action),
+            (false, _) => Plan::of_flagged(rules, action),
+        });
+        plans.insert(Arc::clone(action), Arc::clone(&plan));
         plan
     }
 }
@@ -70,14 +79,14 @@ impl Preparer {
         Self { rules, host, plans: Plans::new(settings.prefilter), slow: HashSet::new() }
     }
 
-    /// Whether any rule may look at events of this action.
-    pub fn wants(&mut self, action: &Arc<str>) -> bool {
-        !self.plans.of(&self.rules, action).is_empty()
+    /// Whether any rule may look at events of this action and these flags.
+    pub fn wants(&mut self, action: &Arc<str>, flags: Flags) -> bool {
+        !self.plans.of(&self.rules, action, flags).is_empty()
     }
 
-    /// The rules that may match an event of this action, source and bytes.
-    pub fn candidates(&mut self, action: &Arc<str>, source: &SourceName, raw: &str) -> Vec<usize> {
-        self.plans.of(&self.rules, action).candidates(raw, source)
+    /// The rules that may match an event of this action, these flags, source and bytes.
+    pub fn candidates(&mut self, action: &Arc<str>, flags: Flags, source: &SourceName, raw: &str) -> Vec<usize> {
+        self.plans.of(&self.rules, action, flags).candidates(raw, source)
     }
 
     /// What these rules say of an event, in their order; those that are not named say false.

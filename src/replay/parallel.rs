@@ -23,6 +23,7 @@ use crate::{
     alert::LoggedChange,
     detect::{Preparer, Settings, Verdict},
     event::Event,
+    legible::Flags,
     name::SourceName,
     outcome::LoggedPass,
     rule::{RuleSet, stack},
@@ -354,17 +355,23 @@ impl Shared<'_> {
             }
             prepared.wanted = Some(wanted);
         }
-        let mut wanted = |action: &Arc<str>| preparers.iter_mut().any(|preparer| preparer.wants(action));
-        let looked_at: Vec<Arc<str>> = block.actions().into_iter().filter(&mut wanted).collect();
-        if !looked_at.is_empty() {
-            let heads: Vec<(usize, Arc<str>, SourceName)> = block
-                .heads()
-                .enumerate()
-                .filter(|(place, head)| prepared.wants(*place) && looked_at.contains(head.action))
-                .map(|(place, head)| (place, Arc::clone(head.action), head.source.clone()))
-                .collect();
-            for (place, action, source) in heads {
-                if let Err(error) = prepared.event(&mut block, preparers, place, &action, &source) {
+        let mut wanted = |action: &Arc<str>, flags| preparers.iter_mut().any(|preparer| preparer.wants(action, flags));
+        let looked_at: Vec<Arc<str>> =
+            block.actions().into_iter().filter(|action| wanted(action, Flags::default())).collect();
+        let heads = block.heads().enumerate().filter(|(place, _)| prepared.wants(*place));
+        // Few are flagged.
+        let heads: Vec<(usize, Head)> = heads
+            .filter(|(_, head)| match head.flags.is_empty() {
+                true => looked_at.contains(head.action),
+                false => wanted(head.action, head.flags),
+            })
+            .map(|(place, head)| {
+                (place, Head { action: Arc::clone(head.action), flags: head.flags, source: head.source.clone() })
+            })
+            .collect();
+        if !heads.is_empty() {
+            for (place, head) in heads {
+                if let Err(error) = prepared.event(&mut block, preparers, place, &head) {
                     if prepared.unreadable == 0 {
                         tracing::warn!(%error, "events cannot be read");
                     }
@@ -398,6 +405,13 @@ impl Shared<'_> {
     }
 }
 
+/// What decides who looks at an event.
+struct Head {
+    action: Arc<str>,
+    flags: Flags,
+    source: SourceName,
+}
+
 impl Prepared {
     fn wants(&self, place: usize) -> bool {
         self.wanted.as_ref().is_none_or(|wanted| wanted.get(place).copied().unwrap_or(false))
@@ -409,11 +423,10 @@ impl Prepared {
         block: &mut Unpacked,
         preparers: &mut [Preparer],
         place: usize,
-        action: &Arc<str>,
-        source: &SourceName,
+        head: &Head,
     ) -> Result<(), StoreError> {
         for (side, preparer) in self.sides.iter_mut().zip(preparers) {
-            let candidates = preparer.candidates(action, source, block.raw(place)?);
+            let candidates = preparer.candidates(&head.action, head.flags, &head.source, block.raw(place)?);
             if candidates.is_empty() {
                 continue;
             }

@@ -19,7 +19,7 @@ use super::{
     runbook,
     view::EventView,
 };
-use crate::{action::Catalog, alert::Severity, event::Event, name::RuleId};
+use crate::{action::Catalog, alert::Severity, event::Event, name::RuleId, text::shortened};
 
 /// An event on its way through the rules: its view is built when the first rule wants it, and then shared.
 #[derive(Debug)]
@@ -107,6 +107,23 @@ impl<'a> RuleInput<'a> {
         runbook::fill(runbook, &self.value_for(rule))
     }
 
+    /// A title of bounded length. Long texts of the event are cut where they stand in it, so that one does not push out what follows.
+    pub fn shortened(&self, rule: &CompiledRule, title: &str) -> String {
+        if title.chars().nth(MAX_TITLE).is_none() {
+            return title.to_owned();
+        }
+        let mut texts: Vec<ImmutableString> = Vec::new();
+        long_texts(&self.value_for(rule), 0, &mut texts);
+        // The longest first: a text may be part of another.
+        texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        texts.dedup();
+        let mut short = title.to_owned();
+        for text in &texts {
+            short = short.replace(text.as_str(), &shortened(text, MAX_VALUE));
+        }
+        shortened(&short, MAX_TITLE)
+    }
+
     /// What a call of a rule's function is about.
     pub(super) fn about(&self, rule: &CompiledRule, function: &str) -> About {
         let event = rule.expires.then(|| self.event.clone());
@@ -124,6 +141,27 @@ impl<'a> RuleInput<'a> {
             return self.view().value();
         }
         self.shared.get_or_init(|| self.view()).value()
+    }
+}
+
+/// UTF-16 units of a title.
+const MAX_TITLE: usize = 500;
+/// UTF-16 units of one text of the event in a title that would be longer.
+const MAX_VALUE: usize = 80;
+
+/// Texts of an event that are cut in titles.
+fn long_texts(value: &Dynamic, depth: usize, found: &mut Vec<ImmutableString>) {
+    if depth > 64 {
+        return;
+    }
+    if let Some(text) = value.read_lock::<ImmutableString>() {
+        if text.len() > MAX_VALUE {
+            found.push(text.clone());
+        }
+    } else if let Some(map) = value.read_lock::<Map>() {
+        map.values().for_each(|value| long_texts(value, depth + 1, found));
+    } else if let Some(items) = value.read_lock::<Array>() {
+        items.iter().for_each(|value| long_texts(value, depth + 1, found));
     }
 }
 
@@ -178,11 +216,17 @@ impl RuleHost {
         self
     }
 
-    /// The values of the fields that `group_by` names, as one text; none where the rule does not group.
+    /// The values of the fields that `group_by` names, as one text that no others give; none where the rule does not group.
     pub fn group(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<String> {
         let fields = rule.metadata.group_by.as_ref()?;
         let values = slot_values(&input.value_for(rule), fields);
-        let values: Vec<String> = values.into_iter().map(|value| value.unwrap_or_else(|| "-".to_owned())).collect();
+        // What stands between values, or for none, is escaped where it is part of one.
+        let value = |value: Option<String>| match value {
+            None => "-".to_owned(),
+            Some(text) if text == "-" => "\\-".to_owned(),
+            Some(text) => text.replace('\\', "\\\\").replace('/', "\\/"),
+        };
+        let values: Vec<String> = values.into_iter().map(value).collect();
         Some(values.join(" / "))
     }
 

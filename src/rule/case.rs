@@ -23,7 +23,7 @@ use crate::{
     action::ListedAction,
     alert::Severity,
     diagnostic::{Diagnostic, nearest, suggest},
-    event::{Event, IncomingEvent},
+    event::{Event, IncomingEvent, NO_ACTION},
     name::{EventId, Sequence, SourceName},
     time::{self, Timestamp},
 };
@@ -413,6 +413,9 @@ impl Timeline {
         let raw = Value::Object(event).to_string();
         let incoming = IncomingEvent::parse(&raw)
             .map_err(|rejected| format!("the log would not have such an event: {}", rejected.reason))?;
+        if &*incoming.action == NO_ACTION {
+            return Err("the log would not have such an event: no `attributes.action`".to_owned());
+        }
         self.push(incoming, self.now)
     }
 
@@ -479,7 +482,8 @@ mod tests {
                 .contains("did you mean `repeat`?")
         );
         assert!(
-            case("  events: nowhere.jsonl\n  expect: { alert: true }\n").contains("`nowhere.jsonl` cannot be read")
+            case("  events: nowhere.jsonl\n  expect: { alert: true }\n")
+                .contains("`nowhere.jsonl`: the file cannot be read")
         );
         assert!(
             case("  events: [{ at: soon, attributes: { action: a } }]\n  expect: { alert: true }\n")

@@ -74,6 +74,11 @@ pub const KEY_TABLE: &[Key] = &[
         "number",
         "What a match adds to the risk of its actor: rules with `on: [\"risk\"]` hear of it, and find it in `event.risk`.",
     ),
+    key(
+        "flagged",
+        "true or false",
+        "`true`: it looks at events that something is unusual about, and at no others: those whose `event.flags` is not empty.",
+    ),
     key("signal", "true or false", "`true`: its matches are there for rules that listen to them, and raise no alert."),
     key("description", "text", "What it means."),
     key(
@@ -176,6 +181,8 @@ pub struct Metadata {
     pub evidence: Option<Certainty>,
     /// Rules whose matches it runs on, in place of events.
     pub on: Option<Vec<Selector>>,
+    /// It looks at events that something is unusual about, and at no others.
+    pub flagged: bool,
     /// Its matches are there for rules that listen to them, and raise no alert.
     pub signal: bool,
     /// What a match adds to the risk of its actor, for rules that listen to `risk`.
@@ -225,7 +232,7 @@ pub struct Metadata {
 impl Metadata {
     /// Whether it looks at every event, whatever its action.
     pub fn wants_every_event(&self) -> bool {
-        self.on.is_none() && self.actions.is_none() && self.activities.is_none()
+        self.on.is_none() && self.actions.is_none() && self.activities.is_none() && !self.flagged
     }
 
     /// Whether a value was set from outside, so that the rule's own function is not asked.
@@ -280,6 +287,7 @@ pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> 
         evidence: reader.evidence(),
         on: reader.listens(),
         signal: reader.boolean("signal").unwrap_or(false),
+        flagged: reader.boolean("flagged").unwrap_or(false),
         risk: reader.risk(),
         description: reader.text("description"),
         runbook: reader.text_or_steps("runbook"),
@@ -431,7 +439,8 @@ impl Reader<'_> {
                 );
             }
         }
-        Some(actions)
+        // Events' actions are in lower case.
+        Some(actions.into_iter().map(|action| action.to_lowercase()).collect())
     }
 
     fn activities(&mut self) -> Option<Vec<String>> {

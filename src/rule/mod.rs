@@ -155,6 +155,8 @@ struct Dispatch {
     globs: GlobSet,
     glob_rules: Vec<usize>,
     every: Vec<usize>,
+    /// Those that want events that something is unusual about, whatever the action.
+    flagged: Vec<usize>,
 }
 
 impl RuleSet {
@@ -276,6 +278,14 @@ impl RuleSet {
         rules.extend(dispatch.globs.matches(action).into_iter().filter_map(|index| dispatch.glob_rules.get(index)));
         rules.sort_unstable();
         rules.dedup();
+        rules
+    }
+
+    /// The same for events that something is unusual about: there are rules that want only those.
+    pub fn wanting_flagged(&self, action: &str) -> Vec<usize> {
+        let mut rules = self.wanting(action);
+        rules.extend(&self.dispatch.flagged);
+        rules.sort_unstable();
         rules
     }
 
@@ -419,6 +429,10 @@ impl Dispatch {
         let mut globs = GlobSetBuilder::new();
         for (index, rule) in rules.iter().enumerate() {
             if rule.metadata.on.is_some() {
+                continue;
+            }
+            if rule.metadata.flagged {
+                dispatch.flagged.push(index);
                 continue;
             }
             if rule.metadata.wants_every_event() {

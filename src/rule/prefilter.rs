@@ -100,6 +100,12 @@ impl Plan {
         Self::of(rules.wanting(action), rules, action)
     }
 
+    /// The plan for events of this action that something is unusual about: it asks nothing, and rules that look at such events only
+    /// are among it.
+    pub fn of_flagged(rules: &RuleSet, action: &str) -> Self {
+        Self::of(rules.wanting_flagged(action), rules, action)
+    }
+
     fn of(always: Vec<usize>, rules: &RuleSet, action: &str) -> Self {
         let ignored = rules.ignored.iter().filter(|(_, patterns)| patterns.is_match(action));
         let ignored = ignored.map(|(source, _)| source.clone()).collect();

@@ -16,7 +16,10 @@ use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{bounds, call::MatchInfo, library, memory::Expectation};
-use crate::{action::Catalog, event::Event};
+use crate::{
+    action::Catalog,
+    event::{Event, NO_ACTION},
+};
 
 /// An event as rules see it.
 #[derive(Debug, Clone)]
@@ -24,7 +27,7 @@ pub struct EventView(Dynamic);
 
 impl EventView {
     /// The view of a stored event, with the short names beside Atlassian's own: `action`, `activity`, `category`, `actor`,
-    /// `target`, `time` (RFC 3339, UTC), `ip`, `geo`, `source`.
+    /// `target`, `time` (RFC 3339, UTC), `ip`, `geo`, `source`, `flags`.
     pub fn new(event: &Event, catalog: &Catalog) -> Self {
         Self(share(Dynamic::from_map(top(event, catalog))))
     }
@@ -58,7 +61,7 @@ impl EventView {
 }
 
 fn top(event: &Event, catalog: &Catalog) -> Map {
-    let mut top = parse(&event.raw);
+    let mut top = parse(&event.legible());
     let attribute = |path: &[&str]| top.get("attributes").map_or(Dynamic::UNIT, |attributes| walk(attributes, path));
     let actor = attribute(&["actor"]);
     let target = top.get("attributes").and_then(|attributes| library::target(&*attributes.read_lock::<Map>()?));
@@ -71,7 +74,10 @@ fn top(event: &Event, catalog: &Catalog) -> Map {
             geo.insert(name.into(), value);
         }
     }
-    top.insert("action".into(), text(&event.action));
+    let action = if &*event.action == NO_ACTION { Dynamic::UNIT } else { text(&event.action) };
+    top.insert("action".into(), action);
+    let flags: Array = event.flags.iter().map(|flag| text(flag.name())).collect();
+    top.insert("flags".into(), freeze(flags.into()));
     top.insert("activity".into(), catalog.name(&event.action).map_or(Dynamic::UNIT, text));
     top.insert("category".into(), text(catalog.category(&event.action).as_str()));
     top.insert("actor".into(), freeze(actor));

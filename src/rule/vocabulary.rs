@@ -86,6 +86,7 @@ const SHORT: &[(&str, &str)] = &[
     ("time", ""),
     ("source", ""),
     ("geo", ""),
+    ("flags", ""),
 ];
 
 /// Parts of `event.geo`.

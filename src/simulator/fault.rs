@@ -166,12 +166,12 @@ impl Fault {
             }
             Self::Malformed => {
                 let middle = page.entries.len() / 2;
-                for (offset, entry) in ["17", "{\"id\":\"no-action\"}", "null"].into_iter().enumerate() {
+                for (offset, entry) in ["17", "[\"no object\"]", "null"].into_iter().enumerate() {
                     page.entries.insert((middle + offset).min(page.entries.len()), entry.to_owned());
                 }
             }
             Self::DeeplyNested => {
-                page.entries.push(format!("{{\"id\":\"deep\",\"x\":{}{}}}", "[".repeat(1_000), "]".repeat(1_000)));
+                page.entries.push(format!("[{}{}]", "[".repeat(1_000), "]".repeat(1_000)));
             }
             Self::CursorStuck => {
                 if let Some(cursor) = cursor {

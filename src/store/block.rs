@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{StoreError, key, value};
 use crate::{
     event::Event,
+    legible::Flags,
     name::{EventId, Sequence, SourceName},
     time::{self, Timestamp},
 };
@@ -30,7 +31,7 @@ pub(super) struct Directory {
     pub(super) first: Sequence,
     /// The earliest and latest event time, in milliseconds.
     pub(super) times: (i64, i64),
-    /// The latest of the events' own times, none counted later than its arrival: for retention.
+    /// When the last of the events arrived: for retention.
     pub(super) newest: i64,
     pub(super) sources: Vec<SourceName>,
     pub(super) actions: Vec<Arc<str>>,
@@ -38,6 +39,9 @@ pub(super) struct Directory {
     pub(super) chunks: u32,
     /// Bytes of the events before compression.
     pub(super) raw_bytes: u64,
+    /// Places of events that are unusual, and how. It follows the rest, where there are any.
+    #[serde(skip)]
+    flagged: Vec<(u16, u16)>,
 }
 
 /// One event in the directory.
@@ -88,7 +92,26 @@ impl ScanFilter {
 
 impl Directory {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, StoreError> {
-        Ok(value::from_postcard::<Self>("a block's directory", bytes)?.0)
+        let (mut directory, rest) = value::from_postcard::<Self>("a block's directory", bytes)?;
+        if !rest.is_empty() {
+            directory.flagged =
+                postcard::from_bytes(rest).map_err(|error| StoreError::damaged("a block's directory", error))?;
+        }
+        Ok(directory)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>, StoreError> {
+        let bytes = value::to_postcard(self)?;
+        if self.flagged.is_empty() {
+            return Ok(bytes);
+        }
+        postcard::to_extend(&self.flagged, bytes).map_err(|error| StoreError::damaged("a record", error))
+    }
+
+    /// What is unusual about the event at a place.
+    pub(super) fn flags(&self, place: usize) -> Flags {
+        let found = self.flagged.iter().find(|(flagged, _)| usize::from(*flagged) == place);
+        Flags::of_bits(found.map_or(0, |(_, bits)| *bits))
     }
 
     pub(super) fn last(&self) -> Sequence {
@@ -109,9 +132,8 @@ impl Directory {
     }
 }
 
-/// Adds a block of these events to a batch. Their numbers must follow one another. `newest` is what retention goes by, in
-/// milliseconds; absent: the newest of the events' own times.
-pub(super) fn write(batch: &mut sled::Batch, events: &[Event], newest: Option<i64>) -> Result<(), StoreError> {
+/// Adds a block of these events to a batch. Their numbers must follow one another.
+pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), StoreError> {
     let Some(first) = events.first() else {
         return Ok(());
     };
@@ -142,17 +164,22 @@ pub(super) fn write(batch: &mut sled::Batch, events: &[Event], newest: Option<i6
     let directory = Directory {
         first: first.sequence,
         times: (times.clone().min().unwrap_or(0), times.max().unwrap_or(0)),
-        newest: newest.unwrap_or_else(|| entries.iter().map(|entry| entry.time.min(entry.arrived)).max().unwrap_or(0)),
+        newest: entries.iter().map(|entry| entry.arrived).max().unwrap_or(0),
         sources,
         actions,
         entries,
         chunks: u32::try_from(compressed.len().div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX),
         raw_bytes: raw.len() as u64,
+        flagged: (0_u16..)
+            .zip(events)
+            .filter(|(_, event)| !event.flags.is_empty())
+            .map(|(place, event)| (place, event.flags.bits()))
+            .collect(),
     };
     for (index, chunk) in (0_u32..).zip(compressed.chunks(CHUNK_BYTES)) {
         batch.insert(key::chunk(first.sequence, index), chunk);
     }
-    batch.insert(key::directory(first.sequence), value::to_postcard(&directory)?);
+    batch.insert(key::directory(first.sequence), directory.to_bytes()?);
     Ok(())
 }
 
@@ -240,6 +267,7 @@ impl Contents {
             time: time::from_millis(entry.time),
             id: self.id(index)?,
             action: Arc::clone(directory.actions.get(usize::from(entry.action)).ok_or_else(missing)?),
+            flags: directory.flags(index),
             raw: raw.into(),
         })
     }
@@ -271,6 +299,7 @@ mod tests {
             time: time::from_millis(time),
             id: EventId::parse(&format!("id-{sequence}")).unwrap(),
             action: format!("action_{action}").into(),
+            flags: Flags::of_bits(u16::from(action) % 3),
             raw: raw.into(),
         }
     }
@@ -289,7 +318,7 @@ mod tests {
                 .map(|(index, (time, action, raw))| event(first + index as u64, *time, *action, raw))
                 .collect();
             let mut batch = sled::Batch::default();
-            write(&mut batch, &events, None).unwrap();
+            write(&mut batch, &events).unwrap();
             db.apply_batch(batch).unwrap();
             let directory = Directory::parse(&db.get(key::directory(Sequence(first))).unwrap().unwrap()).unwrap();
             prop_assert_eq!(directory.last(), events.last().unwrap().sequence);

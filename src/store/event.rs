@@ -107,19 +107,16 @@ impl Store {
             next = next.next();
         }
         appended.stored = events.len();
-        appended.quarantined = page.rejected.len();
         for part in events.chunks(block::FULL_BLOCK) {
-            // What was brought in on purpose is kept as long as what has just happened, however old it is.
-            let newest = record.is_none().then(|| page.arrived.as_millisecond());
-            block::write(&mut batch, part, newest)?;
+            block::write(&mut batch, part)?;
         }
         for (first, last) in quiet {
             batch.insert(key::quiet(first), last.0.to_be_bytes().as_slice());
         }
-        let any_rejected = !page.rejected.is_empty();
-        if any_rejected {
-            quarantine::write(self, &mut batch, &page.source, page.arrived, page.rejected)?;
+        if !page.rejected.is_empty() {
+            appended.quarantined = quarantine::write(self, &mut batch, &page.source, page.arrived, page.rejected)?;
         }
+        let any_rejected = appended.quarantined > 0;
         match record {
             Some(record) => {
                 record.newest_processed = record.newest_processed.max(newest_processed);

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     event::Event,
+    legible::Flags,
     name::{Sequence, SourceName},
     time::{self, Timestamp},
 };
@@ -58,6 +59,8 @@ pub struct EventHead<'a> {
     pub time: Timestamp,
     /// When it came.
     pub arrived: Timestamp,
+    /// What is unusual about it.
+    pub flags: Flags,
 }
 
 impl Block {
@@ -125,6 +128,7 @@ impl Unpacked {
                     action,
                     time: time::from_millis(entry.time),
                     arrived: time::from_millis(entry.arrived),
+                    flags: directory.flags(index),
                 })
             }
             (None, Packed::Loose(events)) => events.get(index).map(|event| EventHead {
@@ -133,6 +137,7 @@ impl Unpacked {
                 action: &event.action,
                 time: event.time,
                 arrived: event.arrived,
+                flags: event.flags,
             }),
             (None, _) => None,
         }

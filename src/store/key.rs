@@ -58,6 +58,8 @@ pub(super) const SILENCED: u8 = b'y';
 pub(super) const QUIET: u8 = b'u';
 /// Entries that were no events, by the order they came in.
 pub(super) const QUARANTINE: u8 = b'q';
+/// Numbers of entries that were no events, by the hash of the entry and the source.
+pub(super) const QUARANTINE_SEEN: u8 = b'Q';
 /// Times up to which a log was known to be whole, by mark, change and source.
 pub(super) const PASS: u8 = b'p';
 /// Which rules ran, by mark and change.
@@ -256,6 +258,13 @@ pub(super) fn silenced_alert(id: SilenceId, alert: AlertId) -> Vec<u8> {
 
 pub(super) fn quiet(first: Sequence) -> Vec<u8> {
     numbered(QUIET, first.0)
+}
+
+pub(super) fn quarantine_seen(source: &SourceName, hash: &str) -> Vec<u8> {
+    let mut key = vec![QUARANTINE_SEEN];
+    key.extend_from_slice(hash.as_bytes());
+    key.extend_from_slice(source.as_str().as_bytes());
+    key
 }
 
 pub(super) fn quarantined(number: u64) -> Vec<u8> {

@@ -394,7 +394,7 @@ fn salvage(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<Source
         key::PASS => value::from_json::<LoggedPass>("", bytes).is_ok(),
         key::RULES => value::from_json::<LoggedRules>("", bytes).is_ok(),
         key::CRASH => value::from_json::<CrashRecord>("", bytes).is_ok(),
-        key::META | key::QUIET => bytes.len() == 8,
+        key::META | key::QUIET | key::QUARANTINE_SEEN => bytes.len() == 8,
         key::EXCEPTED => value::from_json::<Excepted>("", bytes).is_ok(),
         key::MATCH => std::str::from_utf8(bytes).is_ok(),
         key::STATE | key::STATE_PIECE | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => true,

@@ -35,7 +35,7 @@ pub struct Removed {
 }
 
 impl Store {
-    /// Removes events whose time is before `cutoff`, whole blocks at a time, and alerts that opened before it.
+    /// Removes events that arrived before `cutoff`, whole blocks at a time, and alerts that were raised before it.
     pub fn remove_before(&self, cutoff: Timestamp) -> Result<Removed, StoreError> {
         let mut removed = Removed::default();
         let mark = self.reader().mark()?;
@@ -155,6 +155,11 @@ impl Store {
             if owed.contains(&id) {
                 continue;
             }
+            // What it is about may be long past when it is raised; it is kept from then on.
+            let alert = self.reader().alert(id)?;
+            if alert.is_some_and(|alert| alert.raised_at.is_some_and(|raised| raised >= cutoff)) {
+                continue;
+            }
             let mut batch = sled::Batch::default();
             batch.remove(time_key);
             batch.remove(key::alert(id));
@@ -211,7 +216,7 @@ impl Store {
             block::remove(&mut batch, directory);
         }
         // Later operations on the same key win, so the new block replaces the first old one.
-        block::write(&mut batch, &all, run.iter().map(|block| block.newest).max())?;
+        block::write(&mut batch, &all)?;
         self.write(batch)?;
         Ok(run.len() as u64 - 1)
     }

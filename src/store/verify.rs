@@ -130,7 +130,7 @@ impl Store {
                 key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),
                 key::QUARANTINE => value::from_json::<Quarantined>("a quarantined entry", &bytes).map(drop),
                 key::CRASH => value::from_json::<CrashRecord>("a record of crashes", &bytes).map(drop),
-                key::META | key::QUIET | key::SEEN => {
+                key::META | key::QUIET | key::SEEN | key::QUARANTINE_SEEN => {
                     let whole = bytes.len() == 8;
                     if whole { Ok(()) } else { Err(StoreError::damaged("a number", "it has not eight bytes")) }
                 }

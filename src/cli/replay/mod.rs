@@ -284,7 +284,8 @@ fn run_beside(feed: Feed, sides: &[Side], settings: &detect::Settings, run: &Run
 }
 
 fn glob(pattern: &str) -> Result<globset::GlobMatcher, CliError> {
-    let glob = globset::Glob::new(pattern).map_err(|error| CliError::Usage(format!("`{pattern}`: {error}")))?;
+    let glob = globset::Glob::new(&pattern.to_lowercase())
+        .map_err(|error| CliError::Usage(format!("`{pattern}`: {error}")))?;
     Ok(glob.compile_matcher())
 }
 

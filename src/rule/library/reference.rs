@@ -64,6 +64,31 @@ for target in event.nothing { }           // runs no time
 something empty. The functions below give `()`, false or an empty list for absent data and for data of a wrong type; only what you write
 yourself (a pattern, a time zone, the name of a list) is held to, and throws if it is wrong.
 
+## Unusual events
+
+Nothing that is a JSON object is left out. What a strict reader would refuse is read as the nearest thing, and `event.flags` says so; it is an
+empty list otherwise.
+
+| flag | what it says |
+| --- | --- |
+| `surrogate` | half a surrogate pair: it reads as U+FFFD |
+| `number` | a number beyond all floats: it reads as a text |
+| `too_deep` | more than 64 levels: what is deeper reads as `()` |
+| `duplicate_key` | a name twice in one object: the last counts |
+| `control` | a control character other than tab and line breaks in a text |
+| `bidi` | a mark that turns the direction of text around |
+| `escape` | an escape that JSON does not know: it reads as it is written |
+| `id` | no id, or one of more than 512 bytes or with control characters: `event.id` is as it came, and a hash stands for it everywhere else |
+| `action` | no action, or one not in lower case or with blanks around it: `event.action` is in lower case without them, or `()` |
+| `time` | a time that is not legible, or before 2012 or a day after its arrival: that of `processedAt` counts, else that of the arrival |
+
+A rule with `flagged: true` looks at such events only; `atlassian.monitoring.event_tampered` is one. A time may have a blank in place of its `T`.
+
+## Counting and time
+
+Windows and dedup periods go by the time of events; none counts as later than its arrival. Where `fn unique` is there and the threshold is one,
+each match opens an alert, whether it has a value or not; above that, a match without a value counts for nothing.
+
 ";
 
 const FUNCTIONS: [(&str, &str, &str); 10] = [

@@ -35,6 +35,7 @@ pub struct Expectation {
     /// The end of waiting, in milliseconds since 1970.
     pub due: i64,
     /// The event that made it to be expected.
+    #[serde(with = "stored")]
     pub event: Event,
 }
 
@@ -158,6 +159,42 @@ fn met_key(key: &str, name: &str) -> String {
     format!("met/{}/{}/{}", name.len(), short(name), short(key))
 }
 
+/// An event as earlier versions stored it, too: what is unusual about it follows from the rest.
+mod stored {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::{
+        event::{Event, IncomingEvent},
+        name::{EventId, Sequence, SourceName},
+        time::Timestamp,
+    };
+
+    #[derive(Serialize, Deserialize)]
+    struct Stored {
+        sequence: Sequence,
+        source: SourceName,
+        arrived: Timestamp,
+        time: Timestamp,
+        id: EventId,
+        action: Arc<str>,
+        raw: Arc<str>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(event: &Event, serializer: S) -> Result<S::Ok, S::Error> {
+        let Event { sequence, source, arrived, time, id, action, raw, .. } = event.clone();
+        Stored { sequence, source, arrived, time, id, action, raw }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Event, D::Error> {
+        let Stored { sequence, source, arrived, time, id, action, raw } = Stored::deserialize(deserializer)?;
+        let read = IncomingEvent::parse(&raw).map(|read| read.into_event(source.clone(), sequence, arrived));
+        let flags = read.map(|event| event.flags).unwrap_or_default();
+        Ok(Event { sequence, source, arrived, time, id, action, flags, raw })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -185,7 +222,8 @@ mod tests {
             time: time::from_millis(time),
             id: EventId::parse(&format!("e{index}")).unwrap(),
             action: "x".into(),
-            raw: "{}".into(),
+            flags: crate::legible::Flags::default(),
+            raw: r#"{"id":"1","attributes":{"action":"x"}}"#.into(),
         }
     }
 

@@ -1,0 +1,571 @@
+//! Reading JSON that a strict reader refuses, so that nobody can hide an event by what they write into it.
+//!
+//! Atlassian's log carries names and titles as people typed them. Half a surrogate pair, a number beyond all floats, or two hundred
+//! levels make a strict reader refuse the whole entry. Here such a part is replaced by the nearest thing that can be read, and a
+//! [`Flag`] says so. What stands outside of the texts must be JSON: nothing is guessed about structure.
+
+use std::{borrow::Cow, collections::HashSet, fmt::Write as _};
+
+use serde::{Deserialize, Serialize};
+
+use crate::text::is_unsafe;
+
+/// Levels of lists and objects that are kept; what is deeper is cut.
+const MAX_LEVELS: usize = 64;
+
+/// Something unusual about an event. People who act can bring some of it about; Atlassian does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flag {
+    /// Half a surrogate pair: reads as U+FFFD.
+    Surrogate,
+    /// A number beyond what a float can be: reads as a text.
+    Number,
+    /// More than 64 levels: what is deeper reads as null.
+    TooDeep,
+    /// A name twice in one object: the last counts.
+    DuplicateKey,
+    /// A control character other than tab and line breaks in a text.
+    Control,
+    /// A character that turns the direction of text around.
+    Bidi,
+    /// An escape that JSON does not know: reads as it is written.
+    Escape,
+    /// No id, or one that cannot be kept: a hash stands for it.
+    Id,
+    /// No action id, or one that is written in another way than Atlassian does.
+    Action,
+    /// A time that is not legible or cannot be true: the time of processing or of arrival counts.
+    Time,
+}
+
+impl Flag {
+    /// All flags, in the order of their bits.
+    pub const ALL: [Self; 10] = [
+        Self::Surrogate,
+        Self::Number,
+        Self::TooDeep,
+        Self::DuplicateKey,
+        Self::Control,
+        Self::Bidi,
+        Self::Escape,
+        Self::Id,
+        Self::Action,
+        Self::Time,
+    ];
+
+    /// Its name in `event.flags`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Surrogate => "surrogate",
+            Self::Number => "number",
+            Self::TooDeep => "too_deep",
+            Self::DuplicateKey => "duplicate_key",
+            Self::Control => "control",
+            Self::Bidi => "bidi",
+            Self::Escape => "escape",
+            Self::Id => "id",
+            Self::Action => "action",
+            Self::Time => "time",
+        }
+    }
+}
+
+/// A set of flags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Flags(u16);
+
+impl Flags {
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(crate) fn is_empty_ref(&self) -> bool {
+        self.is_empty()
+    }
+
+    /// Whether a flag is set.
+    pub fn has(self, flag: Flag) -> bool {
+        self.0 & (1 << flag as u16) != 0
+    }
+
+    /// Sets a flag.
+    pub fn set(&mut self, flag: Flag) {
+        self.0 |= 1 << flag as u16;
+    }
+
+    /// The flags that are set, in the order of [`Flag::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Flag> {
+        Flag::ALL.into_iter().filter(move |flag| self.has(*flag))
+    }
+
+    /// The flags as bits, to be stored.
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The flags of stored bits.
+    pub fn of_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// Whether the entry has to be read through [`read`].
+    pub fn needs_repair(self) -> bool {
+        [Flag::Surrogate, Flag::Number, Flag::TooDeep, Flag::Control, Flag::Escape]
+            .into_iter()
+            .any(|flag| self.has(flag))
+    }
+}
+
+impl Serialize for Flags {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Flags {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut flags = Self::default();
+        Vec::<Flag>::deserialize(deserializer)?.into_iter().for_each(|flag| flags.set(flag));
+        Ok(flags)
+    }
+}
+
+/// JSON that a strict reader takes, and what had to be done for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Legible<'a> {
+    /// The entry; as it came where nothing had to be done.
+    pub text: Cow<'a, str>,
+    /// What is unusual about it.
+    pub flags: Flags,
+}
+
+/// Reads an entry. Fails, with a reason, only where it is no JSON.
+pub fn read(raw: &str) -> Result<Legible<'_>, String> {
+    let mut reader =
+        Reader { raw, at: 0, flags: Flags::default(), out: String::with_capacity(raw.len()), levels: Vec::new() };
+    reader.document()?;
+    let Reader { flags, out, .. } = reader;
+    let text = if flags.needs_repair() { Cow::Owned(out) } else { Cow::Borrowed(raw) };
+    Ok(Legible { text, flags })
+}
+
+struct Reader<'a> {
+    raw: &'a str,
+    at: usize,
+    flags: Flags,
+    out: String,
+    /// What is open: the names of each object so far; none for a list.
+    levels: Vec<Option<HashSet<String>>>,
+}
+
+impl Reader<'_> {
+    /// One value with all that is in it. It does not recurse: levels are kept on the heap.
+    fn document(&mut self) -> Result<(), String> {
+        loop {
+            self.blanks();
+            // A value is expected here.
+            let opened = match self.peek() {
+                Some(b'{') => self.open(b'{')?,
+                Some(b'[') => self.open(b'[')?,
+                Some(b'"') => {
+                    self.string(None)?;
+                    false
+                }
+                Some(b'-' | b'0'..=b'9') => {
+                    self.number()?;
+                    false
+                }
+                Some(_) => {
+                    self.word()?;
+                    false
+                }
+                None => return Err(self.problem("it ends in the middle")),
+            };
+            if opened {
+                continue;
+            }
+            // What may follow a value, up to where the next is expected.
+            loop {
+                self.blanks();
+                let Some(level) = self.levels.last() else {
+                    return if self.peek().is_none() { Ok(()) } else { Err(self.problem("something follows it")) };
+                };
+                let is_object = level.is_some();
+                match self.peek() {
+                    Some(b',') => {
+                        self.take(b',');
+                        if is_object {
+                            self.name()?;
+                        }
+                        break;
+                    }
+                    Some(b'}') if is_object => self.close(b'}'),
+                    Some(b']') if !is_object => self.close(b']'),
+                    Some(_) => return Err(self.problem("a comma or the end of a list or an object is missing")),
+                    None => return Err(self.problem("it ends in the middle")),
+                }
+            }
+        }
+    }
+
+    /// Opens a list or an object; says whether a value is expected next.
+    fn open(&mut self, bracket: u8) -> Result<bool, String> {
+        if self.levels.len() == MAX_LEVELS {
+            self.flags.set(Flag::TooDeep);
+            self.out.push_str("null");
+            self.skip()?;
+            return Ok(false);
+        }
+        self.take(bracket);
+        self.levels.push((bracket == b'{').then(HashSet::new));
+        self.blanks();
+        let end = if bracket == b'{' { b'}' } else { b']' };
+        if self.peek() == Some(end) {
+            self.close(end);
+            return Ok(false);
+        }
+        if bracket == b'{' {
+            self.name()?;
+        }
+        Ok(true)
+    }
+
+    fn close(&mut self, bracket: u8) {
+        self.take(bracket);
+        self.levels.pop();
+    }
+
+    /// A name and its colon.
+    fn name(&mut self) -> Result<(), String> {
+        self.blanks();
+        if self.peek() != Some(b'"') {
+            return Err(self.problem("a name is missing"));
+        }
+        let mut name = String::new();
+        self.string(Some(&mut name))?;
+        if let Some(Some(names)) = self.levels.last_mut()
+            && !names.insert(name)
+        {
+            self.flags.set(Flag::DuplicateKey);
+        }
+        self.blanks();
+        if self.peek() != Some(b':') {
+            return Err(self.problem("a colon is missing"));
+        }
+        self.take(b':');
+        Ok(())
+    }
+
+    /// Passes over a list or an object, however deep, without keeping anything of it.
+    fn skip(&mut self) -> Result<(), String> {
+        let kept = self.out.len();
+        let mut depth = 0_usize;
+        loop {
+            match self.peek() {
+                Some(b'{' | b'[') => depth += 1,
+                Some(b'}' | b']') => {
+                    depth -= 1;
+                    if depth == 0 {
+                        self.at += 1;
+                        self.out.truncate(kept);
+                        return Ok(());
+                    }
+                }
+                Some(b'"') => {
+                    self.string(None)?;
+                    continue;
+                }
+                Some(_) => {}
+                None => return Err(self.problem("it ends in the middle")),
+            }
+            self.at += 1;
+        }
+    }
+
+    fn string(&mut self, mut decoded: Option<&mut String>) -> Result<(), String> {
+        self.take(b'"');
+        loop {
+            let rest = self.raw.get(self.at..).unwrap_or_default();
+            let Some(character) = rest.chars().next() else {
+                return Err(self.problem("it ends within a text"));
+            };
+            match character {
+                '"' => {
+                    self.take(b'"');
+                    return Ok(());
+                }
+                '\\' => {
+                    if let Some(character) = self.escape(rest)?
+                        && let Some(decoded) = &mut decoded
+                    {
+                        decoded.push(character);
+                    }
+                }
+                character => {
+                    self.at += character.len_utf8();
+                    self.see(character);
+                    if character < ' ' {
+                        // A strict reader wants it escaped.
+                        self.flags.set(Flag::Control);
+                        write!(self.out, "\\u{:04x}", u32::from(character)).ok();
+                    } else {
+                        self.out.push(character);
+                    }
+                    if let Some(decoded) = &mut decoded {
+                        decoded.push(character);
+                    }
+                }
+            }
+        }
+    }
+
+    /// An escape, at the beginning of `rest`; gives what it stands for.
+    fn escape(&mut self, rest: &str) -> Result<Option<char>, String> {
+        let unit = |text: &str| {
+            let digits = text.strip_prefix("\\u").and_then(|text| text.get(..4));
+            digits
+                .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+        };
+        let simple = match rest.as_bytes().get(1) {
+            Some(b'"') => Some('"'),
+            Some(b'\\') => Some('\\'),
+            Some(b'/') => Some('/'),
+            Some(b'b') => Some('\u{8}'),
+            Some(b'f') => Some('\u{c}'),
+            Some(b'n') => Some('\n'),
+            Some(b'r') => Some('\r'),
+            Some(b't') => Some('\t'),
+            _ => None,
+        };
+        if let Some(character) = simple {
+            self.copy(rest, 2);
+            self.see(character);
+            return Ok(Some(character));
+        }
+        if let Some(first) = unit(rest) {
+            let second = rest.get(6..).and_then(unit).filter(|second| (0xdc00..0xe000).contains(second));
+            let character = match (first, second) {
+                (0xd800..0xdc00, Some(second)) => {
+                    char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00))
+                }
+                _ => char::from_u32(first),
+            };
+            match character {
+                Some(character) => {
+                    self.copy(rest, if (0xd800..0xdc00).contains(&first) { 12 } else { 6 });
+                    self.see(character);
+                }
+                None => {
+                    self.flags.set(Flag::Surrogate);
+                    self.at += 6;
+                    self.out.push_str("\\ufffd");
+                }
+            }
+            return Ok(character.or(Some('\u{fffd}')));
+        }
+        if rest.len() < 2 {
+            return Err(self.problem("it ends within a text"));
+        }
+        self.flags.set(Flag::Escape);
+        self.at += 1;
+        self.out.push_str("\\\\");
+        Ok(Some('\\'))
+    }
+
+    /// Takes note of what a character is.
+    fn see(&mut self, character: char) {
+        if matches!(character, '\n' | '\r' | '\t') {
+            return;
+        }
+        if matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            self.flags.set(Flag::Bidi);
+        } else if character.is_control() && is_unsafe(character) {
+            self.flags.set(Flag::Control);
+        }
+    }
+
+    fn number(&mut self) -> Result<(), String> {
+        let rest = self.raw.get(self.at..).unwrap_or_default();
+        let is_part = |byte: &u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+        let number = rest.get(..rest.bytes().take_while(is_part).count()).unwrap_or_default();
+        self.at += number.len();
+        if is_number(number) {
+            if number.parse::<f64>().is_ok_and(f64::is_finite) {
+                self.out.push_str(number);
+            } else {
+                self.flags.set(Flag::Number);
+                write!(self.out, "\"{number}\"").ok();
+            }
+            return Ok(());
+        }
+        Err(self.problem("a number is not one"))
+    }
+
+    fn word(&mut self) -> Result<(), String> {
+        for word in ["true", "false", "null"] {
+            if self.raw.get(self.at..).is_some_and(|rest| rest.starts_with(word)) {
+                self.at += word.len();
+                self.out.push_str(word);
+                return Ok(());
+            }
+        }
+        Err(self.problem("a value is missing"))
+    }
+
+    fn blanks(&mut self) {
+        let rest = self.raw.get(self.at..).unwrap_or_default();
+        self.at += rest.bytes().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.raw.as_bytes().get(self.at).copied()
+    }
+
+    fn take(&mut self, byte: u8) {
+        self.at += 1;
+        self.out.push(char::from(byte));
+    }
+
+    fn copy(&mut self, rest: &str, bytes: usize) {
+        self.at += bytes;
+        self.out.push_str(rest.get(..bytes).unwrap_or_default());
+    }
+
+    fn problem(&self, what: &str) -> String {
+        format!("not readable JSON: {what} (byte {})", self.at)
+    }
+}
+
+/// Whether a text is a number by JSON's grammar.
+fn is_number(text: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (text, None),
+    };
+    let mantissa = mantissa.strip_prefix('-').unwrap_or(mantissa);
+    let (whole, fraction) = match mantissa.split_once('.') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (mantissa, None),
+    };
+    digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && fraction.is_none_or(digits)
+        && exponent.is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(raw: &str, wanted: &Value, flags: &[Flag]) {
+        let read = read(raw).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&read.text).unwrap(), *wanted, "{}", read.text);
+        assert_eq!(read.flags.iter().collect::<Vec<_>>(), flags, "{raw}");
+    }
+
+    #[test]
+    fn what_a_strict_reader_refuses_is_read_as_the_nearest_thing() {
+        check(r#"{"a":"Eve \ud83d"}"#, &json!({"a": "Eve \u{fffd}"}), &[Flag::Surrogate]);
+        check(
+            r#"{"a":"\udc00\ud83dx\ud83d\ud83d\ude00"}"#,
+            &json!({"a": "\u{fffd}\u{fffd}x\u{fffd}😀"}),
+            &[Flag::Surrogate],
+        );
+        check(
+            r#"{"a":1e400,"b":-1E+999,"c":1e-999}"#,
+            &json!({"a": "1e400", "b": "-1E+999", "c": 0.0}),
+            &[Flag::Number],
+        );
+        check("{\"a\":\"x\ny\u{1}z\"}", &json!({"a": "x\ny\u{1}z"}), &[Flag::Control]);
+        check(r#"{"a":"\u0000"}"#, &json!({"a": "\u{0}"}), &[Flag::Control]);
+        check(r#"{"a":"\q\u12"}"#, &json!({"a": "\\q\\u12"}), &[Flag::Escape]);
+        check(r#"{"a":1,"\u0061":2,"b":{"a":3}}"#, &json!({"a": 2, "b": {"a": 3}}), &[Flag::DuplicateKey]);
+        check(r#"{"a":"\u202egnp"}"#, &json!({"a": "\u{202e}gnp"}), &[Flag::Bidi]);
+        check(r#" {"a" : [ ] , "b": [1, {}], "c":"\"\\\/\t" } "#, &json!({"a": [], "b": [1, {}], "c": "\"\\/\t"}), &[]);
+    }
+
+    #[test]
+    fn what_is_too_deep_is_cut_and_the_rest_is_read() {
+        let raw = format!(r#"{{"a":{}"x\"]"{},"b":1}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let legible = read(&raw).unwrap();
+        assert!(legible.flags.has(Flag::TooDeep));
+        let value: Value = serde_json::from_str(&legible.text).unwrap();
+        assert_eq!(value["b"], 1);
+        let raw = format!("{}{}", "[".repeat(64), "]".repeat(64));
+        assert!(read(&raw).unwrap().flags.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused() {
+        for raw in [
+            "",
+            "{",
+            "[1",
+            "{\"a\"}",
+            "{\"a\":}",
+            "[1 2]",
+            "[1,]",
+            "{,}",
+            "01",
+            "1.",
+            "tru",
+            "\"a",
+            "\"\\",
+            "[}",
+            "{]",
+            "1 2",
+            "{\"a\":1,}",
+        ] {
+            assert!(read(raw).is_err(), "{raw}");
+            assert!(serde_json::from_str::<Value>(raw).is_err(), "{raw}");
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,20}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map(".{0,5}", inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_strict_reader_takes_is_read_as_by_it(value in any_json()) {
+            let raw = value.to_string();
+            let legible = read(&raw).unwrap();
+            let back: Value = serde_json::from_str(&legible.text).unwrap();
+            prop_assert_eq!(back, serde_json::from_str::<Value>(&raw).unwrap());
+        }
+
+        /// Whatever is read can be read strictly then, and whatever a strict reader takes is read.
+        #[test]
+        fn what_is_read_can_be_read_strictly(parts in prop::collection::vec(prop::sample::select(vec![
+            "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\\", "\\u", "d83d", "\\ud83d", "\\udc00", "1", "-", "1e400", "e", ".", "0", "true", "null", " ", "\n", "\u{1}", "x", "😀",
+        ]), 0..20)) {
+            let raw: String = parts.concat();
+            match read(&raw) {
+                Ok(legible) => prop_assert!(serde_json::from_str::<Value>(&legible.text).is_ok(), "{}", legible.text),
+                Err(_) => prop_assert!(serde_json::from_str::<Value>(&raw).is_err()),
+            }
+        }
+    }
+}

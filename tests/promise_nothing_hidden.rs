@@ -1,0 +1,164 @@
+//! Whatever somebody writes into a name or a title, what they do is seen.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use watchbell::{
+    event::{Event, IncomingEvent},
+    name::{Sequence, SourceName},
+    replay::Report,
+    simulator::{Options, Scenario, Simulated},
+    time::Clock,
+};
+
+use crate::support::{Lab, alerts, base, entry, evaluated, now, rule, rule_set, run};
+
+const IMPERSONATION: &str = "const RULE = #{ id: \"a.impersonation\", title: \"t\", severity: \"high\", actions: [\"user_logged_in_as_user\"] };\nfn rule(event) { event.targets(\"users\")[0].attributes.email != event.actor.email }\nfn title(event) { `${event.actor.name} as ${event.targets(\"users\")[0].attributes.email}` }\nfn dedup(event) { event.id }";
+
+/// One impersonation, with something in it that a strict reader refuses or that means something else to it.
+fn disguised() -> Vec<(&'static str, String, &'static [&'static str])> {
+    let plain = |id: &str| entry(id, "user_logged_in_as_user", 0, "eve");
+    let with = |id: &str, change: &dyn Fn(&mut Value)| {
+        let mut value = plain(id);
+        change(&mut value);
+        value.to_string()
+    };
+    let replaced = |id: &str, from: &str, to: &str| {
+        let text = plain(id).to_string();
+        assert!(text.contains(from), "{text}");
+        text.replacen(from, to, 1)
+    };
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    vec![
+        ("plain", plain("plain").to_string(), &[]),
+        ("half a pair", replaced("half", r#""name":"eve""#, r#""name":"eve \ud83d""#), &["surrogate"]),
+        ("the other half", replaced("half2", r#""name":"eve""#, r#""name":"\ude00eve""#), &["surrogate"]),
+        ("in a name of a field", replaced("half3", r#""city""#, r#""x\udfff":1,"city""#), &["surrogate"]),
+        ("number", replaced("big", r#""city""#, r#""n":1e400,"city""#), &["number"]),
+        (
+            "many digits",
+            replaced("big2", r#""city""#, &format!(r#""n":-{}.5E+99,"city""#, "9".repeat(400))),
+            &["number"],
+        ),
+        ("deep", replaced("deep", r#""city""#, &format!(r#""n":{deep},"city""#)), &["too_deep"]),
+        (
+            "capitals",
+            with("upper", &|value| value["attributes"]["action"] = "User_Logged_In_As_User".into()),
+            &["action"],
+        ),
+        (
+            "blanks",
+            with("blank", &|value| value["attributes"]["action"] = " user_logged_in_as_user\t".into()),
+            &["action"],
+        ),
+        ("twice", replaced("twice", r#""action""#, r#""action":"user_login","action""#), &["duplicate_key"]),
+        ("long id", with("x", &|value| value["id"] = "i".repeat(600).into()), &["id"]),
+        ("id of control characters", with("x", &|value| value["id"] = "a\u{1b}[2J".into()), &["control", "id"]),
+        ("NUL", with("nul", &|value| value["attributes"]["actor"]["name"] = "e\0ve".into()), &["control"]),
+        (
+            "turned around",
+            with("bidi", &|value| value["attributes"]["actor"]["name"] = "\u{202e}eve".into()),
+            &["bidi"],
+        ),
+        ("1970", with("old", &|value| value["attributes"]["time"] = "1970-01-01T00:00:10Z".into()), &["time"]),
+        ("9999", with("new", &|value| value["attributes"]["time"] = "9999-12-31T23:59:59Z".into()), &["time"]),
+        ("no time", with("none", &|value| value["attributes"]["time"] = json!({}).clone()), &["time"]),
+    ]
+}
+
+fn event(number: u64, raw: &str) -> Event {
+    let source = SourceName::parse("test").unwrap();
+    IncomingEvent::parse(raw).unwrap().into_event(source, Sequence(number), now())
+}
+
+fn found(rules: &[&str], entries: &[String]) -> Report {
+    let events: Vec<Event> = (1..).zip(entries).map(|(number, raw)| event(number, raw)).collect();
+    run(&rule_set(rules), &events)
+}
+
+#[test]
+fn every_disguise_is_seen_through_and_flagged() {
+    let flagged = "const RULE = #{ id: \"a.flagged\", title: \"t\", severity: \"low\", flagged: true };\nfn rule(event) { true }\nfn title(event) { event.flags.join(\" \") }\nfn dedup(event) { event.id }";
+    for (name, raw, flags) in disguised() {
+        let report = found(&[IMPERSONATION, flagged], &[raw]);
+        assert!(report.rules.values().all(|rule| rule.first_error.is_none()), "{name}");
+        let titles = |rule: &str| -> Vec<String> {
+            report.alerts.iter().filter(|alert| alert.rule.as_str() == rule).map(|alert| alert.title.clone()).collect()
+        };
+        let seen = titles("a.impersonation");
+        assert_eq!(seen.len(), 1, "{name}");
+        assert!(seen[0].ends_with("as target@example.com"), "{name}: {seen:?}");
+        let wanted: Vec<String> = if flags.is_empty() { Vec::new() } else { vec![flags.join(" ")] };
+        assert_eq!(titles("a.flagged"), wanted, "{name}");
+    }
+}
+
+/// The same through a source, the store, a restart, and a replay of what is stored: each once, byte for byte.
+#[test]
+fn what_is_disguised_is_stored_as_it_came_and_raises_its_alert_once() {
+    let disguised = disguised();
+    let simulated = disguised.iter().map(|(_, raw, _)| Simulated { processed: base(), json: raw.clone() });
+    let options = Options { clock: Clock::manual(now()), ..Options::new(Scenario::of(simulated.collect())) };
+    let lab = Lab::with_organization(options, "");
+    lab.write("rules/impersonation.rhai", IMPERSONATION);
+    let count = disguised.len() as u64;
+    for _ in 0..2 {
+        lab.run_agent_until(|reader| evaluated(reader, count));
+        let (store, reader) = lab.reader();
+        let stored: Vec<String> =
+            reader.scan(watchbell::store::ScanFilter::default()).map(|event| event.unwrap().raw.to_string()).collect();
+        let came: Vec<String> = disguised.iter().map(|(_, raw, _)| raw.clone()).collect();
+        assert_eq!(stored, came);
+        assert_eq!(alerts(&reader).len(), disguised.len());
+        assert_eq!(reader.quarantined().count(), 0);
+        let verified = store.verify().unwrap();
+        assert!(verified.problems.is_empty(), "{verified:?}");
+    }
+    let replayed = lab.watchbell(&["replay", "--verify", "--format", "json"]);
+    assert_eq!(replayed.code, Some(0), "{}", replayed.show());
+}
+
+#[test]
+fn a_long_name_pushes_nothing_out() {
+    let text = rule(
+        "a.long",
+        "",
+        "fn rule(event) { true }\nfn title(event) { `${event.actor.name} logged in as ${event.targets(\"users\")[0].attributes.email}` }",
+    );
+    let entries: Vec<String> = ["ceo", "cfo", "cto"]
+        .into_iter()
+        .map(|who| {
+            let mut value = entry(who, "x", 0, "eve");
+            value["attributes"]["actor"]["name"] = "N".repeat(3_000).into();
+            value["attributes"]["context"][0]["attributes"]["email"] = format!("{who}@example.com").into();
+            value.to_string()
+        })
+        .collect();
+    let report = found(&[&text], &entries);
+    assert_eq!(report.alerts.len(), 3);
+    for (alert, who) in report.alerts.iter().zip(["ceo", "cfo", "cto"]) {
+        let end = format!("N logged in as {who}@example.com");
+        assert!(alert.title.ends_with(&end) && alert.title.contains("NN…NN"), "{}", alert.title);
+        assert!(alert.title.len() < 200);
+    }
+}
+
+fn any_value() -> impl Strategy<Value = Option<String>> {
+    prop::option::of(
+        prop::collection::vec(prop::sample::select(vec!["x", " ", "/", " / ", "-", "\\", "\\-", "1.1.1.1"]), 1..4)
+            .prop_map(|parts| parts.concat()),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Two events are in one group exactly where all fields are the same.
+    #[test]
+    fn groups_do_not_collide(one in (any_value(), any_value()), other in (any_value(), any_value())) {
+        let text = rule("a.group", "group_by: [\"actor.name\", \"ip\"],", "fn rule(event) { true }");
+        let of = |id: &str, (name, ip): &(Option<String>, Option<String>)| {
+            json!({ "id": id, "attributes": { "action": "x", "time": base().to_string(), "actor": { "name": name }, "location": { "ip": ip } } }).to_string()
+        };
+        let report = found(&[&text], &[of("1", &one), of("2", &other)]);
+        prop_assert_eq!(report.alerts.len() == 1, one == other, "{:?}", report.alerts.iter().map(|alert| alert.dedup_key.to_string()).collect::<Vec<_>>());
+    }
+}
