@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -386,8 +387,11 @@ impl Agent {
         let (ended, evaluator_ended) = tokio::sync::oneshot::channel();
         stack::thread("rules")
             .spawn(move || {
+                // sled panics on some kinds of damage: then the store is opened anew, as after any failure of it.
+                let evaluate = AssertUnwindSafe(|| evaluator.run(&runtime, &evaluate_stop));
+                let result = std::panic::catch_unwind(evaluate);
                 // Nobody listens any more if the agent is gone already.
-                ended.send(evaluator.run(&runtime, &evaluate_stop)).ok();
+                ended.send(result.unwrap_or_else(|_| Err(StoreError::Panicked))).ok();
             })
             .map_err(|error| AgentError::System { what: "no thread for the rules", error })?;
         let mut evaluator_ended = evaluator_ended;

@@ -261,7 +261,14 @@ fn set_up_logging(arguments: &Arguments) {
         let payload = panic.payload();
         let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
         let text = text.unwrap_or("no message");
-        tracing::error!(place, "the program failed: {text}: please report this");
+        // sled panics on some kinds of damage to its file.
+        if place.contains("/sled-") {
+            tracing::error!(
+                "the store is damaged ({text}): `watchbell store verify` says what is wrong, `watchbell store recover` saves what can be read"
+            );
+        } else {
+            tracing::error!(place, "the program failed: {text}: please report this");
+        }
     }));
 }
 

@@ -201,5 +201,5 @@ pub(super) fn xml(text: &str) -> String {
 
 /// Text from events without what a terminal would obey.
 pub(super) fn printable(text: &str) -> String {
-    watchbell::deliver::printable(text)
+    watchbell::text::printable(text)
 }

@@ -167,22 +167,38 @@ fn recover(context: &mut Context) -> Result<(), CliError> {
     let sources: Vec<_> = config.sources.iter().map(|source| source.name.clone()).collect();
     let kept_since = time::before(now, KEPT.min(config.retention));
     let found = store::recover(&config.data_dir, &sources, kept_since, now)?;
+    let incomplete = if found.is_whole() {
+        Ok(())
+    } else {
+        Err(CliError::Findings("not everything could be saved: the damaged store is kept as it was".to_owned()))
+    };
     if context.is_json() {
-        return Ok(context.output.json(&found)?);
+        context.output.json(&found)?;
+        return incomplete;
     }
     let out = &context.output;
     out.line(&format!(
-        "saved {} and {}; {} known to be lost, {} could not be read",
+        "saved {} and {}; {} missing, {} could not be read",
         output::count(found.events, "event"),
         output::count(found.alerts, "alert"),
         if found.lost_events == 1 { "1 event is".to_owned() } else { format!("{} events are", found.lost_events) },
         output::count(found.unreadable, "record"),
     ))?;
+    for (first, last) in found.missing.iter().take(20) {
+        out.line(&format!("missing  events {first} to {last}"))?;
+    }
+    if found.missing.len() > 20 {
+        out.line(&format!("missing  and {} more runs of events", found.missing.len() - 20))?;
+    }
+    if found.searched {
+        out.line("missing  what rules remember, deliveries owed, silences: the store's file could only be searched for events and alerts")?;
+    }
     for (source, since) in &found.fetched_again {
         out.line(&format!(
             "{source}: the next agent fetches the log since {} UTC again; what was evaluated is not evaluated twice",
             output::time(*since)
         ))?;
     }
-    Ok(out.line(&format!("the damaged store is kept in {}", found.kept.display()))?)
+    out.line(&format!("the damaged store is kept in {}", found.kept.display()))?;
+    incomplete
 }

@@ -103,7 +103,7 @@ impl Store {
                 batch.insert(name, value::to_json(&after)?);
             }
         }
-        batch.insert(key::source(source), value::to_json(record)?);
+        value::put_framed(&mut batch, key::source(source), record)?;
         self.write(batch)?;
         Ok(new)
     }

@@ -147,7 +147,7 @@ impl Writing<'_> {
         let store = self.store;
         let mut batch = sled::Batch::default();
         for (id, alert) in &commit.staged.alerts {
-            batch.insert(key::alert(*id), value::to_json(alert)?);
+            value::put_framed(&mut batch, key::alert(*id), alert)?;
             batch.insert(key::alert_time(alert.opened_at, *id), &[]);
         }
         for pass in &commit.passes {

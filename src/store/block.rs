@@ -8,7 +8,7 @@ use std::{ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, key, value};
+use super::{StoreError, backup::Pair, frame, key, value};
 use crate::{
     event::Event,
     legible::Flags,
@@ -134,9 +134,18 @@ impl Directory {
 
 /// Adds a block of these events to a batch. Their numbers must follow one another.
 pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), StoreError> {
+    for (name, bytes) in pairs(events)? {
+        batch.insert(name, bytes);
+    }
+    Ok(())
+}
+
+/// What a block of these events is in the store.
+pub(super) fn pairs(events: &[Event]) -> Result<Vec<Pair>, StoreError> {
     let Some(first) = events.first() else {
-        return Ok(());
+        return Ok(Vec::new());
     };
+    let mut pairs = Vec::new();
     let mut sources: Vec<SourceName> = Vec::new();
     let mut actions: Vec<Arc<str>> = Vec::new();
     let mut entries = Vec::with_capacity(events.len());
@@ -177,10 +186,12 @@ pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), Sto
             .collect(),
     };
     for (index, chunk) in (0_u32..).zip(compressed.chunks(CHUNK_BYTES)) {
-        batch.insert(key::chunk(first.sequence, index), chunk);
+        let name = key::chunk(first.sequence, index);
+        pairs.push((name.clone(), frame::framed(&name, chunk.to_vec())));
     }
-    batch.insert(key::directory(first.sequence), directory.to_bytes()?);
-    Ok(())
+    let name = key::directory(first.sequence);
+    pairs.push((name.clone(), frame::framed(&name, directory.to_bytes()?)));
+    Ok(pairs)
 }
 
 /// Removes a block in a batch.
@@ -212,7 +223,7 @@ impl Contents {
         // only once for each page. A replay of a large store would have most of it in memory before anything is let go.
         for index in 0..directory.chunks {
             if let Some(chunk) = tree.get(key::chunk(directory.first, index))? {
-                compressed.extend_from_slice(&chunk);
+                compressed.extend_from_slice(value::whole("a chunk of a block", &chunk)?);
             }
         }
         Ok(compressed)

@@ -132,7 +132,7 @@ impl Store {
                 record.stored += appended.stored as u64;
                 record.duplicates += appended.duplicates as u64;
                 record.quarantined += appended.quarantined as u64;
-                batch.insert(key::source(&page.source), value::to_json(record)?);
+                value::put_framed(&mut batch, key::source(&page.source), record)?;
             }
             None => {
                 let mut record = self.reader().source(&page.source)?.unwrap_or_default();
@@ -141,7 +141,7 @@ impl Store {
                     record.stored += appended.stored as u64;
                     record.duplicates += appended.duplicates as u64;
                     record.quarantined += appended.quarantined as u64;
-                    batch.insert(key::source(&page.source), value::to_json(&record)?);
+                    value::put_framed(&mut batch, key::source(&page.source), &record)?;
                 }
             }
         }

@@ -14,6 +14,8 @@ pub(super) const MARK: &[u8] = b"m/mark";
 /// When the agent was last alive.
 pub(super) const ALIVE: &[u8] = b"m/alive";
 
+/// How many events the store has lost.
+pub(super) const LOST: &[u8] = b"m/lost";
 /// The number of the last logged change of an alert.
 pub(super) const LAST_CHANGE: &[u8] = b"m/change";
 

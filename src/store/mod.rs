@@ -28,16 +28,19 @@ mod crash;
 mod cursor;
 mod event;
 mod feed;
+mod frame;
 mod key;
 mod outbox;
 mod quarantine;
 mod reader;
 mod repair;
 mod retention;
+mod salvage;
 mod silence;
 mod state;
 mod value;
 mod verify;
+mod written;
 
 pub use alert::{Commit, Excepted, Staged, Writing, hunt_key};
 pub use backup::{Restored, restore};
@@ -52,9 +55,10 @@ pub use reader::{AlertFilter, Batch, Owed, Reader};
 pub use repair::{Compacted, Recovered, compact, recover};
 pub use retention::Removed;
 pub use verify::Verified;
+use written::Written;
 
-/// The version of the layout that this program writes.
-pub const FORMAT: u32 = 1;
+/// The version of the layout that this program writes. 2: events, alerts and sources' records are framed.
+pub const FORMAT: u32 = 2;
 /// The log of a store that nothing was ever written to is smaller.
 const NEW_LOG: u64 = 4 * 1024 * 1024;
 /// How long sled may take to let go of a store that this process has closed.
@@ -109,6 +113,9 @@ pub enum StoreError {
         /// What is wrong with it.
         detail: String,
     },
+    /// Something failed while it was read or written.
+    #[error("the store could not be used: `watchbell store verify` says whether it is damaged")]
+    Panicked,
     /// It is another user's.
     #[error("the data directory `{}` belongs to user {owner}: run this as that user, such as with `sudo -u '#{owner}'`", path.display())]
     Owner {
@@ -225,6 +232,7 @@ impl Store {
             }),
         };
         store.check_format()?;
+        store.look_for_losses()?;
         Ok(store)
     }
 
@@ -240,8 +248,14 @@ impl Store {
 
     /// Waits until everything written is on disk.
     pub fn flush(&self) -> Result<(), StoreError> {
+        // Before the flush: what is written meanwhile need not be on disk with it.
+        let written = Written::of(&self.inner.tree)?;
         self.inner.tree.flush()?;
-        self.inner.log.sync_data().map_err(StoreError::Sync)
+        self.inner.log.sync_data().map_err(StoreError::Sync)?;
+        if let Err(error) = written.note(&self.inner.path) {
+            tracing::debug!(%error, "how far the store is written cannot be noted beside it");
+        }
+        Ok(())
     }
 
     /// Notes that the agent is alive at `now`, so that the next one knows for how long there was none. Not flushed: a few
@@ -255,7 +269,7 @@ impl Store {
     /// Saves what is known of a source after a poll that brought nothing. Not flushed: the next page will be.
     pub fn save_source(&self, source: &SourceName, record: &SourceRecord) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
-        batch.insert(key::source(source), value::to_json(record)?);
+        value::put_framed(&mut batch, key::source(source), record)?;
         self.apply(batch)
     }
 
@@ -290,6 +304,12 @@ impl Store {
                 let found = value::number(&bytes).and_then(|number| u32::try_from(number).ok()).unwrap_or(u32::MAX);
                 if found > FORMAT {
                     return Err(StoreError::Newer { path: self.inner.path.clone(), found });
+                }
+                if found < FORMAT {
+                    // What is there is read as it is; what is written from now on, an older program would not read.
+                    let mut batch = sled::Batch::default();
+                    batch.insert(key::FORMAT, u64::from(FORMAT).to_be_bytes().as_slice());
+                    self.write(batch)?;
                 }
             }
             None if self.tree().is_empty() => {

@@ -7,24 +7,19 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs::{self, File},
-    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use super::{
-    CrashRecord, Delivery, DestinationRecord, Excepted, Quarantined, Refetch, SourceRecord, Store, StoreError,
+    Delivery, Refetch, SourceRecord, Store, StoreError, Written,
     backup::{self, Pair},
-    block::{Contents, Directory},
-    key, sled_open, value,
+    block::Directory,
+    key, salvage, sled_open, value,
 };
 use crate::{
-    action::ActionRecord,
     alert::{Alert, LoggedChange},
-    event::IncomingEvent,
     name::{Sequence, SourceName},
-    outcome::{LoggedPass, LoggedRules},
-    silence::Silence,
     time::{self, Timestamp},
 };
 
@@ -37,12 +32,27 @@ pub struct Recovered {
     pub lost_events: u64,
     /// Alerts that were saved.
     pub alerts: u64,
+    /// The first event that is known to have been stored.
+    #[serde(skip)]
+    pub(super) oldest: Option<u64>,
+    /// Events that had been stored and are missing, as runs of their numbers: the first and the last of each.
+    pub missing: Vec<(u64, u64)>,
+    /// Whether sled did not open the store, and its file was searched byte by byte: nothing but events, alerts and sources' records is
+    /// found so. What rules remember, deliveries owed and silences are lost.
+    pub searched: bool,
     /// Records of any kind that could not be read.
     pub unreadable: u64,
     /// Where the damaged store is kept.
     pub kept: PathBuf,
     /// From when on each source is fetched again.
     pub fetched_again: Vec<(SourceName, Timestamp)>,
+}
+
+impl Recovered {
+    /// Whether all that had been stored was saved.
+    pub fn is_whole(&self) -> bool {
+        self.lost_events == 0 && self.unreadable == 0 && !self.searched
+    }
 }
 
 /// What compaction came to.
@@ -83,9 +93,6 @@ pub(super) fn aside(data_dir: &Path, what: &str, stamp: &str) -> PathBuf {
 
 /// What stands before the name of a snapshot that we keep a copy of.
 const KEPT_SNAPSHOT: &str = "kept-";
-/// Atlassian processes most events within so long.
-const PROCESSING: Duration = Duration::from_secs(600);
-
 fn is_snapshot(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap."))
 }
@@ -299,9 +306,19 @@ pub fn recover(
         if let Ok(db) = sled_open(&copy)
             && !db.is_empty()
         {
-            pairs = salvage(&db, &mut found, &mut evaluated);
+            pairs = salvage::read(&db, &mut found, &mut evaluated);
             break;
         }
+    }
+    let written = Written::beside(&path);
+    // To sled, a log whose beginning it cannot read is an empty one, and one whose end it cannot read a shorter one.
+    let has = pairs.iter().find(|(name, _)| name == key::NEXT_SEQUENCE).and_then(|(_, bytes)| value::number(bytes));
+    let is_short = written.is_some_and(|written| has.is_none_or(|has| has < written.next));
+    if pairs.is_empty() || is_short || found.unreadable > 0 {
+        salvage::search(&path, &mut pairs, &mut found, &mut evaluated).map_err(directory)?;
+    }
+    if let Some(written) = written {
+        salvage::set_numbers(&mut pairs, written);
     }
     finish(&mut pairs, sources, &evaluated, (kept_since, now), last_written, &mut found)?;
     let new = data_dir.join("store.new");
@@ -337,117 +354,24 @@ fn copy_directory(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> std
     File::open(to)?.sync_all()
 }
 
-/// What can be read below a prefix: from both ends up to what cannot be read, so that one damaged page does not cost what
-/// stands behind it.
-fn readable(db: &sled::Db, prefix: u8, found: &mut Recovered) -> Vec<Pair> {
-    // Collected outside of what may panic: what was read before that stays.
-    let mut pairs: Vec<Pair> = Vec::new();
-    let collect = |items: &mut dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>, pairs: &mut Vec<Pair>| {
-        std::panic::catch_unwind(AssertUnwindSafe(|| {
-            for item in items {
-                match item {
-                    Ok((key, value)) => pairs.push((key.to_vec(), value.to_vec())),
-                    Err(_) => return false,
-                }
-            }
-            true
-        }))
-        .unwrap_or(false)
-    };
-    if collect(&mut db.scan_prefix([prefix]), &mut pairs) {
-        return pairs;
-    }
-    found.unreadable += 1;
-    let from = pairs.last().map_or_else(|| vec![prefix], |(key, _)| [key.as_slice(), &[0]].concat());
-    let mut behind: Vec<Pair> = Vec::new();
-    match prefix.checked_add(1) {
-        Some(end) => collect(&mut db.range(from..vec![end]).rev(), &mut behind),
-        None => collect(&mut db.range(from..).rev(), &mut behind),
-    };
-    behind.reverse();
-    pairs.extend(behind);
-    pairs
-}
-
-/// Everything that can be read, without what hangs in the air. Sources' newest `processedAt` among what was evaluated is noted.
-fn salvage(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<SourceName, Timestamp>) -> Vec<Pair> {
-    let mut pairs: Vec<Pair> = Vec::new();
-    let mut directories = Vec::new();
-    for prefix in 0..=u8::MAX {
-        match prefix {
-            // Made anew of the events that are there.
-            key::SEEN | key::CHUNK => {}
-            key::DIRECTORY => directories = readable(db, prefix, found),
-            _ => pairs.extend(readable(db, prefix, found)),
+/// Numbers of events between the first and the last that no block has.
+fn missing(all: &BTreeMap<Vec<u8>, Vec<u8>>, oldest: Option<u64>, last: u64) -> Result<Vec<(u64, u64)>, StoreError> {
+    let mut missing = Vec::new();
+    // What retention has removed stood before the first that is known of.
+    let mut next = oldest;
+    for (_, bytes) in all.iter().filter(|(name, _)| name.first() == Some(&key::DIRECTORY)) {
+        let directory = Directory::parse(bytes)?;
+        let first = directory.first.0;
+        if let Some(next) = next.filter(|next| *next < first) {
+            missing.push((next, first - 1));
         }
+        next = Some(directory.last().0 + 1);
     }
-    let all = pairs.len();
-    pairs.retain(|(name, bytes)| match name.first().copied().unwrap_or_default() {
-        key::ALERT => value::from_json::<Alert>("", bytes).is_ok(),
-        key::CHANGE => value::from_json::<LoggedChange>("", bytes).is_ok(),
-        key::DELIVERY | key::DEAD_LETTER => value::from_json::<Delivery>("", bytes).is_ok(),
-        key::SOURCE => value::from_json::<SourceRecord>("", bytes).is_ok(),
-        key::ACTION => value::from_json::<ActionRecord>("", bytes).is_ok(),
-        key::DESTINATION => value::from_json::<DestinationRecord>("", bytes).is_ok(),
-        key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
-        key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
-        key::PASS => value::from_json::<LoggedPass>("", bytes).is_ok(),
-        key::RULES => value::from_json::<LoggedRules>("", bytes).is_ok(),
-        key::CRASH => value::from_json::<CrashRecord>("", bytes).is_ok(),
-        key::META | key::QUIET | key::QUARANTINE_SEEN => bytes.len() == 8,
-        key::EXCEPTED => value::from_json::<Excepted>("", bytes).is_ok(),
-        key::MATCH => std::str::from_utf8(bytes).is_ok(),
-        key::STATE | key::STATE_PIECE | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => true,
-        _ => false,
-    });
-    found.unreadable += (all - pairs.len()) as u64;
-    let mark = pairs.iter().find(|(name, _)| name == key::MARK).and_then(|(_, bytes)| value::number(bytes));
-    let mut last = Sequence(0);
-    for (name, bytes) in directories {
-        let read = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<_, StoreError> {
-            let directory = Directory::parse(&bytes)?;
-            let mut chunks: Vec<Pair> = Vec::new();
-            for item in db.scan_prefix(key::chunks(directory.first)) {
-                let (key, value) = item?;
-                chunks.push((key.to_vec(), value.to_vec()));
-            }
-            let events = Contents::read(db, &directory)?.all(&directory)?;
-            Ok((directory, chunks, events))
-        }));
-        match read {
-            Ok(Ok((directory, chunks, events))) if directory.first > last => {
-                last = directory.last();
-                for event in events {
-                    pairs.push((key::seen(&event.source, &event.id), event.sequence.0.to_be_bytes().to_vec()));
-                    found.events += 1;
-                    let processed = IncomingEvent::parse(&event.raw).ok().and_then(|event| event.processed);
-                    if let (Some(processed), true) = (processed, mark.is_none_or(|mark| event.sequence.0 <= mark)) {
-                        let newest = evaluated.entry(event.source).or_insert(processed);
-                        *newest = processed.max(*newest);
-                    }
-                }
-                pairs.push((name, bytes));
-                pairs.extend(chunks);
-            }
-            // Exactly the events whose blocks can be read are kept: the others are fetched again.
-            _ => {
-                found.unreadable += 1;
-                let Ok(directory) = Directory::parse(&bytes) else { continue };
-                found.lost_events += directory.entries.len() as u64;
-                if mark.is_none_or(|mark| directory.last().0 <= mark) {
-                    // They were evaluated, and their directory says about when they were processed.
-                    let arrived = directory.entries.iter().map(|entry| entry.arrived).max().unwrap_or(i64::MIN);
-                    let processed = arrived
-                        .min(directory.times.1.saturating_add(i64::try_from(PROCESSING.as_millis()).unwrap_or(0)));
-                    for source in directory.sources {
-                        let newest = evaluated.entry(source).or_insert(Timestamp::MIN);
-                        *newest = time::from_millis(processed).max(*newest);
-                    }
-                }
-            }
-        }
+    let next = next.unwrap_or(1);
+    if next <= last {
+        missing.push((next, last));
     }
-    pairs
+    Ok(missing)
 }
 
 /// Drops what names things that are lost, sets the numbers right, and has the sources fetched again.
@@ -508,6 +432,8 @@ fn finish(
         }
     }
     last = last.max(matched.unwrap_or(0)).max(mark);
+    found.missing = missing(&all, found.oldest, last)?;
+    found.lost_events = found.missing.iter().map(|(first, last)| last - first + 1).sum();
     if !all.contains_key(key::MARK) {
         // It is not known how far evaluation had come: all that is left counts as evaluated.
         mark = last;

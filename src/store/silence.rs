@@ -43,7 +43,7 @@ impl Writing<'_> {
         }
         for (other, alert) in passed_on {
             batch.insert(key::silenced_alert(*other, alert.id), &[]);
-            batch.insert(key::alert(alert.id), value::to_json(alert)?);
+            value::put_framed(&mut batch, key::alert(alert.id), alert)?;
         }
         store.write_deliveries(&mut batch, deliveries)?;
         batch.insert(key::silence(silence.id), value::to_json(&silence)?);

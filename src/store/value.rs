@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::StoreError;
+use super::{StoreError, frame};
 
 const JSON: u8 = 1;
 const POSTCARD: u8 = 2;
@@ -14,7 +14,7 @@ pub(super) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
-    match bytes.split_first() {
+    match whole(what, bytes)?.split_first() {
         Some((&JSON, rest)) => serde_json::from_slice(rest).map_err(|error| StoreError::damaged(what, error)),
         _ => Err(StoreError::damaged(what, "unknown version of the value")),
     }
@@ -29,10 +29,22 @@ pub(super) fn from_postcard<'a, T: serde::Deserialize<'a>>(
     what: &'static str,
     bytes: &'a [u8],
 ) -> Result<(T, &'a [u8]), StoreError> {
-    match bytes.split_first() {
+    match whole(what, bytes)?.split_first() {
         Some((&POSTCARD, rest)) => postcard::take_from_bytes(rest).map_err(|error| StoreError::damaged(what, error)),
         _ => Err(StoreError::damaged(what, "unknown version of the value")),
     }
+}
+
+/// Puts a value in a batch that can be found without sled.
+pub(super) fn put_framed<T: Serialize>(batch: &mut sled::Batch, key: Vec<u8>, value: &T) -> Result<(), StoreError> {
+    let bytes = frame::framed(&key, to_json(value)?);
+    batch.insert(key, bytes);
+    Ok(())
+}
+
+/// What is in a frame.
+pub(super) fn whole<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    frame::unframed(bytes).ok_or_else(|| StoreError::damaged(what, "its checksum is wrong"))
 }
 
 /// A number of eight bytes.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use std::panic::AssertUnwindSafe;
+
 use super::{
     CrashRecord, Delivery, DestinationRecord, Excepted, Quarantined, SourceRecord, Store, StoreError,
     block::{Contents, Directory},
@@ -42,6 +44,9 @@ pub struct Verified {
     pub state: u64,
     /// Everything else.
     pub others: u64,
+    /// Events, or other records, that the store has lost since it was made or recovered.
+    #[serde(default)]
+    pub lost: u64,
     /// How many things are wrong.
     pub wrong: u64,
     /// The first of them.
@@ -67,14 +72,33 @@ impl Store {
     /// Reads everything, as of one moment. Writers wait meanwhile.
     pub fn verify(&self) -> Result<Verified, StoreError> {
         let _still = self.stand_still();
-        let mut found = Verified::default();
+        let mut found = Verified { lost: self.lost()?, ..Verified::default() };
+        let lost = found.lost;
+        found.expect(lost == 0, || {
+            format!("at least {lost} events or records that had been written are gone: the store once opened as it was earlier")
+        });
+        // sled panics on some kinds of damage.
+        let read = std::panic::catch_unwind(AssertUnwindSafe(|| self.verify_all(&mut found)));
+        match read {
+            Ok(read) => read?,
+            Err(_) => found.wrong(|| "the rest cannot be read: sled gave up on it".to_owned()),
+        }
+        Ok(found)
+    }
+
+    fn verify_all(&self, found: &mut Verified) -> Result<(), StoreError> {
         let last = self.reader().last_sequence()?;
         let mark = self.reader().mark()?;
         found.expect(mark <= last, || format!("event {mark} counts as evaluated, but the last stored is {last}"));
-        let alerts = self.verify_records(&mut found)?;
-        self.verify_blocks(&mut found, last)?;
-        self.verify_references(&mut found, &alerts, last)?;
-        Ok(found)
+        let alerts = match self.verify_records(found) {
+            Err(StoreError::Disk(error)) => {
+                found.wrong(|| format!("sled cannot read its file: {error}"));
+                return Ok(());
+            }
+            alerts => alerts?,
+        };
+        self.verify_blocks(found, last)?;
+        self.verify_references(found, &alerts, last)
     }
 
     /// Every record but events decodes. Returns the alerts that are there.
