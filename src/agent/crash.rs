@@ -64,6 +64,22 @@ pub(super) struct CrashLog {
     store: Store,
     notes: Vec<Option<File>>,
     record: Mutex<CrashRecord>,
+    /// Held by the hunt that runs: all hunts share one note.
+    hunting: Mutex<()>,
+}
+
+/// Clears a note when what it is about has ended, however it did.
+#[derive(Debug)]
+#[must_use = "the note is cleared when this is dropped"]
+pub(super) struct Clearing<'a> {
+    log: &'a CrashLog,
+    runner: Runner,
+}
+
+impl Drop for Clearing<'_> {
+    fn drop(&mut self) {
+        self.log.clear(self.runner);
+    }
 }
 
 impl CrashLog {
@@ -97,10 +113,21 @@ impl CrashLog {
                 .truncate(true)
                 .mode(0o600)
                 .open(directory.join(runner.file()));
-            file.ok()
+            let path = directory.join(runner.file());
+            file.inspect_err(|error| tracing::warn!(%error, path = %path.display(), "cannot note what runs")).ok()
         };
         let notes = Runner::ALL.into_iter().map(open).collect();
-        Ok(Self { store: store.clone(), notes, record: Mutex::new(record) })
+        Ok(Self { store: store.clone(), notes, record: Mutex::new(record), hunting: Mutex::new(()) })
+    }
+
+    /// Clears the note of a runner at the end of a scope. What fails there, or is stopped, did not end the process.
+    pub(super) fn clearing(&self, runner: Runner) -> Clearing<'_> {
+        Clearing { log: self, runner }
+    }
+
+    /// Waits until no other hunt runs.
+    pub(super) fn hunting(&self) -> MutexGuard<'_, ()> {
+        self.hunting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that an event is evaluated.
@@ -138,7 +165,7 @@ impl CrashLog {
     }
 
     /// Notes that nothing runs.
-    pub(super) fn clear(&self, runner: Runner) {
+    fn clear(&self, runner: Runner) {
         if let Some(Some(file)) = self.notes.get(runner as usize) {
             file.set_len(0).ok();
         }
@@ -188,7 +215,7 @@ impl CrashLog {
         if record.suspended.len() != before
             && let Err(error) = self.store.save_crashes(&record)
         {
-            tracing::error!(%error, "that a rule runs again cannot be stored");
+            tracing::error!(%error, "could not record that the rule is no longer suspended");
         }
         let ended = record.suspended.iter().filter_map(|suspended| match &suspended.suspect {
             Suspect::Rule { rule, hash } => rules

@@ -30,7 +30,7 @@ use crate::{
     detect::{Detector, HealthDetector, Settings},
     name::{AlertId, RuleId, Sequence, SourceName},
     outcome::{Outcome, StateChanges},
-    rule::RuleSet,
+    rule::{EXPIRED, RuleSet},
     source::SourceStatus,
     store::{Store, StoreError, hunt_key},
     time::{Clock, Timestamp},
@@ -169,6 +169,7 @@ impl Evaluator {
             let mut evaluated = batch.last;
             let mut count = 0;
             let mut harmless = Vec::new();
+            let noted = self.crashes.clearing(Runner::Evaluate);
             for event in &batch.events {
                 self.crashes.event(event.sequence);
                 // One that the process died of is taken rule by rule.
@@ -189,9 +190,10 @@ impl Evaluator {
                     break;
                 }
             }
+            // Before the commit, which waits for the disk: whatever ends the process there is no event.
+            drop(noted);
             let state = detector.take_changes();
             self.record(outcome, state, Some(evaluated), count)?;
-            self.crashes.clear(Runner::Evaluate);
             self.crashes.cleared(&harmless, &[])?;
             mark = evaluated;
             tracing::debug!(events = count, %mark, took = ?begun.elapsed(), "batch evaluated");
@@ -276,8 +278,21 @@ impl Evaluator {
     /// Lets time pass where no events do, so that what is expected and does not happen is told.
     fn pass(&self, detector: &mut Detector, whole: &[(SourceName, Timestamp)]) -> Result<(), StoreError> {
         let mut outcome = Outcome::default();
-        for (source, until) in whole {
-            outcome.append(detector.pass(source, *until));
+        {
+            let _noted = self.crashes.clearing(Runner::Evaluate);
+            let rules = Arc::clone(detector.rules());
+            let expecting = || rules.detections.iter().filter(|rule| rule.has(EXPIRED));
+            self.crashes.rules(Runner::Evaluate, expecting());
+            let suspicious = expecting().any(|rule| self.crashes.is_suspect(rule));
+            if suspicious {
+                detector.set_watch(Some(self.crashes.watch(Runner::Evaluate, None)));
+            }
+            for (source, until) in whole {
+                outcome.append(detector.pass(source, *until));
+            }
+            if suspicious {
+                detector.set_watch(None);
+            }
         }
         if outcome.passes.is_empty() {
             return Ok(());
@@ -299,8 +314,10 @@ impl Evaluator {
         self.look_again(&ended);
         let subjects = health::subjects(&self.watched, pulse, &self.store.reader(), detector, mark, now)?;
         let rules = Arc::clone(detector.rules());
-        let (outcome, state) = checks.check(&rules, &subjects, now);
-        self.crashes.clear(Runner::Check);
+        let (outcome, state) = {
+            let _noted = self.crashes.clearing(Runner::Check);
+            checks.check(&rules, &subjects, now)
+        };
         if self.crashes.suspects_any() {
             self.crashes.cleared(&[], &rules.checks)?;
         }

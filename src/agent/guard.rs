@@ -72,10 +72,14 @@ impl Trial<'_> {
         let (suspects, others): (Vec<_>, Vec<_>) = new.iter().cloned().partition(|rule| self.crashes.is_suspect(rule));
         let mut added = BTreeMap::new();
         for group in suspects.chunks(1).chain(std::iter::once(others.as_slice()).filter(|others| !others.is_empty())) {
-            self.crashes.rules(Runner::Guard, group);
-            added.append(&mut self.added_together(rules, group)?);
-            self.crashes.clear(Runner::Guard);
-            self.crashes.cleared(&[], group)?;
+            {
+                let _noted = self.crashes.clearing(Runner::Guard);
+                self.crashes.rules(Runner::Guard, group);
+                added.append(&mut self.added_together(rules, group)?);
+            }
+            if !self.progress.is_stopped() {
+                self.crashes.cleared(&[], group)?;
+            }
         }
         Ok(added)
     }

@@ -92,6 +92,8 @@ impl Hunt {
         let part = self.rules.part(&self.wanted);
         let since = time::before(now, self.span);
         let filter = ScanFilter { since: Some(time::before(since, part.longest_reach())), ..ScanFilter::default() };
+        let _alone = crashes.hunting();
+        let noted = crashes.clearing(Runner::Hunt);
         crashes.rules(Runner::Hunt, &part.detections);
         let hunting = part.detections.clone();
         let mut detector = Detector::new(part, settings);
@@ -106,7 +108,6 @@ impl Hunt {
                 break;
             }
             if stop.is_cancelled() {
-                crashes.clear(Runner::Hunt);
                 return Ok(None);
             }
             let mut found = detector.evaluate(&event);
@@ -126,7 +127,7 @@ impl Hunt {
                 break;
             }
         }
-        crashes.clear(Runner::Hunt);
+        drop(noted);
         crashes.cleared(&[], &hunting)?;
         let mut known = std::collections::HashSet::new();
         outcome.alerts.retain_mut(|change| match change {

@@ -39,6 +39,7 @@ pub(super) fn learn(
         .filter(|rule| learning.rules().any(|learner| learner == rule.id()))
         .cloned()
         .collect();
+    let noted = crashes.clearing(Runner::Evaluate);
     crashes.rules(Runner::Evaluate, &learners);
     if crashes.suspects_any() {
         learning.set_watch(Some(crashes.watch(Runner::Evaluate, None)));
@@ -60,11 +61,10 @@ pub(super) fn learn(
         events += 1;
         beat.beat();
         if stop.is_cancelled() {
-            crashes.clear(Runner::Evaluate);
             return Ok(());
         }
     }
-    crashes.clear(Runner::Evaluate);
+    drop(noted);
     crashes.cleared(&[], &learners)?;
     detector.learned(&learning);
     tracing::info!(%rules, events, reach = time::show_duration(learning.reach()), "rules that remember have learned from stored events");
