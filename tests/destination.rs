@@ -665,3 +665,113 @@ fn every_kind_is_tested() {
     let tested = ["terminal", "file", "webhook", "slack", "teams", "pagerduty", "jira", "email", "syslog", "command"];
     assert!(KINDS.iter().all(|kind| tested.contains(kind)), "{KINDS:?}");
 }
+
+/// UTF-16 units, which is the longer of the two ways to count that services use.
+fn units(text: &str) -> usize {
+    text.encode_utf16().count()
+}
+
+/// All texts of a value.
+fn texts(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Object(map) => map.values().for_each(|item| texts(item, found)),
+        _ => {}
+    }
+}
+
+/// Whatever an alert holds, each service takes it: the limits stand in docs/destinations.md, with where they are from.
+#[test]
+fn no_field_of_any_service_is_too_long() {
+    let bench = Bench::new();
+    let collector = Collector::start(&bench.runtime);
+    collector.always(|_| (202, String::new()));
+    let mut services: BTreeMap<&str, Box<dyn Destination>> =
+        over_http(&collector, &bench.lab).into_iter().map(|(kind, table)| (kind, bench.open(&table))).collect();
+    for filling in ["x", "é", "山", "😀", "\\", "&", "\"", "\u{1}", "\n", "*who*  ", "\u{202e}"] {
+        let long = filling.repeat(100_000);
+        let mut hostile = alert();
+        hostile.title.clone_from(&long);
+        for text in [
+            &mut hostile.evidence.actor,
+            &mut hostile.evidence.email,
+            &mut hostile.evidence.ip,
+            &mut hostile.evidence.place,
+            &mut hostile.evidence.message,
+            &mut hostile.description,
+            &mut hostile.runbook,
+        ] {
+            *text = Some(long.clone());
+        }
+        hostile.context = (0..50).map(|number| (format!("{number}{filling}"), Value::from(long.clone()))).collect();
+        hostile.errors = (0..9)
+            .map(|_| watchbell::alert::FunctionError { function: "title".to_owned(), error: long.clone() })
+            .collect();
+        let alerts = std::iter::repeat_n(hostile.clone(), 60).collect();
+        let messages = [
+            Message::alert(Notice::Opened, hostile),
+            Message::digest(DigestNotice::SilenceDigest, Some(SilenceId(3)), alerts),
+        ];
+        for message in &messages {
+            for kind in ["slack", "teams", "pagerduty"] {
+                delivered(bench.send(services.get_mut(kind).unwrap(), message, None));
+                let request = collector.take().remove(0);
+                let body = request.json();
+                match kind {
+                    "slack" => {
+                        assert!(units(body["text"].as_str().unwrap()) <= 3_000);
+                        for block in body["blocks"].as_array().unwrap() {
+                            let limit = if block["type"] == "header" { 150 } else { 3_000 };
+                            let text = block["text"]["text"].as_str().unwrap_or("x");
+                            assert!(!text.is_empty() && units(text) <= limit, "{filling:?}: {}", units(text));
+                            // None of the escapes is cut.
+                            if block["type"] != "header" {
+                                let rest = text.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "");
+                                assert!(!rest.contains('&') && !rest.contains('<'), "{rest}");
+                            }
+                        }
+                    }
+                    "teams" => {
+                        let text = String::from_utf8(request.body.to_vec()).unwrap();
+                        assert!(text.len() <= 18_000, "{filling:?}: {}", text.len());
+                        assert!(Value::from(text).to_string().len() <= 28_000, "{filling:?}");
+                    }
+                    _ => {
+                        let payload = &body["payload"];
+                        assert!(units(payload["summary"].as_str().unwrap()) <= 1_024);
+                        assert!(units(payload["component"].as_str().unwrap_or_default()) <= 255);
+                        assert!(request.body.len() < 300_000, "{filling:?}: {}", request.body.len());
+                        let mut all = Vec::new();
+                        texts(&payload["custom_details"], &mut all);
+                        assert!(all.iter().all(|text| units(text) <= 8_000), "{filling:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn jira_takes_whatever_an_alert_holds() {
+    let bench = Bench::new();
+    let collector = Collector::start(&bench.runtime);
+    let calls = jira(&collector);
+    let mut destination = bench.open(&over_http(&collector, &bench.lab)["jira"]);
+    for filling in ["x", "😀", "\n"] {
+        let mut hostile = alert();
+        let long = filling.repeat(100_000);
+        hostile.title.clone_from(&long);
+        hostile.evidence.actor = Some(long.clone());
+        hostile.runbook = Some(long.clone());
+        hostile.description = Some(long.clone());
+        hostile.context = (0..50).map(|number| (number.to_string(), Value::from(long.clone()))).collect();
+        calls.lock().unwrap().clear();
+        delivered(bench.send(&mut destination, &Message::alert(Notice::Acknowledged, hostile.clone()), Some("SEC-7")));
+        let sent = calls.lock().unwrap().last().unwrap().1.clone();
+        let comment: Value = serde_json::from_str(&sent).unwrap();
+        let mut all = Vec::new();
+        texts(&comment["body"], &mut all);
+        assert!(all.iter().map(|text| units(text)).sum::<usize>() <= 20_000, "{filling:?}");
+    }
+}

@@ -21,7 +21,7 @@ use super::{CliError, Context, init, output, replay, run, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// How long the live part goes on
+    /// How long the live part goes on: 15s at least
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = time::parse_duration)]
     duration: Duration,
     /// The same seed tells the same story

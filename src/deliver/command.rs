@@ -14,7 +14,7 @@ use tokio::{
     process::Command as Program,
 };
 
-use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format, message::printable};
+use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format};
 use crate::{secret::SecretOrText, settings::TableReader, time::Clock};
 
 /// Enough of what a program says to see what is wrong.
@@ -159,7 +159,7 @@ impl Command {
         for secret in &secrets {
             said = said.replace(secret.expose_secret(), "…");
         }
-        let said: String = printable(said.trim()).chars().take(300).collect();
+        let said: String = crate::text::printable(said.trim()).chars().take(300).collect();
         let said = if said.is_empty() { said } else { format!(": {said}") };
         if status.success() {
             Ok(Verdict::delivered(format!("{status}{said}")))

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Destination, Message, OpenError, Receipt, Sending, Verdict,
-    message::{SHOWN, clipped, digest_line, fields, headline, more},
+    message::{SHOWN, digest_line, fields, headline, more},
     post::{Answer, Service},
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     http,
     secret::{Secret, SecretOrigin},
     settings::TableReader,
+    text::clipped,
     time::Clock,
 };
 
@@ -165,7 +166,7 @@ impl Call<'_> {
             "project": { "key": settings.project },
             "issuetype": { "name": settings.issue_type },
             // Jira allows 255 characters, and no line breaks.
-            "summary": clipped(&headline(message), 255),
+            "summary": clipped(&headline(message), 250),
             "description": document(message),
             "labels": ["watchbell", label],
         } });
@@ -209,19 +210,26 @@ fn document(message: &Message) -> Value {
     let text = |text: &str| json!({ "type": "text", "text": text });
     let strong = |text: &str| json!({ "type": "text", "text": text, "marks": [{ "type": "strong" }] });
     let paragraph = |content: Vec<Value>| json!({ "type": "paragraph", "content": content });
-    let mut content = vec![paragraph(vec![strong(&clipped(&headline(message), 1_000))])];
+    let mut content = vec![paragraph(vec![strong(&clipped(&headline(message), 500))])];
+    // Jira takes 32,767 characters and counts them in a form of its own, which is longer.
+    let mut left: usize = 15_000;
+    let mut share = |value: &str, most: usize| {
+        let value = clipped(value, most.min(left.max(1)));
+        left = left.saturating_sub(value.encode_utf16().count());
+        value
+    };
     match message {
         Message::Alert { notice, alert, .. } => {
             for (name, value) in fields(alert, *notice).into_iter().filter(|(_, value)| !value.is_empty()) {
                 content.push(paragraph(vec![
                     strong(&format!("{name}: ")),
-                    text(&clipped(&value.replace('\n', " "), 4_000)),
+                    text(&share(&value.replace('\n', " "), 4_000)),
                 ]));
             }
         }
         Message::Digest { alerts, .. } => {
             for alert in alerts.iter().take(SHOWN) {
-                content.push(paragraph(vec![text(&clipped(&digest_line(alert), 1_000))]));
+                content.push(paragraph(vec![text(&share(&digest_line(alert), 300))]));
             }
             let more = more(alerts.len());
             content.extend((!more.is_empty()).then(|| paragraph(vec![text(more.trim())])));

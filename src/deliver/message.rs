@@ -7,6 +7,7 @@ use crate::{
     alert::{Alert, Notice, Severity},
     name::{AlertId, SilenceId},
     store::Delivery,
+    text::{clipped, printable},
     time::{self, Timestamp},
 };
 
@@ -183,6 +184,10 @@ pub(super) fn more(count: usize) -> String {
 
 /// Names and values that say who, from where and when, in the order they are shown. Absent ones are left out.
 pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String)> {
+    all_fields(alert, notice).into_iter().map(shown).collect()
+}
+
+fn all_fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String)> {
     let mut fields = Vec::new();
     let show = |time: Timestamp| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     let source = alert.source.as_ref().map_or_else(String::new, |source| format!("  source {source}"));
@@ -248,11 +253,32 @@ pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String
         let steps: Vec<&str> = runbook.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         fields.push(("do", steps.join("\n")));
     }
-    for error in &alert.errors {
+    for error in alert.errors.iter().take(ERRORS) {
         fields.push(("error", format!("`fn {}` of the rule failed: {}", error.function, error.error)));
     }
     fields.push(rule);
     fields
+}
+
+/// Errors of a rule's functions that are shown.
+const ERRORS: usize = 3;
+
+/// UTF-16 units of each field that is shown; what is longer stands in the alert.
+fn most(name: &str) -> usize {
+    match name {
+        "who" | "by" => 200,
+        "evidence" | "do" => 4_000,
+        "what" | "comment" => 2_000,
+        _ => 500,
+    }
+}
+
+/// A field as it is shown: line by line without what a terminal or a chat would obey, and no longer than its share.
+fn shown((name, value): (&'static str, String)) -> (&'static str, String) {
+    let lines: Vec<String> = value.lines().map(printable).collect();
+    // A name with a line break in it must not look like another field.
+    let separator = if matches!(name, "evidence" | "do") { "\n" } else { " " };
+    (name, clipped(&lines.join(separator), most(name)))
 }
 
 /// Evidence up to this many characters stands in one line.
@@ -276,26 +302,6 @@ fn plain(value: &serde_json::Value) -> String {
 
 fn first_line(text: &str) -> String {
     text.trim().lines().next().unwrap_or_default().to_owned()
-}
-
-/// Text from events without what a terminal or a mail header would obey: an attacker chooses names and titles.
-pub fn printable(text: &str) -> String {
-    // Marks that turn the direction of text around are as good as control characters: they show a name backwards.
-    let obeyed = |character: char| {
-        character.is_control()
-            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|character| if obeyed(character) { ' ' } else { character }).collect()
-}
-
-/// At most so many characters of a text, with a sign where it was cut.
-pub(super) fn clipped(text: &str, limit: usize) -> String {
-    if text.chars().count() <= limit {
-        return text.to_owned();
-    }
-    let mut cut: String = text.chars().take(limit.saturating_sub(1)).collect();
-    cut.push('…');
-    cut
 }
 
 /// An alert that says it is none, to try a destination with.

@@ -36,7 +36,7 @@ mod webhook;
 mod worker;
 
 pub use heartbeat::Heartbeat;
-pub use message::{DigestNotice, Message, printable, test_alert};
+pub use message::{DigestNotice, Message, test_alert};
 pub use record::{Recorded, Recorder};
 pub use route::Router;
 pub use terminal::{Terminal, TerminalFormat, render, wrapped};
@@ -253,7 +253,7 @@ impl Settings {
             min_severity: min_severity.unwrap_or(Severity::Info),
             rules,
             tags,
-            rate,
+            rate: rate.or_else(|| kind.as_ref().and_then(Kind::default_rate)),
             give_up_after: give_up_after.unwrap_or(24 * HOUR),
             late: late.unwrap_or_default(),
             kind: kind?,
@@ -293,6 +293,13 @@ impl Settings {
     /// Makes the destination ready, and makes sure that its secrets are to be had. Terminals write to `terminal`.
     pub fn open(&self, terminal: &Terminal, clock: &Clock) -> Result<Box<dyn Destination>, OpenError> {
         self.kind.open(terminal, clock)
+    }
+}
+
+impl Kind {
+    /// Messages an hour where the configuration does not say: people read chats, and work on tickets.
+    fn default_rate(&self) -> Option<u32> {
+        matches!(self, Self::Slack(_) | Self::Teams(_) | Self::Jira(_)).then_some(30)
     }
 }
 

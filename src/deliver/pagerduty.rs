@@ -9,14 +9,15 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Destination, Message, OpenError, Sending, Verdict,
-    message::{SHOWN, clipped, digest_line, headline},
+    message::{SHOWN, digest_line, headline},
     post::Service,
 };
 use crate::{
     alert::{Alert, Notice, Severity},
-    http,
+    bound, http,
     secret::{Secret, SecretOrigin},
     settings::TableReader,
+    text::{clipped, printable},
     time::Clock,
 };
 
@@ -101,7 +102,7 @@ fn event(message: &Message) -> Map<String, Value> {
             }
         }
         Message::Digest { alerts, .. } => {
-            let lines: Vec<String> = alerts.iter().take(SHOWN).map(digest_line).collect();
+            let lines: Vec<String> = alerts.iter().take(SHOWN).map(|alert| clipped(&digest_line(alert), 300)).collect();
             event.insert("event_action".to_owned(), "trigger".into());
             event.insert("dedup_key".to_owned(), message.key().into());
             event.insert(
@@ -118,29 +119,42 @@ fn event(message: &Message) -> Map<String, Value> {
     event
 }
 
+/// Bytes of an event's payload, of 512 KB that PagerDuty takes in all.
+const MOST: usize = 256_000;
+
 fn payload(alert: &Alert) -> Value {
-    json!({
-        "summary": clipped(&alert.title, 1_024),
+    let name = |text: Option<&str>| text.map(|text| clipped(&printable(text), 255));
+    let long = |text: Option<&String>| text.map(|text| clipped(text, 8_000));
+    let mut payload = json!({
+        "summary": clipped(&printable(&alert.title), 1_024),
         "source": alert.source.as_ref().map_or("watchbell", |source| source.as_str()),
         "severity": severity(alert.severity),
         "timestamp": alert.opened_at.to_string(),
-        "component": alert.evidence.who(),
+        "component": name(alert.evidence.who()),
         "group": alert.source,
         "class": alert.rule,
         "custom_details": {
             "alert": alert.id,
             "severity": alert.severity,
-            "actor": alert.evidence.actor,
-            "email": alert.evidence.email,
-            "from": alert.evidence.whence(),
-            "message": alert.evidence.message,
+            "actor": name(alert.evidence.actor.as_deref()),
+            "email": name(alert.evidence.email.as_deref()),
+            "from": name(alert.evidence.whence().as_deref()),
+            "message": alert.evidence.message.as_ref().map(|text| clipped(&printable(text), 1_000)),
             "events": alert.count,
             "last_seen": alert.last_seen,
-            "context": alert.context,
-            "description": alert.description,
-            "runbook": alert.runbook,
+            "context": bound::context(alert.context.clone()),
+            "description": long(alert.description.as_ref()),
+            "runbook": long(alert.runbook.as_ref()),
             "tags": alert.tags,
             "attack": alert.attack,
         },
-    })
+    });
+    for part in ["context", "runbook", "description"] {
+        if payload.to_string().len() > MOST
+            && let Some(details) = payload.get_mut("custom_details").and_then(Value::as_object_mut)
+        {
+            details.insert(part.to_owned(), "left out: it is too large".into());
+        }
+    }
+    payload
 }

@@ -128,6 +128,6 @@ fn words<S: AsRef<str>>(body: &[u8], secrets: &[S]) -> String {
         text = text.replace(secret, "…");
     }
     // Cut only now: half a secret would not be recognised.
-    let text: String = super::message::printable(text.trim()).chars().take(300).collect();
+    let text: String = crate::text::printable(text.trim()).chars().take(300).collect();
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }

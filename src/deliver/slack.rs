@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::{
     Destination, Message, OpenError, Sending,
-    message::{SHOWN, clipped, digest_line, fields, headline, more},
+    message::{SHOWN, digest_line, fields, headline, more},
     post::SecretUrl,
 };
-use crate::{alert::Severity, secret::SecretOrigin, settings::TableReader, time::Clock};
+use crate::{alert::Severity, secret::SecretOrigin, settings::TableReader, text::clipped, time::Clock};
 
 /// Where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +39,31 @@ impl Destination for Slack {
 }
 
 /// The three characters that Slack's text must not hold as they are.
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+///
+/// At most so many UTF-16 units of the escaped text; none of the escapes is cut.
+fn escaped(text: &str, units: usize) -> String {
+    let escape = |character: char| match character {
+        '&' => "&amp;".to_owned(),
+        '<' => "&lt;".to_owned(),
+        '>' => "&gt;".to_owned(),
+        other => other.to_string(),
+    };
+    let length = |text: &str| text.encode_utf16().count();
+    let whole: String = text.chars().map(escape).collect();
+    if length(&whole) <= units {
+        return whole;
+    }
+    let mut cut = String::new();
+    let mut left = units.saturating_sub(1);
+    for part in text.chars().map(escape) {
+        match left.checked_sub(length(&part)) {
+            Some(rest) => left = rest,
+            None => break,
+        }
+        cut.push_str(&part);
+    }
+    cut.push('…');
+    cut
 }
 
 fn body(message: &Message) -> Value {
@@ -55,31 +78,43 @@ fn body(message: &Message) -> Value {
         "type": "header",
         "text": { "type": "plain_text", "text": clipped(&line, 150), "emoji": false },
     })];
-    let section = |text: &str| json!({ "type": "section", "text": { "type": "mrkdwn", "text": clipped(text, 3_000) } });
+    // Lines that would make the section too long are left out: a line is never cut within an escape.
+    let section = |lines: &[String]| {
+        let mut text = String::new();
+        for line in lines {
+            if (text.encode_utf16().count() + line.encode_utf16().count()) < 2_990 {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        json!({ "type": "section", "text": { "type": "mrkdwn", "text": text.trim_end() } })
+    };
     match message {
         Message::Alert { notice, alert, .. } => {
             let lines: Vec<String> = fields(alert, *notice)
                 .into_iter()
                 .filter(|(name, _)| *name != "rule")
-                .map(|(name, value)| format!("*{name}*  {}", escaped(&clipped(&value, 700))))
+                .map(|(name, value)| {
+                    format!("*{name}*  {}", escaped(&value, if name == "evidence" || name == "do" { 900 } else { 300 }))
+                })
                 .collect();
             if !lines.is_empty() {
-                blocks.push(section(&lines.join("\n")));
+                blocks.push(section(&lines));
             }
             let mut about = format!("{mark} `{}`  alert `{}`", alert.rule, alert.id.short());
             if let Some(source) = &alert.source {
-                about.push_str(&format!("  source {}", escaped(source.as_str())));
+                about.push_str(&format!("  source {}", escaped(source.as_str(), 500)));
             }
             blocks.push(json!({ "type": "context", "elements": [{ "type": "mrkdwn", "text": about }] }));
         }
         Message::Digest { alerts, .. } => {
             let mut lines: Vec<String> =
-                alerts.iter().take(SHOWN).map(|alert| escaped(&clipped(&digest_line(alert), 140))).collect();
+                alerts.iter().take(SHOWN).map(|alert| escaped(&digest_line(alert), 140)).collect();
             let more = more(alerts.len());
             lines.extend((!more.is_empty()).then(|| more.trim().to_owned()));
-            blocks.push(section(&lines.join("\n")));
+            blocks.push(section(&lines));
         }
     }
     // The text is what notifications show.
-    json!({ "text": clipped(&escaped(&line), 3_000), "blocks": blocks })
+    json!({ "text": escaped(&line, 500), "blocks": blocks })
 }

@@ -13,10 +13,12 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 
-use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format, message::clipped, tls};
+use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format, tls};
 use crate::{
-    alert::Severity,
+    alert::{Alert, Severity},
+    bound::bounded,
     settings::TableReader,
+    text::clipped,
     time::{Clock, Timestamp},
 };
 
@@ -167,7 +169,7 @@ fn lines(settings: &Settings, message: &Message, now: Timestamp) -> Result<Vec<S
         }
         _ => std::slice::from_ref(message),
     };
-    let mut lines = Vec::new();
+    let mut made = Vec::new();
     for message in messages {
         for value in json(message, settings.format).map_err(|error| error.to_string())? {
             let priority = u16::from(settings.facility) * 8 + level(message.severity());
@@ -180,12 +182,42 @@ fn lines(settings: &Settings, message: &Message, now: Timestamp) -> Result<Vec<S
                 std::process::id()
             );
             if settings.protocol == Protocol::Udp && line.len() > DATAGRAM {
+                if let Some(smaller) = without_details(message) {
+                    return lines(settings, &smaller, now);
+                }
                 return Err(format!("{} bytes do not fit into a datagram: use `tcp` or `tls`", line.len()));
             }
-            lines.push(line);
+            made.push(line);
         }
     }
-    Ok(lines)
+    Ok(made)
+}
+
+/// The message with what identifies its alerts, and no more; nothing if it has no more.
+fn without_details(message: &Message) -> Option<Message> {
+    let has_details = |alert: &Alert| {
+        !alert.context.is_empty() || alert.description.is_some() || alert.runbook.is_some() || !alert.errors.is_empty()
+    };
+    let plain = |alert: &Alert| {
+        let alert = Alert {
+            context: serde_json::Map::new(),
+            description: None,
+            runbook: None,
+            errors: Vec::new(),
+            ..alert.clone()
+        };
+        bounded(alert)
+    };
+    let mut message = message.clone();
+    let alerts = match &mut message {
+        Message::Alert { alert, .. } => std::slice::from_mut(&mut **alert),
+        Message::Digest { alerts, .. } => alerts.as_mut_slice(),
+    };
+    if !alerts.iter().any(has_details) {
+        return None;
+    }
+    alerts.iter_mut().for_each(|alert| *alert = plain(alert));
+    Some(message)
 }
 
 fn level(severity: Severity) -> u16 {

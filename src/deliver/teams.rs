@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::{
     Destination, Message, OpenError, Sending,
-    message::{SHOWN, clipped, digest_line, fields, headline, more},
+    message::{SHOWN, digest_line, fields, headline, more},
     post::SecretUrl,
 };
-use crate::{alert::Severity, secret::SecretOrigin, settings::TableReader, time::Clock};
+use crate::{alert::Severity, secret::SecretOrigin, settings::TableReader, text::clipped, time::Clock};
 
 /// Where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,27 +51,51 @@ fn plain(text: &str) -> String {
     plain
 }
 
+/// Bytes of a card. Workflows take 28 KB and count more than what is sent: what is larger is answered as if it had been taken.
+const MOST: usize = 18_000;
+
 fn body(message: &Message) -> Value {
+    let share = [1_500, 700, 300, 120, 40].into_iter();
+    let cards = share.map(|units| card(message, units));
+    // Texts are counted once more as they stand within another text.
+    let fits = |card: &Value| {
+        let text = card.to_string();
+        text.len() <= MOST && Value::String(text).to_string().len() <= 28_000
+    };
+    let mut smallest = Value::Null;
+    for card in cards {
+        if fits(&card) {
+            return card;
+        }
+        smallest = card;
+    }
+    smallest
+}
+
+/// The card with so many UTF-16 units of each text.
+fn card(message: &Message, units: usize) -> Value {
     let colour = match message.severity() {
         Severity::Critical | Severity::High => "attention",
         Severity::Medium => "warning",
         Severity::Low | Severity::Info => "accent",
     };
     let mut body = vec![json!({
-        "type": "TextBlock", "text": plain(&clipped(&headline(message), 500)), "weight": "bolder", "size": "medium",
+        "type": "TextBlock", "text": plain(&clipped(&headline(message), units.min(300))), "weight": "bolder", "size": "medium",
         "color": colour, "wrap": true,
     })];
     match message {
         Message::Alert { notice, alert, .. } => {
             let facts: Vec<Value> = fields(alert, *notice)
                 .into_iter()
-                .map(|(name, value)| json!({ "title": name, "value": plain(&clipped(&value.replace('\n', " "), 1_500)) }))
+                .map(|(name, value)| json!({ "title": name, "value": plain(&clipped(&value.replace('\n', " "), units)) }))
                 .collect();
             body.push(json!({ "type": "FactSet", "facts": facts }));
         }
         Message::Digest { alerts, .. } => {
             let line = |text: String| json!({ "type": "TextBlock", "text": text, "wrap": true, "spacing": "small" });
-            body.extend(alerts.iter().take(SHOWN).map(|alert| line(plain(&clipped(&digest_line(alert), 500)))));
+            body.extend(
+                alerts.iter().take(SHOWN).map(|alert| line(plain(&clipped(&digest_line(alert), units.min(200))))),
+            );
             let more = more(alerts.len());
             body.extend((!more.is_empty()).then(|| line(more.trim().to_owned())));
         }

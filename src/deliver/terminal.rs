@@ -107,7 +107,7 @@ fn block(text: &mut String, notice: Notice, alert: &Alert, width: Option<usize>)
         }
     };
     // Writing to a String cannot fail.
-    let title = wrapped(&message::printable(&alert.title), width, INDENT);
+    let title = wrapped(&crate::text::printable(&alert.title), width, INDENT);
     writeln!(text, "{style}● {word:<8}{style:#}  {bold}{title}{bold:#}").ok();
     for (name, value) in message::fields(alert, notice) {
         for (number, line) in value.lines().enumerate() {
@@ -116,7 +116,7 @@ fn block(text: &mut String, notice: Notice, alert: &Alert, width: Option<usize>)
             let step = line.find(|character: char| !character.is_ascii_digit()).filter(|at| *at > 0);
             let step =
                 step.filter(|at| line.get(*at..).is_some_and(|rest| rest.starts_with(". "))).map_or(0, |at| at + 2);
-            let line = wrapped(&message::printable(line), width, INDENT + step);
+            let line = wrapped(&crate::text::printable(line), width, INDENT + step);
             writeln!(text, "  {dim}{name:<8}{dim:#}  {line}").ok();
         }
     }

@@ -14,6 +14,7 @@ use super::{Destination, DigestNotice, Message, Receipt, Settings, Verdict};
 use crate::{
     alert::{Alert, Notice},
     name::{AlertId, SilenceId},
+    repeat::is_worth_telling,
     store::{Delivery, DestinationRecord, Store, StoreError, Together},
     time::{self, Clock, Timestamp},
 };
@@ -385,7 +386,9 @@ impl Worker {
         // Up to a quarter less, so that many destinations do not come back together.
         let wait = doubled.mul_f64(1.0 - self.random.f64() / 4.0).max(asked.unwrap_or_default());
         let due = time::after(now, wait);
-        tracing::warn!(destination = %self.settings.name, error, attempts = attempts + 1, retry = time::show_duration(wait), "an alert was not delivered");
+        if is_worth_telling(u64::from(attempts) + 1) {
+            tracing::warn!(destination = %self.settings.name, error, attempts = attempts + 1, retry = time::show_duration(wait), "an alert was not delivered");
+        }
         for delivery in &mut deliveries {
             delivery.attempts = attempts.saturating_add(1);
             delivery.due = due;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{decode, encode};
 use crate::{
     alert::{Alert, AlertChange, Kind, Severity, Status},
+    bound::bounded,
     event::Evidence,
     name::{AlertId, DedupKey, RuleId, SourceName},
     outcome::{Outcome, StateChanges},
@@ -176,7 +177,7 @@ impl HealthDetector {
             return;
         }
         let source = subject.source.as_ref().map_or("", SourceName::as_str);
-        let alert = Alert {
+        let alert = bounded(Alert {
             id: AlertId::derive(rule.id(), source, &finding.key, &now.to_string()),
             revision: 1,
             kind: Kind::Health,
@@ -212,7 +213,7 @@ impl HealthDetector {
             shadow: metadata.stage == Stage::Shadow,
             lists: self.host.take_lists(),
             histogram: None,
-        };
+        });
         let open = OpenFinding {
             alert: alert.id,
             rule: rule.id().clone(),

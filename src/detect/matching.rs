@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     alert::{Alert, AlertChange, FunctionError, Histogram, Kind, Severity, Status},
+    bound::bounded,
     event::Event,
     name::{AlertId, DedupKey, EventId},
     outcome::{Match, Outcome},
@@ -202,7 +203,7 @@ impl Detector {
         let destinations = fallible("destinations", destinations, &mut errors);
         let context = fallible("context", self.host.context(rule, input), &mut errors);
         lists.extend(self.host.take_lists());
-        Alert {
+        bounded(Alert {
             id: AlertId::derive(rule.id(), event.source.as_str(), key.as_str(), &birth),
             revision: 1,
             kind: Kind::Detection,
@@ -238,7 +239,7 @@ impl Detector {
             shadow: metadata.stage == Stage::Shadow,
             lists,
             histogram: Histogram::of(&times),
-        }
+        })
     }
 }
 

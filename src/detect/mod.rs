@@ -9,6 +9,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use crate::{
     alert::{Action, Alert},
     event::Event,
+    legible::Flags,
     name::{DedupKey, ExceptionId, RuleId, SourceName},
     outcome::{Outcome, Pass, StateChanges},
     rule::{
@@ -254,7 +255,7 @@ impl Detector {
             return;
         }
         let rules = Arc::clone(&self.rules);
-        for rule in rules.wanting(action).into_iter().filter(|index| !named(*index)) {
+        for rule in rules.wanting_flagged(action, Flags::default()).into_iter().filter(|index| !named(*index)) {
             if let Some(rule) = rules.detections.get(rule) {
                 self.state.succeeded(rule.id());
             }

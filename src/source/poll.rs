@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FetchError, Listing, Pace, Position, Refresh, Settings, Source, atlassian::PAGE_LIMIT};
 use crate::{
     condition::Condition,
+    repeat::{Repeats, is_worth_telling},
     store::{Appended, Page, Refetch, SourceError, SourceRecord, Store, StoreError},
     time::{self, Clock, Timestamp},
 };
@@ -85,6 +86,8 @@ pub struct Poller {
     refetches: (mpsc::Sender<Refetch>, mpsc::Receiver<Refetch>),
     /// When the end of the log was last asked for.
     polled: Option<Instant>,
+    /// How often the cursor did not move.
+    stuck: Repeats,
     /// That was just so: a part that is fetched again has its turn.
     refetch_turn: bool,
     /// Before this it is not tried.
@@ -127,6 +130,7 @@ impl Poller {
             random: fastrand::Rng::new(),
             refetches: mpsc::channel(4),
             polled: None,
+            stuck: Repeats::default(),
             refetch_turn: false,
             refetch_due: None,
             listing: None,
@@ -388,13 +392,18 @@ impl Poller {
     }
 
     fn after_page(&mut self, entries: usize, new: usize, stuck: bool) -> Next {
+        if new > 0 {
+            self.stuck.over();
+        }
         if new > 0 || entries == 0 {
             self.fruitless = 0;
         } else {
             self.fruitless += 1;
         }
         if entries > 0 && new == 0 && (stuck || self.fruitless >= FRUITLESS_PAGES) {
-            tracing::warn!(source = %self.settings.name, "the cursor does not move: going back to the time of the newest event");
+            if let Some(times) = self.stuck.again() {
+                tracing::warn!(source = %self.settings.name, times, "the cursor does not move: going back to the time of the newest event");
+            }
             self.fruitless = 0;
             let now = self.clock.now();
             self.status.send_modify(|status| {
@@ -432,7 +441,9 @@ impl Poller {
         let failures = self.status.borrow().record.failures;
         self.save();
         if kind == Condition::CursorRefused {
-            tracing::warn!(source = %self.settings.name, "{}: going back to the time of the newest event", error.message);
+            if is_worth_telling(failures.into()) {
+                tracing::warn!(source = %self.settings.name, failures, "{}: going back to the time of the newest event", error.message);
+            }
             // Once at once; a source that refuses cursors again and again is waited for like any other failure.
             if failures == 1 {
                 return Next::AtOnce;
@@ -454,8 +465,8 @@ impl Poller {
                 None => wait,
             }
         };
-        // Each kind of trouble once, then ever more rarely: an outage is a few lines, and never silent.
-        if first || failures.is_power_of_two() {
+        // Each kind of trouble once, then ever more rarely.
+        if first || is_worth_telling(failures.into()) {
             tracing::warn!(source = %self.settings.name, kind = kind.name(), failures, retry = time::show_duration(wait), "{}", error.message);
         } else {
             tracing::debug!(source = %self.settings.name, kind = kind.name(), failures, retry = time::show_duration(wait), "{}", error.message);
