@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     legible::{self, Flag, Flags, Legible},
     name::{EventId, Sequence, SourceName},
+    oversize,
     text::{is_unsafe, shortened},
     time::{self, Timestamp},
 };
@@ -63,6 +64,9 @@ impl IncomingEvent {
         let value: Value = serde_json::from_str(&legible).map_err(|error| format!("not readable JSON: {error}"))?;
         if !value.is_object() {
             return Err("not a JSON object".to_owned());
+        }
+        if oversize::is_oversize(&legible, &value) {
+            flags.set(Flag::TooLarge);
         }
         let time = |pointer: &str, flags: &mut Flags| {
             let written = value.pointer(pointer).filter(|written| !written.is_null());
@@ -123,7 +127,8 @@ fn id(value: &Value, raw: &str, flags: &mut Flags) -> EventId {
 /// The action id of an entry, as Atlassian writes them.
 fn action(value: &Value, flags: &mut Flags) -> Arc<str> {
     let written = value.pointer("/attributes/action").and_then(Value::as_str).unwrap_or_default();
-    let mut action: String = written.trim().to_lowercase().chars().filter(|character| !is_unsafe(*character)).collect();
+    let safe: String = written.to_lowercase().chars().filter(|character| !is_unsafe(*character)).collect();
+    let mut action = safe.trim().to_owned();
     if action.len() > MAX_ACTION {
         let hash = blake3::hash(action.as_bytes()).to_hex();
         action = format!("{}#{}", shortened(&action, MAX_ACTION / 4), hash.get(..16).unwrap_or_default());
@@ -131,7 +136,9 @@ fn action(value: &Value, flags: &mut Flags) -> Arc<str> {
     if action.is_empty() {
         NO_ACTION.clone_into(&mut action);
     }
-    if action != written {
+    // What looks like another action to people must not be one to rules unnoticed.
+    let is_usual = |character: char| character.is_ascii_alphanumeric() || "_.:-".contains(character);
+    if action != written || !action.chars().all(is_usual) {
         flags.set(Flag::Action);
     }
     action.into()

@@ -1,6 +1,6 @@
 //! Reading JSON that a strict reader refuses, so that nobody can hide an event by what they write into it.
 //!
-//! Atlassian's log carries names and titles as people typed them. Half a surrogate pair, a number beyond all floats, or two hundred
+//! Atlassian's log carries names and titles as people typed them. Half a surrogate pair, a number too large for a float, or two hundred
 //! levels make a strict reader refuse the whole entry. Here such a part is replaced by the nearest thing that can be read, and a
 //! [`Flag`] says so. What stands outside of the texts must be JSON: nothing is guessed about structure.
 
@@ -37,11 +37,13 @@ pub enum Flag {
     Action,
     /// A time that is not legible or cannot be true: the time of processing or of arrival counts.
     Time,
+    /// More than 5,000 values or 64 KiB of text: rules see it cut.
+    TooLarge,
 }
 
 impl Flag {
     /// All flags, in the order of their bits.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Surrogate,
         Self::Number,
         Self::TooDeep,
@@ -52,6 +54,7 @@ impl Flag {
         Self::Id,
         Self::Action,
         Self::Time,
+        Self::TooLarge,
     ];
 
     /// Its name in `event.flags`.
@@ -67,6 +70,7 @@ impl Flag {
             Self::Id => "id",
             Self::Action => "action",
             Self::Time => "time",
+            Self::TooLarge => "too_large",
         }
     }
 }
@@ -182,7 +186,7 @@ impl Reader<'_> {
                     self.word()?;
                     false
                 }
-                None => return Err(self.problem("it ends in the middle")),
+                None => return Err(self.problem("unexpected end")),
             };
             if opened {
                 continue;
@@ -191,7 +195,11 @@ impl Reader<'_> {
             loop {
                 self.blanks();
                 let Some(level) = self.levels.last() else {
-                    return if self.peek().is_none() { Ok(()) } else { Err(self.problem("something follows it")) };
+                    return if self.peek().is_none() {
+                        Ok(())
+                    } else {
+                        Err(self.problem("unexpected text after the value"))
+                    };
                 };
                 let is_object = level.is_some();
                 match self.peek() {
@@ -394,7 +402,8 @@ impl Reader<'_> {
         let number = rest.get(..rest.bytes().take_while(is_part).count()).unwrap_or_default();
         self.at += number.len();
         if is_number(number) {
-            if number.parse::<f64>().is_ok_and(f64::is_finite) {
+            // What the strict reader takes: it is stricter about the largest floats.
+            if serde_json::from_str::<serde_json::Value>(number).is_ok() {
                 self.out.push_str(number);
             } else {
                 self.flags.set(Flag::Number);
@@ -402,7 +411,7 @@ impl Reader<'_> {
             }
             return Ok(());
         }
-        Err(self.problem("a number is not one"))
+        Err(self.problem("invalid number"))
     }
 
     fn word(&mut self) -> Result<(), String> {

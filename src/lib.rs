@@ -4,7 +4,7 @@
 //!
 //! | layer | modules | what they are |
 //! | --- | --- | --- |
-//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`text`] [`legible`] [`event`] [`category`] [`action`] [`alert`] [`outcome`] [`silence`] [`condition`] | values |
+//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`repeat`] [`text`] [`legible`] [`oversize`] [`event`] [`category`] [`action`] [`alert`] [`bound`] [`outcome`] [`silence`] [`condition`] | values |
 //! | 1 | [`rule`], then [`detect`] | the pure core: rules and what they find |
 //! | 1 | [`store`] | memory: the only place that knows keys and encodings |
 //! | 1 | [`http`] | talking HTTP |
@@ -21,6 +21,7 @@ pub mod action;
 pub mod agent;
 pub mod alert;
 pub mod api;
+pub mod bound;
 pub mod category;
 pub mod condition;
 pub mod config;
@@ -32,6 +33,8 @@ pub mod http;
 pub mod legible;
 pub mod name;
 pub mod outcome;
+pub mod oversize;
+pub mod repeat;
 pub mod replay;
 pub mod rule;
 pub mod secret;

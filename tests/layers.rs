@@ -30,16 +30,19 @@ fn modules() -> Vec<(String, PathBuf, String)> {
         .collect()
 }
 
-const VALUES: [&str; 14] = [
+const VALUES: [&str; 17] = [
     "action",
     "alert",
+    "bound",
     "category",
     "condition",
     "diagnostic",
     "event",
     "legible",
+    "oversize",
     "name",
     "outcome",
+    "repeat",
     "secret",
     "settings",
     "silence",

@@ -50,6 +50,38 @@ fn disguised() -> Vec<(&'static str, String, &'static [&'static str])> {
             with("blank", &|value| value["attributes"]["action"] = " user_logged_in_as_user\t".into()),
             &["action"],
         ),
+        (
+            "NUL and a blank",
+            with("nulblank", &|value| value["attributes"]["action"] = "\0 user_logged_in_as_user".into()),
+            &["control", "action"],
+        ),
+        ("largest float", replaced("big3", r#""city""#, r#""n":1.7976931348623158e308,"city""#), &["number"]),
+        (
+            "a long text",
+            with("long", &|value| value["attributes"]["message"] = json!({"content": "x".repeat(300_000)})),
+            &["too_large"],
+        ),
+        (
+            "a long name",
+            with("longname", &|value| value["attributes"]["actor"]["note"] = "x".repeat(300_000).into()),
+            &["too_large"],
+        ),
+        (
+            "a long list",
+            with("list", &|value| {
+                let context = value["attributes"]["context"].as_array_mut().unwrap();
+                context.extend((0..9_000).map(|index| json!({"id": index, "type": "x"})));
+            }),
+            &["too_large"],
+        ),
+        (
+            "many names",
+            with("names", &|value| {
+                let names = (0..25_000).map(|index| (format!("!{index}"), json!(index)));
+                value["attributes"].as_object_mut().unwrap().extend(names);
+            }),
+            &["too_large"],
+        ),
         ("twice", replaced("twice", r#""action""#, r#""action":"user_login","action""#), &["duplicate_key"]),
         ("long id", with("x", &|value| value["id"] = "i".repeat(600).into()), &["id"]),
         ("id of control characters", with("x", &|value| value["id"] = "a\u{1b}[2J".into()), &["control", "id"]),
@@ -90,6 +122,31 @@ fn every_disguise_is_seen_through_and_flagged() {
         let wanted: Vec<String> = if flags.is_empty() { Vec::new() } else { vec![flags.join(" ")] };
         assert_eq!(titles("a.flagged"), wanted, "{name}");
     }
+}
+
+/// An action that only looks like one is another; but nobody misses it.
+#[test]
+fn an_action_that_looks_like_another_is_flagged() {
+    for action in ["user\u{200b}_login", "user_log\u{ad}in", "\u{443}ser_login", "user_login\u{fe0f}", "user login"] {
+        let mut value = entry("1", "x", 0, "eve");
+        value["attributes"]["action"] = action.into();
+        let flags = event(1, &value.to_string()).flags;
+        assert_eq!(flags.iter().map(watchbell::legible::Flag::name).collect::<Vec<_>>(), ["action"], "{action:?}");
+    }
+}
+
+/// Three events that are too large for a rule do not suspend it.
+#[test]
+fn what_is_too_large_suspends_no_rule() {
+    let large = |id: usize| {
+        let mut value = entry(&id.to_string(), "user_logged_in_as_user", 0, "eve");
+        value["attributes"]["message"] = json!({"content": "x".repeat(300_000)});
+        value.to_string()
+    };
+    let entries: Vec<String> =
+        (0..4).map(large).chain([entry("after", "user_logged_in_as_user", 0, "eve").to_string()]).collect();
+    let report = found(&[IMPERSONATION], &entries);
+    assert_eq!(report.alerts.len(), 5, "{:?}", report.rules);
 }
 
 /// The same through a source, the store, a restart, and a replay of what is stored: each once, byte for byte.
@@ -161,4 +218,38 @@ proptest! {
         let report = found(&[&text], &[of("1", &one), of("2", &other)]);
         prop_assert_eq!(report.alerts.len() == 1, one == other, "{:?}", report.alerts.iter().map(|alert| alert.dedup_key.to_string()).collect::<Vec<_>>());
     }
+}
+
+/// `flagged` narrows what a rule names besides, and whoever asks about such a rule hears the same as an agent.
+#[test]
+fn a_rule_for_flagged_events_of_some_actions() {
+    let narrow = "const RULE = #{ id: \"a.narrow\", title: \"t\", severity: \"low\", flagged: true, actions: [\"user_login\"] };\nfn rule(event) { true }";
+    let flagged = |id: &str, action: &str| {
+        let mut value = entry(id, action, 0, "eve");
+        value["attributes"]["actor"]["name"] = "e\0ve".into();
+        value.to_string()
+    };
+    let entries = [
+        entry("plain", "user_login", 0, "eve").to_string(),
+        flagged("other", "user_logout"),
+        flagged("wanted", "user_login"),
+    ];
+    let report = found(&[narrow], &entries);
+    assert_eq!(report.rules.values().map(|rule| rule.matches).sum::<u64>(), 1);
+
+    let simulated = entries.iter().map(|raw| Simulated { processed: base(), json: raw.clone() });
+    let options = Options { clock: Clock::manual(now()), ..Options::new(Scenario::of(simulated.collect())) };
+    let lab = Lab::with_organization(options, "");
+    lab.write("rules/narrow.rhai", narrow);
+    lab.run_agent_until(|reader| evaluated(reader, 3));
+    let explained = |id: &str| lab.watchbell(&["explain", "--rule", "a.narrow", "--event", id]).stdout;
+    assert!(
+        explained("plain").contains("no alert: the rule looks at events with flags only"),
+        "{}",
+        explained("plain")
+    );
+    assert!(explained("wanted").contains("alert"), "{}", explained("wanted"));
+    assert!(!explained("wanted").contains("no alert"), "{}", explained("wanted"));
+    let listed = lab.watchbell(&["rules", "list"]).stdout;
+    assert!(listed.contains("user_login with flags"), "{listed}");
 }

@@ -260,7 +260,7 @@ impl Add {
         let mut history = Vec::new();
         let wanted = set.alone(rule);
         client.each(Request::Events(query), |event: Event| {
-            if !wanted.wanting(&event.action).is_empty() {
+            if wanted.wants(&event) {
                 history.push(event);
             }
             Ok(())

@@ -96,7 +96,7 @@ impl Explain {
         };
         let mut before = Vec::new();
         client.each(Request::Events(query), |earlier: Event| {
-            if earlier.sequence < event.sequence && !alone.wanting(&earlier.action).is_empty() {
+            if earlier.sequence < event.sequence && alone.wants(&earlier) {
                 before.push(earlier);
             }
             Ok(())

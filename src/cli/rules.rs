@@ -129,11 +129,13 @@ fn looks_at(metadata: &Metadata, between: &str) -> String {
         let heard: Vec<&str> = selectors.iter().map(Selector::as_str).collect();
         return format!("matches of {}", heard.join(between));
     }
-    if metadata.wants_every_event() {
-        return "every event".to_owned();
+    let flagged = if metadata.flagged { " with flags" } else { "" };
+    if metadata.wants_every_action() {
+        return format!("every event{flagged}");
     }
     let activities = metadata.activities.iter().flatten().map(|name| format!("\"{name}\""));
-    metadata.actions.iter().flatten().cloned().chain(activities).collect::<Vec<_>>().join(between)
+    let named = metadata.actions.iter().flatten().cloned().chain(activities);
+    named.map(|named| format!("{named}{flagged}")).collect::<Vec<_>>().join(between)
 }
 
 /// So that a line of the list stays a line; `rules show` has all of it.

@@ -118,7 +118,7 @@ pub fn explain(
         };
         FunctionExplained { function: trace.function, result, error, notes: trace.notes, decided }
     };
-    let wanted = !alone.wanting(&event.action).is_empty() && !heard_nothing;
+    let wanted = alone.wants(event) && !heard_nothing;
     let mut functions: Vec<FunctionExplained> = tracer.run(rule, "rule", &input).into_iter().map(&explained).collect();
     let said_yes = functions.first().is_some_and(|function| function.result.as_deref() == Some("true"));
     if said_yes {
@@ -206,6 +206,9 @@ fn verdict(
         if let Some(on) = &rule.metadata.on {
             let on: Vec<&str> = on.iter().map(|selector| selector.as_str()).collect();
             return format!("no alert: the rule listens to {}, and none of them matched", on.join(", "));
+        }
+        if rule.metadata.flagged && event.flags.is_empty() {
+            return "no alert: the rule looks at events with flags only, and this has none".to_owned();
         }
         let named = rule.metadata.actions.iter().chain(&rule.metadata.activities).flatten();
         let actions = named.map(String::as_str).collect::<Vec<_>>().join(", ");

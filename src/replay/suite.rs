@@ -124,11 +124,16 @@ impl Suite {
     fn what_it_read(&self, rule: &Arc<CompiledRule>, case: &Case) -> Vec<Read> {
         let alone = self.alone(rule, case);
         let catalog = Arc::clone(&alone.catalog);
-        let Some(event) = case.events.iter().rev().find(|event| !alone.wanting(&event.action).is_empty()) else {
+        let Some(event) = case.events.iter().rev().find(|event| alone.wants(event)) else {
+            let flagged = rule.metadata.flagged;
             let wanted = rule.metadata.actions.iter().chain(&rule.metadata.activities).flatten();
             let wanted = wanted.map(String::as_str).collect::<Vec<_>>().join(", ");
             let seen: Vec<&str> = case.events.iter().map(|event| &*event.action).collect();
-            let value = format!("the rule looks at {wanted} only, and never ran");
+            let value = match (flagged, wanted.is_empty()) {
+                (true, true) => "the rule looks only at events with flags, and never ran".to_owned(),
+                (true, false) => format!("the rule looks only at {wanted} with flags, and never ran"),
+                (false, _) => format!("the rule looks at {wanted} only, and never ran"),
+            };
             return vec![Read { line: 0, text: seen.first().copied().unwrap_or_default().to_owned(), value }];
         };
         let mut before = Detector::new(alone, self.settings.clone());

@@ -224,7 +224,10 @@ fn looks_at(rule: &CompiledRule) -> String {
         let heard: Vec<&str> = selectors.iter().map(Selector::as_str).collect();
         return format!("Matches of other rules: `{}`.", heard.join("`, `"));
     }
-    if metadata.wants_every_event() {
+    if metadata.flagged && metadata.wants_every_action() {
+        return "Every event that something is unusual about: `event.flags` says what.".to_owned();
+    }
+    if metadata.wants_every_action() {
         return "Every event; the conditions that it begins with leave out most of them.".to_owned();
     }
     let actions = metadata.actions.iter().flatten();
@@ -232,7 +235,8 @@ fn looks_at(rule: &CompiledRule) -> String {
     let activities = metadata.activities.iter().flatten();
     let activities =
         activities.map(|name| format!("\"{name}\" (documented), resolved from your organization's list of actions"));
-    bullets(actions.chain(activities))
+    let only = if metadata.flagged { ", where something is unusual about it: `event.flags` says what" } else { "" };
+    bullets(actions.chain(activities).map(|item| format!("{item}{only}")))
 }
 
 fn bullets(items: impl Iterator<Item = String>) -> String {

@@ -230,9 +230,9 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Whether it looks at every event, whatever its action.
-    pub fn wants_every_event(&self) -> bool {
-        self.on.is_none() && self.actions.is_none() && self.activities.is_none() && !self.flagged
+    /// Whether it looks at events whatever their action.
+    pub fn wants_every_action(&self) -> bool {
+        self.on.is_none() && self.actions.is_none() && self.activities.is_none()
     }
 
     /// Whether a value was set from outside, so that the rule's own function is not asked.

@@ -3,7 +3,7 @@
 //! Only `load` and `watch` touch the file system. Nothing here reads a clock on behalf of a rule.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -11,6 +11,8 @@ use std::{
 
 use crate::{
     action::{ActionPatterns, Catalog, ListedAction},
+    event::Event,
+    legible::Flags,
     name::{RuleId, Sequence, SourceName},
     time::Timestamp,
 };
@@ -155,8 +157,8 @@ struct Dispatch {
     globs: GlobSet,
     glob_rules: Vec<usize>,
     every: Vec<usize>,
-    /// Those that want events that something is unusual about, whatever the action.
-    flagged: Vec<usize>,
+    /// Of all these, those that want only events that something is unusual about.
+    flagged: HashSet<usize>,
 }
 
 impl RuleSet {
@@ -270,7 +272,8 @@ impl RuleSet {
         }
     }
 
-    /// The detection rules that want events with this action, as indexes into `detections`, in order.
+    /// The detection rules that want events with this action, with or without anything unusual about them, as indexes into
+    /// `detections`, in order.
     pub fn wanting(&self, action: &str) -> Vec<usize> {
         let dispatch = &self.dispatch;
         let mut rules = dispatch.every.clone();
@@ -281,12 +284,18 @@ impl RuleSet {
         rules
     }
 
-    /// The same for events that something is unusual about: there are rules that want only those.
-    pub fn wanting_flagged(&self, action: &str) -> Vec<usize> {
+    /// Those of them that want events with these flags.
+    pub fn wanting_flagged(&self, action: &str, flags: Flags) -> Vec<usize> {
         let mut rules = self.wanting(action);
-        rules.extend(&self.dispatch.flagged);
-        rules.sort_unstable();
+        if flags.is_empty() {
+            rules.retain(|index| !self.dispatch.flagged.contains(index));
+        }
         rules
+    }
+
+    /// Whether any detection rule wants this event.
+    pub fn wants(&self, event: &Event) -> bool {
+        !self.wanting_flagged(&event.action, event.flags).is_empty()
     }
 
     /// The exceptions that may be about the rule at this index of `detections`.
@@ -432,10 +441,9 @@ impl Dispatch {
                 continue;
             }
             if rule.metadata.flagged {
-                dispatch.flagged.push(index);
-                continue;
+                dispatch.flagged.insert(index);
             }
-            if rule.metadata.wants_every_event() {
+            if rule.metadata.wants_every_action() {
                 dispatch.every.push(index);
                 continue;
             }

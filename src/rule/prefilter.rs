@@ -16,7 +16,7 @@ pub(super) use conditions::{Conditions, conditions};
 use extract::{Extract, Seen};
 
 use super::RuleSet;
-use crate::{action::Catalog, name::SourceName};
+use crate::{action::Catalog, legible::Flags, name::SourceName};
 
 /// What a condition says of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Plan {
     /// What is to be asked of events of this action.
     pub fn new(rules: &RuleSet, action: &str) -> Self {
         let mut plan = Self::of(Vec::new(), rules, action);
-        for rule in rules.wanting(action) {
+        for rule in rules.wanting_flagged(action, Flags::default()) {
             let Some(compiled) = rules.detections.get(rule) else {
                 continue;
             };
@@ -97,13 +97,13 @@ impl Plan {
 
     /// A plan that asks nothing: every rule that wants the action looks at it.
     pub fn unfiltered(rules: &RuleSet, action: &str) -> Self {
-        Self::of(rules.wanting(action), rules, action)
+        Self::of(rules.wanting_flagged(action, Flags::default()), rules, action)
     }
 
     /// The plan for events of this action that something is unusual about: it asks nothing, and rules that look at such events only
     /// are among it.
     pub fn of_flagged(rules: &RuleSet, action: &str) -> Self {
-        Self::of(rules.wanting_flagged(action), rules, action)
+        Self::of(rules.wanting(action), rules, action)
     }
 
     fn of(always: Vec<usize>, rules: &RuleSet, action: &str) -> Self {

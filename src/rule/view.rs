@@ -19,6 +19,7 @@ use super::{bounds, call::MatchInfo, library, memory::Expectation};
 use crate::{
     action::Catalog,
     event::{Event, NO_ACTION},
+    oversize,
 };
 
 /// An event as rules see it.
@@ -62,6 +63,8 @@ impl EventView {
 
 fn top(event: &Event, catalog: &Catalog) -> Map {
     let mut top = parse(&event.legible());
+    // The entry's own where there is a usable one.
+    top.insert("id".into(), text(event.id.as_str()));
     let attribute = |path: &[&str]| top.get("attributes").map_or(Dynamic::UNIT, |attributes| walk(attributes, path));
     let actor = attribute(&["actor"]);
     let target = top.get("attributes").and_then(|attributes| library::target(&*attributes.read_lock::<Map>()?));
@@ -104,8 +107,11 @@ pub fn frozen(value: &serde_json::Value) -> Dynamic {
 }
 
 fn parse(raw: &str) -> Map {
-    let mut deserializer = serde_json::Deserializer::from_str(raw);
-    Seed.deserialize(&mut deserializer).ok().and_then(Dynamic::try_cast::<Map>).unwrap_or_default()
+    let seen = match oversize::cut_if_oversize(raw) {
+        Some(cut) => Seed.deserialize(cut).ok(),
+        None => Seed.deserialize(&mut serde_json::Deserializer::from_str(raw)).ok(),
+    };
+    seen.and_then(Dynamic::try_cast::<Map>).unwrap_or_default()
 }
 
 /// A value that is handed out without a copy, and cannot be changed.

@@ -44,7 +44,8 @@ texts are bounded to 256 KiB, lists and maps to 20,000 items and 100 levels, and
 limit ends with a rule error, whatever it catches. `print` and `debug` write 20 lines a minute and rule to the agent's log.
 
 Some of the standard library is bounded further. `curry` takes values of 4 KiB at most: write a closure instead. `chars` gives a list.
-`parse_json` reads any JSON, and only JSON. Values cannot be tagged, and `get_fn_metadata_list` is off.
+`parse_json` reads any JSON, and only JSON. Values cannot be tagged, and `get_fn_metadata_list` is off. There is no `this`:
+a function is given what it works on as a parameter. A large list or map costs operations each time it is read: one for each 512 bytes.
 
 ## Absent data
 
@@ -72,15 +73,16 @@ empty list otherwise.
 | flag | what it says |
 | --- | --- |
 | `surrogate` | half a surrogate pair: it reads as U+FFFD |
-| `number` | a number beyond all floats: it reads as a text |
+| `number` | a number too large for a float: it reads as a text |
 | `too_deep` | more than 64 levels: what is deeper reads as `()` |
 | `duplicate_key` | a name twice in one object: the last counts |
 | `control` | a control character other than tab and line breaks in a text |
 | `bidi` | a mark that turns the direction of text around |
 | `escape` | an escape that JSON does not know: it reads as it is written |
-| `id` | no id, or one of more than 512 bytes or with control characters: `event.id` is as it came, and a hash stands for it everywhere else |
-| `action` | no action, or one not in lower case or with blanks around it: `event.action` is in lower case without them, or `()` |
+| `id` | no id, or one of more than 512 bytes or with control characters: a hash stands for it |
+| `action` | no action, or one that Atlassian would not write: with capitals, spaces around it, or other characters than letters, digits and `_ . : -`. `event.action` is in lower case, without spaces around it and without invisible characters, or `()` |
 | `time` | a time that is not legible, or before 2012 or a day after its arrival: that of `processedAt` counts, else that of the arrival |
+| `too_large` | more than 5,000 values, or 64 KiB of text: rules see long texts and lists cut, `…` at the end of a text; the event is stored whole |
 
 A rule with `flagged: true` looks at such events only; `atlassian.monitoring.event_tampered` is one. A time may have a blank in place of its `T`.
 
