@@ -1,9 +1,10 @@
 //! Bounds of the values that a rule makes.
 //!
 //! Rhai counts the items and the texts of lists and maps when one of its functions has changed one. It does not count how deep values
-//! nest, names in maps, what closures hold, and what is assigned into a part of a value. All that is looked at here, when a variable
-//! is read: captured variables once each, others now and then, as a step adds only as much as is written in it or as Rhai lets
-//! through. So nothing recurses much further than [`MAX_DEPTH`], and values of any thread can be dropped, cloned, compared and shown.
+//! nest, names in maps, what closures hold, and what is assigned into a part of a value. All that is looked at here, each time a
+//! variable is read: a step adds only as much as is written in it or as Rhai lets through. Reading a large value costs operations, as
+//! it may be copied. So nothing recurses much further than [`MAX_DEPTH`], and values of any thread can be dropped, cloned, compared
+//! and shown. `this`, which is no variable, is not part of the language.
 //!
 //! A closure shares the variables that it captures, so a value can be made to hold itself. What a call captured is therefore looked
 //! through when the call has ended, and emptied where it holds closures: nothing is left behind.
@@ -18,10 +19,8 @@ pub(super) const MAX_DEPTH: usize = 100;
 const MAX_CLOSURES: usize = 8;
 /// Bytes of one value with all that it holds.
 pub(super) const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// One in so many reads looks at the variable, at irregular ones: what is read in turn must not stay between them.
-const ONE_IN: u64 = 8;
-/// Reads that are passed over after a large value.
-const MOST_SKIPPED: u64 = 1_024;
+/// Bytes of a value, its texts not counted, that cost one operation to read: texts are shared, all else is copied.
+const BYTES_OF_AN_OPERATION: usize = 512;
 /// Captured variables of one call.
 const MAX_CAPTURED: usize = 10_000;
 /// Bytes that the captured variables of one call hold together.
@@ -36,34 +35,27 @@ pub(super) fn trusted(mut value: Dynamic) -> Dynamic {
     value
 }
 
-/// What a call has captured, and how often it has read variables.
+/// What a call has captured.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    reads: u64,
-    /// The first read that may look again.
-    next: u64,
     captured: Vec<Dynamic>,
     bytes: usize,
 }
 
 impl Watch {
-    /// Looks at a variable that is about to be read. Gives true now and then, when the clock is to be looked at as well.
-    pub(super) fn read(&mut self, variable: Option<&mut Dynamic>) -> Result<bool, Box<EvalAltResult>> {
-        self.reads += 1;
-        let now_and_then = self.reads.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & (ONE_IN - 1) == 0;
-        if let Some(variable) = variable {
-            if variable.is_shared() && variable.tag() != SEEN {
-                self.capture(variable)?;
-            }
-            // What is read-only, such as the event, was bounded when it was made.
-            if now_and_then && self.reads >= self.next && !variable.is_read_only() {
-                let weight = Weight::of(variable);
-                weight.check()?;
-                // So that looking takes no more time than what is looked at.
-                self.next = self.reads + u64::try_from(weight.nodes / 16).unwrap_or(MOST_SKIPPED).min(MOST_SKIPPED);
-            }
+    /// Looks at a variable that is about to be read. Gives the operations that reading it costs.
+    pub(super) fn read(&mut self, variable: &mut Dynamic) -> Result<u64, Box<EvalAltResult>> {
+        if variable.is_shared() && variable.tag() != SEEN {
+            self.capture(variable)?;
         }
-        Ok(now_and_then)
+        // What is read-only, such as the event, was bounded when it was made, and is not copied.
+        if variable.is_read_only() {
+            return Ok(0);
+        }
+        let weight = Weight::of(variable);
+        weight.check()?;
+        let copied = weight.bytes.saturating_sub(weight.text);
+        Ok(u64::try_from(copied / BYTES_OF_AN_OPERATION).unwrap_or(u64::MAX))
     }
 
     fn capture(&mut self, variable: &mut Dynamic) -> Result<(), Box<EvalAltResult>> {
@@ -80,8 +72,6 @@ impl Watch {
 
     /// Forgets a call that has ended, and breaks what holds itself.
     pub(super) fn end(&mut self) {
-        self.reads = 0;
-        self.next = 0;
         self.bytes = 0;
         for mut cell in self.captured.drain(..) {
             let holds = cell.read_lock::<Dynamic>().is_some_and(|value| is_or_holds_closure(&value));
@@ -197,7 +187,7 @@ mod tests {
         let mut function = FnPtr::new("f").unwrap();
         function.add_curry(cell.clone());
         let mut watch = Watch::default();
-        watch.read(Some(&mut cell)).unwrap();
+        watch.read(&mut cell).unwrap();
         *cell.write_lock::<Dynamic>().unwrap() = Dynamic::from(function.clone());
         assert!(Weight::of(&cell).check().is_err());
         watch.end();

@@ -113,8 +113,14 @@ impl Call {
 
     /// Looks at a variable that is about to be read.
     fn read(&self, variable: Option<&mut Dynamic>) -> Result<(), Box<EvalAltResult>> {
-        let now_and_then = self.watch.lock().unwrap_or_else(PoisonError::into_inner).read(variable)?;
-        if now_and_then { self.check_time(Position::NONE) } else { Ok(()) }
+        let Some(variable) = variable else {
+            return Ok(());
+        };
+        let operations = self.watch.lock().unwrap_or_else(PoisonError::into_inner).read(variable)?;
+        match self.meter.charge(operations) {
+            Some(exceeded) => Err(EvalAltResult::ErrorTerminated(exceeded.token().into(), Position::NONE).into()),
+            None => Ok(()),
+        }
     }
 
     /// What is to be logged of a line that the running rule prints.
@@ -246,6 +252,8 @@ pub(super) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
     engine.set_max_functions(500);
     engine.set_max_expr_depths(MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_DEPTH);
     engine.disable_symbol("eval");
+    // It is no variable, so that no callback of Rhai's sees what it grows to.
+    engine.disable_symbol("this");
     // What Rhai curries is copied with each copy of the function, in none of its limits: there is a bounded one under another name.
     #[expect(deprecated, reason = "not deprecated, says its author, but may change")]
     engine.on_parse_token(|token, _, _| match token {

@@ -35,15 +35,16 @@ pub fn fingerprint_on_disk(roots: &[PathBuf], follow_links: bool) -> String {
 
 /// The test files under `roots`.
 pub fn test_files(roots: &[PathBuf]) -> Vec<PathBuf> {
-    files_ending(roots, ".test.yaml")
+    files_ending(roots, ".test.yaml", true)
 }
 
-/// The rule files under `roots`.
+/// The rule files under `roots` themselves: no link out of them is followed, as what is listed here may be rewritten.
 pub fn rule_files(roots: &[PathBuf]) -> Vec<PathBuf> {
-    files_ending(roots, ".rhai")
+    files_ending(roots, ".rhai", false)
 }
 
-fn files_ending(roots: &[PathBuf], end: &str) -> Vec<PathBuf> {
+fn files_ending(roots: &[PathBuf], end: &str, follow_links: bool) -> Vec<PathBuf> {
+    let inside = Inside::new(roots, follow_links);
     let mut found = Vec::new();
     for root in roots {
         if root.is_file() {
@@ -51,8 +52,8 @@ fn files_ending(roots: &[PathBuf], end: &str) -> Vec<PathBuf> {
             continue;
         }
         // What cannot be read is told where rules are loaded.
-        walk(root, 0, &mut HashSet::new(), &mut |file| {
-            if file.to_string_lossy().ends_with(end) {
+        walk(root, 0, &inside, &mut HashSet::new(), &mut |file| {
+            if file.to_string_lossy().ends_with(end) && (follow_links || inside.holds(file)) {
                 found.push(normal(file));
             }
         })
@@ -103,7 +104,7 @@ pub(super) fn read(roots: &[PathBuf], follow_links: bool) -> (Files, Vec<Diagnos
         } else {
             let mut seen = HashSet::new();
             let mut take = |file: &Path| read_file(file, &inside, &mut files, &mut diagnostics);
-            let walked = walk(root, 0, &mut seen, &mut take);
+            let walked = walk(root, 0, &inside, &mut seen, &mut take);
             if let Err(error) = walked {
                 diagnostics.push(
                     Diagnostic::error("E001", root, format!("the rules directory cannot be read: {error}"))
@@ -132,6 +133,11 @@ impl Inside {
         Self { roots: roots.iter().filter_map(resolved).collect(), follow_links }
     }
 
+    /// Whether a path leads to something below the directories.
+    fn holds(&self, path: &Path) -> bool {
+        path.canonicalize().is_ok_and(|path| self.roots.iter().any(|root| path.starts_with(root)))
+    }
+
     /// What keeps a file from being read, if anything. It must be a file, of at most so many bytes.
     pub(super) fn refuses(&self, file: &Path, limit: u64, what: &str) -> Option<String> {
         let unreadable = |error: std::io::Error| format!("the file cannot be read: {error}");
@@ -150,10 +156,7 @@ impl Inside {
             return None;
         }
         if !self.follow_links {
-            return Some(format!(
-                "the file is a link out of the rules directories, to `{}`: put the file there, or set `follow_links = true` under `[rules]`",
-                resolved.display()
-            ));
+            return Some(leads_out("the file", &resolved));
         }
         let is_private = metadata.mode() & 0o044 == 0;
         is_private.then(|| {
@@ -163,11 +166,19 @@ impl Inside {
     }
 }
 
+fn leads_out(what: &str, to: &Path) -> String {
+    let to = to.display();
+    format!(
+        "{what} is a link out of the rules directories, to `{to}`: put it there itself, or set `follow_links = true` under `[rules]`"
+    )
+}
+
 /// Calls `found` for each file below `directory`. Names that begin with a dot are passed over: editors' and Kubernetes' own
 /// (`..data`), whose files are reached by their proper names.
 fn walk(
     directory: &Path,
     depth: usize,
+    inside: &Inside,
     seen: &mut HashSet<PathBuf>,
     found: &mut dyn FnMut(&Path),
 ) -> std::io::Result<()> {
@@ -183,7 +194,12 @@ fn walk(
             continue;
         }
         if path.is_dir() {
-            match walk(&path, depth + 1, seen, found) {
+            // A link out of the directories leads to files that are none of ours: to their number there is no end.
+            if !inside.follow_links && !inside.holds(&path) {
+                found(&path);
+                continue;
+            }
+            match walk(&path, depth + 1, inside, seen, found) {
                 // A directory that vanishes while it is read is gone with the next look.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 // One that cannot be read says nothing about its files: what was good of them runs on.
@@ -197,6 +213,11 @@ fn walk(
 }
 
 fn read_file(file: &Path, inside: &Inside, files: &mut Files, diagnostics: &mut Vec<Diagnostic>) {
+    if file.is_dir() {
+        let to = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+        diagnostics.push(Diagnostic::error("E002", normal(file), leads_out("the directory", &to)));
+        return;
+    }
     let Some(texts) = files.place(file) else {
         return;
     };

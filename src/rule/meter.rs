@@ -16,7 +16,9 @@ use super::engine::Limits;
 /// The clock is read once in so many operations: it costs more than most of them.
 const LOOK_AT_CLOCK: u64 = 64;
 /// The same for memory.
-const LOOK_AT_MEMORY: u64 = 1_024;
+const LOOK_AT_MEMORY: u64 = 256;
+/// What is copied is looked at as well: a copy that costs so many operations.
+const LARGE: u64 = 16;
 /// How much the process may grow during a call, in bytes. Much of it may be others' doing; no rule in earnest comes near it.
 const MAX_GROWTH: u64 = 256 * 1024 * 1024;
 
@@ -94,16 +96,26 @@ impl Meter {
 
     /// Counts an operation; says whether the call must end.
     pub(super) fn operation(&self) -> Option<Exceeded> {
+        self.charge(1)
+    }
+
+    /// Counts operations at once; says whether the call must end.
+    pub(super) fn charge(&self, count: u64) -> Option<Exceeded> {
+        if count == 0 {
+            return self.exceeded();
+        }
         // One thread counts: nothing is lost between the two.
-        let operations = self.operations.load(Relaxed) + 1;
+        let before = self.operations.load(Relaxed);
+        let operations = before.saturating_add(count);
         self.operations.store(operations, Relaxed);
         if operations > self.budget {
             return self.exceed(Exceeded::Budget);
         }
-        if operations.is_multiple_of(LOOK_AT_CLOCK) {
+        let passed = |step: u64| operations / step != before / step;
+        if passed(LOOK_AT_CLOCK) {
             self.look_at_clock();
         }
-        if operations.is_multiple_of(LOOK_AT_MEMORY) && self.grew().is_some_and(|bytes| bytes > MAX_GROWTH) {
+        if (passed(LOOK_AT_MEMORY) || count >= LARGE) && self.grew().is_some_and(|bytes| bytes > MAX_GROWTH) {
             return self.exceed(Exceeded::Memory);
         }
         self.exceeded()

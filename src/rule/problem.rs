@@ -185,6 +185,10 @@ pub(super) fn parse_error(error: &ParseError, file: &Path, text: &Arc<str>) -> D
         ),
         ParseErrorType::UnexpectedEOF => ("the file ends in the middle of something".to_owned(), String::new()),
         ParseErrorType::MissingToken(token, what) => (format!("expected `{token}` {what}"), String::new()),
+        ParseErrorType::BadInput(rhai::LexError::ImproperSymbol(word, _)) if word == "this" => (
+            "there is no `this`".to_owned(),
+            "give the function what it works on as a parameter, and let it return the result".to_owned(),
+        ),
         other => (lower_first(&other.to_string()), String::new()),
     };
     let diagnostic = Diagnostic::error("E200", file, message).at(text, span);
