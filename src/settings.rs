@@ -58,8 +58,21 @@ impl Problems {
         }
     }
 
+    /// Hides the names and passwords of URLs.
+    fn hide_credentials(&self) {
+        for (place, mark) in self.text.match_indices("://") {
+            let start = place + mark.len();
+            let rest = self.text.get(start..).unwrap_or_default();
+            let end = rest.find(|character: char| "/\"'".contains(character) || character.is_whitespace());
+            if let Some(length) = rest.get(..end.unwrap_or(rest.len())).and_then(|authority| authority.rfind('@')) {
+                self.hide(start..start + length);
+            }
+        }
+    }
+
     /// All that was found, in the order of the file.
     pub fn into_sorted(self) -> Vec<Diagnostic> {
+        self.hide_credentials();
         let mut found = self.found.take();
         let mut bytes = self.text.as_bytes().to_vec();
         for place in self.hidden.take() {

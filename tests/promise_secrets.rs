@@ -142,9 +142,16 @@ fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
     said(&["status"]);
     said(&["alerts", "list"]);
     // A secret that stands in the configuration by mistake is not shown either.
-    for wrong in ["api_key = \"", "api_kee = \"", "routing_key = \"", "url = \"MARKED"] {
+    for (wrong, end) in [
+        ("api_key = \"", ""),
+        ("api_kee = \"", ""),
+        ("routing_key = \"", ""),
+        ("url = \"MARKED", ""),
+        ("url = \"https://user:", "@hooks.example.com/x"),
+    ] {
         let text = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
-        let mistaken = format!("{text}\n[[destination]]\nname = \"x\"\nkind = \"slack\"\n{wrong}{}\"\n", marked("KEY"));
+        let mistaken =
+            format!("{text}\n[[destination]]\nname = \"x\"\nkind = \"slack\"\n{wrong}{}{end}\"\n", marked("KEY"));
         fs::create_dir_all(lab.path("secrets")).unwrap();
         lab.write("secrets/wrong.toml", mistaken);
         said(&["--config", "secrets/wrong.toml", "check", "--offline"]);
