@@ -17,6 +17,9 @@ use crate::{
     time,
 };
 
+/// Problems of one file that are told. Each is found in the text from its beginning.
+const MAX_TOLD: usize = 100;
+
 /// What all readers of one file share: its text and the problems found so far.
 #[derive(Clone)]
 pub struct Problems {
@@ -35,9 +38,19 @@ impl Problems {
 
     /// Notes a problem at a place of the file.
     pub fn push(&self, code: &'static str, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
+        let mut found = self.found.borrow_mut();
+        if found.len() > MAX_TOLD {
+            return;
+        }
+        let (span, message, help) = if found.len() < MAX_TOLD {
+            (span, message.into(), help)
+        } else {
+            let end = self.text.len();
+            (end..end, format!("there are more than {MAX_TOLD} problems: only so many are shown"), None)
+        };
         let mut diagnostic = Diagnostic::error(code, &*self.file, message).at(&self.text, span);
         diagnostic.help = help;
-        self.found.borrow_mut().push(diagnostic);
+        found.push(diagnostic);
     }
 
     /// Never shows this place of the file, in no message.

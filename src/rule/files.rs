@@ -14,8 +14,10 @@ use std::{
 use super::{exception::EXCEPTIONS, import::normal, tuning::OVERRIDES};
 use crate::diagnostic::Diagnostic;
 
-/// A rule file, or one of overrides or exceptions, may not be larger: nobody writes such a rule.
+/// A file of overrides or exceptions may not be larger.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// A rule file may not be larger: nobody writes such a rule, and Rhai takes time by the square of how much there is in a file.
+const MAX_RULE_BYTES: u64 = 256 * 1024;
 /// Lists may be longer: some have an entry for each account.
 const MAX_LIST_BYTES: u64 = 32 * 1024 * 1024;
 /// Directories below directories, so that a loop of symbolic links ends.
@@ -150,7 +152,8 @@ impl Inside {
             return Some("this is not a regular file".to_owned());
         }
         if metadata.len() > limit {
-            return Some(format!("the file is larger than {} MiB: this is no {what}", limit >> 20));
+            let limit = if limit < 1 << 20 { format!("{} KiB", limit >> 10) } else { format!("{} MiB", limit >> 20) };
+            return Some(format!("the file is larger than {limit}: this is no {what}"));
         }
         if self.roots.iter().any(|root| resolved.starts_with(root)) {
             return None;
@@ -223,7 +226,7 @@ fn read_file(file: &Path, inside: &Inside, files: &mut Files, diagnostics: &mut 
     };
     let ending = |wanted: &str| file.extension().is_some_and(|extension| extension == wanted);
     let (limit, what) = match () {
-        () if ending("rhai") => (MAX_FILE_BYTES, "rule"),
+        () if ending("rhai") => (MAX_RULE_BYTES, "rule"),
         () if ending("toml") => (MAX_FILE_BYTES, "file of overrides or exceptions"),
         () => (MAX_LIST_BYTES, "list"),
     };
