@@ -91,13 +91,17 @@ fn a_file_that_ends_the_process_when_it_is_loaded_is_left_out_after_the_second_t
     assert!(told.to_string().contains("died twice"), "{told}");
 }
 
-/// Ends the process in an optional function, in an exception, in a hunt over stored events, and in a check rule.
+/// Ends the process in an optional function, where something does not happen, in an exception, in a hunt over stored events, and in a check rule.
 #[test]
 fn wherever_a_rule_ends_the_process_it_is_left_out() {
     let functions = [
         ("", "fn rule(event) { true } fn title(event) { abort_for_tests(); \"t\" }"),
         ("threshold: 2,", "fn rule(event) { true } fn unique(event) { abort_for_tests(); \"t\" }"),
         ("", "fn rule(event) { count(\"k\", \"1h\"); abort_for_tests(); true }"),
+        (
+            "",
+            "fn rule(event) { expect(\"k\", \"1m\", \"x\"); false } fn expired(key, event) { abort_for_tests(); true }",
+        ),
         ("", "fn check_agent(agent) { abort_for_tests(); false }"),
     ];
     for (more, functions) in functions {
