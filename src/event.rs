@@ -112,14 +112,16 @@ impl IncomingEvent {
 /// the same entry is the same event whenever it comes.
 fn id(value: &Value, raw: &str, flags: &mut Flags) -> EventId {
     let written = value.get("id").filter(|id| !id.is_null());
-    let plain = written.and_then(Value::as_str).filter(|id| !id.chars().any(is_unsafe));
+    // What was replaced to make it legible tells ids apart no more.
+    let is_unclear = |character: char| is_unsafe(character) || character == char::REPLACEMENT_CHARACTER;
+    let plain = written.and_then(Value::as_str).filter(|id| !id.chars().any(is_unclear));
     if let Some(id) = plain.and_then(|id| EventId::parse(id).ok()) {
         return id;
     }
     flags.set(Flag::Id);
     match written {
         Some(Value::Number(number)) => EventId::parse(&number.to_string()).unwrap_or_else(|_| EventId::of_hash(raw)),
-        Some(Value::String(id)) if !id.is_empty() => EventId::of_hash(id),
+        Some(Value::String(id)) if !id.is_empty() && !id.contains(char::REPLACEMENT_CHARACTER) => EventId::of_hash(id),
         _ => EventId::of_hash(raw),
     }
 }

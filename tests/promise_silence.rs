@@ -93,7 +93,7 @@ fn other_ways_to_be_unwell_have_alerts_of_their_own() {
     assert_snapshot!(findings(json!({ "needs_a_person": true, "error": "api answered 403", "error_kind": "key_lacks_scope", "error_remedy": "scope", "failing_for": 1 })), @"high builtin.source_refused: test refuses to be read (key_lacks_scope)");
     assert_snapshot!(findings(json!({ "error": "e", "error_kind": "timeout", "error_remedy": "r", "failures": 9, "failing_for": 1_000 })), @"medium builtin.source_failing: test cannot be polled (timeout)");
     assert_snapshot!(findings(json!({ "cursor_trouble": 10 })), @"low builtin.cursor_stuck: The position in the audit log of test was lost and found again");
-    assert_snapshot!(findings(json!({ "last_quarantined": 10, "quarantined": 3, "set_aside": [{ "hash": "a", "reason": "not a JSON object", "beginning": "17" }] })), @"medium builtin.events_quarantined: An entry from test could not be used: not a JSON object");
+    assert_snapshot!(findings(json!({ "last_quarantined": 10, "quarantined": 3, "set_aside": [{ "hash": "a", "age": 10, "reason": "not a JSON object", "beginning": "17" }, { "hash": "b", "age": 90_000, "reason": "not a JSON object", "beginning": "18" }] })), @"medium builtin.events_quarantined: An entry from test could not be used: not a JSON object");
     let expiring: Vec<String> = [31, 30, 14, 7, 1, -1].map(|days| findings(json!({ "key_expires_in": days }))).to_vec();
     assert_snapshot!(expiring.join("\n"), @"
 

@@ -102,7 +102,7 @@ pub(super) fn subjects(
         if let Some(record) = record.as_object_mut() {
             let new = own.filter_map(|(_, id, action)| new_action(id, action, &status.record, now)).collect();
             record.insert("new_actions".to_owned(), Value::Array(new));
-            record.insert("set_aside".to_owned(), Value::Array(set_aside(reader, &settings.name)?));
+            record.insert("set_aside".to_owned(), Value::Array(set_aside(reader, &settings.name, now)?));
         }
         subjects.push(Subject { source: Some(settings.name.clone()), record });
     }
@@ -159,7 +159,7 @@ pub(super) fn subjects(
 }
 
 /// Entries of a source that were set aside, the newest first.
-fn set_aside(reader: &Reader, source: &SourceName) -> Result<Vec<Value>, StoreError> {
+fn set_aside(reader: &Reader, source: &SourceName, now: Timestamp) -> Result<Vec<Value>, StoreError> {
     let mut found = Vec::new();
     for entry in reader.quarantined() {
         let entry = entry?;
@@ -168,7 +168,10 @@ fn set_aside(reader: &Reader, source: &SourceName) -> Result<Vec<Value>, StoreEr
         }
         if entry.source == *source {
             let beginning = shortened(&printable(&entry.raw), 200);
-            found.push(json!({ "hash": entry.hash, "reason": entry.reason, "beginning": beginning }));
+            // One that an earlier version set aside has no hash.
+            let hash = if entry.hash.is_empty() { entry.arrived.to_string() } else { entry.hash };
+            let age = age(Some(entry.arrived), now);
+            found.push(json!({ "hash": hash, "age": age, "reason": entry.reason, "beginning": beginning }));
         }
     }
     Ok(found)

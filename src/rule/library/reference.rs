@@ -79,7 +79,7 @@ empty list otherwise.
 | `control` | a control character other than tab and line breaks in a text |
 | `bidi` | a mark that turns the direction of text around |
 | `escape` | an escape that JSON does not know: it reads as it is written |
-| `id` | no id, or one of more than 512 bytes or with control characters: a hash stands for it |
+| `id` | no id, or one that is no text, has more than 512 bytes, or holds control characters or half a surrogate pair: a hash stands for it |
 | `action` | no action, or one that Atlassian would not write: with capitals, spaces around it, or other characters than letters, digits and `_ . : -`. `event.action` is in lower case, without spaces around it and without invisible characters, or `()` |
 | `time` | a time that is not legible, or before 2012 or a day after its arrival: that of `processedAt` counts, else that of the arrival |
 | `too_large` | more than 5,000 values, or 64 KiB of text: rules see long texts and lists cut, `…` at the end of a text; the event is stored whole |
