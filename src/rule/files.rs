@@ -28,8 +28,8 @@ pub(super) fn is_lost(file: &Path, unreadable: &[Diagnostic]) -> bool {
     unreadable.iter().any(|lost| file.starts_with(&lost.file))
 }
 
-/// A fingerprint of the files under `roots` as they are now: another than a [`RuleSet`]'s if they have changed since it was
-/// loaded.
+/// A fingerprint of the files under `roots` as they are now: another than that of a [`RuleSet`](super::RuleSet) if they have changed
+/// since it was loaded.
 pub fn fingerprint_on_disk(roots: &[PathBuf], follow_links: bool) -> String {
     let (files, diagnostics) = read(&roots.iter().map(|root| normal(root)).collect::<Vec<_>>(), follow_links);
     fingerprint(&files, &diagnostics).to_hex().to_string()
