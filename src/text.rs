@@ -34,6 +34,20 @@ pub fn escaped(text: &str) -> String {
     result
 }
 
+/// JSON with each character that would be acted on written as an escape: it means the same.
+pub fn json_escaped(json: &str) -> String {
+    let mut result = String::with_capacity(json.len());
+    for character in json.chars() {
+        if is_unsafe(character) && character != '\n' {
+            let mut units = [0; 2];
+            character.encode_utf16(&mut units).iter().for_each(|unit| result.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            result.push(character);
+        }
+    }
+    result
+}
+
 /// At most so many UTF-16 units of a text, which is how most services count; the last is `…` where it was cut.
 pub fn clipped(text: &str, units: usize) -> String {
     // A text never has more units than bytes.
@@ -99,6 +113,14 @@ mod tests {
         assert_eq!(clipped("👍👍", 4), "👍👍");
         assert_eq!(shortened("0123456789", 5), "01…89");
         assert_eq!(shortened("abc", 3), "abc");
+    }
+
+    #[test]
+    fn escaped_json_is_the_same_value() {
+        let value = serde_json::json!({"a\u{202e}": "\u{9b}31m \u{feff}é\n\u{1b}"});
+        let shown = json_escaped(&format!("{value:#}"));
+        assert!(!shown.chars().any(|character| is_unsafe(character) && character != '\n'), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
     }
 
     proptest! {

@@ -14,6 +14,7 @@ use watchbell::{
     name::{EventId, SourceName},
     source::file,
     store::{Appended, Quarantined},
+    text::json_escaped,
     time::{Clock, TimeArgument},
 };
 
@@ -214,7 +215,7 @@ fn show(context: &mut Context, id: EventId) -> Result<(), CliError> {
     out.line(&format!("source    {}, number {}", event.source, event.sequence))?;
     out.line(&format!("time      {} UTC, arrived {} UTC", output::time(event.time), output::time(event.arrived)))?;
     out.line("")?;
-    Ok(out.json(&event.value())?)
+    Ok(out.line(&json_escaped(&format!("{:#}", event.value())))?)
 }
 
 impl Tail {

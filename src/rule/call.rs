@@ -19,7 +19,13 @@ use super::{
     runbook,
     view::EventView,
 };
-use crate::{action::Catalog, alert::Severity, event::Event, name::RuleId, text::shortened};
+use crate::{
+    action::Catalog,
+    alert::Severity,
+    event::Event,
+    name::RuleId,
+    text::{clipped, shortened},
+};
 
 /// An event on its way through the rules: its view is built when the first rule wants it, and then shared.
 #[derive(Debug)]
@@ -112,12 +118,14 @@ impl<'a> RuleInput<'a> {
         if title.chars().nth(MAX_TITLE).is_none() {
             return title.to_owned();
         }
+        let title = clipped(title, MAX_LOOKED_THROUGH);
         let mut texts: Vec<ImmutableString> = Vec::new();
         long_texts(&self.value_for(rule), 0, &mut texts);
         // The longest first: a text may be part of another.
         texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
         texts.dedup();
-        let mut short = title.to_owned();
+        texts.truncate(MAX_TEXTS);
+        let mut short = title;
         for text in &texts {
             short = short.replace(text.as_str(), &shortened(text, MAX_VALUE));
         }
@@ -144,8 +152,28 @@ impl<'a> RuleInput<'a> {
     }
 }
 
+/// A value of a group so that no two lists of values read alike: a slash that could be taken for what stands between values is escaped.
+fn escaped_value(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut before = None;
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let at_edge = |neighbour: Option<char>| neighbour.is_none_or(|neighbour| neighbour == ' ');
+        if character == '\\' || (character == '/' && (at_edge(before) || at_edge(characters.peek().copied()))) {
+            result.push('\\');
+        }
+        result.push(character);
+        before = Some(character);
+    }
+    result
+}
+
 /// UTF-16 units of a title.
 const MAX_TITLE: usize = 500;
+/// UTF-16 units of a long title that are looked through for texts of the event.
+const MAX_LOOKED_THROUGH: usize = 64 * 1024;
+/// Texts of the event that are looked for in it, the longest.
+const MAX_TEXTS: usize = 50;
 /// UTF-16 units of one text of the event in a title that would be longer.
 const MAX_VALUE: usize = 80;
 
@@ -224,7 +252,7 @@ impl RuleHost {
         let value = |value: Option<String>| match value {
             None => "-".to_owned(),
             Some(text) if text == "-" => "\\-".to_owned(),
-            Some(text) => text.replace('\\', "\\\\").replace('/', "\\/"),
+            Some(text) => escaped_value(&text),
         };
         let values: Vec<String> = values.into_iter().map(value).collect();
         Some(values.join(" / "))
@@ -503,5 +531,33 @@ fn to_json(value: &Dynamic, depth: usize) -> serde_json::Value {
     match value.read_lock::<ImmutableString>() {
         Some(text) => Value::from(text.as_str()),
         None => Value::from(describe(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// All pairs of short values: no two join to the same text.
+    #[test]
+    fn no_two_groups_read_alike() {
+        let parts = ["", "a", " ", "/", "\\", "-"];
+        let values: Vec<String> = parts
+            .iter()
+            .flat_map(|one| parts.iter().flat_map(move |two| parts.map(|three| format!("{one}{two}{three}"))))
+            .collect();
+        let values: std::collections::BTreeSet<String> = values.into_iter().collect();
+        let mut seen: HashMap<String, (&str, &str)> = HashMap::new();
+        for one in &values {
+            for two in &values {
+                let joined = [escaped_value(one), escaped_value(two)].join(" / ");
+                if let Some(other) = seen.insert(joined, (one, two)) {
+                    panic!("{other:?} and {:?}", (one, two));
+                }
+            }
+        }
+        assert_eq!(escaped_value("https://x/a"), "https://x/a");
     }
 }
