@@ -93,9 +93,17 @@ impl CrashLog {
         let before = record.clone();
         let notes = Runner::ALL.into_iter().filter_map(|runner| read(&directory.join(runner.file())));
         let notes: Vec<Note> = notes.collect();
-        // Of several threads only one ended the process.
-        let alone = notes.len() == 1;
+        // Of several threads only one ended the process: the one whose suspect was there before, if that is one only.
+        let was_suspected = |note: &Note| match note.suspects.as_slice() {
+            [suspect] => {
+                before.suspects.contains(suspect) || note.event.is_some_and(|event| before.events.contains(&event))
+            }
+            _ => false,
+        };
+        let suspected = notes.iter().filter(|note| was_suspected(note)).count();
+        let several = notes.len() > 1;
         for note in notes {
+            let alone = !several || (suspected == 1 && was_suspected(&note));
             tracing::error!(
                 event = note.event.map(|event| event.0),
                 suspects = ?note.suspects.iter().map(describe).collect::<Vec<_>>(),
