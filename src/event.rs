@@ -129,6 +129,25 @@ fn id(value: &Value, raw: &str, flags: &mut Flags) -> EventId {
 /// The action id of an entry, as Atlassian writes them.
 fn action(value: &Value, flags: &mut Flags) -> Arc<str> {
     let written = value.pointer("/attributes/action").and_then(Value::as_str).unwrap_or_default();
+    let action = usual_action(written);
+    // What looks like another action to people must not be one to rules unnoticed.
+    if action != written || !action.chars().all(is_usual) {
+        flags.set(Flag::Action);
+    }
+    action.into()
+}
+
+/// Whether Atlassian writes such a character in an action id, in either case.
+fn is_usual(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "_.:-".contains(character)
+}
+
+/// An action id in the one way in which events have it: in lower case, without what cannot be seen.
+pub(crate) fn usual_action(written: &str) -> Cow<'_, str> {
+    let is_plain = |character: char| is_usual(character) && !character.is_ascii_uppercase();
+    if !written.is_empty() && written.len() <= MAX_ACTION && written.chars().all(is_plain) {
+        return Cow::Borrowed(written);
+    }
     let safe: String = written.to_lowercase().chars().filter(|character| !is_unsafe(*character)).collect();
     let mut action = safe.trim().to_owned();
     if action.len() > MAX_ACTION {
@@ -138,12 +157,7 @@ fn action(value: &Value, flags: &mut Flags) -> Arc<str> {
     if action.is_empty() {
         NO_ACTION.clone_into(&mut action);
     }
-    // What looks like another action to people must not be one to rules unnoticed.
-    let is_usual = |character: char| character.is_ascii_alphanumeric() || "_.:-".contains(character);
-    if action != written || !action.chars().all(is_usual) {
-        flags.set(Flag::Action);
-    }
-    action.into()
+    Cow::Owned(action)
 }
 
 /// An event with its place in the store.

@@ -8,8 +8,6 @@ use std::{borrow::Cow, collections::HashSet, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::is_unsafe;
-
 /// Levels of lists and objects that are kept; what is deeper is cut.
 const MAX_LEVELS: usize = 64;
 
@@ -148,12 +146,44 @@ pub struct Legible<'a> {
 
 /// Reads an entry. Fails, with a reason, only where it is no JSON.
 pub fn read(raw: &str) -> Result<Legible<'_>, String> {
-    let mut reader =
-        Reader { raw, at: 0, flags: Flags::default(), out: String::with_capacity(raw.len()), levels: Vec::new() };
+    let mut reader = Reader::new(raw);
     reader.document()?;
     let Reader { flags, out, .. } = reader;
     let text = if flags.needs_repair() { Cow::Owned(out) } else { Cow::Borrowed(raw) };
     Ok(Legible { text, flags })
+}
+
+/// The members of an object, each as it is written; what is in them is not looked at. For what holds entries, so that one which a
+/// strict reader refuses spoils no other.
+pub fn members(raw: &str) -> Result<Vec<(String, &str)>, String> {
+    let mut reader = Reader::new(raw);
+    let mut found = Vec::new();
+    reader.each(b'{', b'}', |reader| {
+        let mut name = String::new();
+        if reader.peek() != Some(b'"') {
+            return Err(reader.problem("a name is missing"));
+        }
+        reader.string(Some(&mut name))?;
+        reader.blanks();
+        if reader.peek() != Some(b':') {
+            return Err(reader.problem("a colon is missing"));
+        }
+        reader.take(b':');
+        found.push((name, reader.span()?));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The items of a list, in the same way.
+pub fn items(raw: &str) -> Result<Vec<&str>, String> {
+    let mut reader = Reader::new(raw);
+    let mut found = Vec::new();
+    reader.each(b'[', b']', |reader| {
+        found.push(reader.span()?);
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 struct Reader<'a> {
@@ -165,7 +195,56 @@ struct Reader<'a> {
     levels: Vec<Option<HashSet<String>>>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(raw: &'a str) -> Self {
+        Self { raw, at: 0, flags: Flags::default(), out: String::with_capacity(raw.len()), levels: Vec::new() }
+    }
+
+    /// Reads what stands between brackets and commas.
+    fn each(
+        &mut self,
+        open: u8,
+        close: u8,
+        mut one: impl FnMut(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        self.blanks();
+        if self.peek() != Some(open) {
+            return Err(self.problem("a list or an object is missing"));
+        }
+        self.take(open);
+        self.blanks();
+        if self.peek() != Some(close) {
+            loop {
+                self.blanks();
+                one(self)?;
+                self.blanks();
+                match self.peek() {
+                    Some(b',') => self.take(b','),
+                    Some(byte) if byte == close => break,
+                    Some(_) => return Err(self.problem("a comma or the end of a list or an object is missing")),
+                    None => return Err(self.problem("unexpected end")),
+                }
+            }
+        }
+        self.take(close);
+        self.blanks();
+        if self.peek().is_some() { Err(self.problem("unexpected text after the value")) } else { Ok(()) }
+    }
+
+    /// Passes over a value; gives it as it is written.
+    fn span(&mut self) -> Result<&'a str, String> {
+        self.blanks();
+        let start = self.at;
+        match self.peek() {
+            Some(b'{' | b'[') => self.skip()?,
+            Some(b'"') => self.string(None)?,
+            Some(b'-' | b'0'..=b'9') => self.number()?,
+            Some(_) => self.word()?,
+            None => return Err(self.problem("unexpected end")),
+        }
+        Ok(self.raw.get(start..self.at).unwrap_or_default())
+    }
+
     /// One value with all that is in it. It does not recurse: levels are kept on the heap.
     fn document(&mut self) -> Result<(), String> {
         loop {
@@ -213,7 +292,7 @@ impl Reader<'_> {
                     Some(b'}') if is_object => self.close(b'}'),
                     Some(b']') if !is_object => self.close(b']'),
                     Some(_) => return Err(self.problem("a comma or the end of a list or an object is missing")),
-                    None => return Err(self.problem("it ends in the middle")),
+                    None => return Err(self.problem("unexpected end")),
                 }
             }
         }
@@ -287,7 +366,7 @@ impl Reader<'_> {
                     continue;
                 }
                 Some(_) => {}
-                None => return Err(self.problem("it ends in the middle")),
+                None => return Err(self.problem("unexpected end")),
             }
             self.at += 1;
         }
@@ -298,7 +377,7 @@ impl Reader<'_> {
         loop {
             let rest = self.raw.get(self.at..).unwrap_or_default();
             let Some(character) = rest.chars().next() else {
-                return Err(self.problem("it ends within a text"));
+                return Err(self.problem("unexpected end of a text"));
             };
             match character {
                 '"' => {
@@ -376,7 +455,7 @@ impl Reader<'_> {
             return Ok(character.or(Some('\u{fffd}')));
         }
         if rest.len() < 2 {
-            return Err(self.problem("it ends within a text"));
+            return Err(self.problem("unexpected end of a text"));
         }
         self.flags.set(Flag::Escape);
         self.at += 1;
@@ -391,7 +470,7 @@ impl Reader<'_> {
         }
         if matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
             self.flags.set(Flag::Bidi);
-        } else if character.is_control() && is_unsafe(character) {
+        } else if character.is_control() {
             self.flags.set(Flag::Control);
         }
     }

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::event::{IncomingEvent, RejectedEntry};
@@ -31,6 +31,8 @@ pub struct FileEvents {
 struct Envelope<'a> {
     #[serde(borrow)]
     data: Vec<&'a RawValue>,
+    /// What events have and pages have not.
+    attributes: Option<IgnoredAny>,
 }
 
 /// So much of a file of lines is read at a time.
@@ -148,10 +150,16 @@ pub fn parse(text: &str) -> FileEvents {
             end = values.byte_offset();
         }
         let Some(problem) = problem else { break };
-        found.broken.get_or_insert(problem);
         let bad = rest.get(end..).unwrap_or_default();
         let line = bad.len() - bad.trim_start().len();
         let line_end = bad.get(line..).and_then(|bad| bad.find('\n')).map_or(bad.len(), |index| line + index + 1);
+        // A strict reader refuses what is legible nonetheless.
+        match bad.get(line..line_end).map(|line| IncomingEvent::parse(line.trim())) {
+            Some(Ok(event)) => found.events.push(event),
+            _ => {
+                found.broken.get_or_insert(problem);
+            }
+        }
         start += end + line_end;
     }
     found
@@ -162,8 +170,8 @@ fn take(raw: &str, found: &mut FileEvents) {
         serde_json::from_str(raw).unwrap_or_default()
     } else {
         match serde_json::from_str::<Envelope<'_>>(raw) {
-            Ok(page) => page.data,
-            Err(_) => {
+            Ok(page) if page.attributes.is_none() => page.data,
+            _ => {
                 push(raw, found);
                 return;
             }
@@ -184,6 +192,19 @@ fn push(raw: &str, found: &mut FileEvents) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_strict_reader_refuses_is_read_and_an_event_is_no_page() {
+        let lines = [
+            r#"{"id":"1","attributes":{"action":"a"}}"#,
+            "{\"id\":\"2\",\"attributes\":{\"action\":\"a\u{1}\"}}",
+            r#"{"id":"3","attributes":{"action":"\q"}}"#,
+            r#"{"id":"4","attributes":{"action":"a"},"data":[{"id":"9"}]}"#,
+        ];
+        let found = parse(&lines.join("\n"));
+        assert_eq!(found.events.iter().map(|event| &*event.raw).collect::<Vec<_>>(), lines);
+        assert_eq!((found.broken, found.rejected.len()), (None, 0));
+    }
 
     #[test]
     fn lines_arrays_and_pages() {

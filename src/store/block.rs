@@ -4,13 +4,13 @@
 //! A block is a directory value and the compressed events in chunks of a few kilobytes each (see `store` for why). A scan by
 //! time or action skips whole blocks by their directories.
 
-use std::{ops::Range, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, backup::Pair, frame, key, value};
 use crate::{
-    event::Event,
+    event::{Event, usual_action},
     legible::Flags,
     name::{EventId, Sequence, SourceName},
     time::{self, Timestamp},
@@ -39,7 +39,7 @@ pub(super) struct Directory {
     pub(super) chunks: u32,
     /// Bytes of the events before compression.
     pub(super) raw_bytes: u64,
-    /// Places of events that are unusual, and how. It follows the rest, where there are any.
+    /// Places of events that are unusual, in order, and how. It follows the rest, where there are any.
     #[serde(skip)]
     flagged: Vec<(u16, u16)>,
 }
@@ -93,6 +93,12 @@ impl ScanFilter {
 impl Directory {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, StoreError> {
         let (mut directory, rest) = value::from_postcard::<Self>("a block's directory", bytes)?;
+        // Earlier versions kept an action as it was written.
+        for action in &mut directory.actions {
+            if let Cow::Owned(usual) = usual_action(action) {
+                *action = usual.into();
+            }
+        }
         if !rest.is_empty() {
             directory.flagged =
                 postcard::from_bytes(rest).map_err(|error| StoreError::damaged("a block's directory", error))?;
@@ -110,8 +116,8 @@ impl Directory {
 
     /// What is unusual about the event at a place.
     pub(super) fn flags(&self, place: usize) -> Flags {
-        let found = self.flagged.iter().find(|(flagged, _)| usize::from(*flagged) == place);
-        Flags::of_bits(found.map_or(0, |(_, bits)| *bits))
+        let found = self.flagged.binary_search_by_key(&place, |(flagged, _)| usize::from(*flagged));
+        Flags::of_bits(found.ok().and_then(|index| self.flagged.get(index)).map_or(0, |(_, bits)| *bits))
     }
 
     pub(super) fn last(&self) -> Sequence {
@@ -313,6 +319,16 @@ mod tests {
             flags: Flags::of_bits(u16::from(action) % 3),
             raw: raw.into(),
         }
+    }
+
+    /// As an earlier version wrote it.
+    #[test]
+    fn actions_are_read_as_events_have_them_now() {
+        let mut old = event(1, 0, 1, "{}");
+        old.action = " User_Login\0 ".into();
+        let pairs = pairs(&[old]).unwrap();
+        let directory = Directory::parse(&pairs.last().unwrap().1).unwrap();
+        assert_eq!(directory.actions, ["user_login".into()]);
     }
 
     proptest! {

@@ -1,10 +1,11 @@
 //! Reading everything back and holding it against everything else: what must be true of a store, as code.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    panic::AssertUnwindSafe,
+};
 
 use serde::{Deserialize, Serialize};
-
-use std::panic::AssertUnwindSafe;
 
 use super::{
     CrashRecord, Delivery, DestinationRecord, Excepted, Quarantined, SourceRecord, Store, StoreError,

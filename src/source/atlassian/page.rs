@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::{action::ListedAction, event::IncomingEvent, source::FetchedPage};
+use crate::{action::ListedAction, event::IncomingEvent, legible, source::FetchedPage};
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
@@ -15,21 +15,38 @@ struct Envelope<'a> {
 }
 
 pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
-    let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let data = envelope.data.ok_or("it has no `data`")?;
-    let entries: Vec<&RawValue> =
-        serde_json::from_str(data.get()).map_err(|_| "its `data` is not a list".to_owned())?;
+    let (entries, meta) = match serde_json::from_str::<Envelope<'_>>(text) {
+        Ok(envelope) => {
+            let data = envelope.data.ok_or("it has no `data`")?;
+            let entries: Vec<&RawValue> =
+                serde_json::from_str(data.get()).map_err(|_| "its `data` is not a list".to_owned())?;
+            (entries.into_iter().map(RawValue::get).collect(), envelope.meta)
+        }
+        // What is wrong may stand within one entry: it must not hide the others.
+        Err(error) => leniently(text).ok_or_else(|| error.to_string())?,
+    };
     let mut page = FetchedPage {
-        next: envelope.meta.get("next").and_then(Value::as_str).filter(|next| !next.is_empty()).map(bare_cursor),
+        next: meta.get("next").and_then(Value::as_str).filter(|next| !next.is_empty()).map(bare_cursor),
         ..FetchedPage::default()
     };
     for entry in entries {
-        match IncomingEvent::parse(entry.get()) {
+        match IncomingEvent::parse(entry) {
             Ok(event) => page.events.push(event),
             Err(rejected) => page.rejected.push(rejected),
         }
     }
     Ok(page)
+}
+
+/// The entries and `meta` of a page that a strict reader refuses.
+fn leniently(text: &str) -> Option<(Vec<&str>, Value)> {
+    let members = legible::members(text).ok()?;
+    let member = |wanted: &str| members.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+    let meta = match member("meta") {
+        Some(meta) => serde_json::from_str(meta).ok()?,
+        None => Value::Null,
+    };
+    Some((legible::items(member("data")?).ok()?, meta))
 }
 
 /// A page of the list of actions, and the cursor of the next.
@@ -64,6 +81,25 @@ mod tests {
         assert_eq!(&*page.events[0].raw, r#"{"id":"1","attributes":{"action":"a"},"x":1.10}"#);
         assert_eq!(page.rejected.iter().map(|entry| entry.reason.as_str()).collect::<Vec<_>>(), ["not a JSON object"]);
         assert_eq!(page.next.as_deref(), Some("c"));
+    }
+
+    #[test]
+    fn an_entry_that_a_strict_reader_refuses_spoils_no_other() {
+        let odd = ["{\"id\":\"2\",\"x\":\"a\u{1}b\"}", r#"{"id":"2","x":"\q"}"#, r#"{"id":"2","x":"\u12"}"#];
+        for odd in odd {
+            let text = format!(r#"{{"data":[{{"id":"1"}},{odd},{{"id":"3"}}, 01],"meta":{{"next":"c"}}}}"#);
+            assert!(serde_json::from_str::<Value>(&text).is_err());
+            // The number is no value at all: then nothing is sure of the page.
+            assert!(parse(&text).is_err(), "{text}");
+            let page = parse(&text.replace(", 01", "")).unwrap();
+            let ids: Vec<&str> = page.events.iter().map(|event| event.id.as_str()).collect();
+            assert_eq!(ids, ["1", "2", "3"], "{text}");
+            assert_eq!(&*page.events[1].raw, odd);
+            assert!(!page.events[1].flags.is_empty());
+            assert_eq!(page.next.as_deref(), Some("c"));
+        }
+        // A page that was cut off is no page.
+        assert!(parse("{\"data\":[{\"id\":\"1\"},{\"id\":\"a\u{1}").is_err());
     }
 
     #[test]
