@@ -184,7 +184,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
     let show = crate::time::show_duration;
     let shorter = |value: Duration, what: &str| {
         let message = format!("`retention` ({}) is shorter than {what} ({})", show(retention), show(value));
-        let help = "what was fetched would be removed while the log still returns it, and come again as new: lengthen one, or shorten the other";
+        let help = "events would be deleted while Atlassian still returns them, and fetched again as new: raise `retention` or lower the other";
         (message, Some(help.to_owned()))
     };
     if retention < max_age {

@@ -23,7 +23,7 @@ use crate::{
 pub struct IncomingEvent {
     /// Unique within the source.
     pub id: EventId,
-    /// What was done, such as `user_logged_in_as_user`: in lower case, without blanks around it.
+    /// What was done, such as `user_logged_in_as_user`: in lower case, without spaces around it.
     pub action: Arc<str>,
     /// When it was done, where the entry says so legibly.
     pub time: Option<Timestamp>,

@@ -228,6 +228,28 @@ fn wrong_arguments_are_code_3() {
     assert_eq!(lab.watchbell(&["--version"]).code, Some(0));
 }
 
+/// Neither `check` nor `run` accepts a retention that deletes what is still fetched or alerted on.
+#[test]
+fn a_retention_that_is_too_short_is_refused_with_both_values() {
+    let lab = Lab::with_organization(organization(&[entry("e1", "x", 0, "ann")]), "");
+    let config = std::fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    for (retention, backfill, max_age, told) in [
+        ("8d", "20d", "1d", "`retention` (8d) is shorter than `backfill` of source \"test\" (20d)"),
+        ("8d", "7d", "40d", "`retention` (8d) is shorter than `max_age` under `[alerts]` (40d)"),
+    ] {
+        let config = config.replace("backfill = \"180d\"", &format!("backfill = \"{backfill}\""));
+        lab.write(
+            "watchbell.toml",
+            format!("retention = \"{retention}\"\n{config}\n[alerts]\nmax_age = \"{max_age}\"\n"),
+        );
+        for arguments in [["check", "--offline"].as_slice(), &["run"]] {
+            let refused = lab.watchbell(arguments);
+            assert_eq!(refused.code, Some(3), "{}", refused.show());
+            assert!(refused.stderr.contains("E107") && refused.stderr.contains(told), "{}", refused.show());
+        }
+    }
+}
+
 #[test]
 fn check_says_what_to_do_about_each_refusal() {
     let lab = Lab::with_organization(organization(&[entry("e1", "x", 0, "ann")]), "");

@@ -83,7 +83,7 @@ impl Reloading {
                 }
                 let mut loaded = loader.load();
                 if let Err(error) = crashes.loaded() {
-                    tracing::error!(%error, "that the files were loaded cannot be noted");
+                    tracing::error!(%error, "could not record that the rule files loaded");
                 }
                 loaded.set = crashes.without_suspended(&loaded.set);
                 if let (true, Some((guard, running, settings, reader, now))) = (loaded.changed, trial) {

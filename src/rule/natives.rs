@@ -97,7 +97,7 @@ fn functions(engine: &mut Engine) {
             let mut function = function.ok_or("`curry` is for functions")?;
             for argument in given {
                 if is_or_holds_closure(argument) || Weight::of(argument).bytes > MAX_CURRIED_BYTES {
-                    return Err(too_large("`curry` takes values of 4 KiB at most, and no functions with values of their own: write a closure"));
+                    return Err(too_large("`curry` takes values of 4 KiB at most, and no closures: write a closure"));
                 }
                 function.add_curry((*argument).clone().flatten());
             }

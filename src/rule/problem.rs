@@ -87,7 +87,7 @@ impl RuleFailure {
             }
             EvalAltResult::ErrorRuntime(value, _) if value.is_string() => value.to_string(),
             EvalAltResult::ErrorRuntime(value, _) => format!("threw {}", to_json_value(value)),
-            EvalAltResult::Exit(..) => "`exit` within a function that another one calls: use `return`".to_owned(),
+            EvalAltResult::Exit(..) => "`exit` does not work in a called function: use `return`".to_owned(),
             other => {
                 // Rhai puts the position at the end of its own text; ours follows below.
                 let mut plain = rhai_text(other);
