@@ -333,6 +333,37 @@ fn what_is_lost_is_fetched_again_and_told_once() {
     assert_eq!(store.verify().unwrap().wrong, 0);
 }
 
+/// However much of the file is gone, what is saved and what is missing are all that there was.
+#[test]
+fn what_is_missing_is_counted_from_the_first_event_on() {
+    // How each value begins in the file: see docs/store.md.
+    const MAGIC: &[u8] = b"\x03wbF1";
+    let lab = lab(400);
+    let file = lab.path("data/store/db");
+    let whole = fs::read(&file).unwrap();
+    let frames: Vec<usize> = (0..whole.len()).filter(|at| whole[*at..].starts_with(MAGIC)).collect();
+    assert!(frames.len() > 10, "{}", frames.len());
+    for parts in [1, 2, 3] {
+        let mut bytes = whole.clone();
+        // The first parts of it are overwritten, and the last is cut off.
+        for at in &frames[..frames.len() * parts / 4] {
+            bytes[at + MAGIC.len()..at + MAGIC.len() + 12].fill(0xa5);
+        }
+        bytes.truncate(frames[frames.len() * 7 / 8]);
+        fs::write(&file, bytes).unwrap();
+        let recovered = lab.watchbell(&["store", "recover", "--format", "json"]);
+        let found: Value = serde_json::from_str(&recovered.stdout).unwrap_or_else(|_| panic!("{}", recovered.show()));
+        let (saved, lost) = (found["events"].as_u64().unwrap(), found["lost_events"].as_u64().unwrap());
+        assert_eq!(saved + lost, 400, "{parts}: {found}");
+        assert_eq!(recovered.code, Some(1), "{}", recovered.show());
+        let verified = lab.watchbell(&["store", "verify"]);
+        assert_eq!(verified.code, Some(0), "{}", verified.show());
+        let kept = lab.path("data").join(Path::new(found["kept"].as_str().unwrap()).file_name().unwrap());
+        fs::remove_dir_all(lab.path("data/store")).unwrap();
+        fs::rename(kept, lab.path("data/store")).unwrap();
+    }
+}
+
 /// What cannot be read is counted, whether it is read from the store or sent by an agent, and the rest is replayed.
 #[test]
 fn a_replay_goes_on_behind_what_it_cannot_read() {

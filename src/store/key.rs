@@ -14,6 +14,8 @@ pub(super) const MARK: &[u8] = b"m/mark";
 /// When the agent was last alive.
 pub(super) const ALIVE: &[u8] = b"m/alive";
 
+/// The number of the first event that retention has left.
+pub(super) const FIRST: &[u8] = b"m/first";
 /// How many events the store has lost.
 pub(super) const LOST: &[u8] = b"m/lost";
 /// The number of the last logged change of an alert.

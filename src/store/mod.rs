@@ -309,11 +309,15 @@ impl Store {
                     // What is there is read as it is; what is written from now on, an older program would not read.
                     let mut batch = sled::Batch::default();
                     batch.insert(key::FORMAT, u64::from(FORMAT).to_be_bytes().as_slice());
+                    if let Some(directory) = self.reader().directories().next().transpose()? {
+                        batch.insert(key::FIRST, directory.first.0.to_be_bytes().as_slice());
+                    }
                     self.write(batch)?;
                 }
             }
             None if self.tree().is_empty() => {
                 let mut batch = sled::Batch::default();
+                batch.insert(key::FIRST, 1_u64.to_be_bytes().as_slice());
                 batch.insert(key::FORMAT, u64::from(FORMAT).to_be_bytes().as_slice());
                 self.write(batch)?;
             }

@@ -354,18 +354,17 @@ fn copy_directory(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> std
     File::open(to)?.sync_all()
 }
 
-/// Numbers of events between the first and the last that no block has.
-fn missing(all: &BTreeMap<Vec<u8>, Vec<u8>>, oldest: Option<u64>, last: u64) -> Result<Vec<(u64, u64)>, StoreError> {
+/// Numbers of events between the first that was to be there, if it is known, and the last that no block has.
+fn missing(all: &BTreeMap<Vec<u8>, Vec<u8>>, first: Option<u64>, last: u64) -> Result<Vec<(u64, u64)>, StoreError> {
     let mut missing = Vec::new();
-    // What retention has removed stood before the first that is known of.
-    let mut next = oldest;
+    let mut next = first;
     for (_, bytes) in all.iter().filter(|(name, _)| name.first() == Some(&key::DIRECTORY)) {
         let directory = Directory::parse(bytes)?;
         let first = directory.first.0;
         if let Some(next) = next.filter(|next| *next < first) {
             missing.push((next, first - 1));
         }
-        next = Some(directory.last().0 + 1);
+        next = next.max(Some(directory.last().0 + 1));
     }
     let next = next.unwrap_or(1);
     if next <= last {
@@ -432,7 +431,9 @@ fn finish(
         }
     }
     last = last.max(matched.unwrap_or(0)).max(mark);
-    found.missing = missing(&all, found.oldest, last)?;
+    // A store of an earlier version does not say what retention has left.
+    let first = Some(number(key::FIRST)).filter(|first| *first > 0).or(found.oldest);
+    found.missing = missing(&all, first, last)?;
     found.lost_events = found.missing.iter().map(|(first, last)| last - first + 1).sum();
     if !all.contains_key(key::MARK) {
         // It is not known how far evaluation had come: all that is left counts as evaluated.

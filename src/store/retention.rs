@@ -39,6 +39,7 @@ impl Store {
     pub fn remove_before(&self, cutoff: Timestamp) -> Result<Removed, StoreError> {
         let mut removed = Removed::default();
         let mark = self.reader().mark()?;
+        let mut first = self.tree().get(key::FIRST)?.and_then(|bytes| value::number(&bytes)).unwrap_or(0);
         for directory in self.reader().directories() {
             let directory = directory?;
             if directory.last() > mark {
@@ -62,6 +63,8 @@ impl Store {
                 batch.remove(key::seen(&event.source, &event.id));
             }
             block::remove(&mut batch, &directory);
+            first = first.max(directory.last().next().0);
+            batch.insert(key::FIRST, first.to_be_bytes().as_slice());
             self.apply(batch)?;
             removed.events += directory.entries.len() as u64;
         }

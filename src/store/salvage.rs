@@ -101,9 +101,12 @@ fn block_of(directory: &Directory, chunks: &BTreeMap<Vec<u8>, Vec<Vec<u8>>>) -> 
 
 /// Sets numbers to what is known to have been given out.
 pub(super) fn set_numbers(pairs: &mut Vec<Pair>, written: Written) {
-    for (name, number) in
-        [(key::NEXT_SEQUENCE, written.next), (key::MARK, written.mark), (key::LAST_CHANGE, written.change)]
-    {
+    for (name, number) in [
+        (key::NEXT_SEQUENCE, written.next),
+        (key::MARK, written.mark),
+        (key::LAST_CHANGE, written.change),
+        (key::FIRST, written.first),
+    ] {
         let known = pairs.iter().position(|(other, _)| other == name);
         let before = known.and_then(|index| pairs.get(index)).and_then(|(_, bytes)| value::number(bytes)).unwrap_or(0);
         let bytes = number.max(before).to_be_bytes().to_vec();

@@ -20,6 +20,8 @@ pub(super) struct Written {
     pub(super) mark: u64,
     /// The last logged change.
     pub(super) change: u64,
+    /// The first event that retention has left; 0: not known.
+    pub(super) first: u64,
 }
 
 impl Written {
@@ -28,28 +30,34 @@ impl Written {
         let number = |name: &[u8]| -> Result<u64, StoreError> {
             Ok(tree.get(name)?.and_then(|bytes| value::number(&bytes)).unwrap_or(0))
         };
-        Ok(Self { next: number(key::NEXT_SEQUENCE)?, mark: number(key::MARK)?, change: number(key::LAST_CHANGE)? })
+        Ok(Self {
+            next: number(key::NEXT_SEQUENCE)?,
+            mark: number(key::MARK)?,
+            change: number(key::LAST_CHANGE)?,
+            first: number(key::FIRST)?,
+        })
     }
 
     /// What was noted beside a store; none where nothing legible is.
     pub(super) fn beside(store: &Path) -> Option<Self> {
         let text = fs::read_to_string(file(store)).ok()?;
         let mut numbers = text.split_whitespace().map(|number| number.parse::<u64>().ok());
-        let written = Self { next: numbers.next()??, mark: numbers.next()??, change: numbers.next()?? };
-        let sum = numbers.next()??;
+        let mut number = || numbers.next().flatten();
+        let written = Self { next: number()?, mark: number()?, change: number()?, first: number()? };
+        let sum = number()?;
         (sum == written.sum()).then_some(written)
     }
 
     /// Notes it. Not synced: after a loss of power an older note is as true.
     pub(super) fn note(self, store: &Path) -> std::io::Result<()> {
-        let Self { next, mark, change } = self;
-        let text = format!("{next:20} {mark:20} {change:20} {:20}\n", self.sum());
+        let Self { next, mark, change, first } = self;
+        let text = format!("{next:20} {mark:20} {change:20} {first:20} {:20}\n", self.sum());
         let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file(store))?;
         file.write_all(text.as_bytes())
     }
 
     fn sum(self) -> u64 {
-        self.next ^ self.mark.rotate_left(21) ^ self.change.rotate_left(42)
+        self.next ^ self.mark.rotate_left(16) ^ self.change.rotate_left(32) ^ self.first.rotate_left(48)
     }
 
     /// What a store lacks that had been written: the events, and whether anything else.
@@ -68,7 +76,10 @@ impl Store {
     /// Looks whether the store has lost what had been written, and keeps that in it until it is recovered.
     pub(super) fn look_for_losses(&self) -> Result<(), StoreError> {
         let has = Written::of(self.tree())?;
-        let Some((events, _)) = Written::beside(&self.inner.path).and_then(|written| written.lacks(has)) else {
+        let Some(written) = Written::beside(&self.inner.path) else {
+            return Ok(());
+        };
+        let Some((events, _)) = written.lacks(has) else {
             return Ok(());
         };
         tracing::error!(
@@ -81,8 +92,7 @@ impl Store {
         let mut batch = sled::Batch::default();
         batch.insert(key::LOST, lost.to_be_bytes().as_slice());
         // Numbers that were given out are not given out again.
-        let next = Written::beside(&self.inner.path).map_or(has.next, |written| written.next.max(has.next));
-        batch.insert(key::NEXT_SEQUENCE, Sequence(next).0.to_be_bytes().as_slice());
+        batch.insert(key::NEXT_SEQUENCE, Sequence(written.next.max(has.next)).0.to_be_bytes().as_slice());
         self.write(batch)
     }
 
