@@ -64,6 +64,16 @@ pub fn items(raw: &str) -> Result<Vec<&str>, String> {
     Ok(found)
 }
 
+/// The list or the object that a text begins with, in the same way.
+pub fn first(text: &str) -> Result<&str, String> {
+    let mut reader = Reader::new(text);
+    reader.blanks();
+    match reader.peek() {
+        Some(b'{' | b'[') => reader.span(),
+        _ => Err(reader.problem("a list or an object is missing")),
+    }
+}
+
 struct Reader<'a> {
     raw: &'a str,
     at: usize,

@@ -56,6 +56,9 @@ fn limits_stop_what_never_ends() {
     "#);
 }
 
+/// Address space for a replay of one event, stacks and code included: a rule that takes more than its share ends the process.
+const MEMORY_KIB: u64 = 1_500_000;
+
 const LIMITS: [&str; 8] = ["budget", "time limit", "memory", "MiB", "KiB", "items", "levels deep", "comparisons"];
 
 /// Each file of `tests/data/hostile_rules` beside a good rule: the good one finds what it finds, and the hostile one ends with an
@@ -72,7 +75,8 @@ fn hostile_rules_hurt_only_themselves() {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         lab.write("rules/hostile.rhai", std::fs::read(&file).unwrap());
         lab.write("rules/good.rhai", GOOD);
-        let done = lab.watchbell(&["replay", "--rules", "rules", "--events", "events.jsonl", "--format", "json"]);
+        let arguments = ["replay", "--rules", "rules", "--events", "events.jsonl", "--format", "json"];
+        let done = lab.watchbell_within(MEMORY_KIB, &arguments);
         let report: serde_json::Value =
             serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{name}: {}", done.show()));
         let found = report["alerts"].as_array().unwrap().iter().filter(|alert| alert["rule"] == "good.rule").count();

@@ -68,6 +68,9 @@ fn a_rule_that_ends_the_process_at_an_event_is_left_out_after_the_second_time() 
     assert_eq!(told["severity"], "high");
     assert!(told["description"].as_str().unwrap().contains("alone on event 3"), "{told}");
 
+    let status = lab.watchbell(&["status"]);
+    assert!(status.stdout.contains("bad.abort: 0 errors, suspended"), "{}", status.show());
+
     // It stays so over a restart, until the file changes.
     runs_until(&lab, ready);
     lab.write("rules/bad.rhai", bad.replace("abort_for_tests();", ""));
@@ -89,6 +92,26 @@ fn a_file_that_ends_the_process_when_it_is_loaded_is_left_out_after_the_second_t
     let alerts = runs_until(&lab, ready);
     let told = alerts.iter().find(|alert| alert["rule"] == "builtin.rule_broken").unwrap();
     assert!(told.to_string().contains("died twice"), "{told}");
+}
+
+/// What ended the process may be in a file that the rule imports: mending that one lets the rule load again.
+#[test]
+fn a_file_that_is_left_out_loads_again_when_what_it_imports_is_mended() {
+    let lab = lab(1);
+    lab.write("rules/lib.rhai", "fn f() { abort_for_tests(); }");
+    lab.write(
+        "rules/bad.rhai",
+        rule("bad.load", "", "import \"lib\" as l;\nconst X = l::f();\nfn rule(event) { true }"),
+    );
+    lab.write("rules/good.rhai", GOOD);
+    dies(&lab);
+    dies(&lab);
+    runs_until(&lab, |alerts| count(alerts, "good.rule") == 1 && count(alerts, "builtin.rule_broken") == 1);
+    lab.write("rules/lib.rhai", "fn f() { 1 }");
+    let resolved = |alerts: &[Value]| {
+        alerts.iter().any(|alert| alert["rule"] == "builtin.rule_broken" && alert["status"] == "resolved")
+    };
+    runs_until(&lab, resolved);
 }
 
 /// Ends the process in an optional function, where something does not happen, in an exception, in a hunt over stored events, and in a check rule.

@@ -214,16 +214,20 @@ impl CrashLog {
     /// The rules without those that are suspended.
     pub(super) fn without_suspended(&self, rules: &Arc<RuleSet>) -> Arc<RuleSet> {
         let mut record = self.record();
-        let before = record.suspended.len();
+        let before = record.clone();
+        record.suspects.retain(|suspect| match suspect {
+            Suspect::Rule { rule, hash } => rules.all().any(|now| now.id() == rule && now.hash == *hash),
+            Suspect::File { .. } => true,
+        });
         // Once its file has changed, a rule is as any other.
         record.suspended.retain(|suspended| match &suspended.suspect {
             Suspect::Rule { rule, hash } => !rules.all().any(|now| now.id() == rule && now.hash != *hash),
             Suspect::File { .. } => true,
         });
-        if record.suspended.len() != before
+        if *record != before
             && let Err(error) = self.store.save_crashes(&record)
         {
-            tracing::error!(%error, "could not record that the rule is no longer suspended");
+            tracing::error!(%error, "could not record that a rule is no longer suspected or suspended");
         }
         let ended = record.suspended.iter().filter_map(|suspended| match &suspended.suspect {
             Suspect::Rule { rule, hash } => rules

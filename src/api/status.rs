@@ -8,7 +8,7 @@ use super::Desk;
 use crate::{
     alert::{Severity, Status as AlertStatus},
     category::Category,
-    detect::rule_records,
+    detect::{RuleRecord, rule_records},
     name::{DestinationName, RuleId, SourceName},
     store::{AlertFilter, Reader, SourceRecord, StoreError, Suspect},
     time::{self, Timestamp},
@@ -249,6 +249,27 @@ pub struct DestinationState {
     pub error: Option<String>,
 }
 
+/// Rules that have been called, and those that are suspended because they ended the process.
+fn rules(reader: &Reader) -> Result<Vec<RuleState>, StoreError> {
+    let state = |(rule, record): (RuleId, RuleRecord)| {
+        let state = RuleState {
+            rule: rule.clone(),
+            matches: record.matches,
+            errors: record.errors,
+            suspended: record.suspended.is_some(),
+            last_error: record.last_error,
+        };
+        (rule, state)
+    };
+    let mut rules: BTreeMap<RuleId, RuleState> = rule_records(reader.state()?).into_iter().map(state).collect();
+    for suspended in reader.crashes()?.suspended {
+        let Suspect::Rule { rule, .. } = suspended.suspect else { continue };
+        let state = RuleState { rule: rule.clone(), matches: 0, errors: 0, suspended: true, last_error: None };
+        rules.entry(rule).or_insert(state).suspended = true;
+    }
+    Ok(rules.into_values().collect())
+}
+
 pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
     let now = desk.clock.now();
     let reader = desk.store.reader();
@@ -269,19 +290,7 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
             alarms.extend(alert.source);
         }
     }
-    let ended = reader.crashes()?.suspended;
-    let has_ended =
-        |id: &RuleId| ended.iter().any(|ended| matches!(&ended.suspect, Suspect::Rule { rule, .. } if rule == id));
-    let rules = rule_records(reader.state()?)
-        .into_iter()
-        .map(|(rule, record)| RuleState {
-            suspended: record.suspended.is_some() || has_ended(&rule),
-            rule,
-            matches: record.matches,
-            errors: record.errors,
-            last_error: record.last_error,
-        })
-        .collect();
+    let rules = rules(&reader)?;
     let mut records = reader.sources()?;
     for settings in &desk.settings.sources {
         records.entry(settings.name.clone()).or_default();

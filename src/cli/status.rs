@@ -128,7 +128,7 @@ fn rules(context: &Context, status: &Status) -> Result<(), CliError> {
     let errors: Vec<String> = status
         .rules
         .iter()
-        .filter(|rule| rule.errors > 0)
+        .filter(|rule| rule.errors > 0 || rule.suspended)
         .map(|rule| {
             let suspended = if rule.suspended { ", suspended" } else { "" };
             format!("{}: {}{suspended}", rule.rule, output::count(rule.errors, "error"))

@@ -340,7 +340,7 @@ fn effective(map: &Map, metadata: &Metadata) -> Dynamic {
 }
 
 /// Whether a file declares `RULE`: all others are libraries.
-fn is_rule_file(text: &str) -> bool {
+pub(super) fn is_rule_file(text: &str) -> bool {
     text.lines().any(|line| {
         let mut words = line
             .split(|character: char| !(character.is_alphanumeric() || character == '_'))

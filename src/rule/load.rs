@@ -14,7 +14,7 @@ use std::{
 use super::{
     BrokenFile, CompiledRule, Ignored, RuleSet,
     circle::in_a_circle,
-    compile::{Compiled, Compiler},
+    compile::{Compiled, Compiler, is_rule_file},
     exception::{self, EXCEPTIONS, Exception},
     files::{Files, Texts, fingerprint, is_lost, read},
     import::{Imports, normal},
@@ -58,7 +58,8 @@ pub struct Loaded {
     pub changed: bool,
 }
 
-/// Is told of each file before it is compiled, with the hash of its text, and says whether it may be; at the end it is told of none.
+/// Called before each file is compiled, with a hash of its text and of all files that it could import; says whether it may be
+/// compiled. Called with `None` at the end.
 pub type LoadWatch = Box<dyn FnMut(Option<(&Path, &str)>) -> bool + Send>;
 
 /// Loads rule files again and again, remembering the last good version of each.
@@ -195,8 +196,9 @@ impl Loader {
         let overrides = self.overrides(&files.tuning, &mut loading);
         let exceptions = self.exceptions(&files.tuning, &mut compiler, &mut loading);
         let mut watch = self.watch.take();
+        let libraries = hash_of_libraries(&files.rules);
         let mut may_load = |file: &Path, text: &str| {
-            let hash = blake3::hash(text.as_bytes()).to_hex();
+            let hash = blake3::Hasher::new().update(libraries.as_bytes()).update(text.as_bytes()).finalize().to_hex();
             watch.as_mut().is_none_or(|watch| watch(Some((file, &hash))))
         };
         let rules = self.rules(&files.rules, &unreadable, &overrides, &mut compiler, &mut may_load, &mut loading);
@@ -422,6 +424,16 @@ impl Loader {
         let files = if self.builtin { BUILTIN } else { &[] };
         files.iter().map(|file| (PathBuf::from(format!("(built in)/{}", file.path)), Arc::from(file.text))).collect()
     }
+}
+
+/// A hash of all files that rules could import.
+fn hash_of_libraries(texts: &Texts) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for text in texts.values().filter(|text| !is_rule_file(text)) {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.finalize()
 }
 
 /// Warnings about rules that listen to rules that are not there.

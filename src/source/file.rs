@@ -14,7 +14,10 @@ use std::{
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::event::{IncomingEvent, RejectedEntry};
+use crate::{
+    event::{IncomingEvent, RejectedEntry},
+    legible,
+};
 
 /// What a file holds.
 #[derive(Debug, Default)]
@@ -92,7 +95,8 @@ impl Pieces {
             if bytes.starts_with(b"\xef\xbb\xbf") {
                 bytes.drain(..3);
             }
-            self.lines = Some(serde_json::from_slice::<&RawValue>(&bytes).is_ok());
+            let legible = || legible::first(&String::from_utf8_lossy(&bytes)).is_ok();
+            self.lines = Some(serde_json::from_slice::<&RawValue>(&bytes).is_ok() || legible());
         }
         if self.lines == Some(true) {
             while bytes.len() < PIECE && (&mut self.input).take(FIRST_LINE).read_until(b'\n', &mut bytes)? > 0 {}
@@ -134,6 +138,7 @@ impl<R: Read> Read for Counting<R> {
 pub fn parse(text: &str) -> FileEvents {
     let mut found = FileEvents::default();
     let mut start = 0;
+    let mut across_lines = ACROSS_LINES;
     while let Some(rest) = text.get(start..).filter(|rest| !rest.trim_start().is_empty()) {
         let mut values = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
         // Where the last value that could be read ended.
@@ -151,19 +156,28 @@ pub fn parse(text: &str) -> FileEvents {
         }
         let Some(problem) = problem else { break };
         let bad = rest.get(end..).unwrap_or_default();
-        let line = bad.len() - bad.trim_start().len();
-        let line_end = bad.get(line..).and_then(|bad| bad.find('\n')).map_or(bad.len(), |index| line + index + 1);
-        // A strict reader refuses what is legible nonetheless.
-        match bad.get(line..line_end).map(|line| IncomingEvent::parse(line.trim())) {
-            Some(Ok(event)) => found.events.push(event),
-            _ => {
-                found.broken.get_or_insert(problem);
-            }
+        let blanks = bad.len() - bad.trim_start().len();
+        let bad = bad.trim_start();
+        let line = bad.split_inclusive('\n').next().unwrap_or_default();
+        // A strict reader refuses what is legible nonetheless: a line, or what goes over several.
+        let read = if take_leniently(line.trim_end(), &mut found) {
+            Some(line.len())
+        } else if across_lines > 0 {
+            across_lines -= 1;
+            legible::first(bad).ok().filter(|value| take_leniently(value, &mut found)).map(str::len)
+        } else {
+            None
+        };
+        if read.is_none() {
+            found.broken.get_or_insert(problem);
         }
-        start += end + line_end;
+        start += end + blanks + read.unwrap_or(line.len());
     }
     found
 }
+
+/// Values over several lines that a strict reader refuses: so many are looked for, as each look may go over the whole text.
+const ACROSS_LINES: u32 = 100;
 
 fn take(raw: &str, found: &mut FileEvents) {
     let entries: Vec<&RawValue> = if raw.starts_with('[') {
@@ -180,6 +194,28 @@ fn take(raw: &str, found: &mut FileEvents) {
     for entry in entries {
         push(entry.get(), found);
     }
+}
+
+/// The same for a list or an object that a strict reader refuses. False if it is not legible either.
+fn take_leniently(raw: &str, found: &mut FileEvents) -> bool {
+    if let Some(entries) = entries(raw) {
+        entries.into_iter().for_each(|entry| push(entry, found));
+        return true;
+    }
+    let event = IncomingEvent::parse(raw);
+    let read = event.is_ok();
+    found.events.extend(event);
+    read
+}
+
+/// The entries of a list or a page.
+fn entries(raw: &str) -> Option<Vec<&str>> {
+    if raw.starts_with('[') {
+        return legible::items(raw).ok();
+    }
+    let members = legible::members(raw).ok()?;
+    let member = |wanted: &str| members.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+    if member("attributes").is_some() { None } else { legible::items(member("data")?).ok() }
 }
 
 fn push(raw: &str, found: &mut FileEvents) {
@@ -204,6 +240,28 @@ mod tests {
         let found = parse(&lines.join("\n"));
         assert_eq!(found.events.iter().map(|event| &*event.raw).collect::<Vec<_>>(), lines);
         assert_eq!((found.broken, found.rejected.len()), (None, 0));
+    }
+
+    #[test]
+    fn one_entry_that_a_strict_reader_refuses_hides_no_other_of_its_page() {
+        let entries = [r#"{"id":"1"}"#, "{\"id\":\"2\",\"x\":\"a\u{1}\"}", r#"{"id":"3","x":["\q"]}"#].join(",\n");
+        for text in [
+            format!("[{entries}]"),
+            format!("{{\"data\":[{entries}],\"meta\":{{}}}}"),
+            format!("{{\n \"data\": [\n{entries}\n]\n}}"),
+        ] {
+            for text in [text.replace('\n', ""), text] {
+                let found = parse(&format!("{{\"id\":\"0\"}}\n{text}\n{{\"id\":\"4\"}}\n"));
+                let ids: Vec<&str> = found.events.iter().map(|event| event.id.as_str()).collect();
+                assert_eq!(ids, ["0", "1", "2", "3", "4"], "{text}");
+                assert_eq!((found.broken, found.rejected.len()), (None, 0), "{text}");
+            }
+        }
+        // A line that was cut off takes no other along.
+        let found = parse("{\"id\":\"1\",\"x\":{\n{\"id\":\"2\"}\n[{\"id\":\"3\n{\"id\":\"4\"}\n");
+        let ids: Vec<&str> = found.events.iter().map(|event| event.id.as_str()).collect();
+        assert_eq!(ids, ["2", "4"]);
+        assert!(found.broken.is_some());
     }
 
     #[test]

@@ -197,6 +197,15 @@ impl Lab {
         Finished::of(self.command(arguments).output().unwrap(), self.directory.path())
     }
 
+    /// Runs the binary with this much address space, where the system enforces such a limit.
+    pub(crate) fn watchbell_within(&self, kib: u64, arguments: &[&str]) -> Finished {
+        let mut command = Command::new("/bin/sh");
+        let script = format!("ulimit -v {kib} 2>/dev/null; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_watchbell")]).args(arguments);
+        command.current_dir(self.directory.path()).env_clear().stdin(Stdio::null());
+        Finished::of(command.output().unwrap(), self.directory.path())
+    }
+
     /// Starts the agent as a process of its own.
     pub(crate) fn spawn_agent(&self) -> Running {
         let mut command = self.command(&["run"]);
