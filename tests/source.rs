@@ -95,6 +95,18 @@ fn every_fault_is_named_and_outlived() {
     }
 }
 
+/// Whoever writes long texts must not hide what comes after them.
+#[test]
+fn a_page_that_is_too_large_is_fetched_in_smaller_ones() {
+    let mut given = entries(60);
+    for entry in &mut given {
+        entry["attributes"]["message"] = "m".repeat(700_000).into();
+    }
+    let lab = Lab::with_organization(organization(&given), "");
+    lab.run_agent_until(|reader| evaluated(reader, 60));
+    assert_eq!(stored_ids(&lab.reader().1), ids(60));
+}
+
 #[test]
 fn entries_that_are_no_events_are_quarantined_and_the_rest_is_used() {
     let mut given: Vec<Simulated> =

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{FetchError, Listing, Pace, Position, Refresh, Settings, Source, atlassian::PAGE_LIMIT};
+use super::{FetchError, FetchedPage, Listing, Pace, Position, Refresh, Settings, Source, atlassian::PAGE_LIMIT};
 use crate::{
     condition::Condition,
     repeat::{Repeats, is_worth_telling},
@@ -81,6 +81,8 @@ pub struct Poller {
     /// Counts stored pages: "look again" for the evaluate loop.
     stored: watch::Sender<u64>,
     fruitless: u32,
+    /// Most entries of the next page: fewer than `timing.page_limit` after an answer that was too large.
+    page_limit: usize,
     random: fastrand::Rng,
     /// Parts of the log that shall be fetched again.
     refetches: (mpsc::Sender<Refetch>, mpsc::Receiver<Refetch>),
@@ -127,6 +129,7 @@ impl Poller {
             status,
             stored,
             fruitless: 0,
+            page_limit: PAGE_LIMIT,
             random: fastrand::Rng::new(),
             refetches: mpsc::channel(4),
             polled: None,
@@ -141,6 +144,7 @@ impl Poller {
     /// Waits as `timing` says instead of as usual.
     #[must_use]
     pub fn with_timing(mut self, timing: Timing) -> Self {
+        self.page_limit = timing.page_limit;
         self.timing = timing;
         self
     }
@@ -245,7 +249,7 @@ impl Poller {
             Some(cursor) => Position::Cursor(cursor.clone()),
             None => Position::From(refetch.since.max(time::before(now, KEPT))),
         };
-        let page = match self.source.fetch(&position, self.timing.page_limit, now).await {
+        let page = match self.fetch(&position, now).await {
             Ok(page) => page,
             Err(error) => return self.refetch_failed(refetch, &error),
         };
@@ -299,11 +303,29 @@ impl Poller {
         Next::AtOnce
     }
 
+    /// Fetches a page. Where one with as many entries as allowed would be too large, asks for fewer.
+    async fn fetch(&mut self, position: &Position, now: Timestamp) -> Result<FetchedPage, FetchError> {
+        loop {
+            match self.source.fetch(position, self.page_limit, now).await {
+                Ok(page) => {
+                    self.page_limit = self.page_limit.saturating_mul(2).min(self.timing.page_limit);
+                    return Ok(page);
+                }
+                Err(error) if error.kind == Condition::OversizedAnswer && self.page_limit > 1 => {
+                    self.page_limit /= 2;
+                    tracing::info!(source = %self.settings.name, limit = self.page_limit, "{}: asking for fewer entries", error.message);
+                    self.pace.lock().await.turn().await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     async fn poll_end(&mut self) -> Next {
         let now = self.clock.now();
         let mut record = self.status.borrow().record.clone();
         let position = self.position(&mut record, now);
-        match self.source.fetch(&position, self.timing.page_limit, now).await {
+        match self.fetch(&position, now).await {
             Ok(page) => {
                 let entries = page.entries();
                 let failures = record.failures;
@@ -340,7 +362,7 @@ impl Poller {
         }
     }
 
-    fn position(&self, record: &mut SourceRecord, now: time::Timestamp) -> Position {
+    fn position(&self, record: &mut SourceRecord, now: Timestamp) -> Position {
         if let Some(cursor) = &record.cursor {
             return Position::Cursor(cursor.clone());
         }
@@ -356,7 +378,7 @@ impl Poller {
     }
 
     /// Stores a page with its record; returns how many of its events are new, or not wanted.
-    async fn store_page(&mut self, page: super::FetchedPage, mut record: SourceRecord) -> Result<usize, StoreError> {
+    async fn store_page(&mut self, page: FetchedPage, mut record: SourceRecord) -> Result<usize, StoreError> {
         let store = self.store.clone();
         let name = self.settings.name.clone();
         let arrived = self.clock.now();
