@@ -86,7 +86,9 @@ impl Condition {
             Self::UnreadableAnswer => {
                 "the answer is not an events page: check `base_url`, and whether a proxy answers in Atlassian's place"
             }
-            Self::OversizedAnswer => "the answer is larger than 32 MiB, even for a single entry: check `base_url`, and whether a proxy answers in Atlassian's place",
+            Self::OversizedAnswer => {
+                "the answer is larger than 32 MiB, even for a single entry: check `base_url`, and whether a proxy answers in Atlassian's place"
+            }
             Self::Redirected => {
                 "the server answered with a redirect, which is never followed, so that the key goes nowhere else: check `base_url`"
             }

@@ -426,12 +426,23 @@ impl<'a> TableReader<'a> {
             if !self.known.contains(&name) {
                 // A misspelt `api_key` holds a secret as well as a rightly spelt one.
                 self.problems.hide(value.span());
-                let message = format!("unknown key `{name}` in {}", self.name);
+                // A secret may also stand where a name belongs.
+                let message = if looks_like_a_key(name) {
+                    format!("unknown key `{name}` in {}", self.name)
+                } else {
+                    self.problems.hide(key.span());
+                    format!("unknown key in {}", self.name)
+                };
                 let help = suggest(name, self.known.iter().copied());
                 self.problems.push("E105", key.span(), message, Some(help));
             }
         }
     }
+}
+
+/// Whether it could be a misspelt key of the configuration, and not a secret: those are longer, or have digits.
+fn looks_like_a_key(name: &str) -> bool {
+    name.len() <= 24 && name.bytes().all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'-'))
 }
 
 fn describe(value: &DeValue<'_>) -> String {

@@ -146,12 +146,15 @@ fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
         ("api_key = \"", ""),
         ("api_kee = \"", ""),
         ("routing_key = \"", ""),
+        ("url = { \"", "\" = \""),
+        ("\"", "\" = \""),
         ("url = \"MARKED", ""),
         ("url = \"https://user:", "@hooks.example.com/x"),
     ] {
         let text = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+        let close = if wrong.contains('{') { "\" }" } else { "\"" };
         let mistaken =
-            format!("{text}\n[[destination]]\nname = \"x\"\nkind = \"slack\"\n{wrong}{}{end}\"\n", marked("KEY"));
+            format!("{text}\n[[destination]]\nname = \"x\"\nkind = \"slack\"\n{wrong}{}{end}{close}\n", marked("KEY"));
         fs::create_dir_all(lab.path("secrets")).unwrap();
         lab.write("secrets/wrong.toml", mistaken);
         said(&["--config", "secrets/wrong.toml", "check", "--offline"]);
