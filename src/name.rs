@@ -272,6 +272,48 @@ impl From<AlertId> for String {
     }
 }
 
+/// What makes a rule find what it finds, as a hash: two rules of the same version give the same answers. Shown as 32 hexadecimal
+/// digits; the first releases wrote 16, which are read as a version that nothing has any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RuleVersion([u8; 16]);
+
+impl RuleVersion {
+    /// A version with these bytes.
+    pub(crate) const fn of_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for RuleVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl From<RuleVersion> for String {
+    fn from(version: RuleVersion) -> Self {
+        version.to_string()
+    }
+}
+
+impl TryFrom<String> for RuleVersion {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        let mut bytes = [0; 16];
+        let digits: Vec<u8> =
+            text.chars().filter_map(|digit| digit.to_digit(16)).filter_map(|digit| u8::try_from(digit).ok()).collect();
+        if digits.len() != text.len() || !(digits.len() == 16 || digits.len() == 32) {
+            return Err(NameError("a version is 32 hexadecimal digits".to_owned()));
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+            *byte = pair.iter().fold(0, |byte, digit| byte << 4 | digit);
+        }
+        Ok(Self(bytes))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

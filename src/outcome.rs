@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     alert::AlertChange,
-    name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, Sequence, SourceName},
+    name::{AlertId, DedupKey, EventId, ExceptionId, RuleId, RuleVersion, Sequence, SourceName},
     time::Timestamp,
 };
 
@@ -58,7 +58,7 @@ pub struct LoggedRules {
     /// The number of the last logged change of an alert before it.
     pub change: u64,
     /// The rules, each with what makes it find what it finds: see [`crate::rule::RuleSet::versions`].
-    pub rules: BTreeMap<RuleId, String>,
+    pub rules: BTreeMap<RuleId, RuleVersion>,
 }
 
 /// What followed from an event, or from there being none.

@@ -70,3 +70,5 @@ mod trial;
 mod tuning;
 /// The verbs: what they print and which code they exit with.
 mod verbs;
+/// A rule's version changes exactly when its answer can.
+mod versions;

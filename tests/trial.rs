@@ -111,7 +111,9 @@ fn a_new_rule_is_run_over_stored_events_once() {
     // As if it had been stopped as soon as it knew of the rule.
     let known = |store: &watchbell::store::Store, ids: &[&str]| {
         let mut rules = store.reader().logged_rules().last().unwrap().unwrap().rules;
-        rules.extend(ids.iter().map(|id| (RuleId::parse(id).unwrap(), "interrupted".to_owned())));
+        rules.extend(
+            ids.iter().map(|id| (RuleId::parse(id).unwrap(), "0123456789abcdef".to_owned().try_into().unwrap())),
+        );
         store.writing().note_rules(&rules, true).unwrap();
     };
     known(&lab.reader().0, &["t.new"]);

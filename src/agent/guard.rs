@@ -13,7 +13,7 @@ use crate::{
     alert::{Alert, Kind},
     config::Guard,
     detect::Settings,
-    name::RuleId,
+    name::{RuleId, RuleVersion},
     replay::{self, Diff, Progress, Report, Run},
     rule::{CompiledRule, Guarded, RuleSet, Stage},
     store::{AlertFilter, Reader, SentBlock, StoreError},
@@ -33,7 +33,7 @@ pub(super) struct Trial<'a> {
 impl Trial<'_> {
     /// Looks at rules that are about to run; gives the same, with those on trial that would flood. `known` are the rules that ran
     /// before, each with its version.
-    pub(super) fn of(&self, rules: Arc<RuleSet>, known: &BTreeMap<RuleId, String>) -> Arc<RuleSet> {
+    pub(super) fn of(&self, rules: Arc<RuleSet>, known: &BTreeMap<RuleId, RuleVersion>) -> Arc<RuleSet> {
         let versions = rules.versions();
         let is_new = |rule: &&Arc<CompiledRule>| {
             rule.metadata.stage != Stage::Shadow

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     alert::{AlertChange, Kind},
     detect::{Detector, Settings},
-    name::{RuleId, Sequence},
+    name::{RuleId, RuleVersion, Sequence},
     outcome::Outcome,
     rule::{CompiledRule, RuleSet, stack},
     store::{Reader, ScanFilter, StoreError},
@@ -30,7 +30,7 @@ const MOST: usize = 20_000;
 #[derive(Debug)]
 pub(super) struct Hunted {
     /// The rules that were hunted with, each with its version.
-    pub(super) rules: BTreeMap<RuleId, String>,
+    pub(super) rules: BTreeMap<RuleId, RuleVersion>,
     /// What followed.
     pub(super) outcome: Outcome,
 }

@@ -19,7 +19,7 @@ use crate::{
     alert::{Action, Alert, Kind, LoggedChange, Notice},
     detect::{Learning, Settings},
     event::Event,
-    name::{AlertId, EventId, RuleId, Sequence, SourceName},
+    name::{AlertId, EventId, RuleId, RuleVersion, Sequence, SourceName},
     outcome::{LoggedPass, LoggedRules},
     rule::{CompiledRule, RuleSet},
     time::{self, Timestamp},
@@ -47,7 +47,7 @@ pub struct Evidence {
 pub struct Verification {
     replay: Replay,
     rules: Arc<RuleSet>,
-    versions: BTreeMap<RuleId, String>,
+    versions: BTreeMap<RuleId, RuleVersion>,
     evidence: Evidence,
     /// Places at which other rules were taken up that have not been reached yet.
     ahead: VecDeque<LoggedRules>,

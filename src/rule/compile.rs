@@ -7,19 +7,20 @@ use std::{
     time::Duration,
 };
 
-use rhai::{AST, ASTNode, Array, Dynamic, Engine, Expr, ImmutableString, Map, OptimizationLevel, Scope, Stmt};
+use rhai::{AST, Dynamic, Engine, Expr, ImmutableString, Map, OptimizationLevel, Scope, Stmt};
 
 use super::{
     bounds::{MAX_DEPTH, Weight},
     cost::Cost,
     engine::{self, Call, Constants, Limits, Running},
-    library,
+    library::Lists,
     metadata::{self, Metadata, Places, Stage},
     prefilter::{self, Conditions},
     problem,
     resources::Resources,
+    scan::{self, Reads, Scanned, called, lists, scan, span},
     tuning::{self, Overrides, RuleOverride, Selector},
-    view,
+    version, view,
 };
 use crate::{
     diagnostic::{Diagnostic, any_error, nearest},
@@ -57,16 +58,14 @@ pub struct CompiledRule {
     /// Hash of everything it was made of: its text, what it imports, its parameters.
     pub hash: String,
     pub(super) ast: AST,
-    /// The versions of the lists that it may look into, as one text.
-    pub(super) lists: String,
+    /// What it reads beside its event.
+    pub(super) reads: Reads,
     /// What its calls can reach.
     pub(super) running: Arc<Running>,
     /// It imports: its top level runs before each call, so that its functions see the modules.
     pub(super) imports: bool,
     /// The conditions that `fn rule` begins with, as far as they are understood.
     pub(super) conditions: Conditions,
-    /// It may read what the organization says of an event's action.
-    pub(super) reads_catalog: bool,
     /// It calls functions that remember.
     pub remembers: bool,
     /// It may use a memory that other rules use as well.
@@ -101,9 +100,19 @@ impl CompiledRule {
         self.running.resources.imports.text(&self.file)
     }
 
+    /// The lists that it can look into.
+    pub(super) fn lists(&self) -> &Lists {
+        &self.running.resources.lists
+    }
+
+    /// Hashes of the address databases that it can look into.
+    pub(super) fn places(&self) -> &[blake3::Hash] {
+        self.running.resources.geo.hashes()
+    }
+
     /// Whether it may look into lists.
     pub fn looks_into_lists(&self) -> bool {
-        !self.lists.is_empty()
+        self.reads.lists.is_any_read()
     }
 
     /// Whether the file has this optional function.
@@ -248,48 +257,35 @@ impl Compiler {
         }
         // A library's functions see its constants, which are not known here.
         self.engine.set_strict_variables(false);
-        let Traits { imports, assigns, remembers, shares, reach } = self.traits(&first, file);
+        let traits = self.traits(&first, file);
         let given = metadata
             .params
             .values()
             .filter_map(|value| value.read_lock::<ImmutableString>().and_then(|text| span(&text)));
-        let reach = given.max().unwrap_or_default().max(reach).max(metadata.dedup_period).max(metadata.window);
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(text.as_bytes());
-        for imported in &imports {
-            hasher.update(imported.as_bytes());
-        }
-        hasher.update(format!("{:?}", metadata.params).as_bytes());
-        if !metadata.origins.is_empty() {
-            let Metadata { severity, threshold, window, dedup_period, destinations, .. } = &metadata;
-            hasher.update(format!("{severity} {threshold} {window:?} {dedup_period:?} {destinations:?}").as_bytes());
-        }
+        let reach = given.max().unwrap_or_default().max(traits.reach).max(metadata.dedup_period).max(metadata.window);
+        let hash = version::of_content(text, &traits.texts, &metadata).to_string();
+        let scripts: Vec<&AST> = std::iter::once(&first).chain(&traits.scripts).collect();
+        let reads = scan::of_rule(&scripts, &metadata);
         // A rule that listens is asked about matches.
         let conditions =
             if metadata.on.is_some() { Conditions::default() } else { prefilter::conditions(&ast, &known) };
-        let reads = |text: &str| text.contains(".activity") || text.contains(".category") || text.contains("get(");
-        let reads_catalog = reads(text) || imports.iter().any(|text| reads(text));
-        let looks = |text: &str| text.contains("list(") || text.contains("lookup(");
-        let looks_up = looks(text) || imports.iter().any(|text| looks(text));
-        let lists = if looks_up { self.resources.lists.versions() } else { String::new() };
         let running =
             Running { rule: metadata.id.clone(), resources: Arc::clone(&self.resources), constants: Arc::new(known) };
         let rule = CompiledRule {
             running: Arc::new(running),
             conditions,
-            lists,
-            reads_catalog,
+            reads,
             metadata,
             kind,
             file: file.to_owned(),
-            hash: hasher.finalize().to_hex().chars().take(16).collect(),
+            hash,
             ast,
-            remembers,
-            shares,
+            remembers: traits.remembers,
+            shares: traits.shares,
             reach,
             expires: functions.iter().any(|function| function == EXPIRED),
-            assigns_properties: assigns,
-            imports: !imports.is_empty(),
+            assigns_properties: traits.assigns,
+            imports: !traits.texts.is_empty(),
             functions,
             cost: Cost::default(),
         };
@@ -298,11 +294,13 @@ impl Compiler {
 
     /// What is true of a file together with those that it imports.
     fn traits(&self, ast: &AST, file: &Path) -> Traits {
-        let mut texts = Vec::new();
-        let Scanned { mut assigns, mut remembers, mut shares, mut reach, imports: mut wanted } = scan(ast);
-        let mut source = file.to_owned();
+        let Scanned { assigns, remembers, shares, reach, imports, imports_any } = scan(ast);
+        let mut traits = Traits { assigns, remembers, shares, reach, ..Traits::default() };
         let mut seen: Vec<PathBuf> = Vec::new();
-        let mut pending: Vec<(PathBuf, String)> = wanted.drain(..).map(|path| (source.clone(), path)).collect();
+        let mut pending: Vec<(PathBuf, String)> = imports.into_iter().map(|path| (file.to_owned(), path)).collect();
+        if imports_any {
+            traits.texts.extend(self.resources.imports.texts().cloned());
+        }
         while let Some((from, path)) = pending.pop() {
             let Some(found) = self.resources.imports.find(Some(&from.to_string_lossy()), &path).cloned() else {
                 continue;
@@ -311,20 +309,23 @@ impl Compiler {
                 continue;
             }
             seen.push(found.clone());
-            source.clone_from(&found);
             if let Some(text) = self.resources.imports.text(&found)
                 && let Ok(ast) = self.engine.compile(&text)
             {
                 let scanned = scan(&ast);
-                assigns |= scanned.assigns;
-                remembers |= scanned.remembers;
-                shares |= scanned.shares;
-                reach = reach.max(scanned.reach);
-                pending.extend(scanned.imports.into_iter().map(|path| (source.clone(), path)));
-                texts.push(text);
+                traits.assigns |= scanned.assigns;
+                traits.remembers |= scanned.remembers;
+                traits.shares |= scanned.shares;
+                traits.reach = traits.reach.max(scanned.reach);
+                if scanned.imports_any {
+                    traits.texts.extend(self.resources.imports.texts().cloned());
+                }
+                pending.extend(scanned.imports.into_iter().map(|path| (found.clone(), path)));
+                traits.texts.push(text);
+                traits.scripts.push(ast);
             }
         }
-        Traits { imports: texts, assigns, remembers, shares, reach }
+        traits
     }
 }
 
@@ -366,107 +367,16 @@ fn library_file(ast: &AST, file: &Path, text: &Arc<str>) -> (Compiled, Vec<Diagn
 }
 
 /// What is true of a file and those that it imports.
+#[derive(Default)]
 struct Traits {
     /// The texts of all that it imports.
-    imports: Vec<Arc<str>>,
+    texts: Vec<Arc<str>>,
+    /// The same, parsed.
+    scripts: Vec<AST>,
     assigns: bool,
     remembers: bool,
     shares: bool,
     reach: Duration,
-}
-
-/// What is true of a script.
-struct Scanned {
-    /// Whether it assigns to a property or an index.
-    assigns: bool,
-    /// Whether it calls functions that remember.
-    remembers: bool,
-    /// Whether it calls `common`.
-    shares: bool,
-    /// The longest duration that is written in it.
-    reach: Duration,
-    /// The paths it imports.
-    imports: Vec<String>,
-}
-
-fn scan(ast: &AST) -> Scanned {
-    let mut assigns = false;
-    let mut remembers = false;
-    let mut shares = false;
-    let mut reach = Duration::ZERO;
-    let mut imports = Vec::new();
-    ast.walk(&mut |nodes| {
-        match nodes.last() {
-            Some(ASTNode::Expr(Expr::StringConstant(text, _))) => reach = reach.max(span(text).unwrap_or_default()),
-            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => reach = reach.max(longest(value)),
-            Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
-                assigns |= !matches!(assignment.1.lhs, Expr::Variable(..));
-            }
-            Some(
-                ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _)),
-            ) => {
-                remembers |= library::remembers(&call.name);
-                shares |= call.name == "common";
-                if call.name == "new_country" {
-                    reach = reach.max(library::NEW_COUNTRY);
-                }
-            }
-            Some(ASTNode::Stmt(Stmt::Import(import, _))) => match &import.0 {
-                Expr::StringConstant(path, _) => imports.push(path.to_string()),
-                // A path that is made at run time could be any: the careful answer.
-                _ => assigns = true,
-            },
-            _ => {}
-        }
-        true
-    });
-    Scanned { assigns, remembers, shares, reach, imports }
-}
-
-/// A duration, as rules write them; nothing looks back for more than a year.
-fn span(text: &str) -> Option<Duration> {
-    time::parse_duration(text).ok().map(|duration| duration.min(Duration::from_secs(366 * 86_400)))
-}
-
-/// The longest duration in a constant.
-fn longest(value: &Dynamic) -> Duration {
-    if let Some(text) = value.read_lock::<ImmutableString>() {
-        return span(&text).unwrap_or_default();
-    }
-    if let Some(map) = value.read_lock::<Map>() {
-        return map.values().map(longest).max().unwrap_or_default();
-    }
-    value.read_lock::<Array>().and_then(|items| items.iter().map(longest).max()).unwrap_or_default()
-}
-
-/// Where a script first calls a function.
-fn called(ast: &AST, function: &str) -> Option<rhai::Position> {
-    let mut at = None;
-    ast.walk(&mut |nodes| {
-        let found = match nodes.last() {
-            Some(ASTNode::Expr(Expr::FnCall(call, position))) if call.name == function => Some(*position),
-            Some(ASTNode::Stmt(Stmt::FnCall(call, position))) if call.name == function => Some(*position),
-            _ => None,
-        };
-        at = at.or(found);
-        at.is_none()
-    });
-    at
-}
-
-/// The named lists that a script looks into, as far as their names are written out.
-fn lists(ast: &AST) -> Vec<(String, rhai::Position)> {
-    let mut found = Vec::new();
-    ast.walk(&mut |nodes| {
-        if let Some(ASTNode::Expr(Expr::FnCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _))) = nodes.last()
-            && ["list", "lookup"].contains(&call.name.as_str())
-            && let Some(Expr::StringConstant(name, position)) = call.args.first()
-        {
-            found.push((name.to_string(), *position));
-        }
-        true
-    });
-    found
 }
 
 /// Where `RULE` and its keys stand.

@@ -9,7 +9,12 @@ use std::{path::Path, sync::Arc};
 use rhai::{AST, Dynamic, Engine, Scope};
 use toml::de::DeTable;
 
-use super::{metadata::Metadata, problem, tuning::Selector};
+use super::{
+    metadata::Metadata,
+    problem,
+    scan::{self, Reads},
+    tuning::Selector,
+};
 use crate::{
     diagnostic::Diagnostic,
     name::ExceptionId,
@@ -39,6 +44,8 @@ pub struct Exception {
     pub expires: Option<Timestamp>,
     /// Where it stands.
     pub place: Place,
+    /// What its condition reads beside the event.
+    pub(super) reads: Reads,
 }
 
 /// When an exception applies.
@@ -124,7 +131,12 @@ fn read_one(engine: &mut Engine, mut table: TableReader<'_>) -> Option<Exception
     let expires = expiry(&mut table);
     let condition = condition(engine, &mut table);
     table.finish();
-    Some(Exception { id: id?, rules, condition: condition?, reason, author, created, expires, place })
+    let condition = condition?;
+    let reads = match &condition {
+        Condition::Expression { ast, .. } => scan::of_condition(ast),
+        Condition::Values { .. } => Reads::default(),
+    };
+    Some(Exception { id: id?, rules, condition, reason, author, created, expires, place, reads })
 }
 
 /// When it ends. It must be said, be it that it never does: an exception that nobody remembers is a hole.

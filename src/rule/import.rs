@@ -89,6 +89,11 @@ impl Imports {
         self.texts.get(file).cloned()
     }
 
+    /// The texts of all files.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.texts.values()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Option<Shared<Module>>>> {
         self.modules.lock().unwrap_or_else(PoisonError::into_inner)
     }

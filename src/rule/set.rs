@@ -12,14 +12,15 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use super::{
     circle,
     compile::{CompiledRule, RuleKind},
-    exception::{Condition, Exception},
-    metadata::{Metadata, Stage},
+    exception::Exception,
+    metadata::Stage,
+    version,
 };
 use crate::{
     action::{ActionPatterns, Catalog, ListedAction},
     event::Event,
     legible::Flags,
-    name::{RuleId, Sequence, SourceName},
+    name::{RuleId, RuleVersion, Sequence, SourceName},
     time::Timestamp,
 };
 /// Actions that no rule is to look at, by source.
@@ -323,51 +324,15 @@ impl RuleSet {
         wanted
     }
 
-    /// What makes each detection rule find what it finds, as a hash: its file and what that imports, overrides, exceptions, lists,
-    /// which actions are ignored, what organizations say of its actions, and the same of all rules that it listens to.
-    pub fn versions(&self) -> BTreeMap<RuleId, String> {
-        let told = self.told_of_actions();
-        let version = |rule: &Arc<CompiledRule>| {
-            let mut hasher = blake3::Hasher::new();
-            for heard in self.with_what_it_hears(rule) {
-                let Metadata { id, stage, actions, tags, dedup_period, threshold, window, .. } = &heard.metadata;
-                let own = format!(
-                    "{id} {} {stage:?} {actions:?} {tags:?} {dedup_period:?} {threshold} {window:?}",
-                    heard.hash
-                );
-                hasher.update(own.as_bytes());
-                hasher.update(heard.lists.as_bytes());
-                for (source, patterns) in &*self.ignored {
-                    hasher.update(format!("{source} {:?}", patterns.texts()).as_bytes());
-                }
-                if let Some(said) = told.get(heard.id()) {
-                    hasher.update(said.as_bytes());
-                }
-                for exception in self.exceptions.iter().filter(|exception| exception.is_about(&heard.metadata)) {
-                    let condition = match &exception.condition {
-                        Condition::Expression { text, .. } => text.clone(),
-                        Condition::Values { slot, values } => format!("{slot} {values:?}"),
-                    };
-                    hasher.update(format!("{} {condition} {:?}", exception.id, exception.expires).as_bytes());
-                }
-            }
-            (rule.id().clone(), hasher.finalize().to_hex().chars().take(16).collect())
-        };
-        self.detections.iter().map(version).collect()
+    /// The version of each detection rule: see [`RuleVersion`].
+    pub fn versions(&self) -> BTreeMap<RuleId, RuleVersion> {
+        self.detections.iter().map(|rule| (rule.id().clone(), version::in_set(self, rule))).collect()
     }
 
-    /// What organizations say of the actions that each rule wants, for rules that go by it.
-    fn told_of_actions(&self) -> HashMap<&RuleId, String> {
-        let mut told: HashMap<&RuleId, String> = HashMap::new();
-        for action in self.catalog.ids() {
-            let said = format!("{action} {:?} {:?}", self.catalog.name(action), self.catalog.group(action));
-            for rule in self.wanting(action).into_iter().filter_map(|index| self.detections.get(index)) {
-                if rule.metadata.activities.is_some() || rule.reads_catalog {
-                    told.entry(rule.id()).or_default().push_str(&said);
-                }
-            }
-        }
-        told
+    /// Whether a detection rule wants events with this action.
+    pub(super) fn is_wanted_by(&self, action: &str, rule: &RuleId) -> bool {
+        let wanting = self.wanting(action);
+        wanting.into_iter().any(|index| self.detections.get(index).is_some_and(|wanting| wanting.id() == rule))
     }
 
     /// All rules: detections, checks, and those switched off.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Delivery, Store, StoreError, key, state, value};
 use crate::{
     alert::{Alert, AlertChange, LoggedChange, Notice},
-    name::{AlertId, EventId, RuleId, Sequence, SilenceId},
+    name::{AlertId, EventId, RuleId, RuleVersion, Sequence, SilenceId},
     outcome::{LoggedPass, LoggedRules, Match, Pass, StateChanges},
     silence::Silence,
     time::Timestamp,
@@ -125,7 +125,7 @@ impl Writing<'_> {
 
     /// Notes which rules run from here on, unless they are those that ran before; and, if asked to, that those which never ran before
     /// are owed a hunt. In a store that is new, none is.
-    pub fn note_rules(&mut self, rules: &BTreeMap<RuleId, String>, hunt: bool) -> Result<(), StoreError> {
+    pub fn note_rules(&mut self, rules: &BTreeMap<RuleId, RuleVersion>, hunt: bool) -> Result<(), StoreError> {
         let reader = self.store.reader();
         let notes: Vec<LoggedRules> = reader.logged_rules().collect::<Result<_, _>>()?;
         if notes.last().is_some_and(|last| last.rules == *rules) {

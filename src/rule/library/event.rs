@@ -17,6 +17,28 @@ pub(super) const SUBJECT: Subject = Subject {
     functions: FUNCTIONS,
 };
 
+/// What a function that is given the event as a whole takes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::rule) enum EventUse {
+    /// Fields that are the event's own.
+    Fields,
+    /// What stands at the path that it is given.
+    Paths,
+    /// What organizations say of actions.
+    Catalog,
+}
+
+/// What a function takes of an event; none for one of another subject.
+pub(in crate::rule) fn use_of_event(function: &str) -> Option<EventUse> {
+    match function {
+        "get" | "has" | "all" => Some(EventUse::Paths),
+        "what" => Some(EventUse::Catalog),
+        "targets" | "actor_name" | "actor_key" | "actor_is_app" | "target" | "target_name" | "target_id"
+        | "target_key" | "is_actor" | "action_has" | "origin" | "from" | "site" | "link" => Some(EventUse::Fields),
+        _ => None,
+    }
+}
+
 const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "get",

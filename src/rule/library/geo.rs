@@ -33,18 +33,21 @@ const MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// Databases of addresses.
 #[derive(Default)]
-pub(in crate::rule) struct Geo(Vec<Reader<Vec<u8>>>);
+pub(in crate::rule) struct Geo {
+    databases: Vec<Reader<Vec<u8>>>,
+    hashes: Vec<blake3::Hash>,
+}
 
 impl std::fmt::Debug for Geo {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Geo({} databases)", self.0.len())
+        write!(formatter, "Geo({} databases)", self.databases.len())
     }
 }
 
 impl Geo {
     /// Reads databases. One that cannot be read is told, and left out.
     pub(in crate::rule) fn open(files: &[PathBuf]) -> (Arc<Self>, Vec<Diagnostic>) {
-        let mut readers = Vec::new();
+        let mut geo = Self::default();
         let mut diagnostics = Vec::new();
         for file in files {
             let reader = std::fs::metadata(file)
@@ -59,22 +62,33 @@ impl Geo {
                     std::fs::read(file)
                 })
                 .map_err(|error| error.to_string())
-                .and_then(|bytes| Reader::from_source(bytes).map_err(|error| error.to_string()));
+                .and_then(|bytes| {
+                    let hash = blake3::hash(&bytes);
+                    Ok((Reader::from_source(bytes).map_err(|error| error.to_string())?, hash))
+                });
             match reader {
-                Ok(reader) => readers.push(reader),
+                Ok((reader, hash)) => {
+                    geo.databases.push(reader);
+                    geo.hashes.push(hash);
+                }
                 Err(error) => diagnostics.push(
                     Diagnostic::error("E005", file, format!("the address database cannot be used: {error}"))
                         .help("`geoip` under `[rules]` names files in MaxMind's format (.mmdb)"),
                 ),
             }
         }
-        (Arc::new(Self(readers)), diagnostics)
+        (Arc::new(geo), diagnostics)
+    }
+
+    /// Hashes of the databases.
+    pub(in crate::rule) fn hashes(&self) -> &[blake3::Hash] {
+        &self.hashes
     }
 
     fn look_up(&self, text: &str) -> Option<Map> {
         let address = net::address(text)?;
         let mut map = Map::new();
-        for reader in &self.0 {
+        for reader in &self.databases {
             // A database that is damaged in places is as one that does not know.
             let record = reader.lookup(address).and_then(|found| found.decode::<Value>());
             let Ok(Some(record)) = record else {

@@ -198,11 +198,6 @@ impl Lists {
         self.0.get(name).map(|list| list.0.hash.as_str())
     }
 
-    /// The versions of all lists, as one text.
-    pub(in crate::rule) fn versions(&self) -> String {
-        self.0.iter().map(|(name, list)| format!("{name}={} ", list.0.hash)).collect()
-    }
-
     /// Keeps what another had where this one has nothing: a list that is broken keeps its last good version.
     pub(in crate::rule) fn keep(&mut self, name: &str, before: &Self) {
         if let (false, Some(list)) = (self.0.contains_key(name), before.0.get(name)) {

@@ -25,7 +25,7 @@ mod state;
 mod text;
 mod time;
 
-pub(super) use event::{actor_name_of, follow, follow_all, target, target_name_of};
+pub(super) use event::{EventUse, actor_name_of, follow, follow_all, target, target_name_of, use_of_event};
 pub(super) use geo::Geo;
 pub(super) use list::{Lists, NamedList};
 pub use reference::{EXAMPLE_EVENT, EXAMPLE_LISTS, definitions, reference};
@@ -117,6 +117,11 @@ impl HostFunction {
 /// Whether a function of this name is about what rules remember.
 pub(super) fn remembers(name: &str) -> bool {
     state::SUBJECT.functions.iter().any(|function| function.name == name)
+}
+
+/// Whether a function of this name looks into address databases.
+pub(super) fn reads_places(name: &str) -> bool {
+    geo::SUBJECT.functions.iter().any(|function| function.name == name)
 }
 
 /// A parameter that must be given.
