@@ -14,7 +14,7 @@ use crate::{
     legible::{self, Flag, Flags, Legible},
     name::{EventId, Sequence, SourceName},
     oversize,
-    text::{is_unsafe, shortened},
+    text::{is_ignorable, is_unsafe, shortened},
     time::{self, Timestamp},
 };
 
@@ -148,7 +148,7 @@ pub(crate) fn usual_action(written: &str) -> Cow<'_, str> {
     if !written.is_empty() && written.len() <= MAX_ACTION && written.chars().all(is_plain) {
         return Cow::Borrowed(written);
     }
-    let safe: String = written.to_lowercase().chars().filter(|character| !is_unsafe(*character)).collect();
+    let safe: String = written.to_lowercase().chars().filter(|character| !is_ignorable(*character)).collect();
     let mut action = safe.trim().to_owned();
     if action.len() > MAX_ACTION {
         let hash = blake3::hash(action.as_bytes()).to_hex();

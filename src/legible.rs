@@ -53,11 +53,14 @@ pub fn members(raw: &str) -> Result<Vec<(String, &str)>, String> {
     Ok(found)
 }
 
-/// The items of a list, in the same way.
-pub fn items(raw: &str) -> Result<Vec<&str>, String> {
+/// The items of a list, in the same way; an error if there are more than `most`.
+pub fn items(raw: &str, most: usize) -> Result<Vec<&str>, String> {
     let mut reader = Reader::new(raw);
     let mut found = Vec::new();
     reader.each(b'[', b']', |reader| {
+        if found.len() == most {
+            return Err(format!("a list has more than {most} entries"));
+        }
         found.push(reader.span()?);
         Ok(())
     })?;

@@ -58,29 +58,43 @@ impl Problems {
         self.hidden.borrow_mut().push(span);
     }
 
-    /// Hides what stands behind `=` on lines that look like secrets: for a file that is not even TOML.
+    /// Hides what stands behind `=` on lines that look like secrets, and lines that go on from another: for a file that is not even
+    /// TOML.
     pub fn hide_what_looks_secret(&self) {
+        const WORDS: [&str; 10] =
+            ["key", "secret", "token", "password", "pass", "auth", "bearer", "credential", "header", "env"];
         let mut start = 0;
         for line in self.text.split_inclusive('\n') {
-            if let Some((name, _)) = line.split_once('=')
-                && ["key", "secret", "token", "password"].iter().any(|word| name.to_lowercase().contains(word))
-            {
-                self.hide(start + name.len() + 1..start + line.len());
+            let begun = line.trim_start();
+            match line.split_once('=') {
+                Some((name, _)) if WORDS.iter().any(|word| name.to_lowercase().contains(word)) => {
+                    self.hide(start + name.len() + 1..start + line.len());
+                }
+                None if !begun.starts_with(['[', '#']) => self.hide(start..start + line.len()),
+                _ => {}
             }
             start += line.len();
         }
     }
 
-    /// Hides the names and passwords of URLs.
+    /// Hides the names and passwords of URLs, and what follows on their host: some services have their secret there.
     fn hide_credentials(&self) {
         for (place, mark) in self.text.match_indices("://") {
             let start = place + mark.len();
             let rest = self.text.get(start..).unwrap_or_default();
-            let end = rest.find(|character: char| "/\"'".contains(character) || character.is_whitespace());
-            if let Some(length) = rest.get(..end.unwrap_or(rest.len())).and_then(|authority| authority.rfind('@')) {
+            let end = rest.find(|character: char| "\"'".contains(character) || character.is_whitespace());
+            let rest = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+            let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            if let Some(length) = rest.get(..host_end).and_then(|authority| authority.rfind('@')) {
                 self.hide(start..start + length);
             }
+            self.hide((start + host_end + 1).min(start + rest.len())..start + rest.len());
         }
+    }
+
+    /// How many problems have been found.
+    fn count(&self) -> usize {
+        self.found.borrow().len()
     }
 
     /// All that was found, in the order of the file.
@@ -159,7 +173,14 @@ impl<'a> TableReader<'a> {
 
     /// Notes a problem with the value of `key`, or with the table where the key is absent.
     pub fn problem(&self, key: &str, message: impl Into<String>, help: Option<String>) {
-        let span = self.table.get(key).map_or(self.span(), Spanned::span);
+        let value = self.table.get(key);
+        // In place of an address may stand the secret that belongs there.
+        if let Some(value) = value.filter(|_| key.ends_with("url"))
+            && value.get_ref().as_str().is_some_and(|text| !text.contains("://"))
+        {
+            self.problems.hide(value.span());
+        }
+        let span = value.map_or(self.span(), Spanned::span);
         self.problems.push("E101", span, message, help);
     }
 
@@ -298,25 +319,38 @@ impl<'a> TableReader<'a> {
             self.problems.push("E103", self.span(), message, Some(format!("add `{key} = …`, being {wanted}")));
             return None;
         };
+        let origin = self.origin(key, value, base);
+        if origin.is_none() {
+            let help = value
+                .get_ref()
+                .as_table()
+                .is_none()
+                .then(|| "a secret is never written into the configuration itself".to_owned());
+            self.problems.push("E104", value.span(), format!("`{key}` must be {wanted}"), help);
+        }
+        origin
+    }
+
+    /// Where a secret is. What does not say so may be the secret itself, and is never shown.
+    fn origin(&self, name: &str, value: &Spanned<DeValue<'_>>, base: &Path) -> Option<SecretOrigin> {
         let Some(table) = value.get_ref().as_table() else {
-            let help = "a secret is never written into the configuration itself".to_owned();
-            let message = format!("`{key}` must be {wanted}");
             self.problems.hide(value.span());
-            self.problems.push("E104", value.span(), message, Some(help));
             return None;
         };
-        let mut reader = TableReader::new(table, value.span(), &format!("`{key}`"), &self.problems);
+        let problems = self.problems.count();
+        let mut reader = TableReader::new(table, value.span(), &format!("`{name}`"), &self.problems);
         let environment = reader.text("env").map(str::to_owned);
         let file = reader.text("file").map(|file| base.join(file));
         reader.finish();
-        match (environment, file) {
+        let origin = match (environment, file) {
             (Some(name), None) => Some(SecretOrigin::Environment(name)),
             (None, Some(path)) => Some(SecretOrigin::File(path)),
-            _ => {
-                self.problem(key, format!("`{key}` must be {wanted}"), None);
-                None
-            }
+            _ => None,
+        };
+        if origin.is_none() || self.problems.count() > problems {
+            self.problems.hide(value.span());
         }
+        origin
     }
 
     /// Where a secret is, if the key is there.
@@ -338,6 +372,9 @@ impl<'a> TableReader<'a> {
 
     /// A table whose keys are names of something and whose values are texts or secrets, such as headers.
     pub fn texts_or_secrets(&mut self, key: &'static str, base: &Path) -> Vec<(String, SecretOrText)> {
+        if let Some(value) = self.table.get(key).filter(|value| value.get_ref().as_table().is_none()) {
+            self.problems.hide(value.span());
+        }
         let Some(table) = self.table(key) else {
             return Vec::new();
         };
@@ -346,20 +383,8 @@ impl<'a> TableReader<'a> {
             let name = name.get_ref().to_string();
             if let Some(text) = value.get_ref().as_str() {
                 found.push((name, SecretOrText::Text(text.to_owned())));
-            } else if let Some(inner) = value.get_ref().as_table() {
-                let mut reader = TableReader::new(inner, value.span(), &format!("`{name}`"), &self.problems);
-                let environment = reader.text("env").map(str::to_owned);
-                let file = reader.text("file").map(|file| base.join(file));
-                reader.finish();
-                let origin = match (environment, file) {
-                    (Some(variable), None) => Some(SecretOrigin::Environment(variable)),
-                    (None, Some(path)) => Some(SecretOrigin::File(path)),
-                    _ => None,
-                };
-                match origin {
-                    Some(origin) => found.push((name, SecretOrText::Secret(origin))),
-                    None => self.wrong_type(&name, value, "a text, `{ env = \"NAME\" }` or `{ file = \"PATH\" }`"),
-                }
+            } else if let Some(origin) = self.origin(&name, value, base) {
+                found.push((name, SecretOrText::Secret(origin)));
             } else {
                 self.wrong_type(&name, value, "a text, `{ env = \"NAME\" }` or `{ file = \"PATH\" }`");
             }

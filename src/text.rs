@@ -1,17 +1,35 @@
 //! Text that an attacker may have written: names, titles, ids. Made safe to show, and cut to a length.
 
+use std::borrow::Cow;
+
+use serde::Serialize;
+
 /// Whether a terminal, a log or a mail header would act on a character instead of showing it. Marks that turn the direction of text
 /// around are as bad as control characters: they show a name backwards.
 pub fn is_unsafe(character: char) -> bool {
     character.is_control() || is_invisible(character)
 }
 
-/// Whether a character changes how its neighbours look without being seen itself: marks of direction, line and paragraph separators.
+/// Whether a character is not seen itself and makes a text look like another: marks of direction, separators of lines, blanks without
+/// width, tags. The two joiners are left out: scripts and emoji need them.
 pub fn is_invisible(character: char) -> bool {
     matches!(
         character,
-        '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
     )
+}
+
+/// Whether a character has no place in an identifier: what is unsafe, and everything else that Unicode 16 says may be ignored when a
+/// text is shown (`Default_Ignorable_Code_Point`).
+pub fn is_ignorable(character: char) -> bool {
+    is_unsafe(character)
+        || matches!(
+            character,
+            '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200c}' | '\u{200d}'
+                | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}' | '\u{e0080}'..='\u{e0fff}'
+        )
 }
 
 /// The text with a blank in place of each character that would be acted on.
@@ -34,18 +52,27 @@ pub fn escaped(text: &str) -> String {
     result
 }
 
+/// A value as JSON on one line that is safe to show: see [`json_escaped`].
+pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json::Error> {
+    Ok(json_escaped(&serde_json::to_string(value)?).into_owned())
+}
+
 /// JSON with each character that would be acted on written as an escape: it means the same.
-pub fn json_escaped(json: &str) -> String {
+pub fn json_escaped(json: &str) -> Cow<'_, str> {
+    let is_acted_on = |character: char| is_unsafe(character) && character != '\n';
+    if !json.contains(is_acted_on) {
+        return Cow::Borrowed(json);
+    }
     let mut result = String::with_capacity(json.len());
     for character in json.chars() {
-        if is_unsafe(character) && character != '\n' {
+        if is_acted_on(character) {
             let mut units = [0; 2];
             character.encode_utf16(&mut units).iter().for_each(|unit| result.push_str(&format!("\\u{unit:04x}")));
         } else {
             result.push(character);
         }
     }
-    result
+    Cow::Owned(result)
 }
 
 /// At most so many UTF-16 units of a text, which is how most services count; the last is `…` where it was cut.
@@ -118,7 +145,7 @@ mod tests {
     #[test]
     fn escaped_json_is_the_same_value() {
         let value = serde_json::json!({"a\u{202e}": "\u{9b}31m \u{feff}é\n\u{1b}"});
-        let shown = json_escaped(&format!("{value:#}"));
+        let shown = json_escaped(&format!("{value:#}")).into_owned();
         assert!(!shown.chars().any(|character| is_unsafe(character) && character != '\n'), "{shown}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
     }

@@ -379,3 +379,67 @@ fn a_link_out_of_the_rules_directories_is_refused() {
     let (cases, found) = case::read(&path("rules/shared/x.test.yaml"), text, &|_| Ok(Vec::new()));
     assert!(cases.is_empty() && found[0].message.contains("out of the rules directories"), "{found:?}");
 }
+
+/// Rhai indexes all that a module imports, once for each `import`: files that import each other twice would double at each level.
+#[test]
+fn imports_that_multiply_are_refused() {
+    let lab = Lab::new();
+    lab.write("events.jsonl", entry("1", "x", 0, "ann").to_string());
+    lab.write("rules/good.rhai", GOOD);
+    for level in 0..41 {
+        let next = level + 1;
+        let text = format!("import \"d{next}\" as n;\nimport \"d{next}\" as m;\nfn f() {{ n::f() && m::f() }}");
+        lab.write(&format!("rules/d{level}.rhai"), text);
+        lab.write(&format!("rules/chain{level}.rhai"), format!("import \"chain{next}\" as n;\nfn f() {{ n::f() }}"));
+    }
+    lab.write("rules/d20.rhai", "fn f() { true }");
+    lab.write("rules/chain41.rhai", "fn f() { true }");
+    let many: String = (0..450).map(|number| format!("fn f{number}() {{}}\n")).collect();
+    lab.write("rules/many.rhai", many);
+    let wide: String = (0..16).map(|number| format!("import \"many\" as m{number};\n")).collect();
+    lab.write("rules/wide.rhai", format!("{wide} fn f() {{ true }}"));
+    lab.write("rules/wider.rhai", "import \"wide\" as a;\nimport \"wide\" as b;\nfn f() { true }");
+    for (name, wanted) in [
+        ("d0", "this file and what it imports have more than 10000 functions"),
+        ("chain0", "is imported through more than 32 other files"),
+        ("wider", "have more than 10000 functions"),
+    ] {
+        let text = rule("bad.rule", "", "fn rule(event) { lib::f() }");
+        lab.write("rules/bad.rhai", format!("import \"{name}\" as lib;\n{text}"));
+        let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
+        assert!(done.stdout.contains("good.rule") && done.stderr.contains(wanted), "{name}: {}", done.show());
+    }
+}
+
+/// What a file is called may be chosen by whoever can put one there, and is shown.
+#[test]
+fn names_of_files_are_shown_escaped() {
+    let lab = Lab::new();
+    lab.write("rules/b\u{202e}\nok       all rules are fine.rhai", "const RULE = #{ };\nfn rule(event) { true }");
+    for format in ["human", "json", "sarif", "github"] {
+        let done = lab.watchbell(&["check", "rules", "--format", format]);
+        let said = format!("{}{}", done.stdout, done.stderr);
+        assert!(said.contains("202e") && !said.contains('\u{202e}'), "{format}: {said}");
+        assert!(!said.lines().any(|line| line.starts_with("ok ")), "{format}: {said}");
+    }
+}
+
+#[test]
+fn directories_that_nest_too_deep_are_told() {
+    let lab = Lab::new();
+    lab.write(&format!("rules/{}bad.rhai", "d/".repeat(17)), GOOD);
+    lab.write(&format!("rules/{}good.rhai", "e/".repeat(16)), GOOD);
+    let done = lab.watchbell(&["check", "rules"]);
+    assert!(done.stderr.contains("directories nest more than 16 deep here"), "{}", done.show());
+    assert!(done.stdout.contains("1 rule"), "{}", done.show());
+}
+
+/// Where a rule file declares `RULE` is no matter of lines.
+#[test]
+fn a_rule_on_one_line_is_a_rule() {
+    let (set, problems) = load(&[
+        "const A = 1; const RULE = #{ id: \"a.b\", title: \"t\", severity: \"low\" }; fn rule(event) { A == 1 }",
+        "/* a library\nconst RULE = */ fn f() { 1 }",
+    ]);
+    assert_eq!((set.detections.len(), problems), (1, Vec::new()));
+}

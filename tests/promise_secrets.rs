@@ -142,19 +142,27 @@ fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
     said(&["status"]);
     said(&["alerts", "list"]);
     // A secret that stands in the configuration by mistake is not shown either.
-    for (wrong, end) in [
-        ("api_key = \"", ""),
-        ("api_kee = \"", ""),
-        ("routing_key = \"", ""),
-        ("url = { \"", "\" = \""),
-        ("\"", "\" = \""),
-        ("url = \"MARKED", ""),
-        ("url = \"https://user:", "@hooks.example.com/x"),
+    for wrong in [
+        "api_key = \"SECRET\"",
+        "api_kee = \"SECRET\"",
+        "routing_key = \"SECRET\"",
+        "url = { \"SECRET\" = \"SECRET\" }",
+        "\"SECRET\" = \"SECRET\"",
+        "url = \"MARKEDSECRET\"",
+        "url = \"https://user:SECRET@hooks.example.com/x\"",
+        "url = \"http://hooks.example.com/SECRET\"",
+        "url = { env = [\"SECRET\"] }",
+        "url = { env = \"A\", file = 7, more = \"SECRET\" }",
+        "url = \n SECRET",
+        "bearer = SECRET",
+        "headers = { Authorization = [\"SECRET\"] }",
+        "headers = [\"SECRET\"]",
+        "[heartbeat]\nurl = \"ftp://ping.example.com/SECRET\"",
+        "[[source]]\nname = \"y\"\nbase_url = \"https://api.example.com/?token=SECRET\"",
     ] {
         let text = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
-        let close = if wrong.contains('{') { "\" }" } else { "\"" };
-        let mistaken =
-            format!("{text}\n[[destination]]\nname = \"x\"\nkind = \"slack\"\n{wrong}{}{end}{close}\n", marked("KEY"));
+        let wrong = wrong.replace("SECRET", &marked("KEY"));
+        let mistaken = format!("{text}\n[[destination]]\nname = \"x\"\nkind = \"webhook\"\n{wrong}\n");
         fs::create_dir_all(lab.path("secrets")).unwrap();
         lab.write("secrets/wrong.toml", mistaken);
         said(&["--config", "secrets/wrong.toml", "check", "--offline"]);

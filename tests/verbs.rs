@@ -359,7 +359,7 @@ fn what_was_found_is_listed_and_shown() {
       id        ece239efb288aed553257a2896b37790
       status    open, revision 2
       dedup key bob became somebody else
-      rule file 7f057a34145c6d47 of generation 1
+      rule file d28bab2f1cb58e657f1138c0b8ee424f of generation 1
       raised    [TIME] UTC
       ATT&CK    T1098
       message   bob did user_logged_in_as_user

@@ -15,6 +15,8 @@ use crate::{
     time::Clock,
 };
 
+/// An agent sends a line every 15 seconds at least, and waits for news for half a minute at most: one that is silent for longer hangs.
+const SILENCE: Duration = Duration::from_secs(45);
 /// How long another process may take to let go of the store, or to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A line longer than this is nonsense.
@@ -186,7 +188,7 @@ impl Remote {
         rustls::crypto::ring::default_provider().install_default().ok();
         let client = reqwest::Client::builder()
             .unix_socket(path.to_owned())
-            .read_timeout(Duration::from_secs(120))
+            .read_timeout(SILENCE)
             .no_proxy()
             .build()
             .map_err(|error| failed(error.to_string()))?;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use watchbell::{
     alert::Severity,
     diagnostic::{Diagnostic, Level},
+    text::{escaped, is_unsafe, json_escaped, to_json},
     time::Timestamp,
 };
 
@@ -67,16 +68,14 @@ impl Output {
 
     /// One JSON document.
     pub(super) fn json<T: Serialize + ?Sized>(&self, value: &T) -> std::io::Result<()> {
-        let mut stdout = std::io::stdout().lock();
-        serde_json::to_writer_pretty(&mut stdout, value)?;
-        writeln!(stdout)
+        let json = serde_json::to_string_pretty(value)?;
+        writeln!(std::io::stdout().lock(), "{}", json_escaped(&json))
     }
 
     /// One JSON object on a line.
     pub(super) fn json_line<T: Serialize + ?Sized>(&self, value: &T) -> std::io::Result<()> {
-        let mut stdout = std::io::stdout().lock();
-        serde_json::to_writer(&mut stdout, value)?;
-        writeln!(stdout)
+        let json = to_json(value)?;
+        writeln!(std::io::stdout().lock(), "{json}")
     }
 
     /// A table; columns shrink to the terminal's width.
@@ -101,7 +100,7 @@ impl Output {
     pub(super) fn diagnostics(&self, diagnostics: &[Diagnostic]) {
         for diagnostic in diagnostics {
             if self.format == Format::Json {
-                let line = serde_json::to_string(diagnostic).unwrap_or_default();
+                let line = to_json(diagnostic).unwrap_or_default();
                 self.note(&line);
             } else {
                 self.note(&draw(diagnostic));
@@ -125,8 +124,10 @@ fn draw(diagnostic: &Diagnostic) -> String {
         Level::Error => SnippetLevel::ERROR,
         Level::Warning => SnippetLevel::WARNING,
     };
-    let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code);
-    let path = diagnostic.file.display().to_string();
+    let message = printable_lines(&diagnostic.message);
+    let title = level.primary_title(message.as_str()).id(diagnostic.code);
+    let path = escaped(&diagnostic.file.display().to_string());
+    let help = diagnostic.help.as_deref().map(printable_lines);
     let mut group = match &diagnostic.span {
         Some(span) => {
             let annotation = AnnotationKind::Primary.span(span.clone());
@@ -136,11 +137,16 @@ fn draw(diagnostic: &Diagnostic) -> String {
         }
         None => Group::with_title(title).element(annotate_snippets::Origin::path(path.as_str())),
     };
-    if let Some(help) = &diagnostic.help {
+    if let Some(help) = &help {
         group = group.element(SnippetLevel::HELP.message(help.as_str()));
     }
     let renderer = if std::io::stderr().is_terminal() { Renderer::styled() } else { Renderer::plain() };
     format!("{}\n", renderer.render(&[group]))
+}
+
+/// A text with what a terminal would act on written out, but for the ends of lines.
+fn printable_lines(text: &str) -> String {
+    text.lines().map(escaped).collect::<Vec<_>>().join("\n")
 }
 
 /// Problems as annotations of GitHub's workflows.
@@ -158,10 +164,10 @@ pub(super) fn annotations(diagnostics: &[Diagnostic]) -> String {
 /// An annotation of GitHub's workflows.
 pub(super) fn annotation(level: &str, file: &Path, line: Option<usize>, title: &str, message: &str) -> String {
     // As GitHub's own toolkit escapes them.
-    let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let data = |text: &str| printable_lines(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
     let line = line.map_or_else(String::new, |line| format!(",line={line}"));
-    let file = property(&file.display().to_string());
+    let file = property(&escaped(&file.display().to_string()));
     format!("::{level} file={file}{line},title={}::{}\n", property(title), data(message))
 }
 
@@ -195,7 +201,7 @@ pub(super) fn count(number: u64, noun: &str) -> String {
 
 /// Text as XML and HTML take it, in elements and in quotes.
 pub(super) fn xml(text: &str) -> String {
-    let plain: String = text.chars().filter(|character| !character.is_control() || *character == '\n').collect();
+    let plain: String = text.chars().filter(|character| !is_unsafe(*character) || *character == '\n').collect();
     plain.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -12,6 +12,7 @@ use crate::{
     name::DestinationName,
     secret::SecretError,
     settings::TableReader,
+    text,
     time::Clock,
 };
 
@@ -326,7 +327,7 @@ fn json_format(table: &mut TableReader<'_>) -> JsonFormat {
 /// A message as texts of JSON: one object, or for OCSF one for each alert.
 fn json(message: &Message, format: JsonFormat) -> Result<Vec<String>, serde_json::Error> {
     match format {
-        JsonFormat::Native => Ok(vec![serde_json::to_string(message)?]),
-        JsonFormat::Ocsf => Ok(ocsf::findings(message).iter().map(ToString::to_string).collect()),
+        JsonFormat::Native => Ok(vec![text::to_json(message)?]),
+        JsonFormat::Ocsf => ocsf::findings(message).iter().map(text::to_json).collect(),
     }
 }

@@ -159,7 +159,7 @@ fn style(severity: Severity) -> Style {
 
 fn json(message: &Message) -> String {
     // An alert is made of texts, numbers and times, which always have a JSON form.
-    let mut line = serde_json::to_string(message).unwrap_or_default();
+    let mut line = crate::text::to_json(message).unwrap_or_default();
     line.push('\n');
     line
 }

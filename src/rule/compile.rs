@@ -141,6 +141,9 @@ pub(super) struct Compiler {
 /// A file's top level may take as long as a call may, whatever the configuration says of calls.
 const LOAD_TIME: Duration = Duration::from_secs(1);
 
+/// Far more than any rule has.
+const MAX_DECLARATIONS: usize = 2_000;
+
 impl Compiler {
     pub(super) fn new(resources: Arc<Resources>) -> Self {
         let (engine, call) = engine::sandbox(&Limits::default());
@@ -159,14 +162,23 @@ impl Compiler {
         text: &Arc<str>,
         overrides: &Overrides,
     ) -> (Compiled, Vec<Diagnostic>) {
-        if !is_rule_file(text) {
-            // It is still parsed, so that its mistakes are told where they are.
-            return match self.engine.set_strict_variables(false).compile(text) {
-                Ok(ast) => library_file(&ast, file, text),
-                Err(error) => (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
-            };
+        // Rhai looks through all variables for each name that it reads.
+        let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
+        if words.filter(|word| ["let", "const"].contains(word)).count() > MAX_DECLARATIONS {
+            let message = format!("the file has more than {MAX_DECLARATIONS} variables and constants");
+            return (Compiled::Broken, vec![Diagnostic::error("E218", file, message)]);
         }
-        match self.rule(file, text, overrides) {
+        // Unoptimised and lenient first: positions of the literal, and `params` is not known yet.
+        self.engine.set_optimization_level(OptimizationLevel::None);
+        self.engine.set_strict_variables(false);
+        let parsed = self.engine.compile(text);
+        self.engine.set_optimization_level(OptimizationLevel::Simple);
+        let first = match parsed {
+            Ok(ast) if !declares_rule(&ast) => return library_file(&ast, file, text),
+            Ok(ast) => ast,
+            Err(error) => return (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
+        };
+        match self.rule(file, text, first, overrides) {
             Ok((rule, warnings)) => (Compiled::Rule(Box::new(rule)), warnings),
             Err(diagnostics) => (Compiled::Broken, diagnostics),
         }
@@ -176,14 +188,10 @@ impl Compiler {
         &mut self,
         file: &Path,
         text: &Arc<str>,
+        first: AST,
         overrides: &Overrides,
     ) -> Result<(CompiledRule, Vec<Diagnostic>), Vec<Diagnostic>> {
         let one = |diagnostic| vec![diagnostic];
-        // Unoptimised and lenient first: positions of the literal, and `params` is not known yet.
-        self.engine.set_optimization_level(OptimizationLevel::None);
-        self.engine.set_strict_variables(false);
-        let first = self.engine.compile(text).map_err(|error| one(problem::parse_error(&error, file, text)))?;
-        self.engine.set_optimization_level(OptimizationLevel::Simple);
         let places = places(&first, text);
 
         self.call.begin(LOAD_TIME);
@@ -341,12 +349,10 @@ fn effective(map: &Map, metadata: &Metadata) -> Dynamic {
 }
 
 /// Whether a file declares `RULE`: all others are libraries.
-pub(super) fn is_rule_file(text: &str) -> bool {
-    text.lines().any(|line| {
-        let mut words = line
-            .split(|character: char| !(character.is_alphanumeric() || character == '_'))
-            .filter(|word| !word.is_empty());
-        !line.trim_start().starts_with("//") && words.next() == Some("const") && words.next() == Some("RULE")
+fn declares_rule(ast: &AST) -> bool {
+    ast.statements().iter().any(|statement| match statement {
+        Stmt::Var(declaration, ..) => declaration.0.name == "RULE",
+        _ => false,
     })
 }
 
@@ -361,7 +367,8 @@ fn library_file(ast: &AST, file: &Path, text: &Arc<str>) -> (Compiled, Vec<Diagn
         let at = function_span(text, function.name);
         return (Compiled::Broken, vec![Diagnostic::error("E211", file, message).at(text, at).help(help)]);
     }
-    let useless = ast.iter_functions().next().is_none() && !text.contains("const ");
+    let has_constants = ast.statements().iter().any(|statement| matches!(statement, Stmt::Var(..)));
+    let useless = ast.iter_functions().next().is_none() && !has_constants;
     let warning = || Diagnostic::warning("W202", file, "the file is no rule, and has nothing that could be imported");
     (Compiled::LibraryFile, if useless { vec![warning()] } else { Vec::new() })
 }

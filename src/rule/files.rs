@@ -185,7 +185,7 @@ fn walk(
     seen: &mut HashSet<PathBuf>,
     found: &mut dyn FnMut(&Path),
 ) -> std::io::Result<()> {
-    if depth > MAX_DIRECTORY_DEPTH || !seen.insert(directory.canonicalize()?) {
+    if !seen.insert(directory.canonicalize()?) {
         return Ok(());
     }
     let mut entries: Vec<PathBuf> =
@@ -198,7 +198,7 @@ fn walk(
         }
         if path.is_dir() {
             // A link out of the directories leads to files that are none of ours: to their number there is no end.
-            if !inside.follow_links && !inside.holds(&path) {
+            if depth == MAX_DIRECTORY_DEPTH || !inside.follow_links && !inside.holds(&path) {
                 found(&path);
                 continue;
             }
@@ -218,7 +218,12 @@ fn walk(
 fn read_file(file: &Path, inside: &Inside, files: &mut Files, diagnostics: &mut Vec<Diagnostic>) {
     if file.is_dir() {
         let to = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-        diagnostics.push(Diagnostic::error("E002", normal(file), leads_out("the directory", &to)));
+        let problem = if inside.holds(file) {
+            format!("directories nest more than {MAX_DIRECTORY_DEPTH} deep here: what is below is not read")
+        } else {
+            leads_out("the directory", &to)
+        };
+        diagnostics.push(Diagnostic::error("E002", normal(file), problem));
         return;
     }
     let Some(texts) = files.place(file) else {

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rhai::{Engine, EvalAltResult, Module, Position, Scope, Shared};
+use rhai::{AST, Engine, EvalAltResult, Expr, Module, Position, Scope, Shared, Stmt};
 
 use super::{engine::Constants, view::share};
 
@@ -17,10 +17,23 @@ use super::{engine::Constants, view::share};
 pub(super) struct Imports {
     roots: Vec<PathBuf>,
     texts: BTreeMap<PathBuf, Arc<str>>,
-    modules: Mutex<HashMap<PathBuf, Option<Shared<Module>>>>,
+    modules: Mutex<HashMap<PathBuf, Option<Made>>>,
     /// The constants of those that were imported.
     constants: Mutex<HashMap<PathBuf, Arc<Constants>>>,
 }
+
+/// A module, and how many functions and modules are in it and in all that it imports.
+#[derive(Debug, Clone)]
+struct Made {
+    module: Shared<Module>,
+    size: usize,
+}
+
+/// Files that import each other may nest this deep.
+const MAX_NESTED: usize = 32;
+/// Rhai copies what a module imports into an index of that module, once for each `import`: two imports of the same file in each of
+/// forty files would make a thousand thousand millions.
+const MAX_SIZE: usize = 10_000;
 
 impl Imports {
     /// These files, under these directories.
@@ -47,36 +60,64 @@ impl Imports {
     ) -> Result<Shared<Module>, Box<EvalAltResult>> {
         let file =
             self.find(source, path).ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), position))?;
-        // `None` marks a module that is being made: meeting it again is a cycle.
-        match self.lock().get(file) {
-            Some(Some(module)) => return Ok(Shared::clone(module)),
-            Some(None) => {
-                let message = format!("`{path}` imports itself, directly or through others");
-                return Err(EvalAltResult::ErrorRuntime(message.into(), position).into());
+        let refused = |message: String| Err(EvalAltResult::ErrorRuntime(message.into(), position).into());
+        let nested = {
+            let modules = self.lock();
+            // `None` marks a module that is being made: meeting it again is a cycle.
+            match modules.get(file) {
+                Some(Some(made)) => return Ok(Shared::clone(&made.module)),
+                Some(None) => return refused(format!("`{path}` imports itself, directly or through others")),
+                None => modules.values().filter(|made| made.is_none()).count(),
             }
-            None => {}
+        };
+        if nested >= MAX_NESTED {
+            return refused(format!("`{path}` is imported through more than {MAX_NESTED} other files"));
         }
         self.lock().insert(file.clone(), None);
         let made = self.make(engine, file).map_err(|error| {
             self.lock().remove(file);
             Box::new(EvalAltResult::ErrorInModule(path.to_owned(), error, position))
         })?;
-        self.lock().insert(file.clone(), Some(Shared::clone(&made)));
-        Ok(made)
+        let module = Shared::clone(&made.module);
+        self.lock().insert(file.clone(), Some(made));
+        Ok(module)
     }
 
-    fn make(&self, engine: &Engine, file: &Path) -> Result<Shared<Module>, Box<EvalAltResult>> {
+    fn make(&self, engine: &Engine, file: &Path) -> Result<Made, Box<EvalAltResult>> {
         let text = self.texts.get(file).map_or("", |text| text);
         let mut scope = Scope::new();
         let mut ast = engine.compile_with_scope(&scope, text)?;
         ast.set_source(file.to_string_lossy().as_ref());
         // A second time with the file's constants known, so that its functions see them.
         engine.run_ast_with_scope(&mut scope, &ast)?;
+        let size = self.size(&ast, file)?;
         let constants = scope.iter().map(|(name, _, value)| (name.to_owned(), share(value))).collect();
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned(), Arc::new(constants));
         let mut ast = engine.compile_with_scope(&scope, text)?;
         ast.set_source(file.to_string_lossy().as_ref());
-        Module::eval_ast_as_new(Scope::new(), &ast, engine).map(Into::into)
+        let module = Module::eval_ast_as_new(Scope::new(), &ast, engine)?;
+        Ok(Made { module: module.into(), size })
+    }
+
+    /// How many functions and modules a module of this script will have. All that it imports has been made.
+    fn size(&self, ast: &AST, file: &Path) -> Result<usize, Box<EvalAltResult>> {
+        let source = file.to_string_lossy();
+        let mut size = 1 + ast.iter_functions().count();
+        let refused = |message: String, position| Err(EvalAltResult::ErrorRuntime(message.into(), position).into());
+        for statement in ast.statements() {
+            let Stmt::Import(import, position) = statement else { continue };
+            let Expr::StringConstant(path, _) = &import.0 else {
+                let message = "a file that is imported can import only what it names by a text";
+                return refused(message.to_owned(), *position);
+            };
+            let imported = self.find(Some(&source), path);
+            size += imported.and_then(|file| Some(self.lock().get(file)?.as_ref()?.size)).unwrap_or(0);
+        }
+        if size > MAX_SIZE {
+            let message = format!("this file and what it imports have more than {MAX_SIZE} functions");
+            return refused(message, Position::NONE);
+        }
+        Ok(size)
     }
 
     /// The constants of a file that was imported.
@@ -94,7 +135,7 @@ impl Imports {
         self.texts.values()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Option<Shared<Module>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Option<Made>>> {
         self.modules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -33,10 +33,13 @@ pub struct FileEvents {
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
-    data: Vec<&'a RawValue>,
+    data: &'a RawValue,
     /// What events have and pages have not.
     attributes: Option<IgnoredAny>,
 }
+
+/// A list may have this many entries: more of them, however short, take gigabytes.
+const MAX_ENTRIES: usize = 1_000_000;
 
 /// So much of a file of lines is read at a time.
 const PIECE: usize = 4 * 1024 * 1024;
@@ -138,8 +141,10 @@ impl<R: Read> Read for Counting<R> {
 pub fn parse(text: &str) -> FileEvents {
     let mut found = FileEvents::default();
     let mut start = 0;
-    let mut across_lines = ACROSS_LINES;
+    // Whether a value goes on over the next lines shows only when all of them have been read: so many bytes are spent on that.
+    let mut budget = text.len().saturating_mul(8);
     while let Some(rest) = text.get(start..).filter(|rest| !rest.trim_start().is_empty()) {
+        let rest = if budget == 0 { first_line(rest) } else { rest };
         let mut values = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
         // Where the last value that could be read ended.
         let mut end = 0;
@@ -148,51 +153,62 @@ pub fn parse(text: &str) -> FileEvents {
             match value {
                 Ok(value) => take(value.get(), &mut found),
                 Err(error) => {
-                    problem = Some(error.to_string());
+                    problem = Some(error);
                     break;
                 }
             }
             end = values.byte_offset();
         }
-        let Some(problem) = problem else { break };
+        let Some(problem) = problem else {
+            start += rest.len();
+            continue;
+        };
         let bad = rest.get(end..).unwrap_or_default();
         let blanks = bad.len() - bad.trim_start().len();
         let bad = bad.trim_start();
-        let line = bad.split_inclusive('\n').next().unwrap_or_default();
+        let line = first_line(bad);
+        if problem.is_eof() {
+            budget = budget.saturating_sub(bad.len());
+        }
         // A strict reader refuses what is legible nonetheless: a line, or what goes over several.
         let read = if take_leniently(line.trim_end(), &mut found) {
             Some(line.len())
-        } else if across_lines > 0 {
-            across_lines -= 1;
+        } else if budget > 0 {
+            budget = budget.saturating_sub(bad.len());
             legible::first(bad).ok().filter(|value| take_leniently(value, &mut found)).map(str::len)
         } else {
             None
         };
         if read.is_none() {
-            found.broken.get_or_insert(problem);
+            found.broken.get_or_insert_with(|| problem.to_string());
         }
         start += end + blanks + read.unwrap_or(line.len());
     }
     found
 }
 
-/// Values over several lines that a strict reader refuses: so many are looked for, as each look may go over the whole text.
-const ACROSS_LINES: u32 = 100;
+/// A text up to the end of the first of its lines that is not blank.
+fn first_line(text: &str) -> &str {
+    let blanks = text.len() - text.trim_start().len();
+    let line = text.get(blanks..).and_then(|text| text.find('\n'));
+    line.and_then(|line| text.get(..=blanks + line)).unwrap_or(text)
+}
 
 fn take(raw: &str, found: &mut FileEvents) {
-    let entries: Vec<&RawValue> = if raw.starts_with('[') {
-        serde_json::from_str(raw).unwrap_or_default()
+    let list = if raw.starts_with('[') {
+        raw
     } else {
         match serde_json::from_str::<Envelope<'_>>(raw) {
-            Ok(page) if page.attributes.is_none() => page.data,
+            Ok(page) if page.attributes.is_none() && page.data.get().starts_with('[') => page.data.get(),
             _ => {
                 push(raw, found);
                 return;
             }
         }
     };
-    for entry in entries {
-        push(entry.get(), found);
+    match legible::items(list, MAX_ENTRIES) {
+        Ok(entries) => entries.into_iter().for_each(|entry| push(entry, found)),
+        Err(problem) => drop(found.broken.get_or_insert(problem)),
     }
 }
 
@@ -211,11 +227,11 @@ fn take_leniently(raw: &str, found: &mut FileEvents) -> bool {
 /// The entries of a list or a page.
 fn entries(raw: &str) -> Option<Vec<&str>> {
     if raw.starts_with('[') {
-        return legible::items(raw).ok();
+        return legible::items(raw, MAX_ENTRIES).ok();
     }
     let members = legible::members(raw).ok()?;
     let member = |wanted: &str| members.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| *value);
-    if member("attributes").is_some() { None } else { legible::items(member("data")?).ok() }
+    if member("attributes").is_some() { None } else { legible::items(member("data")?, MAX_ENTRIES).ok() }
 }
 
 fn push(raw: &str, found: &mut FileEvents) {
@@ -262,6 +278,23 @@ mod tests {
         let ids: Vec<&str> = found.events.iter().map(|event| event.id.as_str()).collect();
         assert_eq!(ids, ["2", "4"]);
         assert!(found.broken.is_some());
+    }
+
+    #[test]
+    fn what_opens_and_never_closes_is_read_in_time_that_follows_its_size() {
+        for line in ["{\"a\":\n", "[\n", "{\"a\":\"\n"] {
+            let text = format!("{}{{\"id\":\"1\"}}\n", line.repeat(100_000));
+            let found = parse(&text);
+            assert!(found.broken.is_some());
+            assert_eq!(found.events.len(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_list_without_end_is_refused() {
+        let text = format!("[{}{{}}]", "{},".repeat(MAX_ENTRIES));
+        let found = parse(&text);
+        assert_eq!((found.events.len(), found.broken.as_deref()), (0, Some("a list has more than 1000000 entries")));
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Settings {
 fn parse_base_url(text: &str) -> Result<Url, String> {
     let url = http::parse_url(text)?;
     if url.path() != "/" || url.query().is_some() {
-        return Err(format!("`{text}` must be scheme and host only, such as `https://api.atlassian.com`"));
+        return Err("it must be scheme and host only, such as `https://api.atlassian.com`".to_owned());
     }
     Ok(url)
 }

@@ -14,13 +14,15 @@ struct Envelope<'a> {
     meta: Value,
 }
 
+/// Far more than a page may have.
+const MAX_ENTRIES: usize = 100_000;
+
 pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
     let (entries, meta) = match serde_json::from_str::<Envelope<'_>>(text) {
         Ok(envelope) => {
             let data = envelope.data.ok_or("it has no `data`")?;
-            let entries: Vec<&RawValue> =
-                serde_json::from_str(data.get()).map_err(|_| "its `data` is not a list".to_owned())?;
-            (entries.into_iter().map(RawValue::get).collect(), envelope.meta)
+            let entries = legible::items(data.get(), MAX_ENTRIES).map_err(|problem| format!("in `data`: {problem}"))?;
+            (entries, envelope.meta)
         }
         // What is wrong may stand within one entry: it must not hide the others.
         Err(error) => leniently(text).ok_or_else(|| error.to_string())?,
@@ -46,7 +48,7 @@ fn leniently(text: &str) -> Option<(Vec<&str>, Value)> {
         Some(meta) => serde_json::from_str(meta).ok()?,
         None => Value::Null,
     };
-    Some((legible::items(member("data")?).ok()?, meta))
+    Some((legible::items(member("data")?, MAX_ENTRIES).ok()?, meta))
 }
 
 /// A page of the list of actions, and the cursor of the next.
