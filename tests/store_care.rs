@@ -10,7 +10,7 @@ use watchbell::{
     event::IncomingEvent,
     name::{Sequence, SourceName},
     simulator::Options,
-    store::{Commit, Page, ScanFilter, SourceRecord, Store, StoreError, Verified},
+    store::{self, Commit, Page, ScanFilter, SourceRecord, Store, StoreError, Verified},
     time::{self, Clock},
 };
 
@@ -410,6 +410,25 @@ fn recovery_begins_anew_where_nothing_can_be_read() {
         evaluated(reader, 60) && record.refetch.is_none()
     });
     assert!(alerts(&lab.reader().1).is_empty());
+}
+
+/// sled keeps its parameters in a file of its own, and refuses a store whose file is damaged. What it says then helps nobody.
+#[test]
+fn damaged_parameters_of_sled_lose_nothing() {
+    for damage in [&b""[..], b"torn", &[0xff; 200]] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = churn(directory.path(), 0..2);
+        let expected = contents(&store);
+        drop(store);
+        fs::write(directory.path().join("store/conf"), damage).unwrap();
+        if let Err(error) = open(directory.path()) {
+            assert!(error.to_string().contains("watchbell store recover"), "{error}");
+            let now = time::from_millis(1_800_000_000_000);
+            let recovered = store::recover(directory.path(), &[], now, now).unwrap();
+            assert!(recovered.is_whole(), "{recovered:#?}");
+        }
+        assert_eq!(contents(&open(directory.path()).unwrap()).0, expected.0);
+    }
 }
 
 /// A repair that a crash interrupted begins anew from the copy, whatever had become of the store.

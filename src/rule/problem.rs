@@ -135,6 +135,8 @@ fn text_of(exceeded: Exceeded) -> &'static str {
 
 fn rhai_text(error: &EvalAltResult) -> String {
     match error {
+        // Rhai says in this way that a list cannot be sorted.
+        EvalAltResult::ErrorFunctionNotFound(signature, _) if signature.starts_with("elements of ") => signature.clone(),
         EvalAltResult::ErrorFunctionNotFound(signature, _) => format!("no function `{signature}`"),
         EvalAltResult::ErrorMismatchDataType(wanted, found, _) => format!("needs {wanted}, found {found}"),
         EvalAltResult::ErrorNonPureMethodCallOnConstant(name, _) => {

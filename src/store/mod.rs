@@ -357,7 +357,7 @@ fn open_error(error: sled::Error, data_dir: &Path, path: &Path) -> StoreError {
             StoreError::Locked { path: path.to_owned(), holder: holder(data_dir) }
         }
         sled::Error::Io(error) => StoreError::Directory { path: path.to_owned(), error },
-        other => StoreError::Disk(other),
+        other => StoreError::Unopenable { path: path.to_owned(), detail: other.to_string() },
     }
 }
 

@@ -299,7 +299,8 @@ pub fn recover(
         if copy.exists() {
             fs::remove_dir_all(&copy).map_err(directory)?;
         }
-        copy_directory(&path, &copy, &|path| !is_snapshot(path)).map_err(directory)?;
+        // Without sled's parameters, which it writes anew, they cannot be damaged.
+        copy_directory(&path, &copy, &|path| !is_snapshot(path) && !path.ends_with("conf")).map_err(directory)?;
         if let Some((file, name)) = &candidate {
             fs::copy(file, copy.join(name)).map_err(directory)?;
         }

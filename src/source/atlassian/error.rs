@@ -4,7 +4,7 @@
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::condition::Condition;
+use crate::{condition::Condition, text::printable};
 
 pub(super) fn kind(status: StatusCode, with_cursor: bool) -> Condition {
     match status.as_u16() {
@@ -26,17 +26,16 @@ pub(super) fn detail(body: &[u8], key: &str) -> String {
     let text = ["/message", "/errors/0/detail", "/errors/0/title", "/errors/0/message", "/error_description", "/error"]
         .into_iter()
         .find_map(|pointer| value.pointer(pointer).and_then(Value::as_str));
-    let scopes = value.get("acceptableScopes").map(|scopes| format!(" (acceptable scopes: {scopes})"));
-    let Some(text) = text else {
-        return scopes.unwrap_or_default();
-    };
-    let plain: String = text
-        .replace(key, "…")
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .take(200)
-        .collect();
-    format!(": {plain}{}", scopes.unwrap_or_default())
+    let scopes = value
+        .get("acceptableScopes")
+        .map(|scopes| format!(" (acceptable scopes: {})", plain(&scopes.to_string(), key)));
+    let text = text.map(|text| format!(": {}", plain(text, key)));
+    format!("{}{}", text.unwrap_or_default(), scopes.unwrap_or_default())
+}
+
+/// The beginning of a text without the key, and without what a terminal would act on.
+fn plain(text: &str, key: &str) -> String {
+    printable(&text.replace(key, "…")).chars().take(200).collect()
 }
 
 #[cfg(test)]
@@ -46,6 +45,8 @@ mod tests {
     #[test]
     fn details_are_short_and_never_hold_the_key() {
         assert_eq!(detail(br#"{"message":"key SECRET is wrong\u0007"}"#, "SECRET"), ": key … is wrong ");
+        let scopes = r#"{"message":"no\u202e","acceptableScopes":["a","SECRET\u202e"]}"#;
+        assert_eq!(detail(scopes.as_bytes(), "SECRET"), ": no  (acceptable scopes: [\"a\",\"… \"])");
         assert_eq!(detail(b"<html>", "SECRET"), "");
         assert_eq!(kind(StatusCode::GONE, true), Condition::CursorRefused);
         assert_eq!(kind(StatusCode::BAD_REQUEST, false), Condition::UnreadableAnswer);

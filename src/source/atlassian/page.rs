@@ -17,7 +17,11 @@ struct Envelope<'a> {
 /// Far more than a page may have.
 const MAX_ENTRIES: usize = 100_000;
 
+/// No cursor that fits into a URL is longer, in bytes. One that is could not be asked for.
+const MAX_CURSOR: usize = 8 * 1024;
+
 pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
+    let text = text.trim_start_matches('\u{feff}');
     let (entries, meta) = match serde_json::from_str::<Envelope<'_>>(text) {
         Ok(envelope) => {
             let data = envelope.data.ok_or("it has no `data`")?;
@@ -27,10 +31,7 @@ pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
         // What is wrong may stand within one entry: it must not hide the others.
         Err(error) => leniently(text).ok_or_else(|| error.to_string())?,
     };
-    let mut page = FetchedPage {
-        next: meta.get("next").and_then(Value::as_str).filter(|next| !next.is_empty()).map(bare_cursor),
-        ..FetchedPage::default()
-    };
+    let mut page = FetchedPage { next: cursor(&meta), ..FetchedPage::default() };
     for entry in entries {
         match IncomingEvent::parse(entry) {
             Ok(event) => page.events.push(event),
@@ -55,8 +56,14 @@ fn leniently(text: &str) -> Option<(Vec<&str>, Value)> {
 pub(super) fn parse_actions(text: &str) -> Result<(Vec<ListedAction>, Option<String>), String> {
     let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let entries = value.get("data").and_then(Value::as_array).ok_or("it has no list `data`")?;
-    let next = value.pointer("/meta/next").and_then(Value::as_str).filter(|next| !next.is_empty()).map(bare_cursor);
+    let next = value.get("meta").and_then(cursor);
     Ok((entries.iter().filter_map(ListedAction::read).collect(), next))
+}
+
+/// The cursor of the next page, if there is one. Without it, the next poll goes by time.
+fn cursor(meta: &Value) -> Option<String> {
+    let next = meta.get("next").and_then(Value::as_str).filter(|next| !next.is_empty()).map(bare_cursor);
+    next.filter(|next| next.len() <= MAX_CURSOR)
 }
 
 /// `meta.next` is documented as the bare token. Should it ever be a URL, only its `cursor` is taken: the rest of a URL in an
@@ -112,6 +119,9 @@ mod tests {
             parse(r#"{"data":[],"meta":{"next":"https://evil.example/x?cursor=abc&to=1"}}"#).unwrap().next.as_deref(),
             Some("abc")
         );
+        let long = format!(r#"{{"data":[],"meta":{{"next":"{}"}}}}"#, "x".repeat(9_000));
+        assert_eq!(parse(&long).unwrap().next, None);
+        assert_eq!(parse("\u{feff}{\"data\":[],\"meta\":{\"next\":\"c\"}}").unwrap().next.as_deref(), Some("c"));
         assert!(parse("<html>").is_err());
         assert!(parse("{}").is_err());
         assert!(parse(r#"{"data":{}}"#).is_err());
