@@ -152,6 +152,40 @@ fn dependencies_stay_behind_their_owner() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A call of the store may wait, which on an asynchronous thread would stop all tasks: there it is held as a `TaskStore`, or a `TaskDesk`.
+#[test]
+fn tasks_wait_for_no_disk() {
+    let mut wrong = Vec::new();
+    for (module, path, text) in modules() {
+        let code = code(&text);
+        if !code.contains("async fn") || matches!(module.as_str(), "cli" | "simulator") {
+            continue;
+        }
+        for (at, call) in code.match_indices("store.").chain(code.match_indices("desk.")) {
+            let line = code[..at].lines().count();
+            let next = &code[at + call.len()..];
+            // `self.store.run(…)`; what stands in its closure is called `store`, and is not held.
+            let held = code[..at].ends_with("self.");
+            let runs =
+                ["run(", "start(", "clone(", "subscribe("].iter().any(|name| next.trim_start().starts_with(name));
+            // The agent is put together, and opened, before its tasks run.
+            let opens = path.ends_with("agent/mod.rs");
+            if held && !runs && !opens {
+                wrong.push(format!("{}:{line}", path.display()));
+            }
+        }
+        for kind in ["Reader,", "Recorder,", "Store,"] {
+            for line in code.lines().filter(|line| line.trim_end().ends_with(&format!(": {kind}"))) {
+                // A field, not a parameter.
+                if line.starts_with("    ") && !line.starts_with("        ") && !path.ends_with("agent/mod.rs") {
+                    wrong.push(format!("{} keeps `{}`", path.display(), line.trim()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn files_have_a_subject() {
     let mut wrong = Vec::new();

@@ -10,7 +10,7 @@ use watchbell::{
     time::{self, Clock},
 };
 
-use crate::support::{Lab, base, entry, evaluated, now, organization, stored_ids};
+use crate::support::{Lab, Running, base, entry, evaluated, eventually, now, organization, stored_ids};
 
 fn entries(count: usize) -> Vec<Value> {
     (0..count).map(|index| entry(&format!("e{index:04}"), "x", i64::try_from(index).unwrap(), "ann")).collect()
@@ -198,4 +198,25 @@ fn a_real_envelope_is_stored_as_it_came() {
             "real-3".to_owned()
         )]
     );
+}
+
+/// What an earlier process said stands in another log, or in none any more.
+#[test]
+fn a_restarted_agent_tells_of_a_source_that_still_fails() {
+    let options = Options { faults: Faults::always(Fault::Unauthorized), ..organization(&[]) };
+    let lab = Lab::with_organization(options, "");
+    for start in ["first", "second", "third"] {
+        let mut command = lab.command(&["run"]);
+        let log = lab.path(start);
+        command.stdout(std::process::Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+        let agent = Running(command.spawn().unwrap());
+        let told = || {
+            std::fs::read_to_string(&log)
+                .unwrap()
+                .lines()
+                .any(|line| line.contains("WARN") && line.contains("key_refused"))
+        };
+        assert!(tokio::runtime::Runtime::new().unwrap().block_on(eventually(told)), "{start}");
+        drop(agent);
+    }
 }

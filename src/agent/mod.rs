@@ -24,7 +24,7 @@ use crate::{
     replay::Progress as ReplayProgress,
     rule::{Loader, RuleSet, RuleSources, stack},
     source::{self, Listing, Pace, Poller, Source, SourceSetupError, SourceStatus, Timing},
-    store::{self, Store, StoreError},
+    store::{self, Store, StoreError, TaskStore},
     time::{self, Clock, Timestamp},
 };
 
@@ -336,7 +336,7 @@ impl Agent {
             rules: self.rules.clone(),
             guard: self.config.guard.clone(),
             settings: self.config.detection.clone(),
-            reader: self.store.reader(),
+            store: TaskStore::new(self.store.clone()),
             lists: self.lists,
             crashes: Arc::clone(&self.crashes),
             clock: self.options.clock.clone(),
@@ -364,7 +364,12 @@ impl Agent {
             tasks.spawn(service::heartbeat(settings, Arc::clone(&live), stop.clone()));
         }
         tasks.spawn(service::watchdog(live, stop.clone()));
-        tasks.spawn(housekeeping(self.store.clone(), self.config.retention, self.options.clock.clone(), stop.clone()));
+        tasks.spawn(housekeeping(
+            TaskStore::new(self.store.clone()),
+            self.config.retention,
+            self.options.clock.clone(),
+            stop.clone(),
+        ));
 
         let evaluator = evaluate::Evaluator {
             store: self.store.clone(),
@@ -413,7 +418,9 @@ impl Agent {
         while tasks.join_next().await.is_some() {}
         stop_workers.cancel();
         while workers.join_next().await.is_some() {}
-        if let Err(error) = self.store.set_alive(self.options.clock.now()).and_then(|()| self.store.flush()) {
+        let now = self.options.clock.now();
+        let store = TaskStore::new(self.store);
+        if let Err(error) = store.run(move |store| store.set_alive(now).and_then(|()| store.flush())).await {
             tracing::error!(%error, "the store was not flushed");
         }
         drop(self.pid_file);
@@ -438,7 +445,7 @@ fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> Stri
 }
 
 /// Removes what is older than `retention`, and merges small blocks.
-async fn housekeeping(store: Store, retention: Duration, clock: Clock, stop: CancellationToken) -> &'static str {
+async fn housekeeping(store: TaskStore, retention: Duration, clock: Clock, stop: CancellationToken) -> &'static str {
     // Soon after the start, so that an agent that is restarted often gets to it as well.
     let mut wait = Duration::from_secs(60);
     loop {
@@ -447,18 +454,17 @@ async fn housekeeping(store: Store, retention: Duration, clock: Clock, stop: Can
             () = tokio::time::sleep(wait) => {}
         }
         wait = HOUSEKEEPING;
-        let (store, clock) = (store.clone(), clock.clone());
-        let done = tokio::task::spawn_blocking(move || {
+        let before = time::before(clock.now(), retention);
+        let done = store.run(move |store| {
             let begun = Instant::now();
-            let removed = store.remove_before(time::before(clock.now(), retention))?;
+            let removed = store.remove_before(before)?;
             let merged = store.merge_blocks()?;
-            Ok::<_, StoreError>((removed, merged, begun.elapsed()))
+            Ok((removed, merged, begun.elapsed()))
         });
         match done.await {
-            Ok(Ok((removed, merged, took))) => {
+            Ok((removed, merged, took)) => {
                 tracing::debug!(events = removed.events, alerts = removed.alerts, merged, ?took, "housekeeping");
             }
-            Ok(Err(error)) => tracing::error!(%error, "housekeeping failed: will be tried again"),
             Err(error) => tracing::error!(%error, "housekeeping failed: will be tried again"),
         }
     }

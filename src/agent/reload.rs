@@ -15,7 +15,7 @@ use crate::{
     diagnostic::{Diagnostic, Level, any_error},
     replay::Progress,
     rule::{Loaded, Loader, RuleSet, WatchMode, Watcher},
-    store::Reader,
+    store::TaskStore,
     time::Clock,
 };
 
@@ -27,7 +27,7 @@ pub(super) struct Reloading {
     /// Whether rules are tried before they run, and what that needs.
     pub(super) guard: Option<Guard>,
     pub(super) settings: Settings,
-    pub(super) reader: Reader,
+    pub(super) store: TaskStore,
     pub(super) lists: Lists,
     pub(super) crashes: Arc<CrashLog>,
     pub(super) clock: Clock,
@@ -65,16 +65,17 @@ impl Reloading {
             }
             // Before the lists are read: what comes later is taken up in the next round.
             let listed = *self.lists.listed.borrow_and_update();
-            let reader = self.reader.clone();
             let mut loader = self.loader;
-            let trial = self.guard.clone().map(|guard| {
-                (guard, Arc::clone(&self.rules.borrow()), self.settings.clone(), self.reader.clone(), self.clock.now())
-            });
+            let trial = self
+                .guard
+                .clone()
+                .map(|guard| (guard, Arc::clone(&self.rules.borrow()), self.settings.clone(), self.clock.now()));
             let progress = Arc::new(Progress::default());
             let told = Arc::clone(&progress);
             let crashes = Arc::clone(&self.crashes);
             // Compiling, and trying rules, is work for a processor, not for the tasks' threads.
-            let mut task = tokio::task::spawn_blocking(move || {
+            let mut task = std::pin::pin!(self.store.run(move |store| {
+                let reader = store.reader();
                 match reader.catalog() {
                     Ok(catalog) => loader.set_catalog(catalog),
                     Err(error) => {
@@ -86,7 +87,7 @@ impl Reloading {
                     tracing::error!(%error, "could not record that the rule files loaded");
                 }
                 loaded.set = crashes.without_suspended(&loaded.set);
-                if let (true, Some((guard, running, settings, reader, now))) = (loaded.changed, trial) {
+                if let (true, Some((guard, running, settings, now))) = (loaded.changed, trial) {
                     let known = running.versions();
                     let trial = guard::Trial {
                         guard: &guard,
@@ -98,8 +99,8 @@ impl Reloading {
                     };
                     loaded.set = trial.of(loaded.set, &known);
                 }
-                (loader, loaded)
-            });
+                Ok((loader, loaded))
+            }));
             let done = tokio::select! {
                 done = &mut task => done,
                 () = stop.cancelled() => {

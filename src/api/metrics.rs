@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use std::sync::atomic::AtomicU64;
 
-use super::{Desk, Status};
+use super::{Health, Status, task::TaskDesk};
 use crate::{
     alert::Severity,
     time::{self, Timestamp},
@@ -21,26 +21,30 @@ use crate::{
 
 type Labels = Vec<(&'static str, String)>;
 
-pub(super) async fn metrics(State(desk): State<Desk>) -> Response {
-    let text = tokio::task::spawn_blocking(move || desk.status().map(|status| text(&status))).await;
-    match text {
-        Ok(Ok(Ok(text))) => {
+pub(super) async fn metrics(State(desk): State<TaskDesk>) -> Response {
+    match desk.run(|desk| desk.status().map(|status| text(&status))).await {
+        Some(Ok(Ok(text))) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
-        Ok(Ok(Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Some(Ok(Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Some(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        None => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be made\n").into_response(),
     }
 }
 
-pub(super) async fn healthz(State(desk): State<Desk>) -> Response {
-    answer(desk.live.map(|live| live.health().dead).unwrap_or_default())
+pub(super) async fn healthz(State(desk): State<TaskDesk>) -> Response {
+    answer(health(&desk).await.dead)
 }
 
-pub(super) async fn readyz(State(desk): State<Desk>) -> Response {
-    let health = desk.live.map(|live| live.health()).unwrap_or_default();
+pub(super) async fn readyz(State(desk): State<TaskDesk>) -> Response {
+    let health = health(&desk).await;
     answer(health.dead.into_iter().chain(health.unready).collect())
+}
+
+async fn health(desk: &TaskDesk) -> Health {
+    let health = desk.run(|desk| desk.live.as_ref().map(|live| live.health()).unwrap_or_default()).await;
+    health.unwrap_or_else(|| Health { dead: vec!["no thread is left to answer".to_owned()], ..Health::default() })
 }
 
 fn answer(problems: Vec<String>) -> Response {

@@ -11,6 +11,7 @@ mod desk;
 pub mod metrics;
 pub mod server;
 mod status;
+mod task;
 pub mod wire;
 
 pub use client::{Client, ClientError};

@@ -41,6 +41,7 @@ use super::{
     Desk,
     desk::DeskError,
     metrics,
+    task::TaskDesk,
     wire::{Line, Request, WireError},
 };
 
@@ -84,7 +85,7 @@ impl Socket {
             .route("/v1/ask", post(ask))
             .layer(middleware::from_fn(no_browsers))
             .layer(axum::Extension(Limits::default()))
-            .with_state(desk);
+            .with_state(TaskDesk::new(desk));
         serve(Listener::Socket(self.listener), router, stop).await;
         // Left behind, it would only be in the way.
         std::fs::remove_file(&self.path).ok();
@@ -101,7 +102,7 @@ pub async fn serve_metrics(listener: TcpListener, desk: Desk, stop: Cancellation
         .layer(DefaultBodyLimit::max(1024))
         .layer(middleware::from_fn(no_browsers))
         .layer(middleware::from_fn_with_state(local, by_its_own_name))
-        .with_state(desk);
+        .with_state(TaskDesk::new(desk));
     serve(Listener::Port(listener), router, stop).await;
 }
 
@@ -247,7 +248,7 @@ async fn by_its_own_name(State(local): State<bool>, request: HttpRequest, next: 
 }
 
 async fn ask(
-    State(desk): State<Desk>,
+    State(desk): State<TaskDesk>,
     axum::Extension(activity): axum::Extension<Activity>,
     axum::Extension(limits): axum::Extension<Limits>,
     headers: HeaderMap,
@@ -278,9 +279,18 @@ async fn ask(
         Err(error) => return (StatusCode::BAD_REQUEST, format!("this is no question: {error}\n")).into_response(),
     };
     drop(body);
-    // Waiting for news costs no thread.
+    // Waiting for news keeps no thread.
     let began = Instant::now();
-    while desk.waits(&question).is_some_and(|wait| began.elapsed() < wait) {
+    let mut question = question;
+    loop {
+        let asked = desk.run(move |desk| (desk.waits(&question), question)).await;
+        let Some((wait, same)) = asked else {
+            return (StatusCode::INTERNAL_SERVER_ERROR, "the store could not be read\n").into_response();
+        };
+        question = same;
+        if wait.is_none_or(|wait| began.elapsed() >= wait) {
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     activity.moved();
@@ -290,7 +300,8 @@ async fn ask(
     };
     let (sender, receiver) = mpsc::channel(LINES);
     let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || {
+    // The answer goes on while this returns what there is of it.
+    let answering = move |desk: &Desk| {
         let _turn = turn;
         let mut count = 0_u64;
         let send = |line: String| {
@@ -314,7 +325,8 @@ async fn ask(
         if let Ok(line) = serde_json::to_string(&last) {
             send(format!("{line}\n"));
         }
-    });
+    };
+    desk.start(answering);
     let patience = tokio::time::interval_at(tokio::time::Instant::now() + PATIENCE, PATIENCE);
     let body = Body::new(Lines { receiver, activity, patience });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()

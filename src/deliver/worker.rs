@@ -15,7 +15,7 @@ use crate::{
     alert::{Alert, Notice},
     name::{AlertId, SilenceId},
     repeat::is_worth_telling,
-    store::{Delivery, DestinationRecord, Store, StoreError, Together},
+    store::{Delivery, DestinationRecord, Store, StoreError, TaskStore, Together},
     time::{self, Clock, Timestamp},
 };
 
@@ -51,7 +51,7 @@ pub struct DestinationStatus {
 pub struct Worker {
     settings: Settings,
     destination: Box<dyn Destination>,
-    store: Store,
+    store: TaskStore,
     clock: Clock,
     owed: watch::Receiver<u64>,
     status: watch::Sender<DestinationStatus>,
@@ -79,6 +79,7 @@ impl Worker {
     ) -> Result<Self, StoreError> {
         let record = store.reader().destination(&settings.name)?;
         let status = watch::Sender::default();
+        let store = TaskStore::new(store);
         Ok(Self { settings, destination, store, clock, owed, status, record, random: fastrand::Rng::new() })
     }
 
@@ -117,7 +118,7 @@ impl Worker {
     /// Sends what is due; returns when to look again. With `stop`, ends between two messages once that is called.
     async fn pass(&mut self, quiet: Duration, stop: Option<&CancellationToken>) -> Result<Again, StoreError> {
         loop {
-            let owed = self.store.reader().owed(&self.settings.name, AT_ONCE)?;
+            let owed = self.owed_now().await?;
             if owed.is_empty() {
                 // Whatever failed is not owed any more.
                 self.status.send_modify(|status| {
@@ -253,7 +254,7 @@ impl Worker {
         }
         self.record.holding = true;
         let (name, record) = (self.settings.name.clone(), self.record.clone());
-        on_disk(self.store.clone(), move |store| store.save_destination(&name, &record)).await
+        self.store.run(move |store| store.save_destination(&name, &record)).await
     }
 
     /// Sends deliveries of one kind as one message, once they have stopped coming up.
@@ -283,12 +284,21 @@ impl Worker {
         self.send_together(notice, silence, deliveries).await
     }
 
+    async fn owed_now(&mut self) -> Result<Vec<Delivery>, StoreError> {
+        let name = self.settings.name.clone();
+        self.store.run(move |store| store.reader().owed(&name, AT_ONCE)).await
+    }
+
     /// The alerts of deliveries, each once, as they stand now: the latest word on an alert is enough.
-    fn alerts(&self, deliveries: &[Delivery]) -> Result<Vec<Alert>, StoreError> {
-        let mut alerts = Vec::new();
-        for delivery in deliveries {
-            alerts.extend(self.store.reader().alert(delivery.alert)?);
-        }
+    async fn alerts(&mut self, deliveries: &[Delivery]) -> Result<Vec<Alert>, StoreError> {
+        let ids: Vec<AlertId> = deliveries.iter().map(|delivery| delivery.alert).collect();
+        let mut alerts: Vec<Alert> = self
+            .store
+            .run(move |store| {
+                let reader = store.reader();
+                ids.into_iter().filter_map(|id| reader.alert(id).transpose()).collect()
+            })
+            .await?;
         alerts.sort_by_key(|alert| (alert.opened_at, alert.id));
         alerts.dedup_by_key(|alert| alert.id);
         Ok(alerts)
@@ -304,9 +314,9 @@ impl Worker {
     ) -> Result<Again, StoreError> {
         let mut parts = vec![deliveries];
         while let Some(mut part) = parts.pop() {
-            let alerts = self.alerts(&part)?;
+            let alerts = self.alerts(&part).await?;
             if alerts.is_empty() {
-                on_disk(self.store.clone(), move |store| store.settle(&part, None, None)).await?;
+                self.store.run(move |store| store.settle(&part, None, None)).await?;
                 continue;
             }
             let several = alerts.len() > 1;
@@ -329,13 +339,17 @@ impl Worker {
         if delivery.due > self.clock.now() {
             return Ok(Some(delivery.due));
         }
-        let reader = self.store.reader();
-        let Some(alert) = reader.alert(delivery.alert)? else {
+        let (id, name) = (delivery.alert, self.settings.name.clone());
+        let found = self.store.run(move |store| {
+            let reader = store.reader();
+            let Some(alert) = reader.alert(id)? else { return Ok(None) };
+            Ok(Some((alert, reader.reference(id, &name)?)))
+        });
+        let Some((alert, reference)) = found.await? else {
             // Retention has taken it: nobody is left to tell.
-            on_disk(self.store.clone(), move |store| store.settle(&[delivery], None, None)).await?;
+            self.store.run(move |store| store.settle(&[delivery], None, None)).await?;
             return Ok(None);
         };
-        let reference = reader.reference(alert.id, &self.settings.name)?;
         let message = Message::of(&delivery, alert);
         match self.destination.send(&message, reference.as_deref()).await {
             Verdict::Delivered(Receipt { reference, .. }) => {
@@ -364,8 +378,7 @@ impl Worker {
             self.record.holding = false;
         }
         let record = self.record.clone();
-        on_disk(self.store.clone(), move |store| store.settle(&deliveries, Some(&record), reference.as_deref()))
-            .await?;
+        self.store.run(move |store| store.settle(&deliveries, Some(&record), reference.as_deref())).await?;
         self.status.send_modify(|status| {
             status.delivered += 1;
             status.error = None;
@@ -400,11 +413,12 @@ impl Worker {
             status.error = Some(error.to_owned());
             failing_since = *status.failing_since.get_or_insert(now);
         });
-        on_disk(self.store.clone(), move |store| store.postpone(&deliveries)).await?;
+        self.store.run(move |store| store.postpone(&deliveries)).await?;
         // What is owed for too long is given up together, not one attempt after another; what was never tried only if the
         // destination has failed for as long.
-        let too_long = |since: Timestamp| time::since(now, since) >= self.settings.give_up_after;
-        let mut over = self.store.reader().owed(&self.settings.name, AT_ONCE)?;
+        let longest = self.settings.give_up_after;
+        let too_long = |since: Timestamp| time::since(now, since) >= longest;
+        let mut over = self.owed_now().await?;
         over.retain(|delivery| too_long(delivery.created) && (delivery.attempts > 0 || too_long(failing_since)));
         if !over.is_empty() {
             self.give_up(over, error).await?;
@@ -422,17 +436,8 @@ impl Worker {
             destination = %self.settings.name, error, deliveries = deliveries.len(),
             "given up: `watchbell destinations dead` lists what was not delivered, `watchbell destinations retry` tries it again"
         );
-        on_disk(self.store.clone(), move |store| store.give_up(&deliveries, now)).await
+        self.store.run(move |store| store.give_up(&deliveries, now)).await
     }
-}
-
-/// Writes on a thread of its own: a disk may take its time, and a backup closes the store for a moment.
-async fn on_disk(
-    store: Store,
-    work: impl FnOnce(Store) -> Result<(), StoreError> + Send + 'static,
-) -> Result<(), StoreError> {
-    let written = tokio::task::spawn_blocking(move || work(store)).await;
-    written.unwrap_or_else(|error| Err(StoreError::Sync(std::io::Error::other(error))))
 }
 
 fn earliest(again: Again, due: Timestamp) -> Again {

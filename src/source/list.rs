@@ -82,7 +82,7 @@ impl Poller {
                 }
                 record.actions.error = Some(SourceError { kind: error.kind, message: error.message.clone(), at: now });
                 self.keep(record);
-                self.save();
+                self.save().await;
                 return Err(error.message);
             }
         };
@@ -93,16 +93,12 @@ impl Poller {
             listed: listed.len() as u64,
             error: None,
         };
-        let (store, name, saved) = (self.store.clone(), self.settings.name.clone(), record.clone());
-        let task = tokio::task::spawn_blocking(move || {
+        let (name, saved) = (self.settings.name.clone(), record.clone());
+        let saved = self.store.run(move |store| {
             let new = store.save_listed(&name, &listed, &saved, now)?;
-            Ok::<_, crate::store::StoreError>(Refreshed { listed: listed.len() as u64, new: new as u64 })
+            Ok(Refreshed { listed: listed.len() as u64, new: new as u64 })
         });
-        let refreshed = match task.await {
-            Ok(Ok(refreshed)) => refreshed,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(error) => return Err(error.to_string()),
-        };
+        let refreshed = saved.await.map_err(|error| error.to_string())?;
         self.keep(record);
         tracing::debug!(source = %self.settings.name, listed = refreshed.listed, new = refreshed.new, "list of actions");
         self.tell_rules().await;

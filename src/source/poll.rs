@@ -16,7 +16,7 @@ use super::{FetchError, FetchedPage, Listing, Pace, Position, Refresh, Settings,
 use crate::{
     condition::Condition,
     repeat::{Repeats, is_worth_telling},
-    store::{Appended, Page, Refetch, SourceError, SourceRecord, Store, StoreError},
+    store::{Appended, Page, Refetch, SourceError, SourceRecord, Store, StoreError, TaskStore},
     time::{self, Clock, Timestamp},
 };
 
@@ -74,13 +74,15 @@ pub struct Poller {
     pub(super) settings: Settings,
     timing: Timing,
     pub(super) source: Source,
-    pub(super) store: Store,
+    pub(super) store: TaskStore,
     pub(super) clock: Clock,
     pub(super) pace: Arc<Mutex<Pace>>,
     pub(super) status: watch::Sender<SourceStatus>,
     /// Counts stored pages: "look again" for the evaluate loop.
     stored: watch::Sender<u64>,
     fruitless: u32,
+    /// The trouble that was told last.
+    told: Option<Condition>,
     /// Most entries of the next page: fewer than `timing.page_limit` after an answer that was too large.
     page_limit: usize,
     random: fastrand::Rng,
@@ -123,12 +125,13 @@ impl Poller {
             settings,
             timing: Timing::default(),
             source,
-            store,
+            store: TaskStore::new(store),
             clock,
             pace,
             status,
             stored,
             fruitless: 0,
+            told: None,
             page_limit: PAGE_LIMIT,
             random: fastrand::Rng::new(),
             refetches: mpsc::channel(4),
@@ -185,13 +188,13 @@ impl Poller {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(wait) => {}
-                    refetch = self.refetches.1.recv() => self.begin_refetch(refetch),
+                    refetch = self.refetches.1.recv() => self.begin_refetch(refetch).await,
                     Some(refresh) = self.refreshes.1.recv() => self.refresh(refresh).await,
                 }
                 self.status.send_modify(|status| status.next_poll = None);
             }
             if let Ok(refetch) = self.refetches.1.try_recv() {
-                self.begin_refetch(Some(refetch));
+                self.begin_refetch(Some(refetch)).await;
             }
         }
     }
@@ -204,13 +207,13 @@ impl Poller {
         self.poll().await
     }
 
-    fn begin_refetch(&mut self, refetch: Option<Refetch>) {
+    async fn begin_refetch(&mut self, refetch: Option<Refetch>) {
         let Some(refetch) = refetch else { return };
         tracing::info!(source = %self.settings.name, since = %refetch.since, until = %refetch.until, "a part of the log is fetched again");
         // One that goes on already is not forgotten.
         self.status.send_modify(|status| status.record.refetch = Some(refetch.and(status.record.refetch.take())));
         self.refetch_due = None;
-        self.save();
+        self.save().await;
     }
 
     async fn poll(&mut self) -> Next {
@@ -251,7 +254,7 @@ impl Poller {
         };
         let page = match self.fetch(&position, now).await {
             Ok(page) => page,
-            Err(error) => return self.refetch_failed(refetch, &error),
+            Err(error) => return self.refetch_failed(refetch, &error).await,
         };
         let entries = page.entries();
         let past =
@@ -275,14 +278,14 @@ impl Poller {
                     status.record.newest_arrival = arrival;
                     status.record.refetch = (!over).then_some(refetch);
                 });
-                self.save();
+                self.save().await;
                 Next::AtOnce
             }
-            Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())),
+            Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())).await,
         }
     }
 
-    fn refetch_failed(&mut self, mut refetch: Refetch, error: &FetchError) -> Next {
+    async fn refetch_failed(&mut self, mut refetch: Refetch, error: &FetchError) -> Next {
         // Known events cost only time: behind a cursor that is refused it begins anew.
         if error.kind == Condition::CursorRefused {
             refetch.cursor = None;
@@ -299,7 +302,7 @@ impl Poller {
             tracing::warn!(source = %self.settings.name, kind = error.kind.name(), failures = refetch.failures, retry = time::show_duration(wait), "fetching a part of the log again: {}", error.message);
         }
         self.status.send_modify(|status| status.record.refetch = (!given_up).then_some(refetch));
-        self.save();
+        self.save().await;
         Next::AtOnce
     }
 
@@ -350,15 +353,16 @@ impl Poller {
                 let stuck = before.is_some() && before == page.next;
                 match self.store_page(page, record).await {
                     Ok(new) => {
+                        self.told = None;
                         if failures > 0 {
                             tracing::info!(source = %self.settings.name, failures, "the source can be read again");
                         }
-                        self.after_page(entries, new, stuck)
+                        self.after_page(entries, new, stuck).await
                     }
-                    Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())),
+                    Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())).await,
                 }
             }
-            Err(error) => self.failed(error),
+            Err(error) => self.failed(error).await,
         }
     }
 
@@ -379,13 +383,12 @@ impl Poller {
 
     /// Stores a page with its record; returns how many of its events are new, or not wanted.
     async fn store_page(&mut self, page: FetchedPage, mut record: SourceRecord) -> Result<usize, StoreError> {
-        let store = self.store.clone();
         let name = self.settings.name.clone();
         let arrived = self.clock.now();
         let empty = page.entries() == 0;
         let unwanted = self.settings.unwanted.clone();
-        // Writing waits for the disk. The task goes on if this future is dropped, so a page is stored whole or not at all.
-        let task = tokio::task::spawn_blocking(move || {
+        // This goes on if the future is dropped, so a page is stored whole or not at all.
+        let stored = self.store.run(move |store| {
             if empty {
                 store.save_source(&name, &record)?;
                 return Ok((record, Appended::default()));
@@ -394,9 +397,9 @@ impl Poller {
             let page =
                 Page { source: name, arrived, events: page.events, rejected: page.rejected, quiet_before, unwanted };
             let appended = store.append_page(page, &mut record)?;
-            Ok::<_, StoreError>((record, appended))
+            Ok((record, appended))
         });
-        let (record, appended) = task.await.map_err(|error| StoreError::Sync(std::io::Error::other(error)))??;
+        let (record, appended) = stored.await?;
         self.status.send_modify(|status| {
             status.record = record;
             status.polls += 1;
@@ -413,7 +416,7 @@ impl Poller {
         Ok(appended.stored + appended.dropped)
     }
 
-    fn after_page(&mut self, entries: usize, new: usize, stuck: bool) -> Next {
+    async fn after_page(&mut self, entries: usize, new: usize, stuck: bool) -> Next {
         if new > 0 {
             self.stuck.over();
         }
@@ -433,7 +436,7 @@ impl Poller {
                 status.record.cursor_trouble = Some(now);
                 status.record.caught_up = true;
             });
-            self.save();
+            self.save().await;
             return Next::After(self.settings.poll_interval);
         }
         if self.status.borrow().record.caught_up || stuck {
@@ -443,15 +446,15 @@ impl Poller {
         }
     }
 
-    fn failed(&mut self, error: FetchError) -> Next {
+    async fn failed(&mut self, error: FetchError) -> Next {
         let now = self.clock.now();
         let kind = error.kind;
-        let mut first = false;
+        // By this process: what an earlier one said stands in another log.
+        let first = self.told.replace(kind) != Some(kind);
         self.status.send_modify(|status| {
             let record = &mut status.record;
             status.polls += 1;
             *status.failed.entry(kind.name()).or_default() += 1;
-            first = record.error.as_ref().is_none_or(|last| last.kind != kind);
             record.failures = record.failures.saturating_add(1);
             record.failing_since = record.failing_since.or(Some(now));
             record.error = Some(SourceError { kind, message: error.message.clone(), at: now });
@@ -461,9 +464,9 @@ impl Poller {
             }
         });
         let failures = self.status.borrow().record.failures;
-        self.save();
+        self.save().await;
         if kind == Condition::CursorRefused {
-            if is_worth_telling(failures.into()) {
+            if first || is_worth_telling(failures.into()) {
                 tracing::warn!(source = %self.settings.name, failures, "{}: going back to the time of the newest event", error.message);
             }
             // Once at once; a source that refuses cursors again and again is waited for like any other failure.
@@ -497,9 +500,10 @@ impl Poller {
     }
 
     /// Saves the record beside the events. If that fails the store is in trouble, which the next page will say.
-    pub(super) fn save(&self) {
+    pub(super) async fn save(&self) {
         let record = self.status.borrow().record.clone();
-        if let Err(error) = self.store.save_source(&self.settings.name, &record) {
+        let name = self.settings.name.clone();
+        if let Err(error) = self.store.run(move |store| store.save_source(&name, &record)).await {
             tracing::error!(source = %self.settings.name, %error, "the source's state was not saved");
         }
     }

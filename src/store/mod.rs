@@ -38,6 +38,7 @@ mod retention;
 mod salvage;
 mod silence;
 mod state;
+mod task;
 mod value;
 mod verify;
 mod written;
@@ -54,6 +55,7 @@ pub use quarantine::Quarantined;
 pub use reader::{AlertFilter, Batch, Owed, Reader};
 pub use repair::{Compacted, Recovered, compact, recover};
 pub use retention::Removed;
+pub use task::TaskStore;
 pub use verify::Verified;
 use written::Written;
 
