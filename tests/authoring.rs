@@ -651,3 +651,43 @@ fn what_is_wrong_in_a_test_file_is_named() {
         );
     }
 }
+
+/// Lints point at what the syntax tree says, not at the first place in the file that looks like it.
+#[test]
+fn lints_are_not_misled_by_comments_and_spaces() {
+    let lab = Lab::new();
+    lab.write(
+        "rules/a.rhai",
+        "// The RULE below is about logins. Not \"T1562\" any more, nor \"ghost_action\".\n\
+         const RULE = #{ id: \"a.b\", title: \"T1562\", severity: \"low\", attack: [\"T1562\"], actions: [\"ghost_action\"] };\n\
+         fn rule(event) { true }\nfn title(event) { `x ${event.actor.name}` }\n",
+    );
+    lab.write(
+        "rules/b.rhai",
+        "/* const RULE = \"a.c\" */ const RULE = #{ id: \"a.c\", title: \"t\", severity: \"low\", attack:[], actions: [\"x\"] };\n\
+         fn rule(event) { true }\n",
+    );
+    lab.write(
+        "rules/c.rhai",
+        "// \"a.c\"\nconst RULE = #{ id: \"a.c\", title: \"t\", severity: \"low\" };\nfn rule(event) { true }",
+    );
+    let done = lab.watchbell(&["check", "rules", "--format", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    let told = report["diagnostics"].as_array().unwrap().iter().map(|found| {
+        let file = found["file"].as_str().unwrap().rsplit('/').next().unwrap();
+        format!("{} {file}:{}:{}", found["code"].as_str().unwrap(), found["line"], found["column"])
+    });
+    let mut told: Vec<String> = told.collect();
+    told.sort();
+    insta::assert_snapshot!(told.join("\n"), @"
+    E210 c.rhai:2:21
+    W401 a.rhai:2:7
+    W401 b.rhai:1:32
+    W402 a.rhai:2:7
+    W402 b.rhai:1:32
+    W404 a.rhai:2:70
+    W405 b.rhai:1:32
+    W406 a.rhai:2:90
+    W406 b.rhai:1:103
+    ");
+}

@@ -261,7 +261,7 @@ fn binary_and_oversized_files_are_told() {
         messages,
         [
             "the file is not text: byte 4 is not UTF-8",
-            "the file is larger than 256 KiB: this is no rule",
+            "the file is larger than 64 KiB: this is no rule",
             "this is not a regular file"
         ]
     );

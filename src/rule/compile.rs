@@ -2,15 +2,16 @@
 //! functions, and compile again with the constants known.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use rhai::{AST, Dynamic, Engine, Expr, ImmutableString, Map, OptimizationLevel, Scope, Stmt};
+use rhai::{AST, ASTNode, Dynamic, Engine, Expr, ImmutableString, Map, OptimizationLevel, Scope, Stmt};
 
 use super::{
-    bounds::{MAX_DEPTH, Weight},
+    bounds::{MAX_DEPTH, Weight, copied_too_often},
     cost::Cost,
     engine::{self, Call, Constants, Limits, Running},
     library::Lists,
@@ -58,6 +59,8 @@ pub struct CompiledRule {
     /// Hash of everything it was made of: its text, what it imports, its parameters.
     pub hash: String,
     pub(super) ast: AST,
+    /// Where what it says of itself stands in its file.
+    pub(super) places: Places,
     /// What it reads beside its event.
     pub(super) reads: Reads,
     /// What its calls can reach.
@@ -136,6 +139,8 @@ pub(super) struct Compiler {
     engine: Engine,
     call: Arc<Call>,
     resources: Arc<Resources>,
+    /// Files that were imported, parsed; none where that failed.
+    parsed: HashMap<PathBuf, Option<Arc<(Scanned, AST)>>>,
 }
 
 /// A file's top level may take as long as a call may, whatever the configuration says of calls.
@@ -147,7 +152,7 @@ const MAX_DECLARATIONS: usize = 2_000;
 impl Compiler {
     pub(super) fn new(resources: Arc<Resources>) -> Self {
         let (engine, call) = engine::sandbox(&Limits::default());
-        Self { engine, call, resources }
+        Self { engine, call, resources, parsed: HashMap::new() }
     }
 
     /// The engine, for what is compiled beside rules.
@@ -205,6 +210,12 @@ impl Compiler {
         ran.map_err(|error| one(problem::load_error(&error, file, text)))?;
         if let Some((name, ..)) = scope.iter_raw().find(|(_, _, value)| Weight::of(value).check().is_err()) {
             let message = format!("`{name}` is too large, or nests more than {MAX_DEPTH} levels deep");
+            return Err(one(Diagnostic::error("E218", file, message).at(text, declared(&first, text, name))));
+        }
+        let constants = scope.iter_raw().map(|(name, _, value)| (name, value));
+        if let Some(name) = copied_too_often(text, constants) {
+            let message =
+                format!("`{name}` is used too often for its size: Rhai copies a constant wherever it is named");
             return Err(one(Diagnostic::error("E218", file, message).at(text, declared(&first, text, name))));
         }
         let Some(map) = scope.get_value::<Map>("RULE") else {
@@ -272,7 +283,7 @@ impl Compiler {
             .filter_map(|value| value.read_lock::<ImmutableString>().and_then(|text| span(&text)));
         let reach = given.max().unwrap_or_default().max(traits.reach).max(metadata.dedup_period).max(metadata.window);
         let hash = version::of_content(text, &traits.texts, &metadata).to_string();
-        let scripts: Vec<&AST> = std::iter::once(&first).chain(&traits.scripts).collect();
+        let scripts: Vec<&AST> = std::iter::once(&first).chain(traits.scripts.iter().map(|parsed| &parsed.1)).collect();
         let reads = scan::of_rule(&scripts, &metadata);
         // A rule that listens is asked about matches.
         let conditions =
@@ -288,6 +299,7 @@ impl Compiler {
             file: file.to_owned(),
             hash,
             ast,
+            places,
             remembers: traits.remembers,
             shares: traits.shares,
             reach,
@@ -301,7 +313,7 @@ impl Compiler {
     }
 
     /// What is true of a file together with those that it imports.
-    fn traits(&self, ast: &AST, file: &Path) -> Traits {
+    fn traits(&mut self, ast: &AST, file: &Path) -> Traits {
         let Scanned { assigns, remembers, shares, reach, imports, imports_any } = scan(ast);
         let mut traits = Traits { assigns, remembers, shares, reach, ..Traits::default() };
         let mut seen: Vec<PathBuf> = Vec::new();
@@ -318,9 +330,9 @@ impl Compiler {
             }
             seen.push(found.clone());
             if let Some(text) = self.resources.imports.text(&found)
-                && let Ok(ast) = self.engine.compile(&text)
+                && let Some(parsed) = self.parsed(&found, &text)
             {
-                let scanned = scan(&ast);
+                let scanned = &parsed.0;
                 traits.assigns |= scanned.assigns;
                 traits.remembers |= scanned.remembers;
                 traits.shares |= scanned.shares;
@@ -328,12 +340,22 @@ impl Compiler {
                 if scanned.imports_any {
                     traits.texts.extend(self.resources.imports.texts().cloned());
                 }
-                pending.extend(scanned.imports.into_iter().map(|path| (found.clone(), path)));
+                pending.extend(scanned.imports.iter().map(|path| (found.clone(), path.clone())));
                 traits.texts.push(text);
-                traits.scripts.push(ast);
+                traits.scripts.push(parsed);
             }
         }
         traits
+    }
+
+    fn parsed(&mut self, file: &Path, text: &str) -> Option<Arc<(Scanned, AST)>> {
+        if let Some(parsed) = self.parsed.get(file) {
+            return parsed.clone();
+        }
+        let ast = self.engine.compile(text).ok();
+        let parsed = ast.map(|ast| Arc::new((scan(&ast), ast)));
+        self.parsed.insert(file.to_owned(), parsed.clone());
+        parsed
     }
 }
 
@@ -379,7 +401,7 @@ struct Traits {
     /// The texts of all that it imports.
     texts: Vec<Arc<str>>,
     /// The same, parsed.
-    scripts: Vec<AST>,
+    scripts: Vec<Arc<(Scanned, AST)>>,
     assigns: bool,
     remembers: bool,
     shares: bool,
@@ -401,6 +423,14 @@ fn places(ast: &AST, text: &str) -> Places {
             for (key, value) in &entries.0 {
                 let spans = (problem::span(text, key.pos), problem::span(text, value.start_position()));
                 places.keys.insert(key.name.to_string(), spans);
+                let mut texts = Vec::new();
+                value.walk(&mut Vec::new(), &mut |nodes| {
+                    if let Some(ASTNode::Expr(Expr::StringConstant(written, position))) = nodes.last() {
+                        texts.push((written.to_string(), problem::span(text, *position)));
+                    }
+                    true
+                });
+                places.texts.insert(key.name.to_string(), texts);
             }
         }
     }

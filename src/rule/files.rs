@@ -17,7 +17,7 @@ use crate::diagnostic::Diagnostic;
 /// A file of overrides or exceptions may not be larger.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// A rule file may not be larger: nobody writes such a rule, and Rhai takes time by the square of how much there is in a file.
-const MAX_RULE_BYTES: u64 = 256 * 1024;
+const MAX_RULE_BYTES: u64 = 64 * 1024;
 /// Lists may be longer: some have an entry for each account.
 const MAX_LIST_BYTES: u64 = 32 * 1024 * 1024;
 /// Directories below directories, so that a loop of symbolic links ends.

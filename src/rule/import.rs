@@ -10,7 +10,7 @@ use std::{
 
 use rhai::{AST, Engine, EvalAltResult, Expr, Module, Position, Scope, Shared, Stmt};
 
-use super::{engine::Constants, view::share};
+use super::{bounds::copied_too_often, engine::Constants, view::share};
 
 /// A snapshot of all rule files, and the modules made of those that were imported.
 #[derive(Debug, Default)]
@@ -91,6 +91,10 @@ impl Imports {
         // A second time with the file's constants known, so that its functions see them.
         engine.run_ast_with_scope(&mut scope, &ast)?;
         let size = self.size(&ast, file)?;
+        if let Some(name) = copied_too_often(text, scope.iter_raw().map(|(name, _, value)| (name, value))) {
+            let message = format!("`{name}` is used too often for its size");
+            return Err(EvalAltResult::ErrorRuntime(message.into(), Position::NONE).into());
+        }
         let constants = scope.iter().map(|(name, _, value)| (name.to_owned(), share(value))).collect();
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned(), Arc::new(constants));
         let mut ast = engine.compile_with_scope(&scope, text)?;

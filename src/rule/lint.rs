@@ -231,22 +231,9 @@ impl Lint<'_> {
         span(&self.text, position)
     }
 
-    /// The first place of a text in quotes, else the head of the rule.
-    fn quoted(&self, wanted: &str) -> std::ops::Range<usize> {
-        let quoted = format!("\"{wanted}\"");
-        match self.text.find(&quoted) {
-            Some(start) => start..start + quoted.len(),
-            None => self.head(),
-        }
-    }
-
-    fn head(&self) -> std::ops::Range<usize> {
-        self.text.find("RULE").map_or(0..0, |start| start..start + 4)
-    }
-
     fn metadata(&mut self) {
         let metadata = &self.rule.metadata;
-        let head = self.head();
+        let head = self.rule.places.whole.clone();
         if self.rule.kind != RuleKind::Detection {
             return;
         }
@@ -265,18 +252,18 @@ impl Lint<'_> {
             self.warn("W402", head.clone(), "the rule has no runbook".to_owned(), help);
         }
         // `attack: []` says that none fits.
-        if metadata.attack.is_empty() && !self.text.contains("attack: []") {
+        if metadata.attack.is_empty() && !metadata.declared.iter().any(|key| key == "attack") {
             let help = "add `attack: [\"T1098.003\"]` (attack.mitre.org lists techniques for the Identity Provider and SaaS platforms), or `attack: []` where none fits";
             self.warn("W403", head.clone(), "the rule names no ATT&CK technique".to_owned(), help);
         }
         for id in metadata.attack.clone() {
             if let Some((_, now)) = REVOKED.iter().find(|(revoked, _)| *revoked == id) {
                 let message = format!("`{id}` was taken out of ATT&CK with version 19");
-                self.warn("W404", self.quoted(&id), message, format!("it is now `{now}`"));
+                self.warn("W404", self.rule.places.text("attack", &id), message, format!("it is now `{now}`"));
             }
             if !is_attack_id(&id) {
                 let help = "tactics are `TA0004`, techniques `T1098` or `T1098.003`";
-                self.warn("W404", self.quoted(&id), format!("`{id}` is not an ATT&CK id"), help);
+                self.warn("W404", self.rule.places.text("attack", &id), format!("`{id}` is not an ATT&CK id"), help);
             }
         }
         if !self.rule.has("title") && !self.rule.has("dedup") && metadata.group_by.is_none() {
@@ -289,7 +276,7 @@ impl Lint<'_> {
         for field in metadata.group_by.clone().unwrap_or_default() {
             if let Some(doubt) = self.vocabulary.doubt_field(&with_any_index(&field)) {
                 let message = format!("`group_by`: no event is known to have `{field}`");
-                self.warn("W407", self.quoted(&field), message, doubt);
+                self.warn("W407", self.rule.places.text("group_by", &field), message, doubt);
             }
         }
         for (slot, fields) in metadata.exception_slots.clone() {
@@ -297,7 +284,7 @@ impl Lint<'_> {
                 let path = with_any_index(&field);
                 if let Some(doubt) = self.vocabulary.doubt_field(&path) {
                     let message = format!("exception slot `{slot}`: no event is known to have `{field}`");
-                    self.warn("W407", self.quoted(&field), message, doubt);
+                    self.warn("W407", self.rule.places.text("exception_slots", &field), message, doubt);
                 }
             }
         }
@@ -315,14 +302,16 @@ impl Lint<'_> {
         let any_known = activities.iter().chain(&actions).any(|(_, doubt)| doubt.is_none());
         let assumed = metadata.evidence == Some(Certainty::Assumed);
         let guesses = metadata.evidence.is_some() && any_known;
-        for (code, what, doubts) in [("W408", "activity", activities), ("W406", "action", actions)] {
+        for (code, key, what, doubts) in
+            [("W408", "activities", "activity", activities), ("W406", "actions", "action", actions)]
+        {
             for (name, doubt) in doubts {
                 let Some(doubt) = doubt.filter(|doubt| !assumed && (!guesses || doubt.starts_with("did you mean")))
                 else {
                     continue;
                 };
                 let message = format!("no {what} `{name}` is known: the rule may never run");
-                self.warn(code, self.quoted(&name), message, doubt);
+                self.warn(code, self.rule.places.text(key, &name), message, doubt);
             }
         }
     }

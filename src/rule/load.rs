@@ -350,7 +350,7 @@ impl Loader {
                     Some(owner) => {
                         let message = format!("rule id `{}` is already used by `{}`", rule.id(), owner.display());
                         let diagnostic = Diagnostic::error("E210", file, message)
-                            .at(text, id_span(text, rule.id()))
+                            .at(text, rule.places.text("id", rule.id().as_str()))
                             .help("give this rule an id of its own");
                         failed.push((file.clone(), diagnostic.one_line()));
                         found.push(diagnostic);
@@ -453,9 +453,4 @@ fn unheard(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<Diagnostic> {
         }
     }
     found
-}
-
-fn id_span(text: &str, id: &RuleId) -> std::ops::Range<usize> {
-    let quoted = format!("\"{id}\"");
-    text.find(&quoted).map_or(0..0, |start| start..start + quoted.len())
 }

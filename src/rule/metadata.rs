@@ -242,10 +242,21 @@ impl Metadata {
 }
 
 /// Where the keys and values of the literal stand, in bytes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Places {
     pub(super) whole: Range<usize>,
     pub(super) keys: HashMap<String, (Range<usize>, Range<usize>)>,
+    /// For each key, the texts that are written out in its value.
+    pub(super) texts: HashMap<String, Vec<(String, Range<usize>)>>,
+}
+
+impl Places {
+    /// Where a text stands in the value of a key; the value, or the rule, where it is not written out.
+    pub(super) fn text(&self, key: &str, wanted: &str) -> Range<usize> {
+        let text = self.texts.get(key).and_then(|texts| texts.iter().find(|(text, _)| text == wanted));
+        let place = text.map(|(_, place)| place).or_else(|| self.keys.get(key).map(|(_, value)| value));
+        place.unwrap_or(&self.whole).clone()
+    }
 }
 
 /// Reads `RULE`. Everything that is wrong is noted; `None` if no usable rule is left.

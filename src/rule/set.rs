@@ -76,7 +76,7 @@ pub struct RuleSet {
     pub guarded: Vec<Guarded>,
     /// Rules that ended the whole process, and are left out.
     pub ended: Vec<Ended>,
-    /// Of the files as they were read: see [`fingerprint_on_disk`].
+    /// Of the files as they were read: see [`fingerprint_on_disk`](super::fingerprint_on_disk).
     pub fingerprint: String,
     /// Where the files are.
     pub roots: Vec<PathBuf>,

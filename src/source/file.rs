@@ -43,10 +43,10 @@ const MAX_ENTRIES: usize = 1_000_000;
 
 /// So much of a file of lines is read at a time.
 const PIECE: usize = 4 * 1024 * 1024;
-/// An event is smaller than this.
-const FIRST_LINE: u64 = 64 * 1024 * 1024;
+/// A line may have this many bytes, and so may an entry: as many as an answer of the API.
+const LINE: u64 = 32 * 1024 * 1024;
 /// What is not in lines has to be read whole.
-const WHOLE: u64 = 2 * 1024 * 1024 * 1024;
+const WHOLE: u64 = 256 * 1024 * 1024;
 
 /// Reads a file of events, piece by piece. See [`open`].
 pub struct Pieces {
@@ -94,7 +94,7 @@ impl Pieces {
     fn piece(&mut self) -> io::Result<Option<FileEvents>> {
         let mut bytes = Vec::new();
         if self.lines.is_none() {
-            (&mut self.input).take(FIRST_LINE).read_until(b'\n', &mut bytes)?;
+            (&mut self.input).take(LINE).read_until(b'\n', &mut bytes)?;
             if bytes.starts_with(b"\xef\xbb\xbf") {
                 bytes.drain(..3);
             }
@@ -102,11 +102,13 @@ impl Pieces {
             self.lines = Some(serde_json::from_slice::<&RawValue>(&bytes).is_ok() || legible());
         }
         if self.lines == Some(true) {
-            while bytes.len() < PIECE && (&mut self.input).take(FIRST_LINE).read_until(b'\n', &mut bytes)? > 0 {}
+            while bytes.len() < PIECE && (&mut self.input).take(LINE).read_until(b'\n', &mut bytes)? > 0 {}
         } else {
             let more = (&mut self.input).take(WHOLE).read_to_end(&mut bytes)?;
             if more as u64 >= WHOLE {
-                return Err(io::Error::other("it is no file of lines, and too large to be read whole"));
+                return Err(io::Error::other(
+                    "it is no file of lines, and larger than 256 MiB: write an entry on each line",
+                ));
             }
         }
         if bytes.is_empty() {
@@ -235,6 +237,10 @@ fn entries(raw: &str) -> Option<Vec<&str>> {
 }
 
 fn push(raw: &str, found: &mut FileEvents) {
+    if raw.len() as u64 > LINE {
+        found.broken.get_or_insert_with(|| "an entry is larger than 32 MiB".to_owned());
+        return;
+    }
     match IncomingEvent::parse(raw) {
         Ok(event) => found.events.push(event),
         Err(rejected) => found.rejected.push(rejected),
