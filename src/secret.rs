@@ -2,7 +2,10 @@
 //!
 //! A [`Secret`] has no `Display` and no `Serialize`; its `Debug` says where it came from, not what it is.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -72,6 +75,21 @@ pub enum SecretError {
     SeveralLines(SecretOrigin),
 }
 
+/// No secret is longer, in bytes.
+const MAX_LENGTH: u64 = 64 * 1024;
+
+fn read_file(path: &Path) -> std::io::Result<String> {
+    let metadata = std::fs::metadata(path)?;
+    // Reading a pipe waits for somebody to write to it, and a device may have no end.
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    if metadata.len() > MAX_LENGTH {
+        return Err(std::io::Error::other("it is larger than 64 KiB"));
+    }
+    std::fs::read_to_string(path)
+}
+
 /// A secret text, wiped from memory when dropped.
 #[derive(Clone)]
 pub struct Secret {
@@ -104,7 +122,7 @@ impl Secret {
             #[expect(clippy::disallowed_methods, reason = "the one place that reads secrets from the environment")]
             SecretOrigin::Environment(name) => std::env::var(name).map_err(|_| SecretError::Unset(name.clone())),
             SecretOrigin::File(path) => {
-                std::fs::read_to_string(path).map_err(|error| SecretError::Unreadable { path: path.clone(), error })
+                read_file(path).map_err(|error| SecretError::Unreadable { path: path.clone(), error })
             }
         }
     }

@@ -443,3 +443,22 @@ fn a_rule_on_one_line_is_a_rule() {
     ]);
     assert_eq!((set.detections.len(), problems), (1, Vec::new()));
 }
+
+/// Rhai copies a constant to each place that names it.
+#[test]
+fn copies_of_constants_are_bounded() {
+    let lab = Lab::new();
+    lab.write("events.jsonl", entry("1", "x", 0, "ann").to_string());
+    lab.write("rules/good.rhai", GOOD);
+    let large = "fn made() { let a = []; a.pad(20000, 1); a }\nconst L = made();\n";
+    let often = "L;".repeat(25_000);
+    let own = rule("bad.rule", "", &format!("{large}fn rule(event) {{ {often} true }}"));
+    lab.write("rules/lib.rhai", format!("{large}fn f() {{ {often} true }}"));
+    let imported = format!("import \"lib\" as lib;\n{}", rule("bad.rule", "", "fn rule(event) { lib::f() }"));
+    for text in [own, imported] {
+        lab.write("rules/bad.rhai", text);
+        let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
+        assert!(done.stdout.contains("good.rule"), "{}", done.show());
+        assert!(done.stderr.contains("`L` is used too often for its size"), "{}", done.show());
+    }
+}

@@ -175,3 +175,19 @@ fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
         check(name, bytes);
     }
 }
+
+/// A pipe would be waited for, and a device read until memory is gone.
+#[test]
+fn a_secret_is_read_from_a_regular_file_only() {
+    let lab = Lab::with_organization(crate::support::organization(&[]), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    lab.write("long", "x".repeat(100_000));
+    for (file, wanted) in
+        [("/dev/zero", "not a regular file"), ("long", "larger than 64 KiB"), (".", "not a regular file")]
+    {
+        lab.write("watchbell.toml", config.replace("\"key\"", &format!("\"{file}\"")));
+        let checked = lab.watchbell(&["check"]);
+        let said = format!("{}{}", checked.stdout, checked.stderr);
+        assert!(checked.code != Some(0) && said.contains(wanted), "{file}: {}", checked.show());
+    }
+}

@@ -15,7 +15,7 @@ use super::{
     cost::Cost,
     engine::{self, Call, Constants, Limits, Running},
     library::Lists,
-    metadata::{self, Metadata, Places, Stage},
+    metadata::{self, MOST_PROBLEMS, Metadata, Places, Stage},
     prefilter::{self, Conditions},
     problem,
     resources::Resources,
@@ -266,10 +266,11 @@ impl Compiler {
             let help = "write `fn expired(key, event) { true }`";
             found.push(Diagnostic::error("E216", file, message).at(text, problem::span(text, position)).help(help));
         }
-        for (name, position) in lists(&first) {
-            if let Err(problem) = self.resources.lists.find(&name) {
-                found.push(Diagnostic::error("E212", file, problem).at(text, problem::span(text, position)));
-            }
+        let unknown = lists(&first)
+            .into_iter()
+            .filter_map(|(name, position)| Some((self.resources.lists.find(&name).err()?, position)));
+        for (problem, position) in unknown.take(MOST_PROBLEMS) {
+            found.push(Diagnostic::error("E212", file, problem).at(text, problem::span(text, position)));
         }
         if any_error(&found) {
             return Err(found);

@@ -259,19 +259,16 @@ impl Places {
     }
 }
 
+/// Problems of one kind that are looked for in a file.
+pub(super) const MOST_PROBLEMS: usize = 100;
+
 /// Reads `RULE`. Everything that is wrong is noted; `None` if no usable rule is left.
 pub(super) fn read(map: &Map, places: &Places, file: &Path, text: &Arc<str>) -> (Option<Metadata>, Vec<Diagnostic>) {
     let mut reader = Reader { map, places, file, text, found: Vec::new() };
-    for key in map.keys() {
-        if !KEY_TABLE.iter().any(|known| known.name == key.as_str()) {
-            reader.problem(
-                "E201",
-                key,
-                true,
-                format!("unknown key `{key}` in `RULE`"),
-                suggest(key, KEY_TABLE.iter().map(|known| known.name)),
-            );
-        }
+    let is_unknown = |key: &&rhai::Identifier| !KEY_TABLE.iter().any(|known| known.name == key.as_str());
+    for key in map.keys().filter(is_unknown).take(MOST_PROBLEMS) {
+        let message = format!("unknown key `{key}` in `RULE`");
+        reader.problem("E201", key, true, message, suggest(key, KEY_TABLE.iter().map(|known| known.name)));
     }
     let id = reader
         .required("id", "\"team.subject.what_happened\"")

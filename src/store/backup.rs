@@ -22,6 +22,8 @@ pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
 /// Pairs written at a time when a store is made.
 const BATCH: usize = 2_000;
+/// Bytes after which they are written although they are fewer.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -169,13 +171,15 @@ pub(super) fn make(path: &Path, pairs: impl Iterator<Item = Result<Pair, StoreEr
         fs::DirBuilder::new().mode(0o700).create(path).map_err(directory)?;
         let db = sled_open(path)?;
         let mut batch = sled::Batch::default();
-        let mut count = 0_u64;
+        let (mut count, mut bytes) = (0_u64, 0);
         for pair in pairs {
             let (key, value) = pair?;
+            bytes += key.len() + value.len();
             batch.insert(key, value);
             count += 1;
-            if count.is_multiple_of(BATCH as u64) {
+            if count.is_multiple_of(BATCH as u64) || bytes > BATCH_BYTES {
                 db.apply_batch(std::mem::take(&mut batch))?;
+                bytes = 0;
             }
         }
         db.apply_batch(batch)?;

@@ -124,7 +124,12 @@ fn from_git(root: &Path, revision: &str, to: &Path) -> Result<PathBuf, CliError>
         .map_err(|error| CliError::Usage(format!("`{}` cannot be made: {error}", to.display())))?;
     let index = to.with_extension("index");
     let git = |place: &Path, arguments: &[&str]| {
-        let done = Command::new("git").arg("-C").arg(place).args(arguments).env("GIT_INDEX_FILE", &index).output();
+        let done = Command::new("git")
+            .args(["-c", "core.fsmonitor=false", "-C"])
+            .arg(place)
+            .args(arguments)
+            .env("GIT_INDEX_FILE", &index)
+            .output();
         let done = done.map_err(|error| CliError::Usage(format!("git cannot be run: {error}")))?;
         if !done.status.success() {
             let said = String::from_utf8_lossy(&done.stderr);
