@@ -462,3 +462,25 @@ fn copies_of_constants_are_bounded() {
         assert!(done.stderr.contains("`L` is used too often for its size"), "{}", done.show());
     }
 }
+
+/// The repository's own rules hold the built-in ones, which run in any case.
+#[test]
+fn a_copy_of_a_built_in_rule_is_that_rule() {
+    let directory = tempfile::tempdir().unwrap();
+    let load = |change: &str| {
+        for file in watchbell::rule::BUILTIN {
+            let path = directory.path().join(file.path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, format!("{change}{}", file.text)).unwrap();
+        }
+        Loader::new(RuleSources { roots: vec![directory.path().to_owned()], ..RuleSources::default() }).load()
+    };
+    let loaded = load("");
+    assert_eq!((loaded.diagnostics.len(), loaded.set.broken.len()), (0, 0), "{:#?}", loaded.diagnostics);
+    assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
+    let loaded = load("// Changed.\n");
+    let told: Vec<String> = loaded.diagnostics.iter().map(|found| found.message.clone()).collect();
+    assert_snapshot!(told.join("\n"), @"rule id `builtin.cursor_stuck` is that of a built-in rule, and 11 other files have ids of built-in rules as well");
+    assert_eq!(loaded.set.broken.len(), 1, "one alert");
+    assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
+}

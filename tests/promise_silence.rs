@@ -4,12 +4,13 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 use watchbell::{
     alert::{Alert, AlertChange, Kind, Status},
+    condition::Condition,
     config::Config,
     detect::{HealthDetector, Subject},
     name::SourceName,
     rule::{Limits, Loader, RuleSet, RuleSources},
     simulator::{Fault, Faults, Options},
-    store::AlertFilter,
+    store::{AlertFilter, Reader},
     time::{self, Clock},
 };
 
@@ -250,6 +251,17 @@ fn a_refused_key_and_a_broken_rule_raise_alerts_of_their_own() {
             .iter()
             .all(|rule| open.iter().any(|alert| alert.rule.as_str() == *rule))
     });
+    // Another failure in its place is no all-clear.
+    lab.simulator.as_ref().unwrap().set_faults(Faults::always(Fault::ServerError));
+    let refused = |reader: &Reader| {
+        health(reader).into_iter().find(|alert| alert.rule.as_str() == "builtin.source_refused").unwrap().status
+    };
+    lab.run_agent_until(|reader| {
+        let record = reader.sources().unwrap().into_values().next().unwrap();
+        let ticked = health(reader).iter().any(|alert| alert.rule.as_str() == "builtin.rule_broken");
+        record.failures > 8 && record.error.is_some_and(|error| error.kind == Condition::ServerError) && ticked
+    });
+    assert_eq!(refused(&lab.reader().1), Status::Open);
     // The key is put right: what was missing comes in, and the alert is resolved.
     lab.simulator.as_ref().unwrap().set_faults(Faults::none());
     lab.run_agent_until(|reader| {

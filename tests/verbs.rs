@@ -514,3 +514,40 @@ fn check_looks_at_destinations_as_the_agent_does() {
     let denied = lab.watchbell(&["check", "--offline", "--deny-warnings"]);
     assert_eq!(denied.code, Some(1), "{}", denied.show());
 }
+
+/// A path leads where the shell says it does, also above the directory one is in; what cannot be read is never an empty set of rules.
+#[test]
+fn rules_are_read_where_the_path_leads() {
+    let lab = Lab::new();
+    lab.write("p/rules/one.rhai", rule("team.one", "", "fn rule(event) { true }"));
+    lab.write("cwd/rules/two.rhai", rule("team.two", "", "fn rule(event) { true }"));
+    lab.write("cwd/events.jsonl", entry("1", "x", 0, "ann").to_string());
+    lab.write(
+        "p/watchbell.toml",
+        "[[source]]\nname = \"s\"\norg_id = \"o\"\nbase_url = \"http://127.0.0.1:9\"\napi_key = { file = \"key\" }\n[rules]\npaths = [\"rules\"]\n",
+    );
+    lab.write("p/key", "k");
+    let said = |arguments: &[&str]| {
+        let output = lab.command(arguments).current_dir(lab.path("cwd")).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    for (rules, id) in [("../p/rules", "team.one"), ("rules/../../p/./rules", "team.one"), ("./rules", "team.two")] {
+        let (code, text) = said(&["replay", "--rules", rules, "--events", "events.jsonl"]);
+        assert!(code == Some(0) && text.contains(id), "{rules}: {code:?} {text}");
+    }
+    let (code, text) = said(&["check", "--offline", "--config", "../p/watchbell.toml"]);
+    assert!(text.contains("1 rule and"), "{code:?} {text}");
+    std::fs::remove_dir_all(lab.path("p/rules")).unwrap();
+    for arguments in [
+        &["replay", "--rules", "../p/rules", "--events", "events.jsonl"][..],
+        &["replay", "--rules", "rules", "--rules", "../p/rules", "--events", "events.jsonl"],
+        &["check", "../p/rules"],
+        &["check", "--offline", "--config", "../p/watchbell.toml"],
+        &["run", "--config", "../p/watchbell.toml"],
+        &["test", "../p/rules"],
+        &["rules", "list", "--config", "../p/watchbell.toml"],
+    ] {
+        let (code, text) = said(arguments);
+        assert!(code == Some(3) && text.contains("../p/rules"), "{arguments:?}: {code:?} {text}");
+    }
+}

@@ -15,7 +15,7 @@ use watchbell::{
     time::Clock,
 };
 
-use super::{CliError, Context, output, runtime};
+use super::{CliError, Context, output, readable, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Actions {
@@ -77,6 +77,7 @@ impl List {
         sources.catalog = super::catalog_of(&entries).into();
         let loaded = Loader::new(sources).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
+        readable(&loaded.diagnostics)?;
         let rows: Vec<Row<'_>> = entries
             .iter()
             .filter(|entry| self.source.as_ref().is_none_or(|source| *source == entry.source))

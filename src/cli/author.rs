@@ -16,7 +16,7 @@ use watchbell::{
     time::Clock,
 };
 
-use super::{CliError, Context, output, problems, replace_file};
+use super::{CliError, Context, output, problems, readable, replace_file};
 
 #[derive(Debug, Args)]
 pub(super) struct New {
@@ -143,6 +143,7 @@ impl Docs {
         // As their authors wrote them: what is tuned is not theirs.
         let loaded = Loader::of(roots).without_builtin().without_tuning().load();
         context.output.diagnostics(&loaded.diagnostics);
+        readable(&loaded.diagnostics)?;
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
         }

@@ -13,7 +13,7 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, Format, output, problems,
+    CliError, Context, Format, output, problems, readable,
     run::terminal,
     runtime,
     validate::{examine, report, vocabulary},
@@ -179,6 +179,7 @@ impl Check {
 
     /// `doubts`: warnings beside those about rules.
     fn verdict(&self, loaded: &Loaded, doubts: usize) -> Result<(), CliError> {
+        readable(&loaded.diagnostics)?;
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
         }

@@ -15,7 +15,7 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, filter, output, problems,
+    CliError, Context, filter, output, problems, readable,
     replay::{self, Feed},
 };
 
@@ -43,6 +43,7 @@ impl Coverage {
         let (config, sources) = replay::sources(context, &self.rules, &self.events, self.actions.as_deref())?;
         let loaded = Loader::new(sources).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
+        readable(&loaded.diagnostics)?;
         let (since, until) = self.range.bounds(now)?;
         let mut run = Run { source: self.range.source(), ..Run::default() };
         let feed = if self.events.is_empty() {

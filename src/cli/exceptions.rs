@@ -17,7 +17,7 @@ use watchbell::{
     time::{self, Clock, TimeArgument, Timestamp},
 };
 
-use super::{CliError, Context, filter, output, problems, replace_file};
+use super::{CliError, Context, filter, output, problems, readable, replace_file};
 
 #[derive(Debug, Args)]
 pub(super) struct Exceptions {
@@ -72,6 +72,7 @@ impl Exceptions {
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
+        readable(&loaded.diagnostics)?;
         match self.verb {
             Verb::List => list(context, &loaded.set)?,
             Verb::Stats => stats(context, &config, &loaded.set)?,

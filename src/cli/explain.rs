@@ -14,7 +14,7 @@ use watchbell::{
     time::{self, Clock},
 };
 
-use super::{CliError, Context, on_a_rules_thread, output, problems};
+use super::{CliError, Context, on_a_rules_thread, output, problems, readable};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -31,6 +31,7 @@ impl Explain {
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
+        readable(&loaded.diagnostics)?;
         let Some(rule) = loaded.set.all().find(|rule| *rule.id() == self.rule).cloned() else {
             if loaded.set.broken.is_empty() {
                 return Err(super::rules::no_such_rule(&loaded.set, &self.rule));

@@ -165,6 +165,14 @@ impl CliError {
     }
 }
 
+/// An error if a rules directory could not be read: nothing can be said of rules then, and none of them must seem to be all of them.
+fn readable(diagnostics: &[Diagnostic]) -> Result<(), CliError> {
+    match watchbell::rule::unreadable_root(diagnostics) {
+        None => Ok(()),
+        Some(found) => Err(CliError::Usage(format!("`{}`: {}", found.file.display(), found.message))),
+    }
+}
+
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         match error {

@@ -17,7 +17,7 @@ use watchbell::{
     time::{self, Clock},
 };
 
-use super::{CliError, Context, author, output, problems};
+use super::{CliError, Context, author, output, problems, readable};
 
 #[derive(Debug, Args)]
 pub(super) struct Rules {
@@ -69,6 +69,7 @@ impl Rules {
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).load();
         context.output.diagnostics(&loaded.diagnostics);
+        readable(&loaded.diagnostics)?;
         // Before there is a store, rules are listed without their records.
         let known = if config.data_dir.join("store").exists() {
             let client = Client::open(&config, &Clock::system())?;

@@ -16,7 +16,7 @@ use watchbell::{
     time::Clock,
 };
 
-use super::{CliError, Context, Format, output, runtime};
+use super::{CliError, Context, Format, output, readable, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Run {}
@@ -28,7 +28,7 @@ impl Run {
         let runtime = runtime()?;
         let result = runtime.block_on(async {
             let stop = stop_on_signal()?;
-            let mut agent = open(&config, context.format)?;
+            let mut agent = open(&config, context.format, true)?;
             loop {
                 let Err(error) = agent.run(stop.clone()).await else { break };
                 // A full or failing disk: whatever was not written is fetched or evaluated again once there is room.
@@ -42,7 +42,7 @@ impl Run {
                         () = stop.cancelled() => return Err(error.into()),
                         () = tokio::time::sleep(AFTER_FAILURE) => {}
                     }
-                    match open(&config, context.format) {
+                    match open(&config, context.format, false) {
                         Ok(agent) => break agent,
                         Err(error) => tracing::error!("{error}"),
                     }
@@ -61,7 +61,7 @@ impl Run {
 /// Before a store that failed is opened again.
 const AFTER_FAILURE: Duration = Duration::from_secs(15);
 
-fn open(config: &Config, format: Format) -> Result<Agent, CliError> {
+fn open(config: &Config, format: Format, first: bool) -> Result<Agent, CliError> {
     let options =
         Options { clock: Clock::system(), timing: Timing::default(), terminal: terminal(format), pulse: None };
     // Another verb may have the store open for a moment.
@@ -77,6 +77,10 @@ fn open(config: &Config, format: Format) -> Result<Agent, CliError> {
             opened => break opened?,
         }
     };
+    // Later, a directory that vanishes while it is replaced is no reason to end.
+    if first {
+        readable(&agent.diagnostics)?;
+    }
     for diagnostic in &agent.diagnostics {
         match diagnostic.level {
             Level::Error => tracing::error!(code = diagnostic.code, "{}", diagnostic.one_line()),

@@ -24,7 +24,7 @@ use watchbell::{
 use super::{
     CliError, Context, Format, on_a_rules_thread,
     output::{self, xml},
-    problems, runtime,
+    problems, readable, runtime,
 };
 
 #[derive(Debug, Args)]
@@ -340,6 +340,7 @@ fn show(context: &Context, run: &Run) -> Result<(), CliError> {
         Format::Github => context.output.raw(&github(run))?,
         _ => {
             context.output.diagnostics(&run.diagnostics);
+            readable(&run.diagnostics)?;
             human(context, run)?;
         }
     }

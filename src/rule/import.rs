@@ -144,18 +144,40 @@ impl Imports {
     }
 }
 
-/// The path without `.` and `..`, by its text alone.
+/// The path without `.`, and without `..` but for those that it begins with, by its text alone.
 pub(super) fn normal(path: &Path) -> PathBuf {
     let mut result = PathBuf::new();
     for component in path.components() {
         match component {
             Component::CurDir => {}
-            Component::ParentDir => {
-                result.pop();
-            }
+            Component::ParentDir => match result.components().next_back() {
+                Some(Component::Normal(_)) => drop(result.pop()),
+                Some(Component::RootDir) => {}
+                _ => result.push(".."),
+            },
             other => result.push(other),
         }
     }
     // The directory one is in.
     if result.as_os_str().is_empty() { PathBuf::from(".") } else { result }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_where_it_led() {
+        for (path, wanted) in [
+            ("../rules", "../rules"),
+            ("../../a/./b/../c", "../../a/c"),
+            ("a/../../b", "../b"),
+            ("./rules/", "rules"),
+            ("/../a", "/a"),
+            ("a/..", "."),
+            ("", "."),
+        ] {
+            assert_eq!(normal(Path::new(path)), Path::new(wanted), "{path}");
+        }
+    }
 }

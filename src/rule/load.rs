@@ -58,6 +58,18 @@ pub struct Loaded {
     pub changed: bool,
 }
 
+impl Loaded {
+    /// What keeps a rules directory, or a rule file that was named, from being read.
+    pub fn unreadable_root(&self) -> Option<&Diagnostic> {
+        unreadable_root(&self.diagnostics)
+    }
+}
+
+/// The first of these that is about a rules directory as a whole.
+pub fn unreadable_root(diagnostics: &[Diagnostic]) -> Option<&Diagnostic> {
+    diagnostics.iter().find(|found| found.code == "E001")
+}
+
 /// Called before each file is compiled, with a hash of its text and of all files that it could import; says whether it may be
 /// compiled. Called with `None` at the end.
 pub type LoadWatch = Box<dyn FnMut(Option<(&Path, &str)>) -> bool + Send>;
@@ -310,9 +322,12 @@ impl Loader {
             failed.extend(inside.map(|file| (file.clone(), lost.one_line())));
         }
         let builtin = self.builtin_texts();
+        // A copy of a built-in rule is that rule.
+        let is_copy = |text: &Arc<str>| builtin.values().any(|builtin| builtin == text);
+        let mut others: Vec<(PathBuf, Diagnostic)> = Vec::new();
         let mut compiled: Vec<_> = builtin
             .iter()
-            .chain(texts)
+            .chain(texts.iter().filter(|(_, text)| !is_copy(text)))
             .map(|(file, text)| {
                 let (compiled, found) = if may_load(file, text) {
                     // A panic in the engine is a fault of this one file.
@@ -347,6 +362,13 @@ impl Loader {
                         owners.insert(rule.id().clone(), file.clone());
                         rules.insert(file.clone(), Arc::new(*rule));
                     }
+                    Some(owner) if builtin.contains_key(owner) => {
+                        let message = format!("rule id `{}` is that of a built-in rule", rule.id());
+                        let help = "leave the file out, and change the built-in rule in `overrides.toml`";
+                        let found = Diagnostic::error("E210", file, message);
+                        let found = found.at(text, rule.places.text("id", rule.id().as_str())).help(help);
+                        others.push((file.clone(), found));
+                    }
                     Some(owner) => {
                         let message = format!("rule id `{}` is already used by `{}`", rule.id(), owner.display());
                         let diagnostic = Diagnostic::error("E210", file, message)
@@ -363,6 +385,7 @@ impl Loader {
             }
             loading.diagnostics.append(&mut found);
         }
+        failed.extend(in_place_of_builtin(others, loading));
         for (file, problem) in failed {
             let last_good = self.last_good.get(&file).filter(|rule| !owners.contains_key(rule.id())).cloned();
             let last_good_runs = last_good.is_some();
@@ -424,6 +447,21 @@ impl Loader {
         let files = if self.builtin { BUILTIN } else { &[] };
         files.iter().map(|file| (PathBuf::from(format!("(built in)/{}", file.path)), Arc::from(file.text))).collect()
     }
+}
+
+/// Tells of files that have the ids of built-in rules, as when another version of them lies below a rules directory: once for all.
+fn in_place_of_builtin(mut files: Vec<(PathBuf, Diagnostic)>, loading: &mut Loading) -> Option<(PathBuf, String)> {
+    if files.is_empty() {
+        return None;
+    }
+    let others = files.len() - 1;
+    let (file, mut found) = files.swap_remove(0);
+    if others > 0 {
+        found.message.push_str(&format!(", and {others} other files have ids of built-in rules as well"));
+    }
+    let problem = found.one_line();
+    loading.diagnostics.push(found);
+    Some((file, problem))
 }
 
 /// A hash of all files that rules could import: those that do not speak of `RULE`. It is made before any of them is parsed.

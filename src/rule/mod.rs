@@ -51,7 +51,7 @@ pub use files::{fingerprint_on_disk, rule_files, test_files};
 pub use format::format;
 pub use library::{EXAMPLE_EVENT, EXAMPLE_LISTS, HostFunction, Parameter, SUBJECTS, Subject, definitions, reference};
 pub use lint::{lint, lint_exception};
-pub use load::{LoadWatch, Loaded, Loader, RuleSources};
+pub use load::{LoadWatch, Loaded, Loader, RuleSources, unreadable_root};
 pub use memory::{Expectation, LATENESS, MEMORY, Memory, Quota, Remembered};
 pub use metadata::{KEY_TABLE, Key, Metadata, Stage};
 pub use prefilter::Plan;

@@ -19,7 +19,7 @@ use watchbell::{
     time::{self, Clock, Timestamp},
 };
 
-use super::{CliError, Context, Format, filter, output, private_file, problems};
+use super::{CliError, Context, Format, filter, output, private_file, problems, readable};
 
 mod against;
 mod feed;
@@ -108,6 +108,7 @@ impl Replay {
         let (config, sources) = sources(context, &self.rules, &self.events, self.actions.as_deref())?;
         let rules = Rules::load(sources.clone(), &self.rule);
         context.output.diagnostics(&rules.diagnostics);
+        readable(&rules.diagnostics)?;
         if let (true, Some(config)) = (self.verify, &config) {
             if !matches!(context.format, Format::Human | Format::Json) {
                 return Err(CliError::Usage("`--verify` has the formats `human` and `json`".to_owned()));
@@ -122,6 +123,7 @@ impl Replay {
             && any_error(&other.diagnostics)
         {
             context.output.diagnostics(&other.diagnostics);
+            readable(&other.diagnostics)?;
             context.output.warning(&problems(&format!("some rules of {name} do not load"), &other.diagnostics));
         }
         let other = |against: &Against| match against {
