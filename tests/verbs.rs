@@ -418,7 +418,7 @@ fn replay_runs_over_a_file_without_store_or_configuration() {
     --- stderr
     ");
     assert!(!lab.path("data").exists());
-    assert_eq!(lab.watchbell(&["replay", "--rules", "nowhere", "--events", "events.jsonl"]).code, Some(2));
+    assert_eq!(lab.watchbell(&["replay", "--rules", "nowhere", "--events", "events.jsonl"]).code, Some(3));
     assert_eq!(lab.watchbell(&["replay", "--rules", "rules", "--events", "nowhere"]).code, Some(3));
 }
 
