@@ -11,8 +11,10 @@
 
 use rhai::{Array, Blob, Dynamic, EvalAltResult, FnPtr, ImmutableString, Map, Position};
 
-use super::engine::{MAX_ITEMS, MAX_STRING};
-
+/// Size of a text a rule may build, in bytes.
+pub(super) const MAX_STRING: usize = 256 * 1024;
+/// Items of a list or a map a rule may build, all levels counted.
+pub(super) const MAX_ITEMS: usize = 20_000;
 /// Levels of lists, maps and closures inside each other.
 pub(super) const MAX_DEPTH: usize = 100;
 /// Closures that capture closures.

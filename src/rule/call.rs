@@ -11,12 +11,14 @@ use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, Immut
 
 use super::{
     compile::CompiledRule,
-    engine::{self, About, Call, Limits},
+    engine::{self, About, Call},
     exception::{Condition, Exception},
     library,
     memory::{Expectation, Memory},
-    problem::{FailureKind, RuleFailure, describe},
+    meter::Limits,
+    problem::{FailureKind, RuleFailure},
     runbook,
+    value::to_json_value,
     view::EventView,
 };
 use crate::{
@@ -493,44 +495,9 @@ fn finding(value: &Dynamic) -> Option<Finding> {
 }
 
 fn to_json_map(value: &Dynamic) -> Option<serde_json::Map<String, serde_json::Value>> {
-    match to_json(value, 0) {
+    match to_json_value(value) {
         serde_json::Value::Object(map) => Some(map),
         _ => None,
-    }
-}
-
-/// A Rhai value as JSON, for people to read.
-pub(super) fn to_json_value(value: &Dynamic) -> serde_json::Value {
-    to_json(value, 0)
-}
-
-/// A Rhai value as JSON. Values that JSON has no form for are described; nesting is bounded.
-fn to_json(value: &Dynamic, depth: usize) -> serde_json::Value {
-    use serde_json::Value;
-    if depth > 32 {
-        return Value::String("…".to_owned());
-    }
-    if let Some(map) = value.read_lock::<Map>() {
-        return Value::Object(map.iter().map(|(key, value)| (key.to_string(), to_json(value, depth + 1))).collect());
-    }
-    if let Some(items) = value.read_lock::<Array>() {
-        return items.iter().map(|item| to_json(item, depth + 1)).collect();
-    }
-    if value.is_unit() {
-        return Value::Null;
-    }
-    if let Ok(value) = value.as_bool() {
-        return Value::from(value);
-    }
-    if let Ok(value) = value.as_int() {
-        return Value::from(value);
-    }
-    if let Ok(value) = value.as_float() {
-        return serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number);
-    }
-    match value.read_lock::<ImmutableString>() {
-        Some(text) => Value::from(text.as_str()),
-        None => Value::from(describe(value)),
     }
 }
 

@@ -13,9 +13,10 @@ use rhai::{AST, ASTNode, Dynamic, Engine, Expr, ImmutableString, Map, Optimizati
 use super::{
     bounds::{MAX_DEPTH, Weight, copied_too_often},
     cost::Cost,
-    engine::{self, Call, Constants, Limits, Running},
+    engine::{self, Call, Constants, Running},
     library::Lists,
     metadata::{self, MOST_PROBLEMS, Metadata, Places, Stage},
+    meter::Limits,
     prefilter::{self, Conditions},
     problem,
     resources::Resources,
@@ -526,11 +527,6 @@ fn declared(ast: &AST, text: &str, wanted: &str) -> std::ops::Range<usize> {
         _ => None,
     });
     position.map_or(0..0, |position| problem::span(text, position))
-}
-
-/// Parameters from the configuration as Rhai values.
-pub(super) fn params_from_json(value: &serde_json::Value) -> Map {
-    rhai::serde::to_dynamic(value).ok().and_then(Dynamic::try_cast::<Map>).unwrap_or_default()
 }
 
 fn placeholder_id() -> RuleId {

@@ -14,36 +14,18 @@ use rhai::packages::{Package, StandardPackage};
 use rhai::{Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationLevel, Position, Shared, Token};
 
 use super::{
-    bounds::Watch,
+    bounds::{MAX_ITEMS, MAX_STRING, Watch},
     library::{self, NamedList},
     memory::{Memory, Moment, Place},
-    meter::{Exceeded, Meter},
+    meter::{Limits, Meter},
     natives::{self, CURRIED},
     pattern::Patterns,
     printer::Printer,
+    problem::Exceeded,
     resources::Resources,
 };
 use crate::{event::Event, name::RuleId};
 
-/// What one call of a rule's function may use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Operations: the budget.
-    pub operations: u64,
-    /// Wall-clock time: the safety net.
-    pub time: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { operations: 500_000, time: Duration::from_secs(1) }
-    }
-}
-
-/// Size of a text a rule may build, in bytes.
-pub(super) const MAX_STRING: usize = 256 * 1024;
-/// Items of a list or a map a rule may build, all levels counted.
-pub(super) const MAX_ITEMS: usize = 20_000;
 /// Variables at a time. With `MAX_STRING` and `MAX_CALL_LEVELS` it bounds the memory of a call to some hundred megabytes,
 /// which the operations and the time allow nobody to reach in earnest.
 const MAX_VARIABLES: usize = 64;

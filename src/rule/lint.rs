@@ -10,8 +10,9 @@ use super::{
     OPTIONAL_FUNCTIONS, RuleKind,
     case::{self, test_file},
     compile::{CompiledRule, EXPIRED},
-    engine::{self, Limits},
+    engine,
     library::SUBJECTS,
+    meter::Limits,
     problem::span,
     vocabulary::Vocabulary,
 };

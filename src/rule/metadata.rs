@@ -14,7 +14,7 @@ use std::{
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use super::{problem, tuning::Selector};
+use super::{tuning::Selector, value};
 use crate::{
     action::Certainty,
     alert::Severity,
@@ -358,7 +358,7 @@ impl Reader<'_> {
     }
 
     fn wrong_type(&mut self, key: &str, wanted: &str, found: &Dynamic) {
-        let message = format!("`{key}` must be {wanted}, found {}", problem::describe(found));
+        let message = format!("`{key}` must be {wanted}, found {}", value::describe(found));
         self.problem("E202", key, false, message, String::new());
     }
 

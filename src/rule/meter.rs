@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::engine::Limits;
+use super::problem::Exceeded;
 
 /// The clock is read once in so many operations: it costs more than most of them.
 const LOOK_AT_CLOCK: u64 = 64;
@@ -22,30 +22,18 @@ const LARGE: u64 = 16;
 /// How much the process may grow during a call, in bytes. Much of it may be others' doing; no rule in earnest comes near it.
 const MAX_GROWTH: u64 = 256 * 1024 * 1024;
 
-/// A limit that a call can exceed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Exceeded {
-    /// Operations.
-    Budget = 1,
-    /// Wall-clock time.
-    Deadline = 2,
-    /// Memory.
-    Memory = 3,
+/// What one call of a rule's function may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Operations: the budget.
+    pub operations: u64,
+    /// Wall-clock time: the safety net.
+    pub time: Duration,
 }
 
-impl Exceeded {
-    /// The token with which Rhai is told to end a call.
-    pub(super) fn token(self) -> &'static str {
-        match self {
-            Self::Budget => "watchbell: budget",
-            Self::Deadline => "watchbell: deadline",
-            Self::Memory => "watchbell: memory",
-        }
-    }
-
-    /// What a token says.
-    pub(super) fn of_token(token: &str) -> Option<Self> {
-        [Self::Budget, Self::Deadline, Self::Memory].into_iter().find(|exceeded| exceeded.token() == token)
+impl Default for Limits {
+    fn default() -> Self {
+        Self { operations: 500_000, time: Duration::from_secs(1) }
     }
 }
 

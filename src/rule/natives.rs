@@ -9,9 +9,8 @@ use std::any::TypeId;
 use rhai::{Array, Dynamic, Engine, EvalAltResult, FnPtr, ImmutableString, Map};
 
 use super::{
-    bounds::{MAX_BYTES, MAX_DEPTH, Weight, is_or_holds_closure, too_large},
-    call::to_json_value,
-    engine::{MAX_ITEMS, MAX_STRING},
+    bounds::{MAX_BYTES, MAX_DEPTH, MAX_ITEMS, MAX_STRING, Weight, is_or_holds_closure, too_large},
+    value::to_json_value,
 };
 
 type Answer<T> = Result<T, Box<EvalAltResult>>;

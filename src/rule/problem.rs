@@ -6,7 +6,7 @@ use std::{fmt, ops::Range, path::Path, sync::Arc};
 
 use rhai::{Dynamic, EvalAltResult, ParseError, ParseErrorType, Position};
 
-use super::{call::to_json_value, meter::Exceeded};
+use super::value::{describe, to_json_value};
 use crate::{diagnostic::Diagnostic, text::clipped};
 
 /// How a function of a rule can fail.
@@ -52,6 +52,33 @@ pub struct RuleFailure {
     pub kind: FailureKind,
     /// What happened, and where in the file if that is known.
     pub message: String,
+}
+
+/// A limit that a call can exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exceeded {
+    /// Operations.
+    Budget = 1,
+    /// Wall-clock time.
+    Deadline = 2,
+    /// Memory.
+    Memory = 3,
+}
+
+impl Exceeded {
+    /// The token with which Rhai is told to end a call.
+    pub(super) fn token(self) -> &'static str {
+        match self {
+            Self::Budget => "watchbell: budget",
+            Self::Deadline => "watchbell: deadline",
+            Self::Memory => "watchbell: memory",
+        }
+    }
+
+    /// What a token says.
+    pub(super) fn of_token(token: &str) -> Option<Self> {
+        [Self::Budget, Self::Deadline, Self::Memory].into_iter().find(|exceeded| exceeded.token() == token)
+    }
 }
 
 impl fmt::Display for RuleFailure {
@@ -244,23 +271,6 @@ pub(super) fn span(text: &str, position: Position) -> Range<usize> {
         Some(first) => first.len_utf8(),
     };
     start..start + length
-}
-
-/// What a value is, for messages: `the text "x"`, `a list`.
-pub(super) fn describe(value: &Dynamic) -> String {
-    match value.type_name() {
-        "()" => "nothing, `()`".to_owned(),
-        "bool" => format!("`{value}`"),
-        "i64" | "f64" => format!("the number {value}"),
-        "string" => {
-            let text: String = value.to_string().chars().take(40).collect();
-            format!("the text \"{text}\"")
-        }
-        "array" => "a list".to_owned(),
-        "map" => "a map".to_owned(),
-        "Fn" => "a function".to_owned(),
-        other => format!("a value of type {other}"),
-    }
 }
 
 fn lower_first(text: &str) -> String {

@@ -15,9 +15,11 @@ use rhai::{AST, Dynamic, Engine, Expr, FnCallExpr, Module, Position, Scope, Stmt
 use super::{
     call::RuleInput,
     compile::CompiledRule,
-    engine::{self, Call, Limits},
+    engine::{self, Call},
     memory::Memory,
-    problem::{RuleFailure, describe},
+    meter::Limits,
+    problem::RuleFailure,
+    value::{describe, to_json_value},
 };
 
 /// Notes are kept up to here: a loop would make them without end.
@@ -371,7 +373,7 @@ pub(super) fn show(value: &Dynamic) -> String {
     } else if value.is_string() {
         format!("{:?}", value.to_string())
     } else if value.is_map() || value.is_array() || value.is_int() || value.is_float() || value.is_bool() {
-        super::call::to_json_value(value).to_string()
+        to_json_value(value).to_string()
     } else {
         describe(value)
     };

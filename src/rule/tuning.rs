@@ -10,10 +10,9 @@ use rhai::Map;
 use toml::de::DeTable;
 
 use super::{
-    compile::params_from_json,
     metadata::{MAX_THRESHOLD, Metadata, Stage},
     pattern,
-    problem::describe,
+    value::{describe, params_from_json},
 };
 use crate::{
     alert::Severity,

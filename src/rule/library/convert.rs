@@ -84,7 +84,7 @@ fn join(_: &Call, arguments: &[&Dynamic]) -> Answer {
         }
         text.push_str(&item.to_string());
         // What a rule can build is bounded; so is what is built for it.
-        if text.len() > crate::rule::engine::MAX_STRING {
+        if text.len() > crate::rule::bounds::MAX_STRING {
             return Err("the text would be larger than 256 KiB".to_owned());
         }
     }

@@ -180,7 +180,7 @@ fn given(value: &Dynamic, what: &str) -> Result<Option<ImmutableString>, String>
     if value.is_unit() {
         return Ok(None);
     }
-    data(value).map(Some).ok_or_else(|| format!("{what} must be a text, found {}", super::problem::describe(value)))
+    data(value).map(Some).ok_or_else(|| format!("{what} must be a text, found {}", super::value::describe(value)))
 }
 
 /// An argument that may be left out.
@@ -215,7 +215,7 @@ fn texts(value: &Dynamic, what: &str) -> Result<Option<Texts>, String> {
         // Items that are no texts, as in a list out of an event, compare with nothing.
         return Ok(Some(Texts::Many(items.iter().filter_map(data).collect())));
     }
-    let found = super::problem::describe(value);
+    let found = super::value::describe(value);
     Err(format!("{what} must be a text, a list of texts, or `list(\"…\")`, found {found}"))
 }
 

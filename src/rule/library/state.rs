@@ -7,8 +7,8 @@ use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 use super::{Answer, HostFunction, Subject, argument, data, first, given, may, needs};
 use crate::{
     rule::{
-        call::to_json_value,
         engine::{Call, Remembering},
+        value::to_json_value,
         view::frozen,
     },
     time,

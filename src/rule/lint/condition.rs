@@ -4,10 +4,7 @@
 use super::{Lint, Vocabulary};
 use crate::{
     diagnostic::Diagnostic,
-    rule::{
-        CompiledRule, Condition, Exception,
-        engine::{self, Limits},
-    },
+    rule::{CompiledRule, Condition, Exception, engine, meter::Limits},
 };
 
 /// What is doubtful about an exception's condition, for one of the rules that it is about.

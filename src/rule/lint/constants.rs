@@ -6,12 +6,7 @@ use rhai::{Array, Dynamic, Expr, FnCallExpr, Position};
 use super::{Lint, path};
 use crate::{
     diagnostic::{nearest, suggest},
-    rule::{
-        engine::{self, Limits},
-        library::SUBJECTS,
-        pattern,
-        vocabulary::Vocabulary,
-    },
+    rule::{engine, library::SUBJECTS, meter::Limits, pattern, vocabulary::Vocabulary},
     time,
 };
 

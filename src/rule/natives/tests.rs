@@ -8,11 +8,7 @@ use rhai::{
 };
 
 use super::*;
-use crate::rule::{
-    engine::{Limits, sandbox},
-    library::SUBJECTS,
-    meter::Exceeded,
-};
+use crate::rule::{engine::sandbox, library::SUBJECTS, meter::Limits, problem::Exceeded};
 
 /// Name, number of overloads, judgement.
 fn judged() -> Vec<(&'static str, usize, &'static str)> {
