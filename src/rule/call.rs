@@ -19,7 +19,7 @@ use super::{
     problem::{FailureKind, RuleFailure},
     runbook,
     value::to_json_value,
-    view::EventView,
+    view::{EventView, MatchInfo},
 };
 use crate::{
     action::Catalog,
@@ -47,23 +47,6 @@ enum Cause {
     Match(MatchInfo),
     /// What was expected after it did not happen.
     Failed(Expectation),
-}
-
-/// What a rule that listens to another's matches is told of one.
-#[derive(Debug, Clone)]
-pub struct MatchInfo {
-    /// The other rule.
-    pub rule: RuleId,
-    /// The match's severity.
-    pub severity: Severity,
-    /// Its dedup key.
-    pub key: String,
-    /// Its title.
-    pub title: String,
-    /// The rule's risk.
-    pub risk: u32,
-    /// It is the first of its alert.
-    pub opened: bool,
 }
 
 impl<'a> RuleInput<'a> {

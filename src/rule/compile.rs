@@ -21,7 +21,8 @@ use super::{
     problem,
     resources::Resources,
     scan::{self, Reads, Scanned, called, lists, scan, span},
-    tuning::{self, Overrides, RuleOverride, Selector},
+    selector::Selector,
+    tuning::{self, Overrides, RuleOverride},
     version, view,
 };
 use crate::{

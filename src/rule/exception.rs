@@ -13,7 +13,7 @@ use super::{
     metadata::Metadata,
     problem,
     scan::{self, Reads},
-    tuning::Selector,
+    selector::Selector,
 };
 use crate::{
     diagnostic::Diagnostic,

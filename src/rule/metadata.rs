@@ -14,7 +14,7 @@ use std::{
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use super::{tuning::Selector, value};
+use super::{selector::Selector, value};
 use crate::{
     action::Certainty,
     alert::Severity,

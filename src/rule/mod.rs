@@ -2,6 +2,7 @@
 //!
 //! Only `load` and `watch` touch the file system. Nothing here reads a clock on behalf of a rule.
 
+mod ast;
 mod blind;
 mod bounds;
 mod call;
@@ -30,6 +31,7 @@ mod resources;
 mod runbook;
 mod scaffold;
 mod scan;
+mod selector;
 mod set;
 mod shipped;
 pub mod stack;
@@ -42,7 +44,7 @@ mod vocabulary;
 mod watch;
 
 pub use blind::Blind;
-pub use call::{CallWatch, Finding, MatchInfo, RuleHost, RuleInput};
+pub use call::{CallWatch, Finding, RuleHost, RuleInput};
 pub use case::{Case, Expected, ExpectedAlert};
 pub use compile::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind};
 pub use docs::{Documented, documentation, navigator_layer};
@@ -58,11 +60,12 @@ pub use meter::Limits;
 pub use prefilter::Plan;
 pub use problem::{FailureKind, RuleFailure};
 pub use scaffold::{Scaffold, anonymise, quoted, scaffold};
+pub use selector::Selector;
 pub use set::{BrokenFile, Ended, Guarded, Ignored, RuleSet};
 pub use shipped::{BUILTIN, SHIPPED, ShippedFile};
 pub use trace::{Note, Trace, Tracer, line_of};
 pub(crate) use tuning::read_one as read_override;
-pub use tuning::{OVERRIDES, Overrides, RuleOverride, Selector};
-pub use view::{EventView, frozen};
+pub use tuning::{OVERRIDES, Overrides, RuleOverride};
+pub use view::{EventView, MatchInfo, frozen};
 pub use vocabulary::{Vocabulary, certainty};
 pub use watch::{WatchMode, Watcher};

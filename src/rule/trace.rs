@@ -10,9 +10,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rhai::{AST, Dynamic, Engine, Expr, FnCallExpr, Module, Position, Scope, Stmt, StmtBlock};
+use rhai::{AST, Dynamic, Engine, Expr, FnCallExpr, Position, Scope, Stmt, StmtBlock};
 
 use super::{
+    ast,
     call::RuleInput,
     compile::CompiledRule,
     engine::{self, Call},
@@ -98,7 +99,7 @@ impl Tracer {
     /// Runs a function of a rule on an event. `None`: the rule has no such function.
     pub fn run(&self, rule: &CompiledRule, function: &str, input: &RuleInput<'_>) -> Option<Trace> {
         let mut marker = Marker { template: self.template()?, places: Vec::new() };
-        let mut body = body(&rule.ast, function)?;
+        let mut body = ast::body(&rule.ast, function)?;
         marker.statements(&mut body);
         let statements: Vec<Stmt> = imports(&rule.ast).into_iter().chain(body).collect();
         let mut ast = AST::new(statements, rule.ast.shared_lib().clone());
@@ -107,7 +108,7 @@ impl Tracer {
         self.call.begin(self.limits.time);
         self.call.set_about(Some(input.about(rule, function)));
         self.call.set_current(Arc::clone(&rule.running));
-        let parameter = parameter(&rule.ast, function)?;
+        let parameter = ast::parameter(&rule.ast, function)?;
         let event = input.value_for(rule);
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let mut scope = Scope::new();
@@ -153,32 +154,6 @@ impl Tracer {
             _ => None,
         })
     }
-}
-
-/// The statements of a function.
-pub(super) fn body(ast: &AST, function: &str) -> Option<Vec<Stmt>> {
-    let (_, _, _, _, definition) = ast
-        .shared_lib()
-        .iter_script_fn_info()
-        .find(|(_, _, name, parameters, _)| *name == function && *parameters == 1)?;
-    let mut statements = Vec::new();
-    // Alone: closures are functions of their own, whose statements stand within its lines. (Rhai 1.27's own filter for
-    // functions lets all of them pass.)
-    let mut module = Module::new();
-    module.set_script_fn(Arc::clone(definition));
-    let alone = AST::new([], module);
-    alone.walk(&mut |nodes| {
-        if let [rhai::ASTNode::Stmt(statement)] = nodes {
-            statements.push((*statement).clone());
-        }
-        true
-    });
-    Some(statements)
-}
-
-pub(super) fn parameter(ast: &AST, function: &str) -> Option<String> {
-    let found = ast.iter_functions().find(|found| found.name == function && found.params.len() == 1)?;
-    found.params.first().map(|name| (*name).to_owned())
 }
 
 /// What a file imports, so that the copy sees it as well.

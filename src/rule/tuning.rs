@@ -5,13 +5,12 @@
 
 use std::{path::Path, time::Duration};
 
-use globset::GlobMatcher;
 use rhai::Map;
 use toml::de::DeTable;
 
 use super::{
     metadata::{MAX_THRESHOLD, Metadata, Stage},
-    pattern,
+    selector::Selector,
     value::{describe, params_from_json},
 };
 use crate::{
@@ -23,62 +22,6 @@ use crate::{
 
 /// Name of the file.
 pub const OVERRIDES: &str = "overrides.toml";
-
-/// Rules by id, by a pattern for ids, by tag, or those that give risk.
-#[derive(Debug, Clone)]
-pub struct Selector {
-    text: String,
-    kind: Selects,
-}
-
-#[derive(Debug, Clone)]
-enum Selects {
-    Id(GlobMatcher),
-    Tag(GlobMatcher),
-    Risk,
-}
-
-impl Selector {
-    /// Reads `atlassian.admin.*`, or `tag:privileged-access`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (by_tag, pattern) = text.strip_prefix("tag:").map_or((false, text), |tag| (true, tag));
-        if pattern.is_empty() {
-            return Err("write a rule's id, a pattern such as `atlassian.*`, or `tag:NAME`".to_owned());
-        }
-        let glob = pattern::glob(pattern)?.compile_matcher();
-        Ok(Self { text: text.to_owned(), kind: if by_tag { Selects::Tag(glob) } else { Selects::Id(glob) } })
-    }
-
-    /// All rules that give risk.
-    pub(super) fn risk() -> Self {
-        Self { text: "risk".to_owned(), kind: Selects::Risk }
-    }
-
-    /// The rule of this id.
-    pub fn id(id: &RuleId) -> Self {
-        // An id holds nothing that a pattern would take otherwise.
-        Self::parse(id.as_str()).unwrap_or_else(|_| unreachable!("an id is a pattern of itself"))
-    }
-
-    /// Whether a rule is meant.
-    pub fn selects(&self, rule: &Metadata) -> bool {
-        match &self.kind {
-            Selects::Id(glob) => glob.is_match(rule.id.as_str()),
-            Selects::Tag(glob) => rule.tags.iter().any(|tag| glob.is_match(tag)),
-            Selects::Risk => rule.risk > 0,
-        }
-    }
-
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether it can mean one rule only.
-    pub(super) fn is_exact(&self) -> bool {
-        matches!(self.kind, Selects::Id(_)) && RuleId::parse(&self.text).is_ok()
-    }
-}
 
 /// What is otherwise for some rules.
 #[derive(Debug, Clone)]

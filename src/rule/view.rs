@@ -8,19 +8,38 @@
 //! Values inside are not shared one by one: Rhai's size limits fail on shared values within lists and maps (1.27). A path such
 //! as `event.attributes.actor.email` is followed in place all the same, and copies only what stands at its end.
 //!
-//! Absent data reads as `()`: a missing key does so in Rhai itself, and `function::absent` lets one go on from there.
+//! Absent data reads as `()`: a missing key does so in Rhai itself, and `library::absent` lets one go on from there.
 
 use std::fmt;
 
 use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{bounds, call::MatchInfo, library, memory::Expectation};
+use super::{bounds, library, memory::Expectation};
 use crate::{
     action::Catalog,
+    alert::Severity,
     event::{Event, NO_ACTION},
+    name::RuleId,
     oversize,
 };
+
+/// What a rule that listens to another's matches is told of one.
+#[derive(Debug, Clone)]
+pub struct MatchInfo {
+    /// The other rule.
+    pub rule: RuleId,
+    /// The match's severity.
+    pub severity: Severity,
+    /// Its dedup key.
+    pub key: String,
+    /// Its title.
+    pub title: String,
+    /// The rule's risk.
+    pub risk: u32,
+    /// It is the first of its alert.
+    pub opened: bool,
+}
 
 /// An event as rules see it.
 #[derive(Debug, Clone)]

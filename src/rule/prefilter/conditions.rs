@@ -13,7 +13,7 @@ use globset::GlobMatcher;
 use rhai::{AST, Array, Dynamic, Expr, FnCallExpr, ImmutableString, Map, Stmt};
 
 use super::{Answer, Seen};
-use crate::rule::{engine::Constants, pattern, trace};
+use crate::rule::{ast, engine::Constants, pattern};
 
 /// A step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,7 +141,7 @@ struct Reading<'a> {
 
 /// The conditions that `fn rule` begins with, of a compiled file.
 pub(in crate::rule) fn conditions(ast: &AST, constants: &Constants) -> Conditions {
-    let (Some(parameter), Some(statements)) = (trace::parameter(ast, "rule"), trace::body(ast, "rule")) else {
+    let (Some(parameter), Some(statements)) = (ast::parameter(ast, "rule"), ast::body(ast, "rule")) else {
         return Conditions::default();
     };
     let own = ast.iter_functions().map(|function| (function.name.to_owned(), function.params.len())).collect();
