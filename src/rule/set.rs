@@ -92,6 +92,8 @@ pub struct RuleSet {
     pub(super) exceptions_of: Vec<Vec<Arc<Exception>>>,
     /// For each of `detections`, the rules that listen to its matches, as indexes, in order.
     pub(super) listeners: Vec<Vec<usize>>,
+    /// For each of `detections`, the rules that it listens to, in the same way.
+    pub(super) heard: Vec<Vec<usize>>,
     pub(super) dispatch: Dispatch,
 }
 
@@ -125,11 +127,21 @@ impl RuleSet {
             set.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).cloned().collect()
         };
         set.exceptions_of = set.detections.iter().map(about).collect();
-        let listening = |rule: &Arc<CompiledRule>| {
-            let listens = |(_, other): &(usize, &Arc<CompiledRule>)| other.listens_to(&rule.metadata);
-            set.detections.iter().enumerate().filter(listens).map(|(index, _)| index).collect()
-        };
-        set.listeners = set.detections.iter().map(listening).collect();
+        let mut listeners = vec![Vec::new(); set.detections.len()];
+        let mut heard = vec![Vec::new(); set.detections.len()];
+        for (index, (rule, of_rule)) in set.detections.iter().zip(&mut heard).enumerate() {
+            if rule.metadata.on.is_none() {
+                continue;
+            }
+            for (other, (found, of_other)) in set.detections.iter().zip(&mut listeners).enumerate() {
+                if rule.listens_to(&found.metadata) {
+                    of_rule.push(other);
+                    of_other.push(index);
+                }
+            }
+        }
+        set.listeners = listeners;
+        set.heard = heard;
         set
     }
 
@@ -300,26 +312,48 @@ impl RuleSet {
 
     /// How far back a rule looks, with all that it listens to.
     pub fn reach(&self, rule: &CompiledRule) -> Duration {
-        let heard = self.detections.iter().filter(|other| rule.listens_to(&other.metadata));
-        // Rules listen in no circle, so this ends.
-        rule.reach.saturating_add(heard.map(|other| self.reach(other)).max().unwrap_or_default())
+        self.reach_of(rule, &mut HashMap::new())
     }
 
     /// How far back the rule looks that looks back furthest.
     pub fn longest_reach(&self) -> Duration {
-        self.detections.iter().map(|rule| self.reach(rule)).max().unwrap_or_default()
+        let mut known = HashMap::new();
+        self.detections.iter().map(|rule| self.reach_of(rule, &mut known)).max().unwrap_or_default()
+    }
+
+    /// `known` holds what was found out before: rules that listen to each other crosswise have very many ways through each other.
+    fn reach_of<'a>(&'a self, rule: &'a CompiledRule, known: &mut HashMap<&'a RuleId, Duration>) -> Duration {
+        if let Some(reach) = known.get(rule.id()) {
+            return *reach;
+        }
+        let heard = self.detections.iter().filter(|other| rule.listens_to(&other.metadata));
+        // Rules listen in no circle, so this ends.
+        let longest = heard.map(|other| self.reach_of(other, known)).max().unwrap_or_default();
+        let reach = rule.reach.saturating_add(longest);
+        known.insert(rule.id(), reach);
+        reach
     }
 
     /// A rule with all that it listens to, directly and through others.
     pub fn with_what_it_hears(&self, rule: &Arc<CompiledRule>) -> Vec<Arc<CompiledRule>> {
+        let hears = |(_, other): &(usize, &Arc<CompiledRule>)| rule.listens_to(&other.metadata);
+        let mut seen = vec![false; self.detections.len()];
+        // The rule itself may be another version of the one in the set.
+        let own = self.detections.iter().position(|other| other.id() == rule.id());
+        if let Some(seen) = own.and_then(|own| seen.get_mut(own)) {
+            *seen = true;
+        }
+        let mut next: Vec<usize> = self.detections.iter().enumerate().filter(hears).map(|(index, _)| index).collect();
         let mut wanted = vec![Arc::clone(rule)];
-        let mut next = 0;
-        while let Some(listener) = wanted.get(next).cloned() {
-            let heard = self.detections.iter().filter(|other| listener.listens_to(&other.metadata));
-            let new: Vec<_> =
-                heard.filter(|other| !wanted.iter().any(|known| known.id() == other.id())).cloned().collect();
-            wanted.extend(new);
-            next += 1;
+        while let Some(index) = next.pop() {
+            if seen.get_mut(index).is_some_and(|seen| !std::mem::replace(seen, true)) {
+                wanted.extend(self.detections.get(index).cloned());
+                next.extend(self.heard.get(index).into_iter().flatten());
+            }
+        }
+        // In an order of their own, so that versions do not depend on how they were found.
+        if let Some((_, heard)) = wanted.split_first_mut() {
+            heard.sort_by(|one, other| one.id().cmp(other.id()));
         }
         wanted
     }
