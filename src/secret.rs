@@ -51,7 +51,7 @@ impl SecretOrText {
 pub enum SecretError {
     /// The variable is not set.
     #[error(
-        "environment variable `{0}` is not set: export it before starting, or name a file with `{{ file = \"…\" }}`"
+        "environment variable {} is not set: export it before starting, or name a file with `{{ file = \"…\" }}`", shown(.0)
     )]
     Unset(String),
     /// The file cannot be read.
@@ -73,6 +73,16 @@ pub enum SecretError {
     /// It is more than one line.
     #[error("{0} holds control characters or more than one line")]
     SeveralLines(SecretOrigin),
+}
+
+/// The name of an environment variable, unless it may be the secret itself, written in the wrong place.
+fn shown(name: &str) -> String {
+    let usual = |character: u8| character.is_ascii_uppercase() || character.is_ascii_digit() || character == b'_';
+    if name.len() <= 60 && name.bytes().all(usual) {
+        format!("`{name}`")
+    } else {
+        "(a name that is not shown: it may be the secret itself)".to_owned()
+    }
 }
 
 /// No secret is longer, in bytes.

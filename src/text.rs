@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// Whether a terminal, a log or a mail header would act on a character instead of showing it. Marks that turn the direction of text
 /// around are as bad as control characters: they show a name backwards.
@@ -35,6 +36,19 @@ pub fn is_ignorable(character: char) -> bool {
 /// The text with a blank in place of each character that would be acted on.
 pub fn printable(text: &str) -> String {
     text.chars().map(|character| if is_unsafe(character) { ' ' } else { character }).collect()
+}
+
+/// The same in each text of a JSON value, names of members included; ends of lines stay.
+pub fn printable_json(value: Value) -> Value {
+    let lines = |text: &str| text.split('\n').map(printable).collect::<Vec<_>>().join("\n");
+    match value {
+        Value::String(text) => Value::String(lines(&text)),
+        Value::Array(items) => items.into_iter().map(printable_json).collect(),
+        Value::Object(members) => {
+            members.into_iter().map(|(name, value)| (lines(&name), printable_json(value))).collect()
+        }
+        other => other,
+    }
 }
 
 /// The text with each character that would be acted on written out, such as `\n` or `\u{202e}`: for logs, where nothing may be lost.
@@ -140,6 +154,12 @@ mod tests {
         assert_eq!(clipped("👍👍", 4), "👍👍");
         assert_eq!(shortened("0123456789", 5), "01…89");
         assert_eq!(shortened("abc", 3), "abc");
+    }
+
+    #[test]
+    fn json_is_printable_all_through() {
+        let value = serde_json::json!({"a\u{202e}": ["\u{9b}b\nc", 1, {"d": "\u{2066}e"}]});
+        assert_eq!(printable_json(value), serde_json::json!({"a ": [" b\nc", 1, {"d": " e"}]}));
     }
 
     #[test]

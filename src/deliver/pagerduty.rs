@@ -17,7 +17,7 @@ use crate::{
     bound, http,
     secret::{Secret, SecretOrigin},
     settings::TableReader,
-    text::{clipped, printable},
+    text::{clipped, printable, printable_json},
     time::Clock,
 };
 
@@ -95,9 +95,10 @@ fn event(message: &Message) -> Map<String, Value> {
             event.insert("event_action".to_owned(), action.into());
             event.insert("dedup_key".to_owned(), alert.id.to_string().into());
             if action == "trigger" {
-                event.insert("payload".to_owned(), payload(alert));
+                event.insert("payload".to_owned(), printable_json(payload(alert)));
                 if let Some(reference) = alert.reference.as_deref().filter(|link| link.starts_with("https://")) {
-                    event.insert("links".to_owned(), json!([{ "href": reference, "text": "Reference" }]));
+                    let links = json!([{ "href": reference, "text": "Reference" }]);
+                    event.insert("links".to_owned(), printable_json(links));
                 }
             }
         }

@@ -87,7 +87,8 @@ fn body(message: &Message) -> Value {
                 text.push('\n');
             }
         }
-        json!({ "type": "section", "text": { "type": "mrkdwn", "text": text.trim_end() } })
+        // As it is: what looks like an address or a name must not become a link or a mention.
+        json!({ "type": "section", "text": { "type": "mrkdwn", "text": text.trim_end(), "verbatim": true } })
     };
     match message {
         Message::Alert { notice, alert, .. } => {
@@ -105,7 +106,9 @@ fn body(message: &Message) -> Value {
             if let Some(source) = &alert.source {
                 about.push_str(&format!("  source {}", escaped(source.as_str(), 500)));
             }
-            blocks.push(json!({ "type": "context", "elements": [{ "type": "mrkdwn", "text": about }] }));
+            blocks.push(
+                json!({ "type": "context", "elements": [{ "type": "mrkdwn", "text": about, "verbatim": true }] }),
+            );
         }
         Message::Digest { alerts, .. } => {
             let mut lines: Vec<String> =

@@ -9,7 +9,7 @@ use rhai::Map;
 use toml::de::DeTable;
 
 use super::{
-    metadata::{MAX_THRESHOLD, Metadata, Stage},
+    metadata::{MAX_THRESHOLD, MOST_PROBLEMS, Metadata, Stage},
     selector::Selector,
     value::{describe, params_from_json},
 };
@@ -199,6 +199,7 @@ pub(super) fn unused<'a>(
     overrides
         .iter()
         .filter(|change| !rules.clone().any(|rule| change.selector.selects(rule)))
+        .take(MOST_PROBLEMS)
         .map(|change| {
             let text = change.selector.as_str();
             let message = format!("`{text}` names no rule that there is");
