@@ -11,9 +11,10 @@ use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, Immut
 
 use super::{
     compile::CompiledRule,
-    engine::{self, About, Call},
+    engine,
     exception::{Condition, Exception},
-    library,
+    fields,
+    host::{About, Call},
     memory::{Expectation, Memory},
     meter::Limits,
     problem::{FailureKind, RuleFailure},
@@ -86,7 +87,7 @@ impl<'a> RuleInput<'a> {
         let event = self.value_for(rule);
         let event = event.read_lock::<Map>()?;
         let text = |path: &str| {
-            let value = library::follow(event.get("actor")?, path)?;
+            let value = fields::follow(event.get("actor")?, path)?;
             value.read_lock::<ImmutableString>().filter(|text| !text.is_empty()).map(|text| text.to_string())
         };
         let email = text("email");
@@ -95,7 +96,13 @@ impl<'a> RuleInput<'a> {
 
     /// A runbook with what the event says in its places: see [`Metadata::runbook`](super::Metadata::runbook).
     pub fn fill(&self, rule: &CompiledRule, runbook: &str) -> String {
-        runbook::fill(runbook, &self.value_for(rule))
+        let event = self.value_for(rule);
+        runbook::filled(runbook, |place| match place {
+            "{actor}" => fields::actor_name_of(&event),
+            "{target}" => fields::target_name_of(&event),
+            "{ip}" => fields::follow(&event, "ip").map(|ip| ip.to_string()),
+            _ => fields::follow(&event, "time").map(|time| time.to_string()),
+        })
     }
 
     /// A title of bounded length. Long texts of the event are cut where they stand in it, so that one does not push out what follows.
@@ -455,7 +462,7 @@ impl RuleHost {
 
 /// The values of fields. In a path `[]` is the first item of a list that has what follows.
 fn slot_values(event: &Dynamic, fields: &[String]) -> Vec<Option<String>> {
-    let value = |path: &String| library::follow_all(event, path).into_iter().next().map(|value| value.to_string());
+    let value = |path: &String| fields::follow_all(event, path).into_iter().next().map(|value| value.to_string());
     fields.iter().map(value).collect()
 }
 

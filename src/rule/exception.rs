@@ -9,12 +9,7 @@ use std::{path::Path, sync::Arc};
 use rhai::{AST, Dynamic, Engine, Scope};
 use toml::de::DeTable;
 
-use super::{
-    metadata::Metadata,
-    problem,
-    scan::{self, Reads},
-    selector::Selector,
-};
+use super::{metadata::Metadata, problem, reads::Reads, selector::Selector};
 use crate::{
     diagnostic::Diagnostic,
     name::ExceptionId,
@@ -44,7 +39,7 @@ pub struct Exception {
     pub expires: Option<Timestamp>,
     /// Where it stands.
     pub place: Place,
-    /// What its condition reads beside the event.
+    /// What its condition reads beside the event; filled in when it is loaded.
     pub(super) reads: Reads,
 }
 
@@ -81,12 +76,6 @@ impl Exception {
     pub fn applies_at(&self, time: Timestamp) -> bool {
         self.expires.is_none_or(|expires| time < expires)
     }
-}
-
-/// Reads the text of an `exceptions.toml` by itself, as when one is to be added to.
-pub fn parse(file: &Path, text: &str) -> Result<Vec<Arc<Exception>>, Vec<Diagnostic>> {
-    let (mut engine, _) = super::engine::sandbox(&super::Limits::default());
-    read(&mut engine, file, text)
 }
 
 /// Reads the text of an `exceptions.toml`. Everything that is wrong with it is told; then nothing of it is used.
@@ -131,12 +120,8 @@ fn read_one(engine: &mut Engine, mut table: TableReader<'_>) -> Option<Exception
     let expires = expiry(&mut table);
     let condition = condition(engine, &mut table);
     table.finish();
-    let condition = condition?;
-    let reads = match &condition {
-        Condition::Expression { ast, .. } => scan::of_condition(ast),
-        Condition::Values { .. } => Reads::default(),
-    };
-    Some(Exception { id: id?, rules, condition, reason, author, created, expires, place, reads })
+    let reads = Reads::default();
+    Some(Exception { id: id?, rules, condition: condition?, reason, author, created, expires, place, reads })
 }
 
 /// When it ends. It must be said, be it that it never does: an exception that nobody remembers is a hole.

@@ -8,9 +8,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rhai::{AST, Engine, EvalAltResult, Expr, Module, Position, Scope, Shared, Stmt};
+use rhai::{AST, Dynamic, Engine, EvalAltResult, Expr, Module, Position, Scope, Shared, Stmt};
 
-use super::{bounds::copied_too_often, engine::Constants, view::share};
+use super::{bounds::copied_too_often, view::share};
+
+/// The constants that functions see, by name: those of the file, and `params`.
+pub(super) type Constants = BTreeMap<String, Dynamic>;
 
 /// A snapshot of all rule files, and the modules made of those that were imported.
 #[derive(Debug, Default)]

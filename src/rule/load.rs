@@ -15,11 +15,15 @@ use super::{
     BrokenFile, CompiledRule, Ignored, RuleSet,
     circle::in_a_circle,
     compile::{Compiled, Compiler},
-    exception::{self, EXCEPTIONS, Exception},
+    engine,
+    exception::{self, Condition, EXCEPTIONS, Exception},
     files::{Files, Texts, fingerprint, is_lost, read},
     import::{Imports, normal},
-    library::{Geo, Lists},
+    lists::Lists,
+    meter::Limits,
+    places::Geo,
     resources::Resources,
+    scan,
     shipped::BUILTIN,
     stack,
     tuning::{self, OVERRIDES, Overrides},
@@ -285,7 +289,13 @@ impl Loader {
         let mut exceptions: Vec<Arc<Exception>> = Vec::new();
         for (file, text) in files.iter().filter(|(file, _)| file.ends_with(EXCEPTIONS)) {
             match exception::read(compiler.engine(), file, text) {
-                Ok(read) => {
+                Ok(mut read) => {
+                    // Nobody else has them yet.
+                    for exception in read.iter_mut().filter_map(Arc::get_mut) {
+                        if let Condition::Expression { ast, .. } = &exception.condition {
+                            exception.reads = scan::of_condition(ast);
+                        }
+                    }
                     self.last_exceptions.insert(file.clone(), read);
                 }
                 Err(found) => loading.breaks(file, found, self.last_exceptions.contains_key(file)),
@@ -462,6 +472,12 @@ fn in_place_of_builtin(mut files: Vec<(PathBuf, Diagnostic)>, loading: &mut Load
     let problem = found.one_line();
     loading.diagnostics.push(found);
     Some((file, problem))
+}
+
+/// Reads the text of an `exceptions.toml` by itself, as when one is to be added to.
+pub fn parse_exceptions(file: &Path, text: &str) -> Result<Vec<Arc<Exception>>, Vec<Diagnostic>> {
+    let (mut engine, _) = engine::sandbox(&Limits::default());
+    exception::read(&mut engine, file, text)
 }
 
 /// A hash of all files that rules could import: those that do not speak of `RULE`. It is made before any of them is parsed.

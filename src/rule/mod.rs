@@ -2,6 +2,7 @@
 //!
 //! Only `load` and `watch` touch the file system. Nothing here reads a clock on behalf of a rule.
 
+mod address;
 mod ast;
 mod blind;
 mod bounds;
@@ -13,20 +14,25 @@ mod cost;
 mod docs;
 mod engine;
 mod exception;
+mod fields;
 mod files;
 mod format;
+mod host;
 mod import;
 mod library;
 mod lint;
+mod lists;
 mod load;
 mod memory;
 mod metadata;
 mod meter;
 mod natives;
 mod pattern;
+mod places;
 mod prefilter;
 mod printer;
 mod problem;
+mod reads;
 mod resources;
 mod runbook;
 mod scaffold;
@@ -48,12 +54,12 @@ pub use call::{CallWatch, Finding, RuleHost, RuleInput};
 pub use case::{Case, Expected, ExpectedAlert};
 pub use compile::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind};
 pub use docs::{Documented, documentation, navigator_layer};
-pub use exception::{Condition, EXCEPTIONS, Exception, parse as parse_exceptions};
+pub use exception::{Condition, EXCEPTIONS, Exception};
 pub use files::{fingerprint_on_disk, rule_files, test_files};
 pub use format::format;
 pub use library::{EXAMPLE_EVENT, EXAMPLE_LISTS, HostFunction, Parameter, SUBJECTS, Subject, definitions, reference};
 pub use lint::{lint, lint_exception};
-pub use load::{LoadWatch, Loaded, Loader, RuleSources, unreadable_root};
+pub use load::{LoadWatch, Loaded, Loader, RuleSources, parse_exceptions, unreadable_root};
 pub use memory::{Expectation, LATENESS, MEMORY, Memory, Quota, Remembered};
 pub use metadata::{KEY_TABLE, Key, Metadata, Stage};
 pub use meter::Limits;

@@ -3,10 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    import::Imports,
-    library::{Geo, Lists},
-};
+use super::{import::Imports, lists::Lists, places::Geo};
 
 /// What the rules of one load can reach.
 #[derive(Debug, Default)]

@@ -4,30 +4,18 @@
 //! Names come from events, and so from whoever chose them. Only one that no shell takes for anything else is filled in; in place of
 //! any other, and where there is no event, a word says what belongs there.
 
-use rhai::Dynamic;
-
-use super::library;
-
 /// What may stand in a runbook, and the word for it where it is not known.
 const PLACES: [(&str, &str); 4] =
     [("{actor}", "ACTOR"), ("{target}", "TARGET"), ("{ip}", "ADDRESS"), ("{time}", "TIME")];
 
-/// The runbook about an event, as rules see it.
-pub(super) fn fill(runbook: &str, event: &Dynamic) -> String {
-    replace(runbook, |place| {
-        let value = match place {
-            "{actor}" => library::actor_name_of(event),
-            "{target}" => library::target_name_of(event),
-            "{ip}" => library::follow(event, "ip").map(|ip| ip.to_string()),
-            _ => library::follow(event, "time").map(|time| time.to_string()),
-        };
-        value.filter(|value| is_plain(value))
-    })
-}
-
 /// The runbook without an event.
 pub(super) fn blank(runbook: &str) -> String {
     replace(runbook, |_| None)
+}
+
+/// The runbook with a value in each place, where that is one word to every shell.
+pub(super) fn filled(runbook: &str, value: impl Fn(&str) -> Option<String>) -> String {
+    replace(runbook, |place| value(place).filter(|value| is_plain(value)))
 }
 
 fn replace(runbook: &str, value: impl Fn(&str) -> Option<String>) -> String {
@@ -53,18 +41,20 @@ mod tests {
     #[test]
     fn only_what_no_shell_obeys_is_filled_in() {
         let runbook = "`watchbell events list --actor {actor} --since {time}`, {ip}, {target}";
-        let event = |email: &str| {
-            super::super::view::frozen(&serde_json::json!({
-                "time": "2026-11-25T20:21:32Z", "ip": "2001:db8::1",
-                "attributes": { "actor": { "email": email }, "context": [{ "type": "users", "attributes": { "name": "Inês C." } }] },
-            }))
+        let with = |email: &'static str| {
+            filled(runbook, |place| match place {
+                "{actor}" => Some(email.to_owned()),
+                "{time}" => Some("2026-11-25T20:21:32Z".to_owned()),
+                "{ip}" => Some("2001:db8::1".to_owned()),
+                _ => Some("Inês C.".to_owned()),
+            })
         };
         assert_eq!(
-            fill(runbook, &event("dana.wilson+x@example.com")),
+            with("dana.wilson+x@example.com"),
             "`watchbell events list --actor dana.wilson+x@example.com --since 2026-11-25T20:21:32Z`, 2001:db8::1, TARGET"
         );
         for evil in ["$(reboot)@example.com", "a b@example.com", "--config=x@example.com", "a'@example.com", "`id`@x"] {
-            assert!(fill(runbook, &event(evil)).contains("--actor ACTOR --since"), "{evil}");
+            assert!(with(evil).contains("--actor ACTOR --since"), "{evil}");
         }
         assert_eq!(blank(runbook), "`watchbell events list --actor ACTOR --since TIME`, ADDRESS, TARGET");
     }

@@ -58,3 +58,8 @@ pub(super) fn describe(value: &Dynamic) -> String {
         other => format!("a value of type {other}"),
     }
 }
+
+/// A value as a text; anything else is absent.
+pub(in crate::rule) fn data(value: &Dynamic) -> Option<ImmutableString> {
+    value.read_lock::<ImmutableString>().map(|text| text.clone())
+}

@@ -11,9 +11,9 @@ use rhai::{Array, Dynamic, ImmutableString, Map};
 use super::{
     compile::CompiledRule,
     exception::{Condition, Exception},
-    library::Lists,
+    lists::Lists,
     metadata::{Metadata, Stage},
-    scan::ReadLists,
+    reads::ReadLists,
     set::RuleSet,
 };
 use crate::name::RuleVersion;

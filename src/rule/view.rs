@@ -15,7 +15,7 @@ use std::fmt;
 use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{bounds, library, memory::Expectation};
+use super::{bounds, fields, memory::Expectation};
 use crate::{
     action::Catalog,
     alert::Severity,
@@ -86,7 +86,7 @@ fn top(event: &Event, catalog: &Catalog) -> Map {
     top.insert("id".into(), text(event.id.as_str()));
     let attribute = |path: &[&str]| top.get("attributes").map_or(Dynamic::UNIT, |attributes| walk(attributes, path));
     let actor = attribute(&["actor"]);
-    let target = top.get("attributes").and_then(|attributes| library::target(&*attributes.read_lock::<Map>()?));
+    let target = top.get("attributes").and_then(|attributes| fields::target(&*attributes.read_lock::<Map>()?));
     let target = target.unwrap_or(Dynamic::UNIT);
     let ip = attribute(&["location", "ip"]);
     let mut geo = Map::new();

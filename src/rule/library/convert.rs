@@ -2,8 +2,9 @@
 
 use rhai::{Array, Dynamic};
 
-use super::{Answer, HostFunction, Subject, argument, data, first, given, may, needs};
-use crate::rule::engine::Call;
+use super::{Answer, HostFunction, Subject, argument, first, given, may, needs};
+use crate::rule::host::Call;
+use crate::rule::value::data;
 
 pub(super) const SUBJECT: Subject = Subject {
     title: "Values",

@@ -2,8 +2,11 @@
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use super::{Answer, HostFunction, Subject, Texts, argument, data, first, given, may, needs, or_unit, texts};
-use crate::rule::engine::Call;
+use super::{Answer, HostFunction, Subject, Texts, argument, first, given, may, needs, or_unit, texts};
+use crate::rule::fields::{
+    actor_name_of, follow, follow_all, is_actor, is_of_type, items, name_of, origin_of, target, text_at,
+};
+use crate::rule::host::Call;
 
 pub(super) const SUBJECT: Subject = Subject {
     title: "The event",
@@ -267,62 +270,6 @@ fn all(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(follow_all(first(arguments, 0), &path).into())
 }
 
-/// All values at a path in which `[]` stands for every item of a list.
-pub(in crate::rule) fn follow_all(value: &Dynamic, path: &str) -> Vec<Dynamic> {
-    let mut values = vec![value.clone()];
-    for (index, part) in path.split("[]").enumerate() {
-        if index > 0 {
-            values = values.into_iter().flat_map(items).collect();
-        }
-        let part = part.trim_start_matches('.');
-        if !part.is_empty() {
-            values = values.iter().filter_map(|value| follow(value, part)).collect();
-        }
-    }
-    values.retain(|value| !value.is_unit());
-    values
-}
-
-/// The items of a list; an object instead of a list is a list of one.
-fn items(value: Dynamic) -> Array {
-    if let Some(items) = value.read_lock::<Array>() {
-        return items.clone();
-    }
-    if value.is_map() { vec![value] } else { Array::new() }
-}
-
-/// The value at a path of keys and indexes.
-pub(in crate::rule) fn follow(value: &Dynamic, path: &str) -> Option<Dynamic> {
-    let map = value.read_lock::<Map>()?;
-    if let Some(value) = map.get(path) {
-        return Some(value.clone());
-    }
-    let mut value: Option<Dynamic> = None;
-    for step in path.split('.') {
-        let (key, indexes) = step.split_once('[').map_or((step, ""), |(key, rest)| (key, rest));
-        if !key.is_empty() {
-            value = match &value {
-                None => map.get(key).cloned(),
-                Some(value) => value.read_lock::<Map>().and_then(|map| map.get(key).cloned()),
-            };
-        }
-        for index in indexes.split('[').filter(|index| !index.is_empty()) {
-            let index: usize = index.strip_suffix(']')?.parse().ok()?;
-            value = value?.read_lock::<Array>().and_then(|array| array.get(index).cloned());
-        }
-        value.as_ref()?;
-    }
-    value
-}
-
-fn text_at(value: &Dynamic, path: &str) -> Option<ImmutableString> {
-    follow(value, path).as_ref().and_then(data).filter(|text| !text.is_empty())
-}
-
-fn is_of_type(item: &Dynamic, kind: &str) -> bool {
-    text_at(item, "type").is_some_and(|found| found == kind)
-}
-
 fn targets(_: &Call, arguments: &[&Dynamic]) -> Answer {
     let kind = match argument(arguments, 1) {
         // `event.targets(event.nothing)`: nothing is of a type that is absent.
@@ -339,21 +286,6 @@ fn actor_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(actor_name_of(first(arguments, 0)).unwrap_or_else(|| "somebody".to_owned()).into())
 }
 
-/// Who did it, as far as the event says.
-pub(in crate::rule) fn actor_name_of(event: &Dynamic) -> Option<String> {
-    let email = text_at(event, "attributes.actor.email").filter(|email| email.contains('@'));
-    let name =
-        email.or_else(|| text_at(event, "attributes.actor.name")).or_else(|| text_at(event, "attributes.actor.id"));
-    name.map(|name| name.to_string())
-}
-
-/// What was acted on, as far as the event says.
-pub(in crate::rule) fn target_name_of(event: &Dynamic) -> Option<String> {
-    let attributes = follow(event, "attributes")?;
-    let found = target(&*attributes.read_lock::<Map>()?)?;
-    name_of(&found).map(|name| name.to_string())
-}
-
 fn actor_is_app(_: &Call, arguments: &[&Dynamic]) -> Answer {
     let event = first(arguments, 0);
     let app = follow(event, "attributes.actor.app").is_some_and(|app| app.is_map());
@@ -366,37 +298,6 @@ fn actor_key(_: &Call, arguments: &[&Dynamic]) -> Answer {
     let keys =
         ["attributes.actor.id", "attributes.actor.email", "attributes.actor.name", "attributes.location.ip", "id"];
     Ok(keys.into_iter().find_map(|path| text_at(event, path)).unwrap_or_default().into())
-}
-
-/// Names of targets, the one that tells most first.
-const NAMES: [&str; 8] =
-    ["email", "name", "groupName", "permissionName", "settingName", "key", "siteName", "siteHostName"];
-/// Types of targets that say where something happened rather than to what.
-const PLACES: [&str; 7] = ["sites", "orgs", "organization", "organizations", "unit", "workspace", "workspaces"];
-/// Types of targets that say in what something stood, where something else is named beside them.
-const HOLDERS: [&str; 4] = ["space", "spaces", "project", "projects"];
-
-/// What an event was about: the first of its targets that is neither the actor, nor a place, nor something that only holds the thing;
-/// else what holds it; else such an entry of its containers, as it is not known for all products where they name the thing; else
-/// the actor.
-pub(in crate::rule) fn target(attributes: &Map) -> Option<Dynamic> {
-    let entries = |key: &str| attributes.get(key).cloned().map_or_else(Array::new, items);
-    let is = |item: &Dynamic, kinds: &[&str]| kinds.iter().any(|kind| is_of_type(item, kind));
-    let (context, container) = (entries("context"), entries("container"));
-    let things = || context.iter().filter(|item| item.is_map() && !is(item, &PLACES));
-    let others = || things().filter(|item| !is_actor(attributes, item));
-    let found = others().find(|item| !is(item, &HOLDERS)).or_else(|| others().next());
-    let contained = || container.iter().find(|item| item.is_map() && !is(item, &PLACES));
-    found.or_else(contained).or_else(|| things().next()).cloned()
-}
-
-fn is_actor(attributes: &Map, item: &Dynamic) -> bool {
-    let actor = |key: &str| attributes.get("actor").and_then(|actor| text_at(actor, key));
-    let same = |mine: Option<ImmutableString>, theirs: Option<ImmutableString>| match (mine, theirs) {
-        (Some(mine), Some(theirs)) => mine.eq_ignore_ascii_case(&theirs),
-        _ => false,
-    };
-    same(actor("id"), text_at(item, "id")) || same(actor("email"), text_at(item, "attributes.email"))
 }
 
 fn is_the_actor(_: &Call, arguments: &[&Dynamic]) -> Answer {
@@ -429,11 +330,6 @@ fn wanted(arguments: &[&Dynamic]) -> Result<Option<Dynamic>, String> {
 
 fn target_of(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(or_unit(wanted(arguments)?))
-}
-
-fn name_of(target: &Dynamic) -> Option<ImmutableString> {
-    let named = NAMES.iter().find_map(|key| text_at(target, &format!("attributes.{key}")));
-    named.or_else(|| text_at(target, "id"))
 }
 
 fn target_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
@@ -495,18 +391,6 @@ fn origin(_: &Call, arguments: &[&Dynamic]) -> Answer {
 
 fn from(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(origin_of(first(arguments, 0)).map_or_else(String::new, |origin| format!(" from {origin}")).into())
-}
-
-fn origin_of(event: &Dynamic) -> Option<String> {
-    let text = |key: &str| text_at(event, &format!("attributes.location.{key}"));
-    let place: Vec<ImmutableString> = ["city", "countryName"].into_iter().filter_map(text).collect();
-    let place = place.join(", ");
-    match (text("ip"), place.is_empty()) {
-        (Some(ip), true) => Some(ip.to_string()),
-        (Some(ip), false) => Some(format!("{ip} ({place})")),
-        (None, false) => Some(place),
-        (None, true) => None,
-    }
 }
 
 fn site(_: &Call, arguments: &[&Dynamic]) -> Answer {

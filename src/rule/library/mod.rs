@@ -12,7 +12,7 @@ use std::{any::TypeId, sync::Arc};
 
 use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map};
 
-use super::engine::Call;
+use super::{host::Call, lists::NamedList, value::data};
 
 mod absent;
 mod convert;
@@ -25,9 +25,7 @@ mod state;
 mod text;
 mod time;
 
-pub(super) use event::{EventUse, actor_name_of, follow, follow_all, target, target_name_of, use_of_event};
-pub(super) use geo::Geo;
-pub(super) use list::{Lists, NamedList};
+pub(super) use event::{EventUse, use_of_event};
 pub use reference::{EXAMPLE_EVENT, EXAMPLE_LISTS, definitions, reference};
 pub(super) use state::NEW_COUNTRY;
 
@@ -168,11 +166,6 @@ fn add(engine: &mut Engine, call: &Arc<Call>, function: &'static HostFunction, t
             EvalAltResult::ErrorRuntime(problem.into(), context.call_position()).into()
         })
     });
-}
-
-/// A text that came as data; anything else is absent.
-fn data(value: &Dynamic) -> Option<ImmutableString> {
-    value.read_lock::<ImmutableString>().map(|text| text.clone())
 }
 
 /// A text that the author of the rule must give. `None` where it is absent data after all.

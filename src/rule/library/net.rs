@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use rhai::Dynamic;
 
-use super::{Answer, HostFunction, Subject, Texts, data, first, needs, texts};
-use crate::rule::engine::Call;
+use super::{Answer, HostFunction, Subject, Texts, first, needs, texts};
+use crate::rule::value::data;
+use crate::rule::{
+    address::{address, network},
+    host::Call,
+};
 
 pub(super) const SUBJECT: Subject = Subject {
     title: "Addresses",
@@ -51,20 +54,6 @@ const FUNCTIONS: &[HostFunction] = &[
         run: is_ip,
     },
 ];
-
-/// The address that a text is, as IPv4 where it stands for one.
-pub(super) fn address(text: &str) -> Option<IpAddr> {
-    text.trim().parse::<IpAddr>().ok().map(|address| address.to_canonical())
-}
-
-/// The network that a text is; an address is a network of one.
-pub(super) fn network(text: &str) -> Result<IpNet, String> {
-    let text = text.trim();
-    text.parse::<IpNet>()
-        .ok()
-        .or_else(|| address(text).map(IpNet::from))
-        .ok_or_else(|| format!("`{text}` is not a network: write `10.0.0.0/8` or `2001:db8::/32`"))
-}
 
 fn in_cidr(_: &Call, arguments: &[&Dynamic]) -> Answer {
     let networks = texts(first(arguments, 1), "the network")?;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 
-use super::{Answer, HostFunction, Subject, argument, data, first, given, may, needs};
+use super::{Answer, HostFunction, Subject, argument, first, given, may, needs};
+use crate::rule::value::data;
 use crate::{
     rule::{
-        engine::{Call, Remembering},
+        host::{Call, Remembering},
         value::to_json_value,
         view::frozen,
     },

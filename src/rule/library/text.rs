@@ -3,8 +3,9 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rhai::{Dynamic, Map};
 
-use super::{Answer, HostFunction, Subject, Texts, data, first, given, needs, or_unit, texts};
-use crate::rule::engine::Call;
+use super::{Answer, HostFunction, Subject, Texts, first, given, needs, or_unit, texts};
+use crate::rule::host::Call;
+use crate::rule::value::data;
 
 pub(super) const SUBJECT: Subject = Subject {
     title: "Texts",

@@ -5,8 +5,9 @@ use std::time::Duration;
 use jiff::{Timestamp, Zoned, civil, tz::TimeZone};
 use rhai::Dynamic;
 
-use super::{Answer, HostFunction, Subject, argument, data, first, given, may, needs, or_unit};
-use crate::{rule::engine::Call, time};
+use super::{Answer, HostFunction, Subject, argument, first, given, may, needs, or_unit};
+use crate::rule::value::data;
+use crate::{rule::host::Call, time};
 
 pub(super) const SUBJECT: Subject = Subject {
     title: "Times",

@@ -13,7 +13,7 @@ use globset::GlobMatcher;
 use rhai::{AST, Array, Dynamic, Expr, FnCallExpr, ImmutableString, Map, Stmt};
 
 use super::{Answer, Seen};
-use crate::rule::{ast, engine::Constants, pattern};
+use crate::rule::{ast, import::Constants, pattern};
 
 /// A step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
