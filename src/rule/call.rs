@@ -10,7 +10,7 @@ use std::{
 use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, ImmutableString, Map, Scope};
 
 use super::{
-    compile::CompiledRule,
+    compiled::CompiledRule,
     engine,
     exception::{Condition, Exception},
     fields,

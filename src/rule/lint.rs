@@ -9,7 +9,7 @@ use rhai::{AST, ASTNode, Expr, FnCallExpr, Position, Stmt};
 use super::{
     OPTIONAL_FUNCTIONS, RuleKind,
     case::{self, test_file},
-    compile::{CompiledRule, EXPIRED},
+    compiled::{CompiledRule, EXPIRED},
     engine,
     library::SUBJECTS,
     meter::Limits,

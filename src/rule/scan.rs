@@ -13,7 +13,7 @@ use std::{
 use rhai::{AST, ASTNode, Array, Dynamic, Expr, FnCallExpr, ImmutableString, Map, Stmt};
 
 use super::{
-    compile::OPTIONAL_FUNCTIONS,
+    compiled::OPTIONAL_FUNCTIONS,
     library::{self, EventUse},
     metadata::Metadata,
     reads::{ReadLists, Reads},
@@ -179,7 +179,8 @@ impl Following {
         for function in scripts.iter().flat_map(|script| script.iter_functions()) {
             let parameters: Vec<String> = function.params.iter().map(|name| (*name).to_owned()).collect();
             // The host calls these, with the event as the last argument.
-            if ["rule", super::compile::EXPIRED].contains(&function.name) || OPTIONAL_FUNCTIONS.contains(&function.name)
+            if ["rule", super::compiled::EXPIRED].contains(&function.name)
+                || OPTIONAL_FUNCTIONS.contains(&function.name)
             {
                 events.extend(parameters.last().cloned());
             }

@@ -11,7 +11,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::{
     circle,
-    compile::{CompiledRule, RuleKind},
+    compiled::{CompiledRule, RuleKind},
     exception::Exception,
     metadata::Stage,
     version,

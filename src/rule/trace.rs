@@ -15,7 +15,7 @@ use rhai::{AST, Dynamic, Engine, Expr, FnCallExpr, Position, Scope, Stmt, StmtBl
 use super::{
     ast,
     call::RuleInput,
-    compile::CompiledRule,
+    compiled::CompiledRule,
     engine,
     host::Call,
     memory::Memory,

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
 use super::{
-    compile::CompiledRule,
+    compiled::CompiledRule,
     exception::{Condition, Exception},
     lists::Lists,
     metadata::{Metadata, Stage},

@@ -12,24 +12,22 @@ use std::{
 use globset::GlobMatcher;
 use rhai::{AST, Array, Dynamic, Expr, FnCallExpr, ImmutableString, Map, Stmt};
 
-use super::{Answer, Seen};
-use crate::rule::{ast, import::Constants, pattern};
+use super::{
+    ast,
+    extract::{Key, Path, Seen},
+    import::Constants,
+    pattern,
+};
 
-/// A step of a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Key {
-    Name(Box<str>),
-    Item(usize),
-}
-
-/// A path in the event's JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Path {
-    pub(super) keys: Vec<Key>,
-    /// How many steps forgive that there is no object: those that the host follows for the short names.
-    pub(super) lenient: usize,
-    /// Anything but a text that is not empty counts as absent.
-    pub(super) only_text: bool,
+/// What a condition says of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// Only the script can tell.
+    Unknown,
 }
 
 /// A field of the event.
@@ -67,7 +65,7 @@ pub(super) enum Constant {
 
 /// The conditions that a rule begins with, in order.
 #[derive(Debug, Clone, Default)]
-pub(in crate::rule) struct Conditions(pub(super) Vec<Condition>);
+pub(super) struct Conditions(pub(super) Vec<Condition>);
 
 /// A condition.
 #[derive(Debug, Clone)]
@@ -140,7 +138,7 @@ struct Reading<'a> {
 }
 
 /// The conditions that `fn rule` begins with, of a compiled file.
-pub(in crate::rule) fn conditions(ast: &AST, constants: &Constants) -> Conditions {
+pub(super) fn conditions(ast: &AST, constants: &Constants) -> Conditions {
     let (Some(parameter), Some(statements)) = (ast::parameter(ast, "rule"), ast::body(ast, "rule")) else {
         return Conditions::default();
     };

@@ -8,26 +8,12 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-mod conditions;
-mod extract;
-
-use conditions::Condition;
-pub(super) use conditions::{Conditions, conditions};
-use extract::{Extract, Seen};
-
-use super::RuleSet;
+use super::{
+    conditions::{self, Answer, Condition},
+    extract::{Extract, Seen},
+    set::RuleSet,
+};
 use crate::{action::Catalog, legible::Flags, name::SourceName};
-
-/// What a condition says of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    /// It holds.
-    True,
-    /// It does not.
-    False,
-    /// Only the script can tell.
-    Unknown,
-}
 
 /// Which rules are to look at events of one action.
 #[derive(Debug)]

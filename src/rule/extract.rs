@@ -4,7 +4,22 @@ use std::borrow::Cow;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::conditions::{Key, Path};
+/// A step of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Key {
+    Name(Box<str>),
+    Item(usize),
+}
+
+/// A path in the event's JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Path {
+    pub(super) keys: Vec<Key>,
+    /// How many steps forgive that there is no object: those that the host follows for the short names.
+    pub(super) lenient: usize,
+    /// Anything but a text that is not empty counts as absent.
+    pub(super) only_text: bool,
+}
 
 /// Longer events are left to the scripts, whose limits on texts and lists they may exceed.
 const MAX_RAW: usize = 32 * 1024;
