@@ -241,6 +241,13 @@ impl Metadata {
     }
 }
 
+impl Selector {
+    /// Whether a rule is meant.
+    pub fn selects(&self, rule: &Metadata) -> bool {
+        self.fits(&rule.id, &rule.tags, rule.risk)
+    }
+}
+
 /// Where the keys and values of the literal stand, in bytes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Places {

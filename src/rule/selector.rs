@@ -2,7 +2,7 @@
 
 use globset::GlobMatcher;
 
-use super::{metadata::Metadata, pattern};
+use super::pattern;
 use crate::name::RuleId;
 
 /// Rules by id, by a pattern for ids, by tag, or those that give risk.
@@ -41,12 +41,12 @@ impl Selector {
         Self::parse(id.as_str()).unwrap_or_else(|_| unreachable!("an id is a pattern of itself"))
     }
 
-    /// Whether a rule is meant.
-    pub fn selects(&self, rule: &Metadata) -> bool {
+    /// Whether a rule with this id, these tags and this risk is meant.
+    pub(super) fn fits(&self, id: &RuleId, tags: &[String], risk: u32) -> bool {
         match &self.kind {
-            Selects::Id(glob) => glob.is_match(rule.id.as_str()),
-            Selects::Tag(glob) => rule.tags.iter().any(|tag| glob.is_match(tag)),
-            Selects::Risk => rule.risk > 0,
+            Selects::Id(glob) => glob.is_match(id.as_str()),
+            Selects::Tag(glob) => tags.iter().any(|tag| glob.is_match(tag)),
+            Selects::Risk => risk > 0,
         }
     }
 

@@ -14,13 +14,12 @@ use super::{
     compiled::{CompiledRule, RuleKind},
     exception::Exception,
     metadata::Stage,
-    version,
 };
 use crate::{
     action::{ActionPatterns, Catalog, ListedAction},
     event::Event,
     legible::Flags,
-    name::{RuleId, RuleVersion, Sequence, SourceName},
+    name::{RuleId, Sequence, SourceName},
     time::Timestamp,
 };
 /// Actions that no rule is to look at, by source.
@@ -356,11 +355,6 @@ impl RuleSet {
             heard.sort_by(|one, other| one.id().cmp(other.id()));
         }
         wanted
-    }
-
-    /// The version of each detection rule: see [`RuleVersion`].
-    pub fn versions(&self) -> BTreeMap<RuleId, RuleVersion> {
-        self.detections.iter().map(|rule| (rule.id().clone(), version::in_set(self, rule))).collect()
     }
 
     /// Whether a detection rule wants events with this action.

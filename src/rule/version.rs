@@ -4,7 +4,7 @@
 //! what is hashed is an encoding of its own: each text goes with its length, each list with its count, and nothing depends on how a
 //! library prints its values. `tests/data/versions.txt` holds examples, which must stay as they are.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
@@ -16,7 +16,7 @@ use super::{
     reads::ReadLists,
     set::RuleSet,
 };
-use crate::name::RuleVersion;
+use crate::name::{RuleId, RuleVersion};
 
 /// What a rule's own files and its overrides make of it.
 pub(super) fn of_content(text: &str, imports: &[Arc<str>], metadata: &Metadata) -> RuleVersion {
@@ -39,8 +39,15 @@ pub(super) fn of_content(text: &str, imports: &[Arc<str>], metadata: &Metadata) 
     encoder.finish()
 }
 
+impl RuleSet {
+    /// The version of each detection rule.
+    pub fn versions(&self) -> BTreeMap<RuleId, RuleVersion> {
+        self.detections.iter().map(|rule| (rule.id().clone(), in_set(self, rule))).collect()
+    }
+}
+
 /// The version of a rule in its set: with all that it listens to, its exceptions, and what it reads.
-pub(super) fn in_set(set: &RuleSet, rule: &Arc<CompiledRule>) -> RuleVersion {
+fn in_set(set: &RuleSet, rule: &Arc<CompiledRule>) -> RuleVersion {
     let mut encoder = Encoder::default();
     encoder.text("rule");
     let heard = set.with_what_it_hears(rule);
