@@ -1,4 +1,4 @@
-//! Lists the files of `rules/` for `src/rule/shipped.rs`, so that adding a rule is adding its file.
+//! Lists the files of `rules/` for `src/rule/load/shipped.rs`, so that adding a rule is adding its file.
 
 use std::{env, error::Error, fmt::Write, fs, path::Path};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::RuleSet;
+use crate::rule::set::RuleSet;
 use crate::{action, name::RuleId};
 
 /// Actions that are suggested in place of those that a rule names.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::CompiledRule;
 use crate::name::RuleId;
+use crate::rule::script::compiled::CompiledRule;
 
 /// The rules of these that listen in a circle.
 pub(super) fn in_a_circle(rules: &[Arc<CompiledRule>]) -> Vec<RuleId> {

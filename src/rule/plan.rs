@@ -8,9 +8,9 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use super::{
-    conditions::{self, Answer, Condition},
-    extract::{Extract, Seen},
+use crate::rule::{
+    script::conditions::{self, Answer, Condition},
+    script::extract::{Extract, Seen},
     set::RuleSet,
 };
 use crate::{action::Catalog, legible::Flags, name::SourceName};

@@ -9,11 +9,11 @@ use std::{
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::{
+use crate::rule::{
     circle,
-    compiled::{CompiledRule, RuleKind},
-    exception::Exception,
-    metadata::Stage,
+    manifest::exception::Exception,
+    manifest::metadata::Stage,
+    script::compiled::{CompiledRule, RuleKind},
 };
 use crate::{
     action::{ActionPatterns, Catalog, ListedAction},
@@ -75,7 +75,7 @@ pub struct RuleSet {
     pub guarded: Vec<Guarded>,
     /// Rules that ended the whole process, and are left out.
     pub ended: Vec<Ended>,
-    /// Of the files as they were read: see [`fingerprint_on_disk`](super::fingerprint_on_disk).
+    /// Of the files as they were read: see [`fingerprint_on_disk`](crate::rule::load::files::fingerprint_on_disk).
     pub fingerprint: String,
     /// Where the files are.
     pub roots: Vec<PathBuf>,

@@ -8,15 +8,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use super::{
-    compiled::CompiledRule,
-    exception::{Condition, Exception},
-    lists::Lists,
-    metadata::{Metadata, Stage},
-    reads::ReadLists,
+use crate::name::{RuleId, RuleVersion};
+use crate::rule::{
+    manifest::exception::{Condition, Exception},
+    manifest::metadata::{Metadata, Stage},
+    manifest::reads::ReadLists,
+    script::compiled::CompiledRule,
+    script::lists::Lists,
     set::RuleSet,
 };
-use crate::name::{RuleId, RuleVersion};
 
 /// What a rule's own files and its overrides make of it.
 pub(super) fn of_content(text: &str, imports: &[Arc<str>], metadata: &Metadata) -> RuleVersion {

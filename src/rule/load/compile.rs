@@ -1,0 +1,442 @@
+//! From the text of a rule file to something that can be called: parse, run the top level once, read `RULE`, look at the
+//! functions, and compile again with the constants known.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rhai::{AST, ASTNode, Dynamic, Engine, Expr, ImmutableString, Map, OptimizationLevel, Scope, Stmt};
+
+use crate::rule::{
+    manifest::metadata::{self, MOST_PROBLEMS, Metadata, Places},
+    manifest::problem,
+    manifest::tuning::{self, Overrides, RuleOverride},
+    script::bounds::{MAX_DEPTH, Weight, copied_too_often},
+    script::compiled::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind},
+    script::conditions::{self, Conditions},
+    script::cost::Cost,
+    script::engine,
+    script::host::{Call, Running},
+    script::import::Constants,
+    script::meter::Limits,
+    script::resources::Resources,
+    script::scan::{self, Scanned, called, lists, scan, span},
+    script::view,
+    version,
+};
+use crate::{
+    diagnostic::{Diagnostic, any_error, nearest},
+    name::RuleId,
+    time,
+};
+
+/// What became of a file.
+pub(in crate::rule) enum Compiled {
+    /// A rule.
+    Rule(Box<CompiledRule>),
+    /// A file without `RULE`: there to be imported.
+    LibraryFile,
+    /// Nothing that could be used.
+    Broken,
+}
+
+/// Compiles rule files. One for a load; files do not influence each other.
+pub(in crate::rule) struct Compiler {
+    engine: Engine,
+    call: Arc<Call>,
+    resources: Arc<Resources>,
+    /// Files that were imported, parsed; none where that failed.
+    parsed: HashMap<PathBuf, Option<Arc<(Scanned, AST)>>>,
+}
+
+/// A file's top level may take as long as a call may, whatever the configuration says of calls.
+const LOAD_TIME: Duration = Duration::from_secs(1);
+
+/// Far more than any rule has.
+const MAX_DECLARATIONS: usize = 2_000;
+
+impl Compiler {
+    pub(in crate::rule) fn new(resources: Arc<Resources>) -> Self {
+        let (engine, call) = engine::sandbox(&Limits::default());
+        Self { engine, call, resources, parsed: HashMap::new() }
+    }
+
+    /// The engine, for what is compiled beside rules.
+    pub(in crate::rule) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// Compiles one file, with what the overrides say of its rule.
+    pub(in crate::rule) fn compile(
+        &mut self,
+        file: &Path,
+        text: &Arc<str>,
+        overrides: &Overrides,
+    ) -> (Compiled, Vec<Diagnostic>) {
+        // Rhai looks through all variables for each name that it reads.
+        let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
+        if words.filter(|word| ["let", "const"].contains(word)).count() > MAX_DECLARATIONS {
+            let message = format!("the file has more than {MAX_DECLARATIONS} variables and constants");
+            return (Compiled::Broken, vec![Diagnostic::error("E218", file, message)]);
+        }
+        // Unoptimised and lenient first: positions of the literal, and `params` is not known yet.
+        self.engine.set_optimization_level(OptimizationLevel::None);
+        self.engine.set_strict_variables(false);
+        let parsed = self.engine.compile(text);
+        self.engine.set_optimization_level(OptimizationLevel::Simple);
+        let first = match parsed {
+            Ok(ast) if !declares_rule(&ast) => return library_file(&ast, file, text),
+            Ok(ast) => ast,
+            Err(error) => return (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
+        };
+        match self.rule(file, text, first, overrides) {
+            Ok((rule, warnings)) => (Compiled::Rule(Box::new(rule)), warnings),
+            Err(diagnostics) => (Compiled::Broken, diagnostics),
+        }
+    }
+
+    fn rule(
+        &mut self,
+        file: &Path,
+        text: &Arc<str>,
+        first: AST,
+        overrides: &Overrides,
+    ) -> Result<(CompiledRule, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let one = |diagnostic| vec![diagnostic];
+        let places = places(&first, text);
+
+        self.call.begin(LOAD_TIME);
+        let resources = Arc::clone(&self.resources);
+        self.call.set_current(Arc::new(Running { rule: placeholder_id(), resources, constants: Arc::default() }));
+        let mut run = first.clone();
+        run.set_source(file.to_string_lossy().as_ref());
+        let mut scope = Scope::new();
+        let ran = self.engine.run_ast_with_scope(&mut scope, &run);
+        self.call.end();
+        ran.map_err(|error| one(problem::load_error(&error, file, text)))?;
+        if let Some((name, ..)) = scope.iter_raw().find(|(_, _, value)| Weight::of(value).check().is_err()) {
+            let message = format!("`{name}` is too large, or nests more than {MAX_DEPTH} levels deep");
+            return Err(one(Diagnostic::error("E218", file, message).at(text, declared(&first, text, name))));
+        }
+        let constants = scope.iter_raw().map(|(name, _, value)| (name, value));
+        if let Some(name) = copied_too_often(text, constants) {
+            let message =
+                format!("`{name}` is used too often for its size: Rhai copies a constant wherever it is named");
+            return Err(one(Diagnostic::error("E218", file, message).at(text, declared(&first, text, name))));
+        }
+        let Some(map) = scope.get_value::<Map>("RULE") else {
+            let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
+            return Err(one(Diagnostic::error("E205", file, "`RULE` is not a map").at(text, places.whole).help(help)));
+        };
+        let (metadata, mut found) = metadata::read(&map, &places, file, text);
+        let (kind, functions) = match functions(&first, file, text, &places) {
+            (Some(kind), functions, mut problems) => {
+                found.append(&mut problems);
+                (kind, functions)
+            }
+            (None, _, mut problems) => {
+                found.append(&mut problems);
+                return Err(found);
+            }
+        };
+        let Some(mut metadata) = metadata else {
+            return Err(found);
+        };
+        let changes: Vec<&RuleOverride> =
+            overrides.iter().filter(|change| change.selector.selects(&metadata)).collect();
+        found.append(&mut tuning::apply(&mut metadata, &changes));
+
+        // The constants that the functions may use: the file's own, and `params`.
+        let mut constants = Scope::new();
+        let mut known = Constants::new();
+        known.insert("params".to_owned(), view::share(metadata.params.clone().into()));
+        constants.push_constant("params", metadata.params.clone());
+        for (name, _, mut value) in scope.iter() {
+            if name == "RULE" {
+                value = effective(&map, &metadata);
+            }
+            known.insert(name.to_owned(), view::share(value.clone()));
+            constants.push_constant(name.to_owned(), value);
+        }
+        self.engine.set_strict_variables(true);
+        let mut ast = self.engine.compile_with_scope(&constants, text).map_err(|error| {
+            let mut all = found.clone();
+            all.push(problem::parse_error(&error, file, text));
+            all
+        })?;
+        ast.set_source(file.to_string_lossy().as_ref());
+        if let Some(position) = called(&first, "expect")
+            && !functions.iter().any(|function| function == EXPIRED)
+        {
+            let message = "`expect` without `fn expired(key, event)`: nothing is said if it does not happen";
+            let help = "write `fn expired(key, event) { true }`";
+            found.push(Diagnostic::error("E216", file, message).at(text, problem::span(text, position)).help(help));
+        }
+        let unknown = lists(&first)
+            .into_iter()
+            .filter_map(|(name, position)| Some((self.resources.lists.find(&name).err()?, position)));
+        for (problem, position) in unknown.take(MOST_PROBLEMS) {
+            found.push(Diagnostic::error("E212", file, problem).at(text, problem::span(text, position)));
+        }
+        if any_error(&found) {
+            return Err(found);
+        }
+        // A library's functions see its constants, which are not known here.
+        self.engine.set_strict_variables(false);
+        let traits = self.traits(&first, file);
+        let given = metadata
+            .params
+            .values()
+            .filter_map(|value| value.read_lock::<ImmutableString>().and_then(|text| span(&text)));
+        let reach = given.max().unwrap_or_default().max(traits.reach).max(metadata.dedup_period).max(metadata.window);
+        let hash = version::of_content(text, &traits.texts, &metadata).to_string();
+        let scripts: Vec<&AST> = std::iter::once(&first).chain(traits.scripts.iter().map(|parsed| &parsed.1)).collect();
+        let reads = scan::of_rule(&scripts, &metadata);
+        // A rule that listens is asked about matches.
+        let conditions =
+            if metadata.on.is_some() { Conditions::default() } else { conditions::conditions(&ast, &known) };
+        let running =
+            Running { rule: metadata.id.clone(), resources: Arc::clone(&self.resources), constants: Arc::new(known) };
+        let rule = CompiledRule {
+            running: Arc::new(running),
+            conditions,
+            reads,
+            metadata,
+            kind,
+            file: file.to_owned(),
+            hash,
+            ast,
+            places,
+            remembers: traits.remembers,
+            shares: traits.shares,
+            reach,
+            expires: functions.iter().any(|function| function == EXPIRED),
+            assigns_properties: traits.assigns,
+            imports: !traits.texts.is_empty(),
+            functions,
+            cost: Cost::default(),
+        };
+        Ok((rule, found))
+    }
+
+    /// What is true of a file together with those that it imports.
+    fn traits(&mut self, ast: &AST, file: &Path) -> Traits {
+        let Scanned { assigns, remembers, shares, reach, imports, imports_any } = scan(ast);
+        let mut traits = Traits { assigns, remembers, shares, reach, ..Traits::default() };
+        let mut seen: Vec<PathBuf> = Vec::new();
+        let mut pending: Vec<(PathBuf, String)> = imports.into_iter().map(|path| (file.to_owned(), path)).collect();
+        if imports_any {
+            traits.texts.extend(self.resources.imports.texts().cloned());
+        }
+        while let Some((from, path)) = pending.pop() {
+            let Some(found) = self.resources.imports.find(Some(&from.to_string_lossy()), &path).cloned() else {
+                continue;
+            };
+            if seen.contains(&found) {
+                continue;
+            }
+            seen.push(found.clone());
+            if let Some(text) = self.resources.imports.text(&found)
+                && let Some(parsed) = self.parsed(&found, &text)
+            {
+                let scanned = &parsed.0;
+                traits.assigns |= scanned.assigns;
+                traits.remembers |= scanned.remembers;
+                traits.shares |= scanned.shares;
+                traits.reach = traits.reach.max(scanned.reach);
+                if scanned.imports_any {
+                    traits.texts.extend(self.resources.imports.texts().cloned());
+                }
+                pending.extend(scanned.imports.iter().map(|path| (found.clone(), path.clone())));
+                traits.texts.push(text);
+                traits.scripts.push(parsed);
+            }
+        }
+        traits
+    }
+
+    fn parsed(&mut self, file: &Path, text: &str) -> Option<Arc<(Scanned, AST)>> {
+        if let Some(parsed) = self.parsed.get(file) {
+            return parsed.clone();
+        }
+        let ast = self.engine.compile(text).ok();
+        let parsed = ast.map(|ast| Arc::new((scan(&ast), ast)));
+        self.parsed.insert(file.to_owned(), parsed.clone());
+        parsed
+    }
+}
+
+/// `RULE` as functions see it: what overrides change of its counting is changed, so that titles say what holds.
+fn effective(map: &Map, metadata: &Metadata) -> Dynamic {
+    let mut map = map.clone();
+    let duration = |duration: Duration| Dynamic::from(time::show_duration(duration));
+    map.insert("threshold".into(), i64::from(metadata.threshold).into());
+    map.insert("window".into(), duration(metadata.window));
+    map.insert("dedup_period".into(), duration(metadata.dedup_period));
+    map.insert("severity".into(), metadata.severity.as_str().into());
+    map.into()
+}
+
+/// Whether a file declares `RULE`: all others are libraries.
+fn declares_rule(ast: &AST) -> bool {
+    ast.statements().iter().any(|statement| match statement {
+        Stmt::Var(declaration, ..) => declaration.0.name == "RULE",
+        _ => false,
+    })
+}
+
+/// A file without `RULE`: to be imported, unless it was meant as a rule.
+fn library_file(ast: &AST, file: &Path, text: &Arc<str>) -> (Compiled, Vec<Diagnostic>) {
+    let mut functions = ast.iter_functions();
+    if let Some(function) =
+        functions.find(|found| found.params.len() == 1 && ["rule", "check", "check_agent"].contains(&found.name))
+    {
+        let message = format!("the file has `fn {}` but no `const RULE`", function.name);
+        let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
+        let at = function_span(text, function.name);
+        return (Compiled::Broken, vec![Diagnostic::error("E211", file, message).at(text, at).help(help)]);
+    }
+    let has_constants = ast.statements().iter().any(|statement| matches!(statement, Stmt::Var(..)));
+    let useless = ast.iter_functions().next().is_none() && !has_constants;
+    let warning = || Diagnostic::warning("W202", file, "the file is no rule, and has nothing that could be imported");
+    (Compiled::LibraryFile, if useless { vec![warning()] } else { Vec::new() })
+}
+
+/// What is true of a file and those that it imports.
+#[derive(Default)]
+struct Traits {
+    /// The texts of all that it imports.
+    texts: Vec<Arc<str>>,
+    /// The same, parsed.
+    scripts: Vec<Arc<(Scanned, AST)>>,
+    assigns: bool,
+    remembers: bool,
+    shares: bool,
+    reach: Duration,
+}
+
+/// Where `RULE` and its keys stand.
+fn places(ast: &AST, text: &str) -> Places {
+    let mut places = Places { whole: 0..0, ..Places::default() };
+    for statement in ast.statements() {
+        let Stmt::Var(declaration, _, _) = statement else {
+            continue;
+        };
+        if declaration.0.name.as_str() != "RULE" {
+            continue;
+        }
+        places.whole = problem::span(text, declaration.0.pos);
+        if let Expr::Map(entries, _) = &declaration.1 {
+            for (key, value) in &entries.0 {
+                let spans = (problem::span(text, key.pos), problem::span(text, value.start_position()));
+                places.keys.insert(key.name.to_string(), spans);
+                let mut texts = Vec::new();
+                value.walk(&mut Vec::new(), &mut |nodes| {
+                    if let Some(ASTNode::Expr(Expr::StringConstant(written, position))) = nodes.last() {
+                        texts.push((written.to_string(), problem::span(text, *position)));
+                    }
+                    true
+                });
+                places.texts.insert(key.name.to_string(), texts);
+            }
+        }
+    }
+    places
+}
+
+/// What kind of rule the functions make, the names of those it has, and what is wrong with them.
+fn functions(
+    ast: &AST,
+    file: &Path,
+    text: &Arc<str>,
+    places: &Places,
+) -> (Option<RuleKind>, Vec<String>, Vec<Diagnostic>) {
+    let mut found = Vec::new();
+    let mut names = Vec::new();
+    let mut kinds = Vec::new();
+    for function in ast.iter_functions() {
+        let at = function_span(text, function.name);
+        let kind = match function.name {
+            "rule" => Some(RuleKind::Detection),
+            "check" => Some(RuleKind::CheckSource),
+            "check_agent" => Some(RuleKind::CheckAgent),
+            _ => None,
+        };
+        let (wanted, shape) = if function.name == EXPIRED { (2, "two parameters") } else { (1, "one parameter") };
+        let ours = kind.is_some() || function.name == EXPIRED || OPTIONAL_FUNCTIONS.contains(&function.name);
+        if ours && function.params.len() != wanted {
+            let name = function.name;
+            let message = format!("`fn {name}` must have {shape}, it has {}", function.params.len());
+            let parameters = if wanted == 2 { "key, event" } else { "event" };
+            let help = format!("write `fn {name}({parameters})`");
+            found.push(Diagnostic::error("E207", file, message).at(text, at).help(help));
+            continue;
+        }
+        if let Some(kind) = kind {
+            kinds.push(kind);
+        } else if ours {
+            names.push(function.name.to_owned());
+        } else if function.params.len() == 1
+            && let Some(near) = nearest(function.name, OPTIONAL_FUNCTIONS.iter().copied().chain(["rule"]))
+            && !text.replace(&format!("fn {}(", function.name), "").contains(&format!("{}(", function.name))
+        {
+            let message = format!("`fn {}` is never called: the function is `fn {near}`", function.name);
+            found.push(Diagnostic::warning("W201", file, message).at(text, at));
+        }
+    }
+    let kind = match kinds.as_slice() {
+        [kind] => Some(*kind),
+        [] => {
+            let all: Vec<&str> = ast.iter_functions().map(|function| function.name).collect();
+            let near = all.iter().find(|name| nearest(name, ["rule", "check", "check_agent"]).is_some());
+            let help = near.map_or_else(
+                || "add `fn rule(event) { … }`, which returns true for the events to alert on".to_owned(),
+                |near| {
+                    format!(
+                        "did you mean `fn {}` by `fn {near}`?",
+                        nearest(near, ["rule", "check", "check_agent"]).unwrap_or("rule")
+                    )
+                },
+            );
+            if !any_error(&found) {
+                found.push(
+                    Diagnostic::error("E206", file, "the file has `RULE` but no `fn rule(event)`")
+                        .at(text, places.whole.clone())
+                        .help(help),
+                );
+            }
+            None
+        }
+        _ => {
+            let message = "a file has one of `fn rule`, `fn check` and `fn check_agent`";
+            found.push(Diagnostic::error("E208", file, message).at(text, places.whole.clone()));
+            None
+        }
+    };
+    (kind, names, found)
+}
+
+pub(in crate::rule) fn function_span(text: &str, name: &str) -> std::ops::Range<usize> {
+    let found = text.match_indices("fn ").find_map(|(index, _)| {
+        let rest = text.get(index + 3..)?;
+        let start = index + 3 + (rest.len() - rest.trim_start().len());
+        text.get(start..)?.starts_with(name).then_some(start..start + name.len())
+    });
+    found.unwrap_or(0..0)
+}
+
+/// Where a variable or constant of the top level is named first.
+fn declared(ast: &AST, text: &str, wanted: &str) -> std::ops::Range<usize> {
+    let position = ast.statements().iter().find_map(|statement| match statement {
+        Stmt::Var(parts, ..) if parts.0.name == wanted => Some(parts.0.pos),
+        _ => None,
+    });
+    position.map_or(0..0, |position| problem::span(text, position))
+}
+
+fn placeholder_id() -> RuleId {
+    RuleId::parse("rule.loading").unwrap_or_else(|_| unreachable!("a constant dotted name"))
+}

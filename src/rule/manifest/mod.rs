@@ -1,0 +1,11 @@
+//! What a rule says of itself, and what others say of it: `RULE`, overrides, exceptions. Nothing here runs a script.
+
+pub(in crate::rule) mod exception;
+pub(in crate::rule) mod metadata;
+pub(in crate::rule) mod pattern;
+pub(in crate::rule) mod problem;
+pub(in crate::rule) mod reads;
+pub(in crate::rule) mod runbook;
+pub(in crate::rule) mod selector;
+pub(in crate::rule) mod tuning;
+pub(in crate::rule) mod value;

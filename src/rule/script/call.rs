@@ -1,0 +1,520 @@
+//! Calling a rule's functions: budget, deadline, panic boundary, and the types that each function must return.
+
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, MutexGuard},
+};
+
+use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, ImmutableString, Map, Scope};
+
+use crate::rule::{
+    manifest::exception::{Condition, Exception},
+    manifest::problem::{FailureKind, RuleFailure},
+    manifest::runbook,
+    manifest::value::to_json_value,
+    script::compiled::CompiledRule,
+    script::engine,
+    script::fields,
+    script::host::{About, Call},
+    script::memory::{Expectation, Memory},
+    script::meter::Limits,
+    script::view::{EventView, MatchInfo},
+};
+use crate::{
+    action::Catalog,
+    alert::Severity,
+    event::Event,
+    name::RuleId,
+    text::{clipped, shortened},
+};
+
+/// An event on its way through the rules: its view is built when the first rule wants it, and then shared.
+#[derive(Debug)]
+pub struct RuleInput<'a> {
+    event: &'a Event,
+    catalog: &'a Catalog,
+    cause: Cause,
+    shared: OnceCell<EventView>,
+}
+
+/// Why a rule is asked about an event.
+#[derive(Debug)]
+enum Cause {
+    /// It happened.
+    Event,
+    /// Another rule said true for it.
+    Match(MatchInfo),
+    /// What was expected after it did not happen.
+    Failed(Expectation),
+}
+
+impl<'a> RuleInput<'a> {
+    /// Nothing is parsed yet.
+    pub fn new(event: &'a Event, catalog: &'a Catalog) -> Self {
+        Self { event, catalog, cause: Cause::Event, shared: OnceCell::new() }
+    }
+
+    /// An event for which another rule said true.
+    pub fn of_match(event: &'a Event, matched: MatchInfo, catalog: &'a Catalog) -> Self {
+        Self { event, catalog, cause: Cause::Match(matched), shared: OnceCell::new() }
+    }
+
+    /// The end of waiting for something that was expected after an event; `event` is that event, with the time of the end.
+    pub fn of_failed(event: &'a Event, failed: Expectation, catalog: &'a Catalog) -> Self {
+        Self { event, catalog, cause: Cause::Failed(failed), shared: OnceCell::new() }
+    }
+
+    /// What was expected and did not happen, where that is what the rule is asked about.
+    pub fn failed(&self) -> Option<&Expectation> {
+        match &self.cause {
+            Cause::Failed(failed) => Some(failed),
+            Cause::Event | Cause::Match(_) => None,
+        }
+    }
+
+    fn view(&self) -> EventView {
+        match &self.cause {
+            Cause::Event => EventView::new(self.event, self.catalog),
+            Cause::Match(matched) => EventView::of_match(self.event, matched, self.catalog),
+            Cause::Failed(failed) => EventView::of_failed(self.event, failed, self.catalog),
+        }
+    }
+
+    /// Who did it, as it is shown in a line: an email address if there is one, else a name.
+    pub fn who(&self, rule: &CompiledRule) -> Option<String> {
+        let event = self.value_for(rule);
+        let event = event.read_lock::<Map>()?;
+        let text = |path: &str| {
+            let value = fields::follow(event.get("actor")?, path)?;
+            value.read_lock::<ImmutableString>().filter(|text| !text.is_empty()).map(|text| text.to_string())
+        };
+        let email = text("email");
+        email.clone().filter(|email| email.contains('@')).or_else(|| text("name")).or_else(|| text("id")).or(email)
+    }
+
+    /// A runbook with what the event says in its places: see [`Metadata::runbook`](crate::rule::manifest::metadata::Metadata::runbook).
+    pub fn fill(&self, rule: &CompiledRule, runbook: &str) -> String {
+        let event = self.value_for(rule);
+        runbook::filled(runbook, |place| match place {
+            "{actor}" => fields::actor_name_of(&event),
+            "{target}" => fields::target_name_of(&event),
+            "{ip}" => fields::follow(&event, "ip").map(|ip| ip.to_string()),
+            _ => fields::follow(&event, "time").map(|time| time.to_string()),
+        })
+    }
+
+    /// A title of bounded length. Long texts of the event are cut where they stand in it, so that one does not push out what follows.
+    pub fn shortened(&self, rule: &CompiledRule, title: &str) -> String {
+        if title.chars().nth(MAX_TITLE).is_none() {
+            return title.to_owned();
+        }
+        let title = clipped(title, MAX_LOOKED_THROUGH);
+        let mut texts: Vec<ImmutableString> = Vec::new();
+        long_texts(&self.value_for(rule), 0, &mut texts);
+        // The longest first: a text may be part of another.
+        texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        texts.dedup();
+        texts.truncate(MAX_TEXTS);
+        let mut short = title;
+        for text in &texts {
+            short = short.replace(text.as_str(), &shortened(text, MAX_VALUE));
+        }
+        shortened(&short, MAX_TITLE)
+    }
+
+    /// What a call of a rule's function is about.
+    pub(in crate::rule) fn about(&self, rule: &CompiledRule, function: &str) -> About {
+        let event = rule.expires.then(|| self.event.clone());
+        let moment = (self.event.moment().as_millisecond(), self.event.sequence.0);
+        About { moment, writes: function == "rule", event }
+    }
+
+    /// The event.
+    pub fn event(&self) -> &'a Event {
+        self.event
+    }
+
+    pub(in crate::rule) fn value_for(&self, rule: &CompiledRule) -> Dynamic {
+        if rule.assigns_properties {
+            return self.view().value();
+        }
+        self.shared.get_or_init(|| self.view()).value()
+    }
+}
+
+/// A value of a group so that no two lists of values read alike: a slash that could be taken for what stands between values is escaped.
+fn escaped_value(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut before = None;
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let at_edge = |neighbour: Option<char>| neighbour.is_none_or(|neighbour| neighbour == ' ');
+        if character == '\\' || (character == '/' && (at_edge(before) || at_edge(characters.peek().copied()))) {
+            result.push('\\');
+        }
+        result.push(character);
+        before = Some(character);
+    }
+    result
+}
+
+/// UTF-16 units of a title.
+const MAX_TITLE: usize = 500;
+/// UTF-16 units of a long title that are looked through for texts of the event.
+const MAX_LOOKED_THROUGH: usize = 64 * 1024;
+/// Texts of the event that are looked for in it, the longest.
+const MAX_TEXTS: usize = 50;
+/// UTF-16 units of one text of the event in a title that would be longer.
+const MAX_VALUE: usize = 80;
+
+/// Texts of an event that are cut in titles.
+fn long_texts(value: &Dynamic, depth: usize, found: &mut Vec<ImmutableString>) {
+    if depth > 64 {
+        return;
+    }
+    if let Some(text) = value.read_lock::<ImmutableString>() {
+        if text.len() > MAX_VALUE {
+            found.push(text.clone());
+        }
+    } else if let Some(map) = value.read_lock::<Map>() {
+        map.values().for_each(|value| long_texts(value, depth + 1, found));
+    } else if let Some(items) = value.read_lock::<Array>() {
+        items.iter().for_each(|value| long_texts(value, depth + 1, found));
+    }
+}
+
+/// What a check rule says of one subject.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Finding {
+    /// Tells several findings of one check apart; empty where there is but one.
+    pub key: String,
+    /// The alert's title; absent: the rule's.
+    pub title: Option<String>,
+    /// The alert's severity; absent: the rule's.
+    pub severity: Option<Severity>,
+    /// The alert's description; absent: the rule's.
+    pub description: Option<String>,
+    /// Evidence.
+    pub context: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Is told of each call of a rule's function before it is made: the rule, and its hash.
+pub type CallWatch = Arc<dyn Fn(&RuleId, &str) + Send + Sync>;
+
+/// Runs rules. One for each thread.
+pub struct RuleHost {
+    engine: Engine,
+    call: Arc<Call>,
+    limits: Limits,
+    watch: Option<CallWatch>,
+}
+
+impl std::fmt::Debug for RuleHost {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "RuleHost({:?})", self.limits)
+    }
+}
+
+impl RuleHost {
+    /// A host whose calls stay within `limits`.
+    pub fn new(limits: &Limits) -> Self {
+        let (engine, call) = engine::sandbox(limits);
+        Self { engine, call, limits: limits.clone(), watch: None }
+    }
+
+    /// Tells `watch` of each call from now on.
+    pub fn set_watch(&mut self, watch: Option<CallWatch>) {
+        self.watch = watch;
+    }
+
+    /// The same, with another memory.
+    #[must_use]
+    pub fn with_memory(self, memory: Memory) -> Self {
+        *self.call.memory() = memory;
+        self
+    }
+
+    /// The values of the fields that `group_by` names, as one text that no others give; none where the rule does not group.
+    pub fn group(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<String> {
+        let fields = rule.metadata.group_by.as_ref()?;
+        let values = slot_values(&input.value_for(rule), fields);
+        // What stands between values, or for none, is escaped where it is part of one.
+        let value = |value: Option<String>| match value {
+            None => "-".to_owned(),
+            Some(text) if text == "-" => "\\-".to_owned(),
+            Some(text) => escaped_value(&text),
+        };
+        let values: Vec<String> = values.into_iter().map(value).collect();
+        Some(values.join(" / "))
+    }
+
+    /// What rules remember.
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.call.memory()
+    }
+
+    /// The named lists that calls have looked into since this was last asked, with their versions.
+    pub fn take_lists(&self) -> BTreeMap<String, String> {
+        self.call.take_lists()
+    }
+
+    /// Calls `fn rule(event)`, or `fn expired(key, event)` where something did not happen.
+    pub fn matches(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Result<bool, RuleFailure> {
+        let event = input.value_for(rule);
+        let (function, answer) = match input.failed() {
+            None => {
+                // Only what remembers asks what the call is about.
+                if rule.remembers {
+                    self.call.set_about(Some(input.about(rule, "rule")));
+                }
+                ("rule", self.call(rule, "rule", (event,))?)
+            }
+            Some(failed) => {
+                self.call.set_about(Some(input.about(rule, "expired")));
+                ("expired", self.call(rule, "expired", (Dynamic::from(failed.key.clone()), event))?)
+            }
+        };
+        answer.as_bool().map_err(|_| RuleFailure::wrong_type(function, "true or false", &answer))
+    }
+
+    /// Calls an optional function that returns a text, if the rule has it. Numbers and truth values are taken as texts.
+    pub fn text(
+        &self,
+        rule: &CompiledRule,
+        function: &str,
+        input: &RuleInput<'_>,
+    ) -> Option<Result<String, RuleFailure>> {
+        self.optional(rule, function, input, |answer| match answer.type_name() {
+            "string" | "i64" | "f64" | "bool" | "char" => Ok(answer.to_string()),
+            _ => Err("a text"),
+        })
+    }
+
+    /// Calls `fn unique(event)`. `()` means that the match counts for nothing.
+    pub fn unique(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Option<String>, RuleFailure>> {
+        self.optional(rule, "unique", input, |answer| match answer.type_name() {
+            "()" => Ok(None),
+            "string" | "i64" | "f64" | "bool" | "char" => Ok(Some(answer.to_string())),
+            _ => Err("a text, a number, or `()`"),
+        })
+    }
+
+    /// Calls `fn severity(event)`.
+    pub fn severity(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Severity, RuleFailure>> {
+        self.optional(rule, "severity", input, |answer| {
+            let text = answer.read_lock::<ImmutableString>().map(|text| text.to_string());
+            text.and_then(|text| text.parse().ok()).ok_or("`info`, `low`, `medium`, `high` or `critical`")
+        })
+    }
+
+    /// Calls `fn destinations(event)`.
+    pub fn destinations(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Vec<String>, RuleFailure>> {
+        self.optional(rule, "destinations", input, |answer| {
+            answer
+                .read_lock::<Array>()
+                .and_then(|items| {
+                    items.iter().map(|item| item.read_lock::<ImmutableString>().map(|text| text.to_string())).collect()
+                })
+                .ok_or("a list of destination names")
+        })
+    }
+
+    /// Calls `fn context(event)`.
+    pub fn context(
+        &self,
+        rule: &CompiledRule,
+        input: &RuleInput<'_>,
+    ) -> Option<Result<serde_json::Map<String, serde_json::Value>, RuleFailure>> {
+        self.optional(rule, "context", input, |answer| {
+            if !answer.is_map() {
+                return Err("a map, such as `#{ target: … }`");
+            }
+            to_json_map(answer).ok_or("a map of texts, numbers, lists and maps")
+        })
+    }
+
+    /// Calls the check function of a check rule with a record of what is to be judged. `None`: it cannot tell now.
+    pub fn check(
+        &self,
+        rule: &CompiledRule,
+        function: &str,
+        record: Dynamic,
+    ) -> Result<Option<Vec<Finding>>, RuleFailure> {
+        self.call.set_about(None);
+        let answer = self.call(rule, function, (record,))?;
+        let wrong = || RuleFailure::wrong_type(function, "true, false, `()`, a map, or a list of maps", &answer);
+        if answer.is_unit() {
+            return Ok(None);
+        }
+        if let Ok(unwell) = answer.as_bool() {
+            return Ok(Some(if unwell { vec![Finding::default()] } else { Vec::new() }));
+        }
+        if answer.is_map() {
+            return finding(&answer).map(|finding| Some(vec![finding])).ok_or_else(wrong);
+        }
+        let findings = answer.read_lock::<Array>().and_then(|items| items.iter().map(finding).collect());
+        findings.map(Some).ok_or_else(wrong)
+    }
+
+    fn optional<T>(
+        &self,
+        rule: &CompiledRule,
+        function: &str,
+        input: &RuleInput<'_>,
+        convert: impl FnOnce(&Dynamic) -> Result<T, &'static str>,
+    ) -> Option<Result<T, RuleFailure>> {
+        if !rule.has(function) {
+            return None;
+        }
+        self.call.set_about(Some(input.about(rule, function)));
+        let answer = self.call(rule, function, (input.value_for(rule),));
+        Some(
+            answer.and_then(|answer| {
+                convert(&answer).map_err(|wanted| RuleFailure::wrong_type(function, wanted, &answer))
+            }),
+        )
+    }
+
+    /// Whether an exception hides what a rule said true for.
+    pub fn excepts(
+        &self,
+        rule: &CompiledRule,
+        exception: &Exception,
+        input: &RuleInput<'_>,
+    ) -> Result<bool, RuleFailure> {
+        let event = input.value_for(rule);
+        self.call.set_about(Some(input.about(rule, "exception")));
+        match &exception.condition {
+            Condition::Expression { ast, .. } => {
+                let answer = self.guarded(rule, "exceptions", || {
+                    let mut scope = Scope::new();
+                    scope.push_constant("event", event);
+                    scope.push_constant("params", rule.metadata.params.clone());
+                    self.engine.eval_ast_with_scope::<Dynamic>(&mut scope, ast)
+                })?;
+                let wrong = || RuleFailure::wrong_type("the condition", "true or false", &answer);
+                answer.as_bool().map_err(|_| wrong())
+            }
+            Condition::Values { slot, values } => {
+                let Some(fields) = rule.metadata.exception_slots.get(slot) else {
+                    return Ok(false);
+                };
+                let found = slot_values(&event, fields);
+                // What is absent is no value: an exception never hides what it does not know.
+                let same = |wanted: &[String]| {
+                    wanted.len() == found.len()
+                        && wanted.iter().zip(&found).all(|(wanted, found)| found.as_ref() == Some(wanted))
+                };
+                Ok(values.iter().any(|wanted| same(wanted)))
+            }
+        }
+    }
+
+    /// What stands in the fields of a rule's slot.
+    pub fn slot(&self, rule: &CompiledRule, slot: &str, input: &RuleInput<'_>) -> Vec<Option<String>> {
+        let fields = rule.metadata.exception_slots.get(slot).map_or(&[][..], Vec::as_slice);
+        slot_values(&input.value_for(rule), fields)
+    }
+
+    fn call(&self, rule: &CompiledRule, function: &str, arguments: impl FuncArgs) -> Result<Dynamic, RuleFailure> {
+        let options = CallFnOptions::new().eval_ast(rule.imports);
+        self.guarded(rule, function, || {
+            let mut scope = Scope::new();
+            if rule.imports {
+                scope.push_constant("params", rule.metadata.params.clone());
+            }
+            self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &rule.ast, function, arguments)
+        })
+    }
+
+    /// Runs something of a rule within its limits; a panic of ours is a failure of the rule.
+    fn guarded(
+        &self,
+        rule: &CompiledRule,
+        what: &str,
+        run: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
+    ) -> Result<Dynamic, RuleFailure> {
+        if let Some(watch) = &self.watch {
+            watch(rule.id(), &rule.hash);
+        }
+        let begun = self.call.begin(self.limits.time);
+        self.call.set_current(Arc::clone(&rule.running));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(run));
+        let exceeded = self.call.end();
+        rule.cost.add(what, self.call.since(begun));
+        match result {
+            Ok(Ok(answer)) => exceeded.map_or(Ok(answer), |exceeded| Err(RuleFailure::exceeded(exceeded))),
+            Ok(Err(error)) => {
+                let failure = RuleFailure::of(&error);
+                // What it made of it when it caught it tells less.
+                let own = exceeded.map(RuleFailure::exceeded).filter(|exceeded| exceeded.kind != failure.kind);
+                Err(own.unwrap_or(failure))
+            }
+            Err(_) => Err(RuleFailure {
+                kind: FailureKind::Panicked,
+                message: format!("the host failed while `{what}` ran: please report this rule"),
+            }),
+        }
+    }
+}
+
+/// The values of fields. In a path `[]` is the first item of a list that has what follows.
+fn slot_values(event: &Dynamic, fields: &[String]) -> Vec<Option<String>> {
+    let value = |path: &String| fields::follow_all(event, path).into_iter().next().map(|value| value.to_string());
+    fields.iter().map(value).collect()
+}
+
+fn finding(value: &Dynamic) -> Option<Finding> {
+    let map = value.read_lock::<Map>()?;
+    let text = |name: &str| map.get(name).filter(|value| !value.is_unit()).map(ToString::to_string);
+    Some(Finding {
+        key: text("key").unwrap_or_default(),
+        title: text("title"),
+        severity: match text("severity") {
+            Some(name) => Some(name.parse().ok()?),
+            None => None,
+        },
+        description: text("description"),
+        context: match map.get("context") {
+            Some(context) => to_json_map(context)?,
+            None => serde_json::Map::new(),
+        },
+    })
+}
+
+fn to_json_map(value: &Dynamic) -> Option<serde_json::Map<String, serde_json::Value>> {
+    match to_json_value(value) {
+        serde_json::Value::Object(map) => Some(map),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// All pairs of short values: no two join to the same text.
+    #[test]
+    fn no_two_groups_read_alike() {
+        let parts = ["", "a", " ", "/", "\\", "-"];
+        let values: Vec<String> = parts
+            .iter()
+            .flat_map(|one| parts.iter().flat_map(move |two| parts.map(|three| format!("{one}{two}{three}"))))
+            .collect();
+        let values: std::collections::BTreeSet<String> = values.into_iter().collect();
+        let mut seen: HashMap<String, (&str, &str)> = HashMap::new();
+        for one in &values {
+            for two in &values {
+                let joined = [escaped_value(one), escaped_value(two)].join(" / ");
+                if let Some(other) = seen.insert(joined, (one, two)) {
+                    panic!("{other:?} and {:?}", (one, two));
+                }
+            }
+        }
+        assert_eq!(escaped_value("https://x/a"), "https://x/a");
+    }
+}

@@ -1,0 +1,100 @@
+//! The sandbox: a Rhai engine with limits, without clock, files, `eval` or `sleep`.
+//!
+//! The budget of a call is counted in operations, which is the same on every machine, so that a replay fails where the live
+//! run did. The wall-clock limit behind it is a safety net for what operations do not see. Each thread that runs rules has an
+//! engine of its own; compiled rules are shared.
+
+use std::sync::Arc;
+
+use rhai::packages::{Package, StandardPackage};
+use rhai::{Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationLevel, Position, Shared, Token};
+
+use crate::rule::{
+    script::bounds::{MAX_ITEMS, MAX_STRING},
+    script::host::Call,
+    script::library,
+    script::meter::Limits,
+    script::natives::{self, CURRIED},
+};
+
+/// Variables at a time. With `MAX_STRING` and `MAX_CALL_LEVELS` it bounds the memory of a call to some hundred megabytes,
+/// which the operations and the time allow nobody to reach in earnest.
+const MAX_VARIABLES: usize = 64;
+/// Functions inside functions. Rhai recurses on the machine's stack: see [`STACK`](crate::rule::script::stack::STACK).
+const MAX_CALL_LEVELS: usize = 24;
+/// Nesting of expressions, at top level and inside functions.
+const MAX_EXPRESSION_DEPTH: usize = 48;
+
+/// The engine of a thread, and the handle to what its callbacks read.
+pub(in crate::rule) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
+    let call = Arc::new(Call::new(limits));
+    let mut engine = Engine::new_raw();
+    engine.register_global_module(StandardPackage::new().as_shared_module());
+    engine.set_optimization_level(OptimizationLevel::Simple);
+    engine.set_strict_variables(true);
+    engine.set_max_call_levels(MAX_CALL_LEVELS);
+    engine.set_max_variables(MAX_VARIABLES);
+    engine.set_max_string_size(MAX_STRING);
+    engine.set_max_array_size(MAX_ITEMS);
+    engine.set_max_map_size(MAX_ITEMS);
+    engine.set_max_modules(16);
+    engine.set_max_functions(500);
+    engine.set_max_expr_depths(MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_DEPTH);
+    engine.disable_symbol("eval");
+    // It is no variable, so that no callback of Rhai's sees what it grows to.
+    engine.disable_symbol("this");
+    // What Rhai curries is copied with each copy of the function, in none of its limits: there is a bounded one under another name.
+    #[expect(deprecated, reason = "not deprecated, says its author, but may change")]
+    engine.on_parse_token(|token, _, _| match token {
+        Token::Reserved(word) if *word == "curry" => Token::Identifier(Box::new(CURRIED.into())),
+        other => other,
+    });
+    let watched = Arc::clone(&call);
+    engine.on_progress(move |_| watched.operation().map(|exceeded| Dynamic::from(exceeded.token())));
+    // Rhai puts constants in their places when it compiles, except where something is asked of them (`LIMITS.contains(x)`), and
+    // functions see no variables but their own: those places ask here. What has an index is a function's own variable.
+    let constants = Arc::clone(&call);
+    #[expect(deprecated, reason = "not deprecated, says its author, but may change")]
+    engine.on_var(move |name, index, mut context| {
+        if index == 0
+            && let Some(constant) = constants.constant(context.source(), name)
+        {
+            return Ok(Some(constant));
+        }
+        constants.read(context.scope_mut().get_mut(name)).map(|()| None)
+    });
+    let printing = Arc::clone(&call);
+    engine.on_print(move |text| {
+        if let Some((rule, line)) = printing.print(text) {
+            tracing::info!(rule, "print: {line}");
+        }
+    });
+    let debugging = Arc::clone(&call);
+    engine.on_debug(move |text, _, position| {
+        if let Some((rule, line)) = debugging.print(text) {
+            tracing::debug!(rule, line = position.line(), "debug: {line}");
+        }
+    });
+    engine.set_module_resolver(CurrentImports(Arc::clone(&call)));
+    natives::register(&mut engine);
+    library::register(&mut engine, &call);
+    (engine, call)
+}
+
+/// Resolves `import` to the files of the rule that is being called.
+struct CurrentImports(Arc<Call>);
+
+impl ModuleResolver for CurrentImports {
+    fn resolve(
+        &self,
+        engine: &Engine,
+        source: Option<&str>,
+        path: &str,
+        position: Position,
+    ) -> Result<Shared<Module>, Box<EvalAltResult>> {
+        match self.0.resources() {
+            Some(resources) => resources.imports.resolve(engine, source, path, position),
+            None => Err(EvalAltResult::ErrorModuleNotFound(path.to_owned(), position).into()),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The files that rules may `import`: exactly those of the rules directories, as they were when the rule set was loaded.
+//!
+//! Nothing is read from disk at this point, so an `import` can reach no other file, whatever its path says.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rhai::{AST, Dynamic, Engine, EvalAltResult, Expr, Module, Position, Scope, Shared, Stmt};
+
+use crate::rule::{script::bounds::copied_too_often, script::view::share};
+
+/// The constants that functions see, by name: those of the file, and `params`.
+pub(in crate::rule) type Constants = BTreeMap<String, Dynamic>;
+
+/// A snapshot of all rule files, and the modules made of those that were imported.
+#[derive(Debug, Default)]
+pub(in crate::rule) struct Imports {
+    roots: Vec<PathBuf>,
+    texts: BTreeMap<PathBuf, Arc<str>>,
+    modules: Mutex<HashMap<PathBuf, Option<Made>>>,
+    /// The constants of those that were imported.
+    constants: Mutex<HashMap<PathBuf, Arc<Constants>>>,
+}
+
+/// A module, and how many functions and modules are in it and in all that it imports.
+#[derive(Debug, Clone)]
+struct Made {
+    module: Shared<Module>,
+    size: usize,
+}
+
+/// Files that import each other may nest this deep.
+const MAX_NESTED: usize = 32;
+/// Rhai copies what a module imports into an index of that module, once for each `import`: two imports of the same file in each of
+/// forty files would make a thousand thousand millions.
+const MAX_SIZE: usize = 10_000;
+
+impl Imports {
+    /// These files, under these directories.
+    pub(in crate::rule) fn new(roots: Vec<PathBuf>, texts: BTreeMap<PathBuf, Arc<str>>) -> Self {
+        Self { roots, texts, modules: Mutex::default(), constants: Mutex::default() }
+    }
+
+    /// The file that `import "path"` in the file `source` means: beside that file, else under a rules directory.
+    pub(in crate::rule) fn find(&self, source: Option<&str>, path: &str) -> Option<&PathBuf> {
+        let beside = source.and_then(|source| Path::new(source).parent());
+        beside.into_iter().chain(self.roots.iter().map(PathBuf::as_path)).find_map(|directory| {
+            let wanted = normal(&directory.join(format!("{path}.rhai")));
+            self.texts.get_key_value(&wanted).map(|(path, _)| path)
+        })
+    }
+
+    /// The module that `import "path"` means.
+    pub(in crate::rule) fn resolve(
+        &self,
+        engine: &Engine,
+        source: Option<&str>,
+        path: &str,
+        position: Position,
+    ) -> Result<Shared<Module>, Box<EvalAltResult>> {
+        let file =
+            self.find(source, path).ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), position))?;
+        let refused = |message: String| Err(EvalAltResult::ErrorRuntime(message.into(), position).into());
+        let nested = {
+            let modules = self.lock();
+            // `None` marks a module that is being made: meeting it again is a cycle.
+            match modules.get(file) {
+                Some(Some(made)) => return Ok(Shared::clone(&made.module)),
+                Some(None) => return refused(format!("`{path}` imports itself, directly or through others")),
+                None => modules.values().filter(|made| made.is_none()).count(),
+            }
+        };
+        if nested >= MAX_NESTED {
+            return refused(format!("`{path}` is imported through more than {MAX_NESTED} other files"));
+        }
+        self.lock().insert(file.clone(), None);
+        let made = self.make(engine, file).map_err(|error| {
+            self.lock().remove(file);
+            Box::new(EvalAltResult::ErrorInModule(path.to_owned(), error, position))
+        })?;
+        let module = Shared::clone(&made.module);
+        self.lock().insert(file.clone(), Some(made));
+        Ok(module)
+    }
+
+    fn make(&self, engine: &Engine, file: &Path) -> Result<Made, Box<EvalAltResult>> {
+        let text = self.texts.get(file).map_or("", |text| text);
+        let mut scope = Scope::new();
+        let mut ast = engine.compile_with_scope(&scope, text)?;
+        ast.set_source(file.to_string_lossy().as_ref());
+        // A second time with the file's constants known, so that its functions see them.
+        engine.run_ast_with_scope(&mut scope, &ast)?;
+        let size = self.size(&ast, file)?;
+        if let Some(name) = copied_too_often(text, scope.iter_raw().map(|(name, _, value)| (name, value))) {
+            let message = format!("`{name}` is used too often for its size");
+            return Err(EvalAltResult::ErrorRuntime(message.into(), Position::NONE).into());
+        }
+        let constants = scope.iter().map(|(name, _, value)| (name.to_owned(), share(value))).collect();
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned(), Arc::new(constants));
+        let mut ast = engine.compile_with_scope(&scope, text)?;
+        ast.set_source(file.to_string_lossy().as_ref());
+        let module = Module::eval_ast_as_new(Scope::new(), &ast, engine)?;
+        Ok(Made { module: module.into(), size })
+    }
+
+    /// How many functions and modules a module of this script will have. All that it imports has been made.
+    fn size(&self, ast: &AST, file: &Path) -> Result<usize, Box<EvalAltResult>> {
+        let source = file.to_string_lossy();
+        let mut size = 1 + ast.iter_functions().count();
+        let refused = |message: String, position| Err(EvalAltResult::ErrorRuntime(message.into(), position).into());
+        for statement in ast.statements() {
+            let Stmt::Import(import, position) = statement else { continue };
+            let Expr::StringConstant(path, _) = &import.0 else {
+                let message = "a file that is imported can import only what it names by a text";
+                return refused(message.to_owned(), *position);
+            };
+            let imported = self.find(Some(&source), path);
+            size += imported.and_then(|file| Some(self.lock().get(file)?.as_ref()?.size)).unwrap_or(0);
+        }
+        if size > MAX_SIZE {
+            let message = format!("this file and what it imports have more than {MAX_SIZE} functions");
+            return refused(message, Position::NONE);
+        }
+        Ok(size)
+    }
+
+    /// The constants of a file that was imported.
+    pub(in crate::rule) fn constants(&self, file: &str) -> Option<Arc<Constants>> {
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(Path::new(file)).cloned()
+    }
+
+    /// The text of a file.
+    pub(in crate::rule) fn text(&self, file: &Path) -> Option<Arc<str>> {
+        self.texts.get(file).cloned()
+    }
+
+    /// The texts of all files.
+    pub(in crate::rule) fn texts(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.texts.values()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Option<Made>>> {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The path without `.`, and without `..` but for those that it begins with, by its text alone.
+pub(in crate::rule) fn normal(path: &Path) -> PathBuf {
+    let mut result = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => match result.components().next_back() {
+                Some(Component::Normal(_)) => drop(result.pop()),
+                Some(Component::RootDir) => {}
+                _ => result.push(".."),
+            },
+            other => result.push(other),
+        }
+    }
+    // The directory one is in.
+    if result.as_os_str().is_empty() { PathBuf::from(".") } else { result }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_where_it_led() {
+        for (path, wanted) in [
+            ("../rules", "../rules"),
+            ("../../a/./b/../c", "../../a/c"),
+            ("a/../../b", "../b"),
+            ("./rules/", "rules"),
+            ("/../a", "/a"),
+            ("a/..", "."),
+            ("", "."),
+        ] {
+            assert_eq!(normal(Path::new(path)), Path::new(wanted), "{path}");
+        }
+    }
+}

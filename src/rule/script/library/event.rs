@@ -1,0 +1,413 @@
+//! Looking into an event: `event.targets("users")`, `event.get("attributes.context[0].id", "none")`, `event.has(…)`.
+
+use rhai::{Array, Dynamic, ImmutableString, Map};
+
+use super::{Answer, HostFunction, Subject, Texts, argument, first, given, may, needs, or_unit, texts};
+use crate::rule::script::fields::{
+    actor_name_of, follow, follow_all, is_actor, is_of_type, items, name_of, origin_of, target, text_at,
+};
+use crate::rule::script::host::Call;
+
+pub(super) const SUBJECT: Subject = Subject {
+    title: "The event",
+    about: "`event` has everything under Atlassian's own names (`event.attributes.…`, `event.message.content`), and beside them \
+            `action`, `activity` (the action's name for people, where the organization's list of actions has one), `category` (`admin`, \
+            `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or `unknown`), `actor`, `target` (what was acted on: the first entry of \
+            `attributes.context` that is neither a place, such as a site or the organization, nor the actor; a space or a project only where \
+            nothing else stands beside it; where `context` has none, one of `attributes.container`), `ip`, `time`, `geo` (a map with `country`, \
+            `city`, `region`, as Atlassian says) and `source`. All of these \
+            may be called as `event.targets(\"users\")` or `targets(event, \"users\")`; `get`, `has` and `all` work on any map. (For lists, `all` is Rhai's own: whether something holds of all items.)",
+    functions: FUNCTIONS,
+};
+
+/// What a function that is given the event as a whole takes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::rule) enum EventUse {
+    /// Fields that are the event's own.
+    Fields,
+    /// What stands at the path that it is given.
+    Paths,
+    /// What organizations say of actions.
+    Catalog,
+}
+
+/// What a function takes of an event; none for one of another subject.
+pub(in crate::rule) fn use_of_event(function: &str) -> Option<EventUse> {
+    match function {
+        "get" | "has" | "all" => Some(EventUse::Paths),
+        "what" => Some(EventUse::Catalog),
+        "targets" | "actor_name" | "actor_key" | "actor_is_app" | "target" | "target_name" | "target_id"
+        | "target_key" | "is_actor" | "action_has" | "origin" | "from" | "site" | "link" => Some(EventUse::Fields),
+        _ => None,
+    }
+}
+
+const FUNCTIONS: &[HostFunction] = &[
+    HostFunction {
+        name: "get",
+        parameters: &[needs("map", "map"), needs("path", "text"), may("default", "anything")],
+        gives: "what is there, or the default, or `()`",
+        about: "The value at a path of keys joined by dots and indexes in brackets. A key that itself contains a dot is found only as \
+                the whole path.",
+        examples: &[
+            (r#"event.get("attributes.context[0].id")"#, r#""712020:77c1-ines""#),
+            (r#"event.get("attributes.nothing.at.all", "none")"#, r#""none""#),
+        ],
+        errors: "the path is no text",
+        run: get,
+    },
+    HostFunction {
+        name: "has",
+        parameters: &[needs("map", "map"), needs("path", "text")],
+        gives: "true or false",
+        about: "Whether something stands at a path: not absent, and not null.",
+        examples: &[(r#"event.has("attributes.actor.email")"#, "true"), (r#"event.has("a.b")"#, "false")],
+        errors: "the path is no text",
+        run: has,
+    },
+    HostFunction {
+        name: "all",
+        parameters: &[needs("map", "map"), needs("path", "text")],
+        gives: "a list",
+        about: "All values at a path in which `[]` stands for every item of a list. Where an object stands in place of a list, it is taken \
+                as a list of one.",
+        examples: &[
+            (r#"event.all("attributes.context[].attributes.email")"#, r#"["ines.carvalho@example.com"]"#),
+            (r#"event.all("nothing[].x")"#, "[]"),
+        ],
+        errors: "the path is no text",
+        run: all,
+    },
+    HostFunction {
+        name: "targets",
+        parameters: &[needs("event", "event"), may("type", "text")],
+        gives: "a list of maps",
+        about: "What was acted on: the entries of `attributes.context` of one type (`users`, `groups`, `sites`, `orgs`, `apps`, `space` …), \
+                or all. Where `context` is an object instead of a list (both were seen), it is a list of one.",
+        examples: &[
+            (r#"event.targets("users")[0].attributes.name"#, r#""Inês Carvalho""#),
+            (r#"event.targets("groups").len()"#, "0"),
+        ],
+        errors: "the type is no text",
+        run: targets,
+    },
+    HostFunction {
+        name: "actor_name",
+        parameters: &[needs("event", "event")],
+        gives: "a text",
+        about: "Who did it, for titles: the email address if there is one, else the name, else the id, else `somebody`.",
+        examples: &[("event.actor_name()", r#""dana.wilson@example.com""#), ("actor_name(())", r#""somebody""#)],
+        errors: "",
+        run: actor_name,
+    },
+    HostFunction {
+        name: "actor_key",
+        parameters: &[needs("event", "event")],
+        gives: "a text",
+        about: "Who did it, for `dedup` and the keys of what a rule remembers: the id, else the email address, the name, the IP address; \
+                where the event has none of them its own id, so that what nobody is named for never adds up.",
+        examples: &[("event.actor_key()", r#""712020:0f3a-dana""#)],
+        errors: "",
+        run: actor_key,
+    },
+    HostFunction {
+        name: "actor_is_app",
+        parameters: &[needs("event", "event")],
+        gives: "true or false",
+        about: "Whether an app or Atlassian itself did it: the actor has an `app`, or an email that is no address (`Atlassian app` was \
+                seen).",
+        examples: &[("event.actor_is_app()", "false")],
+        errors: "",
+        run: actor_is_app,
+    },
+    HostFunction {
+        name: "target",
+        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
+        gives: "a map, or `()`",
+        about: "What was acted on, as `event.target` has it; with types the first target of one of them, the actor only where nobody else \
+                stands beside it.",
+        examples: &[
+            (r#"event.target("users").attributes.name"#, r#""Inês Carvalho""#),
+            (r#"event.target(["groups", "roles"])"#, "()"),
+        ],
+        errors: "the type is neither",
+        run: target_of,
+    },
+    HostFunction {
+        name: "target_name",
+        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
+        gives: "a text",
+        about: "What was acted on, for titles: of `event.target`, or of the first target of a type, the email address, else the name, \
+                else what else tells it apart, else its id. Where there is none, `an unknown target`.",
+        examples: &[
+            (r#"event.target_name()"#, r#""ines.carvalho@example.com""#),
+            (r#"event.target_name("groups")"#, r#""an unknown target""#),
+        ],
+        errors: "the type is neither",
+        run: target_name,
+    },
+    HostFunction {
+        name: "target_id",
+        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
+        gives: "a text, or `()`",
+        about: "The id of what was acted on: of `event.target`, or of the first target of a type.",
+        examples: &[(r#"event.target_id()"#, r#""712020:77c1-ines""#), (r#"event.target_id("groups")"#, "()")],
+        errors: "the type is neither",
+        run: target_id,
+    },
+    HostFunction {
+        name: "target_key",
+        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
+        gives: "a text",
+        about: "What was acted on, for `dedup`, `unique` and the keys of what a rule remembers: the id of `event.target`, or of the first \
+                target of a type, else its name; where the event names none the event's own id, so that what is not named is never \
+                taken for the same.",
+        examples: &[
+            (r#"event.target_key()"#, r#""712020:77c1-ines""#),
+            (r#"event.target_key("groups") == event.id"#, "true"),
+        ],
+        errors: "the type is neither",
+        run: target_key,
+    },
+    HostFunction {
+        name: "is_actor",
+        parameters: &[needs("event", "event"), needs("target", "map")],
+        gives: "true or false",
+        about: "Whether a target is who did it: by the id, or by the email address.",
+        examples: &[
+            (r#"event.is_actor(event.target("users"))"#, "false"),
+            (r#"event.is_actor(event.nothing)"#, "false"),
+        ],
+        errors: "",
+        run: is_the_actor,
+    },
+    HostFunction {
+        name: "action_has",
+        parameters: &[needs("event", "event"), needs("words", "text, or list of texts")],
+        gives: "true or false",
+        about: "Whether the action's id has one of these words, whole: `view*` is true of `page_viewed`, and not of `review_started`. In a \
+                word `*` is any text.",
+        examples: &[(r#"event.action_has(["view*", "logged"])"#, "true"), (r#"event.action_has("use")"#, "false")],
+        errors: "the words are neither, or a pattern is none",
+        run: action_has,
+    },
+    HostFunction {
+        name: "what",
+        parameters: &[needs("event", "event")],
+        gives: "a text",
+        about: "What was done, for titles: the action's name for people, else its id, and after a colon what it was done to, where the \
+                event says so.",
+        examples: &[("event.what()", r#""user_logged_in_as_user: ines.carvalho@example.com""#)],
+        errors: "",
+        run: what,
+    },
+    HostFunction {
+        name: "origin",
+        parameters: &[needs("event", "event")],
+        gives: "a text",
+        about: "Where it came from: the address with city and country behind it, as far as the event says; else \
+                `an unknown address`.",
+        examples: &[
+            ("event.origin()", r#""203.0.113.21 (Berlin, Germany)""#),
+            ("origin(())", r#""an unknown address""#),
+        ],
+        errors: "",
+        run: origin,
+    },
+    HostFunction {
+        name: "from",
+        parameters: &[needs("event", "event")],
+        gives: "a text",
+        about: "The end of a title that says where it came from: ` from ` and the origin, or nothing where the event does not say.",
+        examples: &[("event.from()", r#"" from 203.0.113.21 (Berlin, Germany)""#), ("from(())", r#""""#)],
+        errors: "",
+        run: from,
+    },
+    HostFunction {
+        name: "site",
+        parameters: &[needs("event", "event")],
+        gives: "a text, or `()`",
+        about: "The site that it happened on: the name, else the address, of the first site in `attributes.container` or \
+                `attributes.context`.",
+        examples: &[("event.site()", r#""example-corp""#)],
+        errors: "",
+        run: site,
+    },
+    HostFunction {
+        name: "link",
+        parameters: &[needs("event", "event")],
+        gives: "a text, or `()`",
+        about: "Where people look the event up: the organization's audit log at admin.atlassian.com, where the event names its \
+                organization. (Atlassian does not document the page's address.)",
+        examples: &[(
+            "event.link()",
+            r#""https://admin.atlassian.com/o/00000000-0000-0000-0000-000000000000/audit-log""#,
+        )],
+        errors: "",
+        run: link,
+    },
+];
+
+fn path_of(arguments: &[&Dynamic]) -> Result<Option<ImmutableString>, String> {
+    given(first(arguments, 1), "the path")
+}
+
+fn get(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let found =
+        path_of(arguments)?.and_then(|path| follow(first(arguments, 0), &path)).filter(|value| !value.is_unit());
+    Ok(found.or_else(|| argument(arguments, 2).cloned()).unwrap_or(Dynamic::UNIT))
+}
+
+fn has(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let found = path_of(arguments)?.and_then(|path| follow(first(arguments, 0), &path));
+    Ok(found.is_some_and(|value| !value.is_unit()).into())
+}
+
+fn all(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let Some(path) = path_of(arguments)? else {
+        return Ok(Array::new().into());
+    };
+    Ok(follow_all(first(arguments, 0), &path).into())
+}
+
+fn targets(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let kind = match argument(arguments, 1) {
+        // `event.targets(event.nothing)`: nothing is of a type that is absent.
+        Some(kind) if kind.is_unit() => return Ok(Array::new().into()),
+        Some(kind) => given(kind, "the type")?,
+        None => None,
+    };
+    let context = follow(first(arguments, 0), "attributes.context").map_or_else(Array::new, items);
+    let wanted = |item: &Dynamic| item.is_map() && kind.as_ref().is_none_or(|kind| is_of_type(item, kind));
+    Ok(context.into_iter().filter(wanted).collect::<Array>().into())
+}
+
+fn actor_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    Ok(actor_name_of(first(arguments, 0)).unwrap_or_else(|| "somebody".to_owned()).into())
+}
+
+fn actor_is_app(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let event = first(arguments, 0);
+    let app = follow(event, "attributes.actor.app").is_some_and(|app| app.is_map());
+    let no_address = text_at(event, "attributes.actor.email").is_some_and(|email| !email.contains('@'));
+    Ok((app || no_address).into())
+}
+
+fn actor_key(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let event = first(arguments, 0);
+    let keys =
+        ["attributes.actor.id", "attributes.actor.email", "attributes.actor.name", "attributes.location.ip", "id"];
+    Ok(keys.into_iter().find_map(|path| text_at(event, path)).unwrap_or_default().into())
+}
+
+fn is_the_actor(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let attributes = follow(first(arguments, 0), "attributes");
+    let attributes = attributes.as_ref().and_then(|attributes| attributes.read_lock::<Map>());
+    Ok(attributes.is_some_and(|attributes| is_actor(&attributes, first(arguments, 1))).into())
+}
+
+/// The target that a call asks for: of a type where types are given.
+fn wanted(arguments: &[&Dynamic]) -> Result<Option<Dynamic>, String> {
+    let Some(attributes) = follow(first(arguments, 0), "attributes") else {
+        return Ok(None);
+    };
+    let Some(attributes) = attributes.read_lock::<Map>() else {
+        return Ok(None);
+    };
+    let Some(types) = argument(arguments, 1) else {
+        return Ok(target(&attributes));
+    };
+    let types = match texts(types, "the type")? {
+        Some(Texts::One(kind)) => vec![kind],
+        Some(Texts::Many(kinds)) => kinds,
+        Some(Texts::Named(_)) => return Err("the type must be a text, or a list of texts".to_owned()),
+        None => return Ok(None),
+    };
+    let context = attributes.get("context").cloned().map_or_else(Array::new, items);
+    let of_type = || context.iter().filter(|item| types.iter().any(|kind| is_of_type(item, kind)));
+    Ok(of_type().find(|item| !is_actor(&attributes, item)).or_else(|| of_type().next()).cloned())
+}
+
+fn target_of(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    Ok(or_unit(wanted(arguments)?))
+}
+
+fn target_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let name = match wanted(arguments)? {
+        Some(target) => name_of(&target),
+        // What happened to a site or to the organization as a whole.
+        None => follow(first(arguments, 0), "attributes.context[0]")
+            .filter(|_| argument(arguments, 1).is_none())
+            .and_then(|place| name_of(&place)),
+    };
+    Ok(name.unwrap_or_else(|| "an unknown target".into()).into())
+}
+
+fn target_id(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    Ok(or_unit(wanted(arguments)?.and_then(|target| text_at(&target, "id"))))
+}
+
+fn target_key(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let key = wanted(arguments)?.and_then(|target| text_at(&target, "id").or_else(|| name_of(&target)));
+    Ok(key.or_else(|| text_at(first(arguments, 0), "id")).unwrap_or_default().into())
+}
+
+fn action_has(call: &Call, arguments: &[&Dynamic]) -> Answer {
+    let action = text_at(first(arguments, 0), "attributes.action").unwrap_or_default();
+    let patterns = match texts(first(arguments, 1), "the words")? {
+        Some(Texts::One(word)) => vec![word],
+        Some(Texts::Many(words)) => words,
+        Some(Texts::Named(_)) => return Err("the words must be a text, or a list of texts".to_owned()),
+        None => return Ok(false.into()),
+    };
+    let words = || action.split(['_', '-', '.', ':', ' ']).filter(|word| !word.is_empty());
+    for pattern in &patterns {
+        let begin = pattern.strip_suffix('*').unwrap_or(pattern);
+        let found = if begin.contains(['*', '?', '[', '{', '\\']) {
+            let fits = words().map(|word| call.patterns.glob(pattern, word)).collect::<Result<Vec<bool>, String>>()?;
+            fits.contains(&true)
+        } else {
+            // By far the most are a word, or the beginning of one.
+            words().any(|word| word.starts_with(begin) && (pattern.ends_with('*') || word == begin))
+        };
+        if found {
+            return Ok(true.into());
+        }
+    }
+    Ok(false.into())
+}
+
+fn what(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let event = first(arguments, 0);
+    let done = text_at(event, "activity").or_else(|| text_at(event, "attributes.action"));
+    let done = done.unwrap_or_else(|| "an unknown action".into());
+    let to = wanted(arguments)?.and_then(|target| name_of(&target));
+    Ok(to.map_or_else(|| done.to_string(), |to| format!("{done}: {to}")).into())
+}
+
+fn origin(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    Ok(origin_of(first(arguments, 0)).unwrap_or_else(|| "an unknown address".to_owned()).into())
+}
+
+fn from(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    Ok(origin_of(first(arguments, 0)).map_or_else(String::new, |origin| format!(" from {origin}")).into())
+}
+
+fn site(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let event = first(arguments, 0);
+    let entries = ["attributes.container", "attributes.context"];
+    let found = entries.into_iter().filter_map(|path| follow(event, path)).flat_map(items).find_map(|entry| {
+        let name = |key: &str| text_at(&entry, key);
+        name("attributes.siteName").or_else(|| name("attributes.siteHostName")).or_else(|| name("attributes.cloudUrl"))
+    });
+    Ok(or_unit(found))
+}
+
+fn link(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let address = text_at(first(arguments, 0), "links.self");
+    let organization = address.as_ref().and_then(|address| address.split_once("/orgs/")).map(|(_, rest)| {
+        rest.chars().take_while(|character| character.is_ascii_alphanumeric() || *character == '-').collect::<String>()
+    });
+    let organization = organization.filter(|id| !id.is_empty());
+    Ok(or_unit(organization.map(|id| format!("https://admin.atlassian.com/o/{id}/audit-log"))))
+}

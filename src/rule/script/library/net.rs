@@ -1,0 +1,104 @@
+//! Addresses of the internet, versions 4 and 6.
+
+use std::net::IpAddr;
+
+use rhai::Dynamic;
+
+use super::{Answer, HostFunction, Subject, Texts, first, needs, texts};
+use crate::rule::manifest::value::data;
+use crate::rule::{
+    script::address::{address, network},
+    script::host::Call,
+};
+
+pub(super) const SUBJECT: Subject = Subject {
+    title: "Addresses",
+    about: "IPv4 and IPv6. An IPv4 address that is written as an IPv6 one (`::ffff:10.0.0.1`) is taken for what it is.",
+    functions: FUNCTIONS,
+};
+
+const FUNCTIONS: &[HostFunction] = &[
+    HostFunction {
+        name: "in_cidr",
+        parameters: &[needs("ip", "text"), needs("networks", "text, list of texts, or named list")],
+        gives: "true or false",
+        about: "Whether the address lies in a network, or in one of several. A single address is a network of one.",
+        examples: &[
+            (r#"in_cidr(event.ip, "203.0.113.0/24")"#, "true"),
+            (r#"in_cidr("2001:db8::1", ["10.0.0.0/8", "2001:db8::/32"])"#, "true"),
+            (r#"in_cidr(event.nothing, "10.0.0.0/8")"#, "false"),
+        ],
+        errors: "a network that is none",
+        run: in_cidr,
+    },
+    HostFunction {
+        name: "is_private",
+        parameters: &[needs("ip", "text")],
+        gives: "true or false",
+        about: "Whether the address belongs to no one on the internet: private, loopback, link-local, unique local, and carrier NAT.",
+        examples: &[
+            (r#"is_private("10.1.2.3")"#, "true"),
+            (r#"is_private("fd00::1")"#, "true"),
+            ("is_private(event.ip)", "false"),
+        ],
+        errors: "",
+        run: is_private,
+    },
+    HostFunction {
+        name: "is_ip",
+        parameters: &[needs("text", "text")],
+        gives: "true or false",
+        about: "Whether the text is an address, of either version.",
+        examples: &[(r#"is_ip("::1")"#, "true"), (r#"is_ip("example.com")"#, "false")],
+        errors: "",
+        run: is_ip,
+    },
+];
+
+fn in_cidr(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let networks = texts(first(arguments, 1), "the network")?;
+    let (Some(address), Some(networks)) = (data(first(arguments, 0)).and_then(|text| address(&text)), networks) else {
+        return Ok(false.into());
+    };
+    match networks {
+        Texts::One(one) => Ok(network(&one)?.contains(&address).into()),
+        Texts::Many(many) => {
+            for one in many {
+                if network(&one)?.contains(&address) {
+                    return Ok(true.into());
+                }
+            }
+            Ok(false.into())
+        }
+        Texts::Named(list) => list.in_cidr(address).map(Dynamic::from),
+    }
+}
+
+fn is_private(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    let address = data(first(arguments, 0)).and_then(|text| address(&text));
+    Ok(address
+        .is_some_and(|address| match address {
+            IpAddr::V4(address) => {
+                let [first, second, ..] = address.octets();
+                address.is_private()
+                    || address.is_loopback()
+                    || address.is_link_local()
+                    || address.is_unspecified()
+                    // 100.64.0.0/10 (RFC 6598).
+                    || (first == 100 && (64..128).contains(&second))
+            }
+            IpAddr::V6(address) => {
+                let leading = address.segments().first().copied().unwrap_or(0);
+                // fc00::/7 (RFC 4193) and fe80::/10 (RFC 4291).
+                address.is_loopback()
+                    || address.is_unspecified()
+                    || leading & 0xfe00 == 0xfc00
+                    || leading & 0xffc0 == 0xfe80
+            }
+        })
+        .into())
+}
+
+fn is_ip(_: &Call, arguments: &[&Dynamic]) -> Answer {
+    Ok(data(first(arguments, 0)).is_some_and(|text| address(&text).is_some()).into())
+}

@@ -1,0 +1,233 @@
+//! Named lists: files under `rules/lists/` that rules look things up in, reloaded when they are saved.
+//!
+//! `NAME.txt` has an entry a line (`#` begins a comment); `NAME.csv` a header, its first column being the entries;
+//! `NAME.json` a list, or an object whose keys are the entries. An entry may be a text, a pattern or a network: how it is compared
+//! is said where it is asked (`contains`, `glob`, `in_cidr`, `same`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use globset::GlobSet;
+use ipnet::IpNet;
+use rhai::{Dynamic, ImmutableString};
+
+use crate::diagnostic::{Diagnostic, suggest};
+use crate::rule::{manifest::pattern, script::address, script::view::frozen};
+
+/// Patterns of a list: more would take seconds to compile.
+const MAX_PATTERNS: usize = 5_000;
+
+/// A named list, as rules hold it.
+#[derive(Debug, Clone)]
+pub(in crate::rule) struct NamedList(Arc<Content>);
+
+#[derive(Debug)]
+struct Content {
+    hash: String,
+    entries: Vec<ImmutableString>,
+    exact: HashMap<ImmutableString, usize>,
+    lower: HashMap<String, usize>,
+    /// What is said of each entry; empty where nothing is.
+    rows: Vec<Dynamic>,
+    // Made when first asked for, as most lists are asked in one way only.
+    globs: OnceLock<Result<GlobSet, String>>,
+    networks: OnceLock<Result<Networks, String>>,
+}
+
+/// Networks by their length, so that a long list is asked as fast as a short one.
+#[derive(Debug)]
+struct Networks {
+    lengths: BTreeSet<u8>,
+    all: HashSet<IpNet>,
+}
+
+/// All named lists of a load.
+#[derive(Debug, Default)]
+pub(in crate::rule) struct Lists(BTreeMap<String, NamedList>);
+
+impl NamedList {
+    fn new(text: &str, entries: Vec<(String, Dynamic)>) -> Self {
+        let names: Vec<ImmutableString> = entries.iter().map(|(name, _)| name.as_str().into()).collect();
+        let has_rows = entries.iter().any(|(_, row)| !row.is_unit());
+        Self(Arc::new(Content {
+            hash: blake3::hash(text.as_bytes()).to_hex().chars().take(16).collect(),
+            exact: names.iter().enumerate().rev().map(|(index, name)| (name.clone(), index)).collect(),
+            lower: names.iter().enumerate().rev().map(|(index, name)| (name.to_lowercase(), index)).collect(),
+            rows: if has_rows { entries.into_iter().map(|(_, row)| row).collect() } else { Vec::new() },
+            entries: names,
+            globs: OnceLock::new(),
+            networks: OnceLock::new(),
+        }))
+    }
+
+    /// The entries.
+    pub(in crate::rule) fn entries(&self) -> &[ImmutableString] {
+        &self.0.entries
+    }
+
+    pub(in crate::rule) fn contains(&self, text: &str) -> bool {
+        self.0.exact.contains_key(text)
+    }
+
+    pub(in crate::rule) fn contains_any_case(&self, text: &str) -> bool {
+        self.0.lower.contains_key(&text.to_lowercase())
+    }
+
+    pub(in crate::rule) fn glob(&self, text: &str) -> Result<bool, String> {
+        let globs = self.0.globs.get_or_init(|| {
+            let count = self.0.entries.len();
+            if count > MAX_PATTERNS {
+                return Err(format!(
+                    "the list has {count} entries: up to {MAX_PATTERNS} can be patterns; ask `contains` of it"
+                ));
+            }
+            pattern::glob_set(self.0.entries.iter().map(ImmutableString::as_str))
+        });
+        globs.as_ref().map(|globs| globs.is_match(text)).map_err(Clone::clone)
+    }
+
+    pub(in crate::rule) fn in_cidr(&self, address: IpAddr) -> Result<bool, String> {
+        let networks = self.0.networks.get_or_init(|| {
+            let all = self.0.entries.iter().map(|entry| address::network(entry).map(|network| network.trunc()));
+            let all = all.collect::<Result<HashSet<IpNet>, String>>()?;
+            Ok(Networks { lengths: all.iter().map(IpNet::prefix_len).collect(), all })
+        });
+        let networks = networks.as_ref().map_err(Clone::clone)?;
+        Ok(networks
+            .lengths
+            .iter()
+            .any(|length| IpNet::new(address, *length).is_ok_and(|network| networks.all.contains(&network.trunc()))))
+    }
+
+    pub(in crate::rule) fn row(&self, key: &str) -> Option<Dynamic> {
+        let index = self.0.exact.get(key).or_else(|| self.0.lower.get(&key.to_lowercase()))?;
+        self.0.rows.get(*index).cloned()
+    }
+}
+
+impl Lists {
+    /// Reads the files of one load: path and text. A file that cannot be read as a list is told, and left out.
+    pub(in crate::rule) fn read<'a>(
+        files: impl IntoIterator<Item = (&'a std::path::PathBuf, &'a Arc<str>)>,
+    ) -> (Self, Vec<Diagnostic>) {
+        let mut lists = BTreeMap::new();
+        let mut diagnostics = Vec::new();
+        for (path, text) in files {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            match entries(path, text) {
+                Ok(_) if lists.contains_key(&name) => {
+                    let message = format!("two lists are called `{name}`: the first one is used");
+                    diagnostics.push(Diagnostic::error("E004", path, message));
+                }
+                Ok(entries) => {
+                    lists.insert(name, NamedList::new(text, entries));
+                }
+                Err((line, problem)) => {
+                    let start = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+                    let end = start + text.get(start..).unwrap_or("").lines().next().map_or(0, str::len);
+                    let message = format!("the list cannot be read: {problem}");
+                    diagnostics.push(Diagnostic::error("E003", path, message).at(text, start..end));
+                }
+            }
+        }
+        (Self(lists), diagnostics)
+    }
+
+    /// The names.
+    pub(in crate::rule) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The list of this name, or what to say about there being none.
+    pub(in crate::rule) fn find(&self, name: &str) -> Result<&NamedList, String> {
+        self.0.get(name).ok_or_else(|| {
+            let known = if self.0.is_empty() {
+                "there are no lists: make `lists/NAME.txt` beside the rules".to_owned()
+            } else {
+                suggest(name, self.names())
+            };
+            format!("there is no list `{name}`: {known}")
+        })
+    }
+
+    /// The version of a list.
+    pub(in crate::rule) fn hash(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|list| list.0.hash.as_str())
+    }
+
+    /// Keeps what another had where this one has nothing: a list that is broken keeps its last good version.
+    pub(in crate::rule) fn keep(&mut self, name: &str, before: &Self) {
+        if let (false, Some(list)) = (self.0.contains_key(name), before.0.get(name)) {
+            self.0.insert(name.to_owned(), list.clone());
+        }
+    }
+}
+
+type Entries = Vec<(String, Dynamic)>;
+
+/// The entries of a file, or a line and what is wrong there.
+fn entries(path: &Path, text: &str) -> Result<Entries, (usize, String)> {
+    let text = text.trim_start_matches('\u{feff}');
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("csv") => csv_entries(text),
+        Some("json") => json_entries(text),
+        _ => Ok(text
+            .lines()
+            // A `#` inside of an entry is part of it.
+            .map(|line| line.split(" #").next().unwrap_or(line).trim())
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .map(|line| (line.to_owned(), Dynamic::UNIT))
+            .collect()),
+    }
+}
+
+fn csv_entries(text: &str) -> Result<Entries, (usize, String)> {
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
+    let at = |error: csv::Error| {
+        let line = error.position().map_or(1, |position| usize::try_from(position.line()).unwrap_or(1));
+        (line, error.to_string())
+    };
+    let header = reader.headers().map_err(at)?.clone();
+    let mut entries = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(at)?;
+        let Some(key) = record.get(0).filter(|key| !key.is_empty()) else {
+            continue;
+        };
+        let row: serde_json::Map<String, serde_json::Value> =
+            header.iter().zip(record.iter()).map(|(name, value)| (name.to_owned(), value.into())).collect();
+        entries.push((key.to_owned(), frozen(&row.into())));
+    }
+    Ok(entries)
+}
+
+fn json_entries(text: &str) -> Result<Entries, (usize, String)> {
+    use serde_json::Value;
+    let value: Value = serde_json::from_str(text).map_err(|error| (error.line(), error.to_string()))?;
+    match value {
+        Value::Array(items) => items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(text) => Ok((text, Dynamic::UNIT)),
+                Value::Number(number) => Ok((number.to_string(), Dynamic::UNIT)),
+                other => Err((1, format!("an item is neither a text nor a number: {other}"))),
+            })
+            .collect(),
+        Value::Object(map) => Ok(map
+            .into_iter()
+            .map(|(key, value)| {
+                let row = match value {
+                    Value::Object(_) => value,
+                    Value::Null => Value::Object(serde_json::Map::new()),
+                    other => serde_json::json!({ "value": other }),
+                };
+                (key, frozen(&row))
+            })
+            .collect()),
+        _ => Err((1, "it must be a list of texts, or an object whose keys are the entries".to_owned())),
+    }
+}

@@ -1,0 +1,351 @@
+//! What a script does and what it reads beside its event, found in its syntax tree and in those of the files that it imports.
+//!
+//! A rule's version and its schedule follow from this, so a miss would be a wrong answer: where the tree cannot tell, a rule counts
+//! as reading it. Most of what it reads shows in a call (`list("vips")`). What organizations say of actions stands in the event itself,
+//! as `event.activity` and `event.category`, so the event is followed: a rule that only takes other fields of it does not read these
+//! two, and one that hands the event as a whole to something unknown does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use rhai::{AST, ASTNode, Array, Dynamic, Expr, FnCallExpr, ImmutableString, Map, Stmt};
+
+use crate::rule::{
+    manifest::metadata::Metadata,
+    manifest::reads::{ReadLists, Reads},
+    script::compiled::OPTIONAL_FUNCTIONS,
+    script::library::{self, EventUse},
+};
+use crate::time;
+
+/// What is true of a script.
+#[derive(Default)]
+pub(in crate::rule) struct Scanned {
+    /// Whether it assigns to a property or an index.
+    pub(in crate::rule) assigns: bool,
+    /// Whether it calls functions that remember.
+    pub(in crate::rule) remembers: bool,
+    /// Whether it calls `common`.
+    pub(in crate::rule) shares: bool,
+    /// The longest duration that is written in it.
+    pub(in crate::rule) reach: Duration,
+    /// The paths that it imports, as far as they are written out.
+    pub(in crate::rule) imports: Vec<String>,
+    /// Whether it imports a path that is made at run time, which could be any.
+    pub(in crate::rule) imports_any: bool,
+}
+
+/// Looks through one script.
+pub(in crate::rule) fn scan(ast: &AST) -> Scanned {
+    let mut found = Scanned::default();
+    ast.walk(&mut |nodes| {
+        match nodes.last() {
+            Some(ASTNode::Expr(Expr::StringConstant(text, _))) => {
+                found.reach = found.reach.max(span(text).unwrap_or_default());
+            }
+            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => found.reach = found.reach.max(longest(value)),
+            Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
+                found.assigns |= !matches!(assignment.1.lhs, Expr::Variable(..));
+            }
+            Some(ASTNode::Stmt(Stmt::Import(import, _))) => match &import.0 {
+                Expr::StringConstant(path, _) => found.imports.push(path.to_string()),
+                // The careful answers.
+                _ => {
+                    found.imports_any = true;
+                    found.assigns = true;
+                    found.remembers = true;
+                    found.shares = true;
+                }
+            },
+            _ => {}
+        }
+        if let Some(call) = nodes.last().and_then(call) {
+            match pointed_at(call) {
+                Some(Some(function)) => found.calls(function),
+                Some(None) => {
+                    found.remembers = true;
+                    found.shares = true;
+                    found.reach = found.reach.max(library::NEW_COUNTRY);
+                }
+                None => found.calls(&call.name),
+            }
+        }
+        true
+    });
+    found
+}
+
+impl Scanned {
+    fn calls(&mut self, function: &str) {
+        self.remembers |= library::remembers(function);
+        self.shares |= function == "common";
+        if function == "new_country" {
+            self.reach = self.reach.max(library::NEW_COUNTRY);
+        }
+    }
+}
+
+/// A duration, as rules write them; nothing looks back for more than a year.
+pub(in crate::rule) fn span(text: &str) -> Option<Duration> {
+    time::parse_duration(text).ok().map(|duration| duration.min(Duration::from_secs(366 * 86_400)))
+}
+
+/// The longest duration in a constant.
+fn longest(value: &Dynamic) -> Duration {
+    if let Some(text) = value.read_lock::<ImmutableString>() {
+        return span(&text).unwrap_or_default();
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        return map.values().map(longest).max().unwrap_or_default();
+    }
+    value.read_lock::<Array>().and_then(|items| items.iter().map(longest).max()).unwrap_or_default()
+}
+
+/// Where a script first calls a function.
+pub(in crate::rule) fn called(ast: &AST, function: &str) -> Option<rhai::Position> {
+    let mut at = None;
+    ast.walk(&mut |nodes| {
+        let found = match nodes.last() {
+            Some(ASTNode::Expr(Expr::FnCall(call, position))) if call.name == function => Some(*position),
+            Some(ASTNode::Stmt(Stmt::FnCall(call, position))) if call.name == function => Some(*position),
+            _ => None,
+        };
+        at = at.or(found);
+        at.is_none()
+    });
+    at
+}
+
+/// The named lists that a script looks into, as far as their names are written out.
+pub(in crate::rule) fn lists(ast: &AST) -> Vec<(String, rhai::Position)> {
+    let mut found = Vec::new();
+    ast.walk(&mut |nodes| {
+        if let Some(ASTNode::Expr(Expr::FnCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _))) = nodes.last()
+            && LIST_FUNCTIONS.contains(&call.name.as_str())
+            && let Some(Expr::StringConstant(name, position)) = call.args.first()
+        {
+            found.push((name.to_string(), *position));
+        }
+        true
+    });
+    found
+}
+
+/// Functions that look into named lists.
+const LIST_FUNCTIONS: [&str; 2] = ["list", "lookup"];
+
+/// Functions of Rhai that say nothing of the values in a map.
+const KEYS_ONLY: [&str; 5] = ["keys", "len", "is_empty", "contains", "type_of"];
+
+/// What a rule reads: its own script first, then those that it imports.
+pub(in crate::rule) fn of_rule(scripts: &[&AST], metadata: &Metadata) -> Reads {
+    let mut reads = of_scripts(scripts);
+    let slots = metadata.exception_slots.values().flatten();
+    reads.catalog |= metadata.group_by.iter().flatten().chain(slots).any(|path| leads_to_catalog(path));
+    reads
+}
+
+/// What the condition of an exception reads.
+pub(in crate::rule) fn of_condition(condition: &AST) -> Reads {
+    of_scripts(&[condition])
+}
+
+fn of_scripts(scripts: &[&AST]) -> Reads {
+    let mut following = Following::new(scripts);
+    loop {
+        let known = following.events.len();
+        scripts.iter().for_each(|script| following.script(script));
+        // Each round may find further names that the event goes by.
+        if following.events.len() == known {
+            return following.reads;
+        }
+    }
+}
+
+/// Follows the event through scripts, by the names of variables that may hold it.
+struct Following {
+    events: BTreeSet<String>,
+    /// The parameters of all functions of the scripts, by name and number.
+    functions: BTreeMap<(String, usize), BTreeSet<Vec<String>>>,
+    reads: Reads,
+}
+
+impl Following {
+    fn new(scripts: &[&AST]) -> Self {
+        let mut events = BTreeSet::from(["event".to_owned()]);
+        let mut functions: BTreeMap<_, BTreeSet<Vec<String>>> = BTreeMap::new();
+        for function in scripts.iter().flat_map(|script| script.iter_functions()) {
+            let parameters: Vec<String> = function.params.iter().map(|name| (*name).to_owned()).collect();
+            // The host calls these, with the event as the last argument.
+            if ["rule", crate::rule::script::compiled::EXPIRED].contains(&function.name)
+                || OPTIONAL_FUNCTIONS.contains(&function.name)
+            {
+                events.extend(parameters.last().cloned());
+            }
+            functions.entry((function.name.to_owned(), parameters.len())).or_default().insert(parameters);
+        }
+        Self { events, functions, reads: Reads::default() }
+    }
+
+    fn script(&mut self, script: &AST) {
+        script.walk(&mut |nodes| {
+            // What `RULE` says is in the metadata.
+            if let Some(ASTNode::Stmt(Stmt::Var(declaration, ..))) = nodes.first()
+                && declaration.0.name == "RULE"
+            {
+                return true;
+            }
+            self.node(nodes);
+            true
+        });
+    }
+
+    fn node(&mut self, nodes: &[ASTNode<'_>]) {
+        let parent = nodes.len().checked_sub(2).and_then(|index| nodes.get(index));
+        match nodes.last() {
+            Some(ASTNode::Expr(Expr::Property(property, _))) => self.reads.catalog |= leads_to_catalog(&property.2),
+            Some(ASTNode::Expr(Expr::StringConstant(text, _))) => self.reads.catalog |= leads_to_catalog(text),
+            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => self.reads.catalog |= holds_path_to_catalog(value),
+            Some(ASTNode::Expr(variable @ Expr::Variable(..))) if self.may_be_event(variable) => {
+                self.reads.catalog |= !is_known_use(variable, parent);
+            }
+            Some(ASTNode::Stmt(Stmt::Import(import, _))) if !matches!(import.0, Expr::StringConstant(..)) => {
+                self.reads = Reads { lists: ReadLists::Any, catalog: true, geo: true };
+            }
+            _ => {}
+        }
+        if let Some(call) = nodes.last().and_then(call) {
+            self.call(call, matches!(nodes.last(), Some(ASTNode::Expr(Expr::MethodCall(..)))));
+        }
+        if let Some(ASTNode::Expr(Expr::Dot(chain, ..) | Expr::Index(chain, ..))) = nodes.last()
+            && self.may_be_event(&chain.lhs)
+        {
+            self.first_step(matches!(nodes.last(), Some(ASTNode::Expr(Expr::Index(..)))), &chain.rhs);
+        }
+    }
+
+    /// Looks at what a script takes of the event.
+    fn first_step(&mut self, is_index: bool, rest: &Expr) {
+        let (step, next) = match rest {
+            Expr::Dot(chain, ..) | Expr::Index(chain, ..) => (&chain.lhs, Some(&chain.rhs)),
+            step => (step, None),
+        };
+        match step {
+            // A property is looked at by itself, and so is a constant, which here stands for itself.
+            Expr::Property(..) if !is_index => {}
+            Expr::StringConstant(..) if is_index && !next.is_some_and(begins_with_a_call) => {}
+            Expr::MethodCall(call, _) => self.hand_over(call, None),
+            _ => self.reads.catalog = true,
+        }
+    }
+
+    fn call(&mut self, call: &FnCallExpr, is_method: bool) {
+        let (function, is_call) = match pointed_at(call) {
+            Some(Some(function)) => (function, false),
+            Some(None) => {
+                self.reads = Reads { lists: ReadLists::Any, catalog: true, geo: true };
+                return;
+            }
+            None => (call.name.as_str(), true),
+        };
+        if LIST_FUNCTIONS.contains(&function) {
+            let name = match call.args.first() {
+                Some(Expr::StringConstant(name, _)) if is_call && !is_method => Some(name.as_str()),
+                _ => None,
+            };
+            self.reads.lists.add(name);
+        }
+        self.reads.geo |= library::reads_places(function);
+        self.reads.catalog |= library::use_of_event(function) == Some(EventUse::Catalog);
+        if is_call && !is_method {
+            for index in 0..call.args.len() {
+                if call.args.get(index).is_some_and(|argument| self.may_be_event(argument)) {
+                    self.hand_over(call, Some(index));
+                }
+            }
+        }
+    }
+
+    /// Looks at a call that is given the event: as an argument, or as what a method is called on.
+    fn hand_over(&mut self, call: &FnCallExpr, argument: Option<usize>) {
+        let arguments = call.args.len();
+        if let (Some(index), Some(functions)) = (argument, self.functions.get(&(call.name.to_string(), arguments))) {
+            let names: Vec<String> = functions.iter().filter_map(|parameters| parameters.get(index)).cloned().collect();
+            self.events.extend(names);
+            return;
+        }
+        let is_harmless = match library::use_of_event(&call.name) {
+            Some(EventUse::Fields) => true,
+            // The path itself is looked at as a constant.
+            Some(EventUse::Paths) => {
+                let path = argument.map_or(Some(0), |index| (index == 0).then_some(1));
+                matches!(path.and_then(|index| call.args.get(index)), Some(Expr::StringConstant(..)))
+            }
+            Some(EventUse::Catalog) => false,
+            // A closure that uses the event is given it under the same name.
+            None => call.name == "curry" || KEYS_ONLY.contains(&call.name.as_str()),
+        };
+        self.reads.catalog |= !is_harmless;
+    }
+
+    fn may_be_event(&self, expression: &Expr) -> bool {
+        matches!(expression, Expr::Variable(variable, ..) if self.events.contains(variable.1.as_str()))
+    }
+}
+
+/// Whether a variable is the beginning of a path or an argument: these are looked at where they are. Any other use is not followed.
+fn is_known_use(variable: &Expr, parent: Option<&ASTNode<'_>>) -> bool {
+    match parent {
+        Some(ASTNode::Expr(Expr::Dot(chain, ..) | Expr::Index(chain, ..))) => {
+            std::ptr::eq(&raw const chain.lhs, variable)
+        }
+        Some(ASTNode::Expr(Expr::FnCall(..)) | ASTNode::Stmt(Stmt::FnCall(..))) => true,
+        _ => false,
+    }
+}
+
+fn begins_with_a_call(rest: &Expr) -> bool {
+    match rest {
+        Expr::Dot(chain, ..) | Expr::Index(chain, ..) => begins_with_a_call(&chain.lhs),
+        Expr::MethodCall(..) => true,
+        _ => false,
+    }
+}
+
+/// Whether a path begins with a field that what organizations say of actions goes into.
+fn leads_to_catalog(path: &str) -> bool {
+    let first = path.split(['.', '[']).next().unwrap_or(path).trim();
+    ["activity", "category"].contains(&first)
+}
+
+fn holds_path_to_catalog(value: &Dynamic) -> bool {
+    if let Some(text) = value.read_lock::<ImmutableString>() {
+        return leads_to_catalog(&text);
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        return map.values().any(holds_path_to_catalog);
+    }
+    value.read_lock::<Array>().is_some_and(|items| items.iter().any(holds_path_to_catalog))
+}
+
+fn call<'a>(node: &ASTNode<'a>) -> Option<&'a FnCallExpr> {
+    match node {
+        ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _)) => {
+            Some(call)
+        }
+        _ => None,
+    }
+}
+
+/// For `Fn("name")`: the name; `Some(None)` if it is made at run time.
+fn pointed_at(call: &FnCallExpr) -> Option<Option<&str>> {
+    if call.name != "Fn" {
+        return None;
+    }
+    Some(match call.args.first() {
+        Some(Expr::StringConstant(name, _)) => Some(name),
+        _ => None,
+    })
+}
