@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, sync::LazyLock};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::action::Certainty::{self, Assumed, Documented, Sample, Verified};
+use crate::certainty::Certainty::{self, Assumed, Documented, Sample, Verified};
 
 /// What part of an organization an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

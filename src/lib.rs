@@ -23,6 +23,7 @@ pub mod alert;
 pub mod api;
 pub mod bound;
 pub mod category;
+pub mod certainty;
 pub mod condition;
 pub mod config;
 pub mod deliver;

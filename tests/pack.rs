@@ -6,8 +6,9 @@ use std::{
 };
 
 use watchbell::{
-    action::{Catalog, Certainty, ListedAction},
+    action::{Catalog, ListedAction},
     alert::Severity,
+    certainty::Certainty,
     event::{Event, IncomingEvent},
     name::SourceName,
     replay::{self, Report},

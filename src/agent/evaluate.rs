@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -19,12 +19,12 @@ use super::{
     Watched,
     crash::{CrashLog, Runner},
     health,
-    hunt::{Hunt, Hunted},
+    hunt::Hunt,
     learn,
-    live::Beat,
+    request::{Beat, HandleRequest, Hunted, Progress, RulesRequest},
 };
 use crate::{
-    alert::{Action, Alert, AlertChange, Remark},
+    alert::{Action, Alert, AlertChange},
     api::allowed,
     deliver::{Recorded, Recorder},
     detect::{Detector, HealthDetector, Settings},
@@ -38,44 +38,6 @@ use crate::{
 
 /// Events evaluated between two commits. A commit waits for the disk, an event takes microseconds.
 const BATCH: usize = 500;
-
-/// How far evaluation has come since the agent started.
-#[derive(Debug, Clone, Default)]
-pub struct Progress {
-    /// The last event that was evaluated.
-    pub mark: Sequence,
-    /// Events evaluated.
-    pub events: u64,
-    /// Calls of `fn rule`.
-    pub rules_run: u64,
-    /// Calls that failed.
-    pub failures: u64,
-    /// Alerts opened, by severity, in the order of [`crate::alert::Severity::ALL`].
-    pub alerts: [u64; 5],
-    /// Alerts that a silence kept from being delivered.
-    pub silenced: u64,
-}
-
-/// What a person wants to do with an alert.
-#[derive(Debug)]
-pub(super) struct HandleRequest {
-    pub(super) alert: AlertId,
-    pub(super) action: Action,
-    pub(super) remark: Remark,
-    /// The alert as it is then, or why it was not done.
-    pub(super) reply: oneshot::Sender<Result<Alert, String>>,
-}
-
-/// What is asked of the rules' thread.
-#[derive(Debug)]
-pub(super) enum RulesRequest {
-    /// Something with an alert.
-    Handle(HandleRequest),
-    /// To forget what a rule remembers; answered with how many keys that were.
-    ClearMemory { space: String, reply: oneshot::Sender<usize> },
-    /// To record what new rules found in stored events.
-    Hunted(Box<Hunted>),
-}
 
 pub(super) struct Evaluator {
     pub(super) store: Store,

@@ -4,19 +4,19 @@
 //! That a rule is owed a hunt is stored together with the note that it runs, and crossed out together with what it found: a hunt that
 //! was cut short begins anew.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     crash::{CrashLog, Runner},
-    evaluate::RulesRequest,
+    request::{Hunted, RulesRequest},
 };
 use crate::{
     alert::{AlertChange, Kind},
     detect::{Detector, Settings},
-    name::{RuleId, RuleVersion, Sequence},
+    name::{RuleId, Sequence},
     outcome::Outcome,
     rule::{CompiledRule, RuleSet, stack},
     store::{Reader, ScanFilter, StoreError},
@@ -25,15 +25,6 @@ use crate::{
 
 /// Matches of one hunt that are recorded: a rule that has more is no rule to be hunted with.
 const MOST: usize = 20_000;
-
-/// What a hunt found.
-#[derive(Debug)]
-pub(super) struct Hunted {
-    /// The rules that were hunted with, each with its version.
-    pub(super) rules: BTreeMap<RuleId, RuleVersion>,
-    /// What followed.
-    pub(super) outcome: Outcome,
-}
 
 /// A hunt that is to be made.
 #[derive(Debug)]

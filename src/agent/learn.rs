@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     crash::{CrashLog, Runner},
-    live::Beat,
+    request::Beat,
 };
 use crate::{
     detect::Detector,

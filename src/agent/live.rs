@@ -2,18 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Progress,
-    evaluate::{HandleRequest, RulesRequest},
+    request::{Beat, HandleRequest, RulesRequest},
 };
 use crate::{
     alert::{Action, Alert, Remark},
@@ -31,28 +28,6 @@ use crate::{
 const HANGS: Duration = Duration::from_secs(120);
 /// A source that was not read for so long, or for three intervals, is not being watched.
 const UNREAD: Duration = Duration::from_secs(15 * 60);
-
-/// When the rules' thread was last seen at work.
-#[derive(Debug)]
-pub(super) struct Beat {
-    began: Instant,
-    millis: AtomicU64,
-}
-
-impl Beat {
-    pub(super) fn new() -> Self {
-        Self { began: Instant::now(), millis: AtomicU64::new(0) }
-    }
-
-    pub(super) fn beat(&self) {
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.millis.store(millis, Ordering::Relaxed);
-    }
-
-    fn age(&self) -> Duration {
-        self.began.elapsed().saturating_sub(Duration::from_millis(self.millis.load(Ordering::Relaxed)))
-    }
-}
 
 /// A source as the API sees it.
 #[derive(Debug)]

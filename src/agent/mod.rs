@@ -36,11 +36,12 @@ mod hunt;
 mod learn;
 mod live;
 mod reload;
+mod request;
 mod service;
 
 use crash::CrashLog;
 
-pub use evaluate::Progress;
+pub use request::Progress;
 
 /// Housekeeping: retention and merging of blocks.
 const HOUSEKEEPING: Duration = Duration::from_secs(10 * 60);
@@ -277,7 +278,7 @@ impl Agent {
         let recorder = Recorder::new(self.store.clone(), Router::new(self.config.destinations.clone()));
         let (requests, handle_requests) = mpsc::channel(16);
         let hunted = requests.clone();
-        let beat = Arc::new(live::Beat::new());
+        let beat = Arc::new(request::Beat::new());
         let live = Arc::new(live::LiveAgent {
             clock: self.options.clock.clone(),
             started: watched.started,

@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Store, StoreError, sled_open};
+use super::{
+    Store, StoreError,
+    files::{self, Pair, aside, lock, make},
+};
 
 const MAGIC: &[u8] = b"watchbell backup 1\n";
 /// The length that stands for "no more pairs".
@@ -17,14 +20,6 @@ const END: u32 = u32::MAX;
 /// Values are a few kilobytes; detection state may be more.
 const MAX_LENGTH: u32 = 256 * 1024 * 1024;
 const PIECE: usize = 48 * 1024;
-/// A key and its value.
-pub(super) type Pair = (Vec<u8>, Vec<u8>);
-
-/// Pairs written at a time when a store is made.
-const BATCH: usize = 2_000;
-/// Bytes after which they are written although they are fewer.
-const BATCH_BYTES: usize = 16 * 1024 * 1024;
-
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Restored {
@@ -159,43 +154,6 @@ impl<R: Read> Iterator for Pairs<R> {
     }
 }
 
-/// Makes a new sled database of pairs, whole and on disk, or nothing. Returns how many they were.
-pub(super) fn make(path: &Path, pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Result<u64, StoreError> {
-    let directory = |error| StoreError::Directory { path: path.to_owned(), error };
-    if path.exists() {
-        // Left over from an attempt that did not finish.
-        fs::remove_dir_all(path).map_err(directory)?;
-    }
-    let made = (|| {
-        use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().mode(0o700).create(path).map_err(directory)?;
-        let db = sled_open(path)?;
-        let mut batch = sled::Batch::default();
-        let (mut count, mut bytes) = (0_u64, 0);
-        for pair in pairs {
-            let (key, value) = pair?;
-            bytes += key.len() + value.len();
-            batch.insert(key, value);
-            count += 1;
-            if count.is_multiple_of(BATCH as u64) || bytes > BATCH_BYTES {
-                db.apply_batch(std::mem::take(&mut batch))?;
-                bytes = 0;
-            }
-        }
-        db.apply_batch(batch)?;
-        db.flush()?;
-        drop(db);
-        super::restrict(path).map_err(directory)?;
-        File::open(path.join("db")).and_then(|file| file.sync_all()).map_err(directory)?;
-        File::open(path).and_then(|directory| directory.sync_all()).map_err(directory)?;
-        Ok(count)
-    })();
-    if made.is_err() {
-        fs::remove_dir_all(path).ok();
-    }
-    made
-}
-
 /// Makes the store in `data_dir` of a backup. A store that is there is kept aside with `replace`, under a name made of
 /// `stamp`, and left alone without. Nothing changes unless the whole backup could be read.
 pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Result<Restored, StoreError> {
@@ -207,7 +165,7 @@ pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Resu
         return Err(StoreError::Occupied(data_dir.to_owned()));
     }
     // Held until the new store stands: no agent may start on the old one meanwhile.
-    let lock = if occupied { Some(super::repair::lock(data_dir, &path)?) } else { None };
+    let lock = if occupied { Some(lock(data_dir, &path)?) } else { None };
     let mut input =
         BufReader::new(File::open(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))?);
     let mut magic = [0; MAGIC.len()];
@@ -239,9 +197,9 @@ pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Resu
         fs::remove_dir_all(&new).map_err(directory)?;
         return Err(problem);
     }
-    let kept = occupied.then(|| super::repair::aside(data_dir, "replaced", stamp));
+    let kept = occupied.then(|| aside(data_dir, "replaced", stamp));
     match &kept {
-        Some(kept) => super::repair::replace(&new, &path, kept)?,
+        Some(kept) => files::replace(&new, &path, kept)?,
         None => fs::rename(&new, &path).map_err(directory)?,
     }
     drop(lock);

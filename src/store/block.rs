@@ -8,7 +8,7 @@ use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, backup::Pair, frame, key, value};
+use super::{StoreError, files::Pair, frame, key, value};
 use crate::{
     event::{Event, usual_action},
     legible::Flags,

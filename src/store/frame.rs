@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use super::backup::Pair;
+use super::files::Pair;
 
 /// Version byte of a framed value, and what makes it one: unlikely anywhere else.
 const MAGIC: &[u8] = b"\x03wbF1";

@@ -8,52 +8,21 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs::{self, File},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use super::{
     Delivery, Refetch, SourceRecord, Store, StoreError, Written,
-    backup::{self, Pair},
     block::Directory,
-    key, salvage, sled_open, value,
+    files::{Pair, aside, exchange, lock, make, replace, sync_parent},
+    key,
+    salvage::{self, Recovered},
+    sled_open, value,
 };
 use crate::{
     alert::{Alert, LoggedChange},
     name::{Sequence, SourceName},
     time::{self, Timestamp},
 };
-
-/// What was saved from a damaged store.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Recovered {
-    /// Events that were saved.
-    pub events: u64,
-    /// Events of blocks that could not be read, as far as is known.
-    pub lost_events: u64,
-    /// Alerts that were saved.
-    pub alerts: u64,
-    /// The first event that is known to have been stored.
-    #[serde(skip)]
-    pub(super) oldest: Option<u64>,
-    /// Events that had been stored and are missing, as runs of their numbers: the first and the last of each.
-    pub missing: Vec<(u64, u64)>,
-    /// Whether sled did not open the store, and its file was searched byte by byte: nothing but events, alerts and sources' records is
-    /// found so. What rules remember, deliveries owed and silences are lost.
-    pub searched: bool,
-    /// Records of any kind that could not be read.
-    pub unreadable: u64,
-    /// Where the damaged store is kept.
-    pub kept: PathBuf,
-    /// From when on each source is fetched again.
-    pub fetched_again: Vec<(SourceName, Timestamp)>,
-}
-
-impl Recovered {
-    /// Whether all that had been stored was saved.
-    pub fn is_whole(&self) -> bool {
-        self.lost_events == 0 && self.unreadable == 0 && !self.searched
-    }
-}
 
 /// What compaction came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -62,33 +31,6 @@ pub struct Compacted {
     pub before: u64,
     /// Bytes after.
     pub after: u64,
-}
-
-/// Holds sled's lock on a store, so that nobody opens it.
-pub(super) fn lock(data_dir: &Path, path: &Path) -> Result<File, StoreError> {
-    let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
-    let file =
-        File::options().read(true).write(true).create(true).truncate(false).open(path.join("db")).map_err(unusable)?;
-    let began = Instant::now();
-    // sled lets go of a store only some milliseconds after it was closed.
-    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        if began.elapsed() > super::LETTING_GO {
-            return Err(StoreError::Locked { path: path.to_owned(), holder: super::holder(data_dir) });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(file)
-}
-
-/// A name beside the store for what is kept.
-pub(super) fn aside(data_dir: &Path, what: &str, stamp: &str) -> PathBuf {
-    let mut path = data_dir.join(format!("store.{what}-{stamp}"));
-    let mut number = 2;
-    while path.exists() {
-        path = data_dir.join(format!("store.{what}-{stamp}-{number}"));
-        number += 1;
-    }
-    path
 }
 
 /// What stands before the name of a snapshot that we keep a copy of.
@@ -122,24 +64,6 @@ fn return_snapshot(path: &Path) -> std::io::Result<()> {
         Some(Some((file, name))) if !path.join(name).exists() => fs::copy(file, path.join(name)).map(drop),
         _ => Ok(()),
     }
-}
-
-/// Two directories change places in one step, so that there is a store at any instant.
-fn exchange(one: &Path, other: &Path) -> std::io::Result<()> {
-    let here = rustix::fs::CWD;
-    rustix::fs::renameat_with(here, one, here, other, rustix::fs::RenameFlags::EXCHANGE)?;
-    sync_parent(other)
-}
-
-fn sync_parent(path: &Path) -> std::io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-}
-
-/// Puts a new store where the old one is, and the old one aside under the name it is to have.
-pub(super) fn replace(new: &Path, path: &Path, aside: &Path) -> Result<(), StoreError> {
-    let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
-    exchange(new, path).map_err(unusable)?;
-    fs::rename(new, aside).map_err(unusable)
 }
 
 /// Opens a store that sled refused, with another snapshot than the newest, or none. sled changes what it opens, so this is tried
@@ -257,7 +181,7 @@ pub fn compact(data_dir: &Path) -> Result<Compacted, StoreError> {
         .tree()
         .iter()
         .map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(StoreError::from));
-    let made = backup::make(&new, pairs)?;
+    let made = make(&new, pairs)?;
     if made != count {
         fs::remove_dir_all(&new).map_err(directory)?;
         return Err(StoreError::damaged("entries", format!("{made} of {count} could be copied")));
@@ -323,7 +247,7 @@ pub fn recover(
     }
     finish(&mut pairs, sources, &evaluated, (kept_since, now), last_written, &mut found)?;
     let new = data_dir.join("store.new");
-    backup::make(&new, pairs.into_iter().map(Ok))?;
+    make(&new, pairs.into_iter().map(Ok))?;
     let stamp = now.strftime("%Y%m%dT%H%M%SZ").to_string();
     found.kept = aside(data_dir, "damaged", &stamp);
     replace(&new, &path, &found.kept)?;

@@ -1,11 +1,17 @@
 //! What can be saved of a damaged store: through sled as far as it reads, and from the bytes of its file where it does not.
 
-use std::{collections::BTreeMap, io, panic::AssertUnwindSafe, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
-    CrashRecord, Delivery, DestinationRecord, Excepted, Quarantined, Recovered, SourceRecord, StoreError, Written,
-    backup::Pair,
+    CrashRecord, Delivery, DestinationRecord, Excepted, Quarantined, SourceRecord, StoreError, Written,
     block::{self, Contents, Directory},
+    files::Pair,
     frame, key, value,
 };
 use crate::{
@@ -17,6 +23,38 @@ use crate::{
     silence::Silence,
     time::{self, Timestamp},
 };
+
+/// What was saved from a damaged store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Recovered {
+    /// Events that were saved.
+    pub events: u64,
+    /// Events of blocks that could not be read, as far as is known.
+    pub lost_events: u64,
+    /// Alerts that were saved.
+    pub alerts: u64,
+    /// The first event that is known to have been stored.
+    #[serde(skip)]
+    pub(super) oldest: Option<u64>,
+    /// Events that had been stored and are missing, as runs of their numbers: the first and the last of each.
+    pub missing: Vec<(u64, u64)>,
+    /// Whether sled did not open the store, and its file was searched byte by byte: nothing but events, alerts and sources' records is
+    /// found so. What rules remember, deliveries owed and silences are lost.
+    pub searched: bool,
+    /// Records of any kind that could not be read.
+    pub unreadable: u64,
+    /// Where the damaged store is kept.
+    pub kept: PathBuf,
+    /// From when on each source is fetched again.
+    pub fetched_again: Vec<(SourceName, Timestamp)>,
+}
+
+impl Recovered {
+    /// Whether all that had been stored was saved.
+    pub fn is_whole(&self) -> bool {
+        self.lost_events == 0 && self.unreadable == 0 && !self.searched
+    }
+}
 
 /// Atlassian processes most events within so long.
 const PROCESSING: Duration = Duration::from_secs(600);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::rule::{
     author::vocabulary, manifest::selector::Selector, script::compiled::CompiledRule, script::compiled::RuleKind,
 };
-use crate::{action::Certainty, category, name::RuleId, time};
+use crate::{category, certainty::Certainty, name::RuleId, time};
 
 /// A rule with what stands beside it.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::rule::{
     script::meter::Limits,
 };
 use crate::{
-    action::Certainty,
+    certainty::Certainty,
     diagnostic::{Diagnostic, nearest},
 };
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::action::{Catalog, Certainty};
+use crate::{action::Catalog, certainty::Certainty};
 
 mod activities;
 

@@ -16,8 +16,8 @@ use rhai::{Array, Dynamic, ImmutableString, Map};
 
 use crate::rule::{manifest::selector::Selector, manifest::value};
 use crate::{
-    action::Certainty,
     alert::Severity,
+    certainty::Certainty,
     diagnostic::{Diagnostic, nearest, suggest},
     name::RuleId,
     time,

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 mod entry;
 mod expectation;
 
+pub use entry::Expectation;
 pub(in crate::rule) use entry::Moment;
 use entry::{Content, Entry, Holder, Space, insert, prune, within};
-pub use expectation::{Expectation, LATENESS};
+pub use expectation::LATENESS;
 
 /// Times kept for one key: more than anybody counts to. The oldest go first.
 const MAX_TIMES: usize = 10_000;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Quota, expectation::Expectation};
-use crate::name::SourceName;
+use super::Quota;
+use crate::{event::Event, name::SourceName};
 
 /// When something happened: by the event's time, then by its arrival. Milliseconds since 1970, and the event's number.
 pub(crate) type Moment = (i64, u64);
@@ -29,6 +29,31 @@ pub(super) enum Content {
     Expected(Vec<Expectation>),
     /// When what may be expected happened, in order.
     Met(VecDeque<Moment>),
+}
+
+/// Something that is expected to happen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Expectation {
+    /// The key it is expected under.
+    pub key: String,
+    /// What is expected.
+    pub name: String,
+    /// The end of waiting, in milliseconds since 1970.
+    pub due: i64,
+    /// The event that made it to be expected.
+    #[serde(with = "stored")]
+    pub event: Event,
+}
+
+impl Expectation {
+    pub(super) fn since(&self) -> Moment {
+        (self.event.time.as_millisecond(), self.event.sequence.0)
+    }
+
+    /// Whether what happens at a moment is what was expected.
+    pub(super) fn is_met_by(&self, moment: Moment) -> bool {
+        self.since() < moment && moment.0 <= self.due
+    }
 }
 
 /// A key of a space.
@@ -192,4 +217,40 @@ pub(super) fn within<T>(
 ) -> impl Iterator<Item = &T> {
     let begin = now.0.saturating_sub(window);
     items.iter().rev().skip_while(move |item| moment_of(item) > now).take_while(move |item| moment_of(item).0 > begin)
+}
+
+/// An event as earlier versions stored it, too: what is unusual about it follows from the rest.
+mod stored {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::{
+        event::{Event, IncomingEvent},
+        name::{EventId, Sequence, SourceName},
+        time::Timestamp,
+    };
+
+    #[derive(Serialize, Deserialize)]
+    struct Stored {
+        sequence: Sequence,
+        source: SourceName,
+        arrived: Timestamp,
+        time: Timestamp,
+        id: EventId,
+        action: Arc<str>,
+        raw: Arc<str>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(event: &Event, serializer: S) -> Result<S::Ok, S::Error> {
+        let Event { sequence, source, arrived, time, id, action, raw, .. } = event.clone();
+        Stored { sequence, source, arrived, time, id, action, raw }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Event, D::Error> {
+        let Stored { sequence, source, arrived, time, id, action, raw } = Stored::deserialize(deserializer)?;
+        let read = IncomingEvent::parse(&raw).map(|read| read.into_event(source.clone(), sequence, arrived));
+        let flags = read.map(|event| event.flags).unwrap_or_default();
+        Ok(Event { sequence, source, arrived, time, id, action, flags, raw })
+    }
 }

@@ -6,11 +6,9 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     Memory, Place,
-    entry::{Content, Entry, Moment, insert, prune},
+    entry::{Content, Entry, Expectation, Moment, insert, prune},
     short,
 };
 use crate::{event::Event, name::SourceName};
@@ -24,31 +22,6 @@ const MOST: usize = 100;
 const KNOWN_FOR: i64 = 60 * 60 * 1_000;
 /// Times that are known for that.
 const MOST_KNOWN: usize = 1_000;
-
-/// Something that is expected to happen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Expectation {
-    /// The key it is expected under.
-    pub key: String,
-    /// What is expected.
-    pub name: String,
-    /// The end of waiting, in milliseconds since 1970.
-    pub due: i64,
-    /// The event that made it to be expected.
-    #[serde(with = "stored")]
-    pub event: Event,
-}
-
-impl Expectation {
-    fn since(&self) -> Moment {
-        (self.event.time.as_millisecond(), self.event.sequence.0)
-    }
-
-    /// Whether what happens at a moment is what was expected.
-    fn is_met_by(&self, moment: Moment) -> bool {
-        self.since() < moment && moment.0 <= self.due
-    }
-}
 
 impl Memory {
     /// Expects something under a key, for so many milliseconds after an event.
@@ -157,42 +130,6 @@ fn expected_key(key: &str, name: &str) -> String {
 
 fn met_key(key: &str, name: &str) -> String {
     format!("met/{}/{}/{}", name.len(), short(name), short(key))
-}
-
-/// An event as earlier versions stored it, too: what is unusual about it follows from the rest.
-mod stored {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::{
-        event::{Event, IncomingEvent},
-        name::{EventId, Sequence, SourceName},
-        time::Timestamp,
-    };
-
-    #[derive(Serialize, Deserialize)]
-    struct Stored {
-        sequence: Sequence,
-        source: SourceName,
-        arrived: Timestamp,
-        time: Timestamp,
-        id: EventId,
-        action: Arc<str>,
-        raw: Arc<str>,
-    }
-
-    pub(super) fn serialize<S: Serializer>(event: &Event, serializer: S) -> Result<S::Ok, S::Error> {
-        let Event { sequence, source, arrived, time, id, action, raw, .. } = event.clone();
-        Stored { sequence, source, arrived, time, id, action, raw }.serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Event, D::Error> {
-        let Stored { sequence, source, arrived, time, id, action, raw } = Stored::deserialize(deserializer)?;
-        let read = IncomingEvent::parse(&raw).map(|read| read.into_event(source.clone(), sequence, arrived));
-        let flags = read.map(|event| event.flags).unwrap_or_default();
-        Ok(Event { sequence, source, arrived, time, id, action, flags, raw })
-    }
 }
 
 #[cfg(test)]
