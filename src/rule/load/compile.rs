@@ -14,11 +14,12 @@ use crate::rule::{
     manifest::metadata::{self, MOST_PROBLEMS, Metadata, Places},
     manifest::problem,
     manifest::tuning::{self, Overrides, RuleOverride},
-    script::bounds::{MAX_DEPTH, Weight, copied_too_often},
+    script::bounds::{MAX_DEPTH, Weight},
     script::compiled::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind},
     script::conditions::{self, Conditions},
     script::cost::Cost,
     script::engine,
+    script::fold,
     script::host::{Call, Running},
     script::import::Constants,
     script::meter::Limits,
@@ -88,6 +89,7 @@ impl Compiler {
         let parsed = self.engine.compile(text);
         self.engine.set_optimization_level(OptimizationLevel::Simple);
         let first = match parsed {
+            Ok(ast) if fold::is_too_large(&ast, &Scope::new()) => return (Compiled::Broken, vec![too_much(file)]),
             Ok(ast) if !declares_rule(&ast) => return library_file(&ast, file, text),
             Ok(ast) => ast,
             Err(error) => return (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
@@ -119,12 +121,6 @@ impl Compiler {
         ran.map_err(|error| one(problem::load_error(&error, file, text)))?;
         if let Some((name, ..)) = scope.iter_raw().find(|(_, _, value)| Weight::of(value).check().is_err()) {
             let message = format!("`{name}` is too large, or nests more than {MAX_DEPTH} levels deep");
-            return Err(one(Diagnostic::error("E218", file, message).at(text, declared(&first, text, name))));
-        }
-        let constants = scope.iter_raw().map(|(name, _, value)| (name, value));
-        if let Some(name) = copied_too_often(text, constants) {
-            let message =
-                format!("`{name}` is used too often for its size: Rhai copies a constant wherever it is named");
             return Err(one(Diagnostic::error("E218", file, message).at(text, declared(&first, text, name))));
         }
         let Some(map) = scope.get_value::<Map>("RULE") else {
@@ -160,6 +156,10 @@ impl Compiler {
             }
             known.insert(name.to_owned(), view::share(value.clone()));
             constants.push_constant(name.to_owned(), value);
+        }
+        if fold::is_too_large(&first, &constants) {
+            found.push(too_much(file));
+            return Err(found);
         }
         self.engine.set_strict_variables(true);
         let mut ast = self.engine.compile_with_scope(&constants, text).map_err(|error| {
@@ -262,11 +262,18 @@ impl Compiler {
         if let Some(parsed) = self.parsed.get(file) {
             return parsed.clone();
         }
+        self.engine.set_optimization_level(OptimizationLevel::None);
         let ast = self.engine.compile(text).ok();
+        self.engine.set_optimization_level(OptimizationLevel::Simple);
         let parsed = ast.map(|ast| Arc::new((scan(&ast), ast)));
         self.parsed.insert(file.to_owned(), parsed.clone());
         parsed
     }
+}
+
+fn too_much(file: &Path) -> Diagnostic {
+    let message = "the constants of the file come to too much: Rhai copies each to where it is named";
+    Diagnostic::error("E218", file, message)
 }
 
 /// `RULE` as functions see it: what overrides change of its counting is changed, so that titles say what holds.

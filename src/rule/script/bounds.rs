@@ -92,26 +92,6 @@ pub(in crate::rule) fn too_large(what: &str) -> Box<EvalAltResult> {
     EvalAltResult::ErrorDataTooLarge(what.to_owned(), Position::NONE).into()
 }
 
-/// What copies of a file's constants may take, in bytes.
-const MAX_COPIES: usize = 64 * 1024 * 1024;
-
-/// Rhai puts a copy of a constant wherever a script names it: the first constant whose copies would take too much, if any.
-pub(in crate::rule) fn copied_too_often<'a>(
-    text: &str,
-    constants: impl Iterator<Item = (&'a str, &'a Dynamic)>,
-) -> Option<&'a str> {
-    let mut total: usize = 0;
-    for (name, value) in constants {
-        let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
-        let copies = words.filter(|word| *word == name).count();
-        total = total.saturating_add(Weight::of(value).bytes.saturating_mul(copies));
-        if total > MAX_COPIES {
-            return Some(name);
-        }
-    }
-    None
-}
-
 /// What a value weighs, with all that it holds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::rule) struct Weight {

@@ -8,9 +8,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rhai::{AST, Dynamic, Engine, EvalAltResult, Expr, Module, Position, Scope, Shared, Stmt};
+use rhai::{
+    AST, ASTFlags, Dynamic, Engine, EvalAltResult, Expr, Module, OptimizationLevel, Position, Scope, Shared, Stmt,
+};
 
-use crate::rule::{script::bounds::copied_too_often, script::view::share};
+use super::{bounds::Weight, fold, view::share};
 
 /// The constants that functions see, by name: those of the file, and `params`.
 pub(in crate::rule) type Constants = BTreeMap<String, Dynamic>;
@@ -89,15 +91,24 @@ impl Imports {
     fn make(&self, engine: &Engine, file: &Path) -> Result<Made, Box<EvalAltResult>> {
         let text = self.texts.get(file).map_or("", |text| text);
         let mut scope = Scope::new();
+        // The engine at hand computes constants while it parses.
+        let mut parser = Engine::new_raw();
+        parser.set_optimization_level(OptimizationLevel::None);
+        let plain = parser.compile(text)?;
+        let refuse_large = |scope: &Scope<'_>| -> Result<(), Box<EvalAltResult>> {
+            if fold::is_too_large(&plain, scope) {
+                let message = "its constants come to too much: Rhai copies each to where it is named";
+                return Err(EvalAltResult::ErrorRuntime(message.into(), Position::NONE).into());
+            }
+            Ok(())
+        };
+        refuse_large(&scope)?;
         let mut ast = engine.compile_with_scope(&scope, text)?;
         ast.set_source(file.to_string_lossy().as_ref());
         // A second time with the file's constants known, so that its functions see them.
         engine.run_ast_with_scope(&mut scope, &ast)?;
-        let size = self.size(&ast, file)?;
-        if let Some(name) = copied_too_often(text, scope.iter_raw().map(|(name, _, value)| (name, value))) {
-            let message = format!("`{name}` is used too often for its size");
-            return Err(EvalAltResult::ErrorRuntime(message.into(), Position::NONE).into());
-        }
+        refuse_large(&scope)?;
+        let size = self.size(&ast, file, &scope)?;
         let constants = scope.iter().map(|(name, _, value)| (name.to_owned(), share(value))).collect();
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned(), Arc::new(constants));
         let mut ast = engine.compile_with_scope(&scope, text)?;
@@ -106,13 +117,24 @@ impl Imports {
         Ok(Made { module: module.into(), size })
     }
 
-    /// How many functions and modules a module of this script will have. All that it imports has been made.
-    fn size(&self, ast: &AST, file: &Path) -> Result<usize, Box<EvalAltResult>> {
+    /// How many functions, modules, and values that it exports, a module of this script will have. All that it imports has been made.
+    fn size(&self, ast: &AST, file: &Path, scope: &Scope<'_>) -> Result<usize, Box<EvalAltResult>> {
         let source = file.to_string_lossy();
         let mut size = 1 + ast.iter_functions().count();
         let refused = |message: String, position| Err(EvalAltResult::ErrorRuntime(message.into(), position).into());
         for statement in ast.statements() {
-            let Stmt::Import(import, position) = statement else { continue };
+            let (import, position) = match statement {
+                Stmt::Import(import, position) => (import, position),
+                Stmt::Var(declaration, flags, _) if flags.intersects(ASTFlags::EXPORTED) => {
+                    size += values(scope, &declaration.0.name);
+                    continue;
+                }
+                Stmt::Export(export, _) => {
+                    size += values(scope, &export.0.name);
+                    continue;
+                }
+                _ => continue,
+            };
             let Expr::StringConstant(path, _) = &import.0 else {
                 let message = "a file that is imported can import only what it names by a text";
                 return refused(message.to_owned(), *position);
@@ -121,7 +143,8 @@ impl Imports {
             size += imported.and_then(|file| Some(self.lock().get(file)?.as_ref()?.size)).unwrap_or(0);
         }
         if size > MAX_SIZE {
-            let message = format!("this file and what it imports have more than {MAX_SIZE} functions");
+            let message =
+                format!("this file and what it imports have more than {MAX_SIZE} functions and exported values");
             return refused(message, Position::NONE);
         }
         Ok(size)
@@ -145,6 +168,11 @@ impl Imports {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Option<Made>>> {
         self.modules.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many values are in a variable.
+fn values(scope: &Scope<'_>, name: &str) -> usize {
+    scope.get(name).map_or(0, |value| Weight::of(value).nodes)
 }
 
 /// The path without `.`, and without `..` but for those that it begins with, by its text alone.

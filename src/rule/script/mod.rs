@@ -11,6 +11,7 @@ pub(in crate::rule) mod cost;
 pub(in crate::rule) mod engine;
 pub(in crate::rule) mod extract;
 pub(in crate::rule) mod fields;
+pub(in crate::rule) mod fold;
 pub(in crate::rule) mod host;
 pub(in crate::rule) mod import;
 pub(in crate::rule) mod library;
