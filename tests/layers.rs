@@ -30,11 +30,12 @@ fn modules() -> Vec<(String, PathBuf, String)> {
         .collect()
 }
 
-const VALUES: [&str; 17] = [
+const VALUES: [&str; 18] = [
     "action",
     "alert",
     "bound",
     "category",
+    "certainty",
     "condition",
     "diagnostic",
     "event",
@@ -115,6 +116,149 @@ fn modules_use_only_what_stands_below_them() {
             let values = VALUES.contains(&name.as_str());
             if !values && name != module && !may_use(&module).contains(&name.as_str()) {
                 wrong.push(format!("{} uses `{name}`", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The paths that code names after `crate::` and `super::`, each as the modules it leads through, beside the file it stands in.
+fn paths(module: &[String], code: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for (at, token) in code.match_indices("crate::").chain(code.match_indices("super::")) {
+        // `super::super::x` is read from its beginning, and `pub(in crate::rule)` is no use of it.
+        if code[..at].ends_with("super::") || code[..at].ends_with("(in ") {
+            continue;
+        }
+        let mut start = match token {
+            "crate::" => Vec::new(),
+            _ => module[..module.len() - 1].to_vec(),
+        };
+        let mut rest = &code[at + token.len()..];
+        while let Some(further) = rest.strip_prefix("super::") {
+            start.pop();
+            rest = further;
+        }
+        follow(start, rest, &mut found);
+    }
+    found
+}
+
+/// Follows one path, or each of those in braces; returns what comes after it.
+fn follow<'a>(mut path: Vec<String>, code: &'a str, found: &mut Vec<Vec<String>>) -> &'a str {
+    let mut rest = code.trim_start();
+    loop {
+        if let Some(mut list) = rest.strip_prefix('{') {
+            loop {
+                list = list.trim_start().trim_start_matches(',').trim_start();
+                if let Some(after) = list.strip_prefix('}') {
+                    return after;
+                }
+                let after = follow(path.clone(), list, found);
+                // Whatever stands there is no path: `as name`.
+                list = if after.len() < list.len() { after } else { &list[1..] };
+                if list.is_empty() {
+                    return list;
+                }
+            }
+        }
+        let end = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
+        if end == 0 {
+            return rest;
+        }
+        path.push(rest[..end].to_owned());
+        rest = &rest[end..];
+        match rest.strip_prefix("::") {
+            Some(further) => rest = further,
+            None => {
+                found.push(path);
+                return rest;
+            }
+        }
+    }
+}
+
+/// Each file with the files that it uses, but for those that hold it and those that it holds.
+fn uses() -> BTreeMap<String, Vec<String>> {
+    let files = modules();
+    let names = |path: &Path| -> Vec<String> {
+        let inside = path.strip_prefix("src").unwrap().with_extension("");
+        let mut names: Vec<String> =
+            inside.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+        if names.last().is_some_and(|last| last == "mod") {
+            names.pop();
+        }
+        names
+    };
+    let known: Vec<Vec<String>> = files.iter().map(|(_, path, _)| names(path)).collect();
+    let mut uses = BTreeMap::new();
+    for (_, path, text) in &files {
+        let own = names(path);
+        let mut used: Vec<String> = paths(&own, &code(text))
+            .into_iter()
+            .filter_map(|path| {
+                known
+                    .iter()
+                    .filter(|known| path.starts_with(known) && !known.is_empty())
+                    .max_by_key(|known| known.len())
+            })
+            .filter(|other| !own.starts_with(other) && !other.starts_with(&own))
+            .map(|other| other.join("/"))
+            .collect();
+        used.sort();
+        used.dedup();
+        uses.insert(own.join("/"), used);
+    }
+    uses
+}
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    let mut left = uses();
+    assert!(left["agent/evaluate"].contains(&"agent/request".to_owned()), "uses are found: {left:#?}");
+    assert!(left["rule/load/compile"].contains(&"rule/script/scan".to_owned()));
+    // What uses nothing that is left is in no circle.
+    loop {
+        let done: Vec<String> = left
+            .iter()
+            .filter(|(_, used)| !used.iter().any(|used| left.contains_key(used)))
+            .map(|(file, _)| file.clone())
+            .collect();
+        if done.is_empty() {
+            break;
+        }
+        done.iter().for_each(|file| drop(left.remove(file)));
+    }
+    // Nor is what nothing that is left uses.
+    loop {
+        let done: Vec<String> =
+            left.keys().filter(|file| !left.values().any(|used| used.contains(file))).cloned().collect();
+        if done.is_empty() {
+            break;
+        }
+        done.iter().for_each(|file| drop(left.remove(file)));
+    }
+    assert!(left.is_empty(), "in or between circles: {left:#?}");
+}
+
+/// The rooms of `rule`, each above what it may use.
+#[test]
+fn rules_are_in_four_rooms_with_one_direction() {
+    let floor = |file: &str| match file.strip_prefix("rule/")?.split('/').next()? {
+        "author" => Some(4),
+        "load" => Some(3),
+        "set" | "version" | "circle" | "blind" | "plan" => Some(2),
+        "script" => Some(1),
+        "manifest" => Some(0),
+        other => panic!("`rule/{other}` has no place: give it one here"),
+    };
+    let mut wrong = Vec::new();
+    for (file, used) in uses() {
+        for used in used {
+            if let (Some(own), Some(other)) = (floor(&file), floor(&used))
+                && own < other
+            {
+                wrong.push(format!("{file} uses {used}"));
             }
         }
     }

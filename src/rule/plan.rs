@@ -9,8 +9,10 @@
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use crate::rule::{
-    script::conditions::{self, Answer, Condition},
-    script::extract::{Extract, Seen},
+    script::{
+        conditions::{self, Answer, Condition},
+        extract::{Extract, Seen},
+    },
     set::RuleSet,
 };
 use crate::{action::Catalog, legible::Flags, name::SourceName};

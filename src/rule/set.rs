@@ -11,8 +11,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::rule::{
     circle,
-    manifest::exception::Exception,
-    manifest::metadata::Stage,
+    manifest::{exception::Exception, metadata::Stage},
     script::compiled::{CompiledRule, RuleKind},
 };
 use crate::{

@@ -10,11 +10,12 @@ use rhai::{Array, Dynamic, ImmutableString, Map};
 
 use crate::name::{RuleId, RuleVersion};
 use crate::rule::{
-    manifest::exception::{Condition, Exception},
-    manifest::metadata::{Metadata, Stage},
-    manifest::reads::ReadLists,
-    script::compiled::CompiledRule,
-    script::lists::Lists,
+    manifest::{
+        exception::{Condition, Exception},
+        metadata::{Metadata, Stage},
+        reads::ReadLists,
+    },
+    script::{compiled::CompiledRule, lists::Lists},
     set::RuleSet,
 };
 

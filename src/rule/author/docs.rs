@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 use serde_json::{Value, json};
 
 use crate::rule::{
-    author::vocabulary, manifest::selector::Selector, script::compiled::CompiledRule, script::compiled::RuleKind,
+    manifest::selector::Selector,
+    script::{compiled::CompiledRule, compiled::RuleKind, vocabulary},
 };
 use crate::{category, certainty::Certainty, name::RuleId, time};
 

@@ -8,14 +8,16 @@ use rhai::{AST, ASTNode, Expr, FnCallExpr, Position, Stmt};
 
 use crate::rule::{
     author::case::{self, test_file},
-    author::vocabulary::Vocabulary,
     manifest::problem::span,
-    script::compiled::OPTIONAL_FUNCTIONS,
-    script::compiled::RuleKind,
-    script::compiled::{CompiledRule, EXPIRED},
-    script::engine,
-    script::library::SUBJECTS,
-    script::meter::Limits,
+    script::{
+        compiled::OPTIONAL_FUNCTIONS,
+        compiled::RuleKind,
+        compiled::{CompiledRule, EXPIRED},
+        engine,
+        library::SUBJECTS,
+        meter::Limits,
+        vocabulary::Vocabulary,
+    },
 };
 use crate::{
     certainty::Certainty,

@@ -5,4 +5,3 @@ pub(in crate::rule) mod docs;
 pub(in crate::rule) mod format;
 pub(in crate::rule) mod lint;
 pub(in crate::rule) mod scaffold;
-pub(in crate::rule) mod vocabulary;

@@ -11,21 +11,24 @@ use std::{
 use rhai::{AST, ASTNode, Dynamic, Engine, Expr, ImmutableString, Map, OptimizationLevel, Scope, Stmt};
 
 use crate::rule::{
-    manifest::metadata::{self, MOST_PROBLEMS, Metadata, Places},
-    manifest::problem,
-    manifest::tuning::{self, Overrides, RuleOverride},
-    script::bounds::{MAX_DEPTH, Weight},
-    script::compiled::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind},
-    script::conditions::{self, Conditions},
-    script::cost::Cost,
-    script::engine,
-    script::fold,
-    script::host::{Call, Running},
-    script::import::Constants,
-    script::meter::Limits,
-    script::resources::Resources,
-    script::scan::{self, Scanned, called, lists, scan, span},
-    script::view,
+    manifest::{
+        metadata::{self, MOST_PROBLEMS, Metadata, Places},
+        problem,
+        tuning::{self, Overrides, RuleOverride},
+    },
+    script::{
+        bounds::{MAX_DEPTH, Weight},
+        compiled::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind},
+        conditions::{self, Conditions},
+        cost::Cost,
+        engine, fold,
+        host::{Call, Running},
+        import::Constants,
+        meter::Limits,
+        resources::Resources,
+        scan::{self, Scanned, called, lists, scan, span},
+        view,
+    },
     version,
 };
 use crate::{

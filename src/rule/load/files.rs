@@ -12,7 +12,10 @@ use std::{
 };
 
 use crate::diagnostic::Diagnostic;
-use crate::rule::{manifest::exception::EXCEPTIONS, manifest::tuning::OVERRIDES, script::import::normal};
+use crate::rule::{
+    manifest::{exception::EXCEPTIONS, tuning::OVERRIDES},
+    script::import::normal,
+};
 
 /// A file of overrides or exceptions may not be larger.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;

@@ -9,9 +9,7 @@ use std::{path::Path, sync::Arc};
 use rhai::{AST, Dynamic, Engine, Scope};
 use toml::de::DeTable;
 
-use crate::rule::{
-    manifest::metadata::Metadata, manifest::problem, manifest::reads::Reads, manifest::selector::Selector,
-};
+use crate::rule::manifest::{metadata::Metadata, problem, reads::Reads, selector::Selector};
 use crate::{
     diagnostic::Diagnostic,
     name::ExceptionId,

@@ -14,7 +14,7 @@ use std::{
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use crate::rule::{manifest::selector::Selector, manifest::value};
+use crate::rule::manifest::{selector::Selector, value};
 use crate::{
     alert::Severity,
     certainty::Certainty,

@@ -8,10 +8,10 @@ use std::{path::Path, time::Duration};
 use rhai::Map;
 use toml::de::DeTable;
 
-use crate::rule::{
-    manifest::metadata::{MAX_THRESHOLD, MOST_PROBLEMS, Metadata, Stage},
-    manifest::selector::Selector,
-    manifest::value::{describe, params_from_json},
+use crate::rule::manifest::{
+    metadata::{MAX_THRESHOLD, MOST_PROBLEMS, Metadata, Stage},
+    selector::Selector,
+    value::{describe, params_from_json},
 };
 use crate::{
     alert::Severity,

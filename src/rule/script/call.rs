@@ -10,17 +10,20 @@ use std::{
 use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, ImmutableString, Map, Scope};
 
 use crate::rule::{
-    manifest::exception::{Condition, Exception},
-    manifest::problem::{FailureKind, RuleFailure},
-    manifest::runbook,
-    manifest::value::to_json_value,
-    script::compiled::CompiledRule,
-    script::engine,
-    script::fields,
-    script::host::{About, Call},
-    script::memory::{Expectation, Memory},
-    script::meter::Limits,
-    script::view::{EventView, MatchInfo},
+    manifest::{
+        exception::{Condition, Exception},
+        problem::{FailureKind, RuleFailure},
+        runbook,
+        value::to_json_value,
+    },
+    script::{
+        compiled::CompiledRule,
+        engine, fields,
+        host::{About, Call},
+        memory::{Expectation, Memory},
+        meter::Limits,
+        view::{EventView, MatchInfo},
+    },
 };
 use crate::{
     action::Catalog,

@@ -6,13 +6,12 @@ use rhai::AST;
 
 use crate::name::RuleId;
 use crate::rule::{
-    manifest::metadata::{Metadata, Places, Stage},
-    manifest::reads::Reads,
-    manifest::selector::Selector,
-    script::conditions::Conditions,
-    script::cost::Cost,
-    script::host::Running,
-    script::lists::Lists,
+    manifest::{
+        metadata::{Metadata, Places, Stage},
+        reads::Reads,
+        selector::Selector,
+    },
+    script::{conditions::Conditions, cost::Cost, host::Running, lists::Lists},
 };
 
 /// The optional functions of a detection rule, each with one parameter.

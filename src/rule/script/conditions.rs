@@ -14,9 +14,11 @@ use rhai::{AST, Array, Dynamic, Expr, FnCallExpr, ImmutableString, Map, Stmt};
 
 use crate::rule::{
     manifest::pattern,
-    script::ast,
-    script::extract::{Key, Path, Seen},
-    script::import::Constants,
+    script::{
+        ast,
+        extract::{Key, Path, Seen},
+        import::Constants,
+    },
 };
 
 /// What a condition says of an event.

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use rhai::packages::{Package, StandardPackage};
 use rhai::{Dynamic, Engine, EvalAltResult, Module, ModuleResolver, OptimizationLevel, Position, Shared, Token};
 
-use crate::rule::{
-    script::bounds::{MAX_ITEMS, MAX_STRING},
-    script::host::Call,
-    script::library,
-    script::meter::Limits,
-    script::natives::{self, CURRIED},
+use crate::rule::script::{
+    bounds::{MAX_ITEMS, MAX_STRING},
+    host::Call,
+    library,
+    meter::Limits,
+    natives::{self, CURRIED},
 };
 
 /// Variables at a time. With `MAX_STRING` and `MAX_CALL_LEVELS` it bounds the memory of a call to some hundred megabytes,

@@ -9,15 +9,16 @@ use std::{
 use rhai::{Dynamic, EvalAltResult, Position};
 
 use crate::rule::{
-    manifest::pattern::Patterns,
-    manifest::problem::Exceeded,
-    script::bounds::Watch,
-    script::import::Constants,
-    script::lists::NamedList,
-    script::memory::{Memory, Moment, Place},
-    script::meter::{Limits, Meter},
-    script::printer::Printer,
-    script::resources::Resources,
+    manifest::{pattern::Patterns, problem::Exceeded},
+    script::{
+        bounds::Watch,
+        import::Constants,
+        lists::NamedList,
+        memory::{Memory, Moment, Place},
+        meter::{Limits, Meter},
+        printer::Printer,
+        resources::Resources,
+    },
 };
 use crate::{event::Event, name::RuleId};
 

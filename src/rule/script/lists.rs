@@ -16,7 +16,10 @@ use ipnet::IpNet;
 use rhai::{Dynamic, ImmutableString};
 
 use crate::diagnostic::{Diagnostic, suggest};
-use crate::rule::{manifest::pattern, script::address, script::view::frozen};
+use crate::rule::{
+    manifest::pattern,
+    script::{address, view::frozen},
+};
 
 /// Patterns of a list: more would take seconds to compile.
 const MAX_PATTERNS: usize = 5_000;

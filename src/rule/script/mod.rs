@@ -26,3 +26,4 @@ pub(in crate::rule) mod scan;
 pub mod stack;
 pub(in crate::rule) mod trace;
 pub(in crate::rule) mod view;
+pub(in crate::rule) mod vocabulary;

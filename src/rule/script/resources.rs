@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::rule::{script::import::Imports, script::lists::Lists, script::places::Geo};
+use crate::rule::script::{import::Imports, lists::Lists, places::Geo};
 
 /// What the rules of one load can reach.
 #[derive(Debug, Default)]

@@ -13,10 +13,14 @@ use std::{
 use rhai::{AST, ASTNode, Array, Dynamic, Expr, FnCallExpr, ImmutableString, Map, Stmt};
 
 use crate::rule::{
-    manifest::metadata::Metadata,
-    manifest::reads::{ReadLists, Reads},
-    script::compiled::OPTIONAL_FUNCTIONS,
-    script::library::{self, EventUse},
+    manifest::{
+        metadata::Metadata,
+        reads::{ReadLists, Reads},
+    },
+    script::{
+        compiled::OPTIONAL_FUNCTIONS,
+        library::{self, EventUse},
+    },
 };
 use crate::time;
 

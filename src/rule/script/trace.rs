@@ -13,15 +13,11 @@ use std::{
 use rhai::{AST, Dynamic, Engine, Expr, FnCallExpr, Position, Scope, Stmt, StmtBlock};
 
 use crate::rule::{
-    manifest::problem::RuleFailure,
-    manifest::value::{describe, to_json_value},
-    script::ast,
-    script::call::RuleInput,
-    script::compiled::CompiledRule,
-    script::engine,
-    script::host::Call,
-    script::memory::Memory,
-    script::meter::Limits,
+    manifest::{
+        problem::RuleFailure,
+        value::{describe, to_json_value},
+    },
+    script::{ast, call::RuleInput, compiled::CompiledRule, engine, host::Call, memory::Memory, meter::Limits},
 };
 
 /// Notes are kept up to here: a loop would make them without end.

@@ -15,7 +15,7 @@ use std::fmt;
 use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::rule::{script::bounds, script::fields, script::memory::Expectation};
+use crate::rule::script::{bounds, fields, memory::Expectation};
 use crate::{
     action::Catalog,
     alert::Severity,

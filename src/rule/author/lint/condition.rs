@@ -5,8 +5,8 @@ use super::{Lint, Vocabulary};
 use crate::{
     diagnostic::Diagnostic,
     rule::{
-        manifest::exception::Condition, manifest::exception::Exception, script::compiled::CompiledRule, script::engine,
-        script::meter::Limits,
+        manifest::{exception::Condition, exception::Exception},
+        script::{compiled::CompiledRule, engine, meter::Limits},
     },
 };
 

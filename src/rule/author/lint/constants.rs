@@ -7,8 +7,8 @@ use super::{Lint, path};
 use crate::{
     diagnostic::{nearest, suggest},
     rule::{
-        author::vocabulary::Vocabulary, manifest::pattern, script::engine, script::library::SUBJECTS,
-        script::meter::Limits,
+        manifest::pattern,
+        script::{engine, library::SUBJECTS, meter::Limits, vocabulary::Vocabulary},
     },
     time,
 };

@@ -5,7 +5,7 @@ use std::any::TypeId;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Module, Target};
 
-use crate::rule::author::vocabulary;
+use crate::rule::script::vocabulary;
 
 pub(super) fn register(engine: &mut Engine) {
     engine.register_indexer_get(|_: &mut (), _: &str| Dynamic::UNIT);

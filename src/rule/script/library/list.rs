@@ -5,7 +5,10 @@ use std::any::TypeId;
 use rhai::{Array, Dynamic, Engine, Module};
 
 use super::{Answer, HostFunction, Subject, first, given, needs, or_unit};
-use crate::rule::{manifest::value::data, script::host::Call, script::lists::NamedList};
+use crate::rule::{
+    manifest::value::data,
+    script::{host::Call, lists::NamedList},
+};
 
 pub(super) const SUBJECT: Subject = Subject {
     title: "Lists",

@@ -12,7 +12,10 @@ use std::{any::TypeId, sync::Arc};
 
 use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map};
 
-use crate::rule::{manifest::value::data, script::host::Call, script::lists::NamedList};
+use crate::rule::{
+    manifest::value::data,
+    script::{host::Call, lists::NamedList},
+};
 
 mod absent;
 mod convert;

@@ -6,9 +6,9 @@ use rhai::Dynamic;
 
 use super::{Answer, HostFunction, Subject, Texts, first, needs, texts};
 use crate::rule::manifest::value::data;
-use crate::rule::{
-    script::address::{address, network},
-    script::host::Call,
+use crate::rule::script::{
+    address::{address, network},
+    host::Call,
 };
 
 pub(super) const SUBJECT: Subject = Subject {

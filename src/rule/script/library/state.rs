@@ -9,8 +9,10 @@ use crate::rule::manifest::value::data;
 use crate::{
     rule::{
         manifest::value::to_json_value,
-        script::host::{Call, Remembering},
-        script::view::frozen,
+        script::{
+            host::{Call, Remembering},
+            view::frozen,
+        },
     },
     time,
 };

@@ -9,7 +9,8 @@ use rhai::{
 
 use super::*;
 use crate::rule::{
-    manifest::problem::Exceeded, script::engine::sandbox, script::library::SUBJECTS, script::meter::Limits,
+    manifest::problem::Exceeded,
+    script::{engine::sandbox, library::SUBJECTS, meter::Limits},
 };
 
 /// Name, number of overloads, judgement.
