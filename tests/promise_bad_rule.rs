@@ -534,3 +534,20 @@ fn constants_made_of_each_other_are_bounded() {
         assert!(done.stderr.contains("come to too much: Rhai copies each to where it is named"), "{}", done.show());
     }
 }
+
+/// Rules that listen to each other in layers are in no circle, and the ways through them double at each layer.
+#[test]
+fn rules_that_listen_crosswise_are_stopped() {
+    let mut rules = vec![rule("z.first", "tags: [\"l0\"],", "fn rule(event) { true }"), GOOD.to_owned()];
+    for layer in 1..24 {
+        for side in ["a", "b"] {
+            let more = format!("on: [\"tag:l{}\"], tags: [\"l{layer}\"],", layer - 1);
+            rules.push(rule(&format!("{side}.layer{layer}"), &more, "fn rule(event) { true }"));
+        }
+    }
+    let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+    let report = run(&rule_set(&rules), &events(&[entry("1", "x", 0, "ann")]));
+    assert!(report.alerts.iter().any(|alert| alert.rule.as_str() == "good.rule"));
+    let errors: Vec<&String> = report.rules.values().filter_map(|rule| rule.first_error.as_ref()).collect();
+    assert!(errors.len() == 1 && errors[0].contains("listen to each other crosswise"), "{errors:?}");
+}

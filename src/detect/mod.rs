@@ -95,6 +95,9 @@ pub struct Detector {
     plans: Plans,
 }
 
+/// How often rules that listen run for one event, all of them together.
+const MOST_HEARD: usize = 2_000;
+
 impl Detector {
     /// A detector with no state.
     pub fn new(rules: Arc<RuleSet>, settings: Settings) -> Self {
@@ -306,10 +309,18 @@ impl Detector {
             let matched = self.run(rules, index, input, verdict, outcome);
             heard.extend(matched.filter(|_| rules.is_heard(index)).map(|matched| (index, matched)));
         }
-        // Rules listen in no circle, so this ends.
+        // Rules listen in no circle, so this ends; but ways through rules that listen crosswise double at each step.
+        let mut turns = 0;
         while let Some((heard_rule, matched)) = heard.pop_front() {
             let input = RuleInput::of_match(input.event(), matched, &rules.catalog);
             for index in rules.listeners(heard_rule) {
+                turns += 1;
+                if turns > MOST_HEARD {
+                    if let Some(rule) = rules.detections.get(*index) {
+                        self.failed(rule, input.event(), &RuleFailure::heard_too_much(MOST_HEARD), outcome);
+                    }
+                    return;
+                }
                 let matched = self.run(rules, *index, &input, Verdict::Turn, outcome);
                 heard.extend(matched.filter(|_| rules.is_heard(*index)).map(|matched| (*index, matched)));
             }

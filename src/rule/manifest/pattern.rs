@@ -26,15 +26,15 @@ const MAX_SET_LENGTH: usize = 256 * 1024;
 /// Compiled patterns by their texts.
 #[derive(Debug, Default)]
 pub(in crate::rule) struct Patterns {
-    regexes: Mutex<Kept<Regex>>,
+    regexes: Mutex<Kept<(Regex, usize)>>,
     globs: Mutex<Kept<GlobMatcher>>,
 }
 
 impl Patterns {
-    /// The regular expression of this text.
-    pub(in crate::rule) fn regex(&self, text: &str) -> Result<Regex, String> {
+    /// The regular expression of this text, and about how many bytes it takes.
+    pub(in crate::rule) fn regex(&self, text: &str) -> Result<(Regex, usize), String> {
         let mut regexes = self.regexes.lock().unwrap_or_else(PoisonError::into_inner);
-        regexes.get(text, || regex(text))
+        regexes.get(text, || regex(text).map(|(regex, bytes)| ((regex, bytes), bytes)))
     }
 
     /// Whether all of `text` is as the pattern says.

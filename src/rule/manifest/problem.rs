@@ -88,6 +88,14 @@ impl fmt::Display for RuleFailure {
 }
 
 impl RuleFailure {
+    /// Rules that listen to each other ran too often for one event.
+    pub(crate) fn heard_too_much(most: usize) -> Self {
+        let message = format!(
+            "one event led to more than {most} runs of rules that listen to matches: they listen to each other crosswise"
+        );
+        Self { kind: FailureKind::Budget, message }
+    }
+
     pub(in crate::rule) fn wrong_type(function: &str, wanted: &str, found: &Dynamic) -> Self {
         Self {
             kind: FailureKind::WrongType,

@@ -12,6 +12,8 @@ use super::bounds::Weight;
 
 /// Values, and pieces of texts, that a file's constants may come to in all.
 const MAX_FOLDED: usize = 4_000_000;
+/// What one constant may come to: a copy of it costs a call nothing.
+const MAX_ONE: usize = 65_536;
 /// Bytes of a text that count as one value.
 const PIECE: usize = 16;
 
@@ -21,11 +23,14 @@ pub(in crate::rule) fn is_too_large(ast: &AST, scope: &Scope<'_>) -> bool {
     let mut sizes: HashMap<String, usize> =
         scope.iter_raw().map(|(name, _, value)| (name.to_owned(), Weight::of(value).bytes / PIECE)).collect();
     let mut total: usize = 0;
+    if sizes.values().any(|size| *size > MAX_ONE) {
+        return true;
+    }
     ast.walk(&mut |nodes| {
         match nodes.last() {
             Some(ASTNode::Stmt(Stmt::Var(declaration, flags, _))) if flags.intersects(ASTFlags::CONSTANT) => {
                 let size = size(&declaration.1, &sizes);
-                total = total.saturating_add(size);
+                total = if size > MAX_ONE { usize::MAX } else { total.saturating_add(size) };
                 // Of several with one name, the largest.
                 let known = sizes.entry(declaration.0.name.to_string()).or_default();
                 *known = size.max(*known);

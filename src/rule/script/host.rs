@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use regex::Regex;
 use rhai::{Dynamic, EvalAltResult, Position};
 
 use crate::rule::{
@@ -21,6 +22,9 @@ use crate::rule::{
     },
 };
 use crate::{event::Event, name::RuleId};
+
+/// Bytes of a text, times bytes of a regular expression, that cost one operation to search.
+const STEPS_OF_AN_OPERATION: usize = 256 * 1024;
 
 /// Who is running, with what it can reach.
 #[derive(Debug)]
@@ -105,6 +109,17 @@ impl Call {
         match self.meter.charge(operations) {
             Some(exceeded) => Err(EvalAltResult::ErrorTerminated(exceeded.token().into(), Position::NONE).into()),
             None => Ok(()),
+        }
+    }
+
+    /// A regular expression that a text is searched with. In the worst case that takes a step for each byte of the text and each state
+    /// of the expression, which nobody counts meanwhile: it is charged before.
+    pub(in crate::rule) fn regex(&self, regex: &str, text: &str) -> Result<Regex, String> {
+        let (regex, bytes) = self.patterns.regex(regex)?;
+        let operations = text.len().saturating_mul(bytes) / STEPS_OF_AN_OPERATION;
+        match self.meter.charge(operations as u64) {
+            Some(_) => Err("searching a text of this length with this regular expression takes too long".to_owned()),
+            None => Ok(regex),
         }
     }
 

@@ -152,7 +152,7 @@ fn matches(call: &Call, arguments: &[&Dynamic]) -> Answer {
     let (Some(text), Some(regex)) = (text, regex) else {
         return Ok(false.into());
     };
-    call.patterns.regex(&regex).map(|regex| regex.is_match(&text).into())
+    call.regex(&regex, &text).map(|regex| regex.is_match(&text).into())
 }
 
 fn captures(call: &Call, arguments: &[&Dynamic]) -> Answer {
@@ -160,7 +160,7 @@ fn captures(call: &Call, arguments: &[&Dynamic]) -> Answer {
     let (Some(text), Some(regex)) = (text, regex) else {
         return Ok(Dynamic::UNIT);
     };
-    let regex = call.patterns.regex(&regex)?;
+    let regex = call.regex(&regex, &text)?;
     let Some(found) = regex.captures(&text) else {
         return Ok(Dynamic::UNIT);
     };
