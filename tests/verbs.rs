@@ -225,7 +225,8 @@ fn wrong_arguments_are_code_3() {
     assert_eq!(lab.watchbell(&["chekc"]).code, Some(3));
     assert_eq!(lab.watchbell(&["alerts", "list", "--severity", "loud"]).code, Some(3));
     assert_eq!(lab.watchbell(&["--help"]).code, Some(0));
-    assert_eq!(lab.watchbell(&["--version"]).code, Some(0));
+    let version = lab.watchbell(&["--version"]);
+    assert!(version.code == Some(0) && version.stdout.contains(env!("CARGO_PKG_VERSION")), "{}", version.show());
 }
 
 /// Neither `check` nor `run` accepts a retention that deletes what is still fetched or alerted on.
@@ -549,5 +550,21 @@ fn rules_are_read_where_the_path_leads() {
     ] {
         let (code, text) = said(arguments);
         assert!(code == Some(3) && text.contains("../p/rules"), "{arguments:?}: {code:?} {text}");
+    }
+}
+
+/// What packages install: a completion script for each shell, and a man page for each verb.
+#[test]
+fn completions_and_man_pages_name_every_verb() {
+    let lab = Lab::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = lab.watchbell(&["completions", shell]);
+        assert!(script.code == Some(0) && script.stdout.contains("coverage"), "{shell}: {}", script.show());
+    }
+    let written = lab.watchbell(&["man", "man/man1"]);
+    assert_eq!(written.code, Some(0), "{}", written.show());
+    for verb in ["demo", "run", "replay", "store-recover"] {
+        let page = fs::read_to_string(lab.path(&format!("man/man1/watchbell-{verb}.1"))).unwrap();
+        assert!(page.contains(".TH"), "{verb}");
     }
 }

@@ -28,6 +28,7 @@ mod exceptions;
 mod explain;
 mod filter;
 mod init;
+mod manual;
 mod output;
 mod replay;
 mod rules;
@@ -43,7 +44,7 @@ use output::Output;
 
 /// A local detection agent for the audit log of an Atlassian Cloud organization.
 #[derive(Debug, Parser)]
-#[command(name = "watchbell", version, about, propagate_version = true)]
+#[command(name = "watchbell", version = env!("WATCHBELL_VERSION"), about, propagate_version = true)]
 struct Arguments {
     /// The configuration
     #[arg(long, global = true, value_name = "FILE", env = "WATCHBELL_CONFIG", default_value = "watchbell.toml")]
@@ -114,6 +115,10 @@ enum Verb {
     State(state::StateVerbs),
     /// Takes care of the store
     Store(store::StoreVerbs),
+    /// Print a completion script for a shell
+    Completions(manual::Completions),
+    /// Write man pages to a directory
+    Man(manual::Man),
 }
 
 /// Why a verb did not do what it was asked.
@@ -236,6 +241,8 @@ pub(crate) fn main() -> ExitCode {
         Verb::Status(verb) => verb.run(&mut context),
         Verb::State(verb) => verb.run(&mut context),
         Verb::Store(verb) => verb.run(&mut context),
+        Verb::Completions(verb) => verb.run(&mut context),
+        Verb::Man(verb) => verb.run(&mut context),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
