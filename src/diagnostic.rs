@@ -6,6 +6,8 @@ use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 
+use crate::text::escaped;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -96,10 +98,10 @@ impl Diagnostic {
 
     /// The problem in one line, for logs and alerts: `file:line:column: message`.
     pub fn one_line(&self) -> String {
-        let file = self.file.display();
+        let (file, message) = (escaped(&self.file.display().to_string()), escaped(&self.message));
         match (self.line, self.column) {
-            (Some(line), Some(column)) => format!("{file}:{line}:{column}: {}", self.message),
-            _ => format!("{file}: {}", self.message),
+            (Some(line), Some(column)) => format!("{file}:{line}:{column}: {message}"),
+            _ => format!("{file}: {message}"),
         }
     }
 }

@@ -551,3 +551,15 @@ fn rules_that_listen_crosswise_are_stopped() {
     let errors: Vec<&String> = report.rules.values().filter_map(|rule| rule.first_error.as_ref()).collect();
     assert!(errors.len() == 1 && errors[0].contains("listen to each other crosswise"), "{errors:?}");
 }
+
+/// Each row of a list has the names of its columns.
+#[test]
+fn a_list_that_would_multiply_is_refused() {
+    let lab = Lab::new();
+    lab.write("events.jsonl", entry("1", "x", 0, "ann").to_string());
+    lab.write("rules/good.rhai", GOOD);
+    let (one, other) = ("a".repeat(200_000), "b".repeat(200_000));
+    lab.write("rules/lists/wide.csv", format!("{one},{other}\n{}", "k,v\n".repeat(60_000)));
+    let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
+    assert!(done.stdout.contains("good.rule") && done.stderr.contains("names of columns that long"), "{}", done.show());
+}

@@ -253,3 +253,39 @@ fn a_rule_for_flagged_events_of_some_actions() {
     let listed = lab.watchbell(&["rules", "list"]).stdout;
     assert!(listed.contains("user_login with flags"), "{listed}");
 }
+
+/// JSON is shown in terminals as well: what they would act on is escaped there, and means the same.
+#[test]
+fn json_of_every_verb_is_safe_to_show() {
+    let lab = Lab::new();
+    lab.write("watchbell.toml", "[[source]]\nname = \"test\"\norg_id = \"o\"\napi_key = { file = \"key\" }\n");
+    lab.write("rules/a.rhai", "const RULE = #{ id: \"a.b\", title: \"t\", severity: \"low\" };\nfn rule(event) { true }\nfn title(event) { event.actor.name }");
+    let event = "{\"id\":\"1\",\"attributes\":{\"action\":\"x\",\"time\":\"2026-03-01T12:00:00Z\",\"actor\":{\"name\":\"a\u{202e}b\u{9b}c\u{2066}\"}}}\n";
+    lab.write("events.jsonl", event);
+    assert_eq!(lab.watchbell(&["events", "import", "events.jsonl", "--source", "test"]).code, Some(0));
+    for arguments in [
+        &["events", "list", "--format", "json"][..],
+        &["events", "list"],
+        &["events", "show", "1", "--format", "json"],
+        &["replay", "--rules", "rules", "--events", "events.jsonl", "--format", "json"],
+        &["replay", "--rules", "rules", "--events", "events.jsonl", "--format", "jsonl"],
+        &["replay", "--rules", "rules", "--events", "events.jsonl", "--format", "html"],
+        &["replay", "--rules", "rules", "--events", "events.jsonl", "--format", "markdown"],
+        &["replay", "--rules", "rules", "--events", "events.jsonl", "--format", "junit"],
+        &["explain", "--rule", "a.b", "--event", "events.jsonl", "--format", "json"],
+    ] {
+        let shown = lab.watchbell(arguments);
+        let said = format!("{}{}", shown.stdout, shown.stderr);
+        assert!(!said.contains(['\u{202e}', '\u{9b}', '\u{2066}']), "{arguments:?}: {}", shown.show());
+    }
+    // A file taken out is byte for byte as it came.
+    assert_eq!(lab.watchbell(&["events", "export", "--output", "out.jsonl"]).code, Some(0));
+    assert_eq!(std::fs::read_to_string(lab.path("out.jsonl")).unwrap(), event);
+    // Nor does a rule file reach a terminal as it is.
+    lab.write("rules/b.rhai", "const RULE = #{ id: \"b.c\", title: \"t\u{202e}\u{9b}\", severity: \"wrong\u{202e}\" };\nfn rule(event) { \u{202e} }");
+    for format in ["human", "json", "sarif", "github"] {
+        let shown = lab.watchbell(&["check", "rules", "--format", format]);
+        let said = format!("{}{}", shown.stdout, shown.stderr);
+        assert!(!said.contains(['\u{202e}', '\u{9b}']), "{format}: {said}");
+    }
+}

@@ -153,7 +153,9 @@ impl List {
         }
         let out = &context.output;
         if context.is_json() {
-            return Ok(client.each(Request::Events(query), |event: Event| Ok(out.line(&raw_line(&event))?))?);
+            return Ok(
+                client.each(Request::Events(query), |event: Event| Ok(out.line(&json_escaped(&raw_line(&event)))?))?
+            );
         }
         let mut rows = Vec::new();
         client.each(Request::Events(query), |event: Event| {
@@ -209,7 +211,7 @@ fn show(context: &mut Context, id: EventId) -> Result<(), CliError> {
     };
     let out = &context.output;
     if context.is_json() {
-        return Ok(out.line(&event.raw)?);
+        return Ok(out.line(&json_escaped(&event.raw))?);
     }
     out.line(&format!("event     {}", event.id))?;
     out.line(&format!("source    {}, number {}", event.source, event.sequence))?;
@@ -226,7 +228,7 @@ impl Tail {
         let json = context.is_json();
         let print = |event: &Event| -> Result<(), ClientError> {
             if json {
-                return Ok(out.line(&raw_line(event))?);
+                return Ok(out.line(&json_escaped(&raw_line(event)))?);
             }
             let evidence = event.evidence();
             let who = evidence.who().unwrap_or("-").to_owned();

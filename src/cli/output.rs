@@ -128,12 +128,13 @@ fn draw(diagnostic: &Diagnostic) -> String {
     let title = level.primary_title(message.as_str()).id(diagnostic.code);
     let path = escaped(&diagnostic.file.display().to_string());
     let help = diagnostic.help.as_deref().map(printable_lines);
+    let text = shown(&diagnostic.text);
     let mut group = match &diagnostic.span {
         Some(span) => {
             let annotation = AnnotationKind::Primary.span(span.clone());
             let annotation =
                 if diagnostic.label.is_empty() { annotation } else { annotation.label(diagnostic.label.as_str()) };
-            title.element(Snippet::source(&*diagnostic.text).path(path.as_str()).annotation(annotation))
+            title.element(Snippet::source(text.as_str()).path(path.as_str()).annotation(annotation))
         }
         None => Group::with_title(title).element(annotate_snippets::Origin::path(path.as_str())),
     };
@@ -142,6 +143,19 @@ fn draw(diagnostic: &Diagnostic) -> String {
     }
     let renderer = if std::io::stderr().is_terminal() { Renderer::styled() } else { Renderer::plain() };
     format!("{}\n", renderer.render(&[group]))
+}
+
+/// A file's text with question marks in place of what a terminal would act on: as many as it has bytes, so that places stay the same.
+fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_unsafe(character) && !matches!(character, '\n' | '\r' | '\t') {
+            shown.extend(std::iter::repeat_n('?', character.len_utf8()));
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 /// A text with what a terminal would act on written out, but for the ends of lines.

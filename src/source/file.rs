@@ -176,8 +176,13 @@ pub fn parse(text: &str) -> FileEvents {
         let read = if take_leniently(line.trim_end(), &mut found) {
             Some(line.len())
         } else if budget > 0 {
-            budget = budget.saturating_sub(bad.len());
-            legible::first(bad).ok().filter(|value| take_leniently(value, &mut found)).map(str::len)
+            let value = legible::first(bad).ok();
+            let read = value.filter(|value| take_leniently(value, &mut found)).map(str::len);
+            // What was read is not looked at again.
+            if read.is_none() {
+                budget = budget.saturating_sub(value.map_or(bad.len(), str::len));
+            }
+            read
         } else {
             None
         };
@@ -279,6 +284,10 @@ mod tests {
                 assert_eq!((found.broken, found.rejected.len()), (None, 0), "{text}");
             }
         }
+        // However many of them there are.
+        let page = "{\n \"data\": [\n  {\"id\": \"1\", \"x\": \"a\u{1}\"},\n  {\"id\": \"2\"}\n ]\n}\n";
+        let found = parse(&page.repeat(200));
+        assert_eq!((found.events.len(), found.broken), (400, None));
         // A line that was cut off takes no other along.
         let found = parse("{\"id\":\"1\",\"x\":{\n{\"id\":\"2\"}\n[{\"id\":\"3\n{\"id\":\"4\"}\n");
         let ids: Vec<&str> = found.events.iter().map(|event| event.id.as_str()).collect();

@@ -211,7 +211,13 @@ impl Loader {
         self.fingerprint = Some(fingerprint);
         let mut loading = Loading { diagnostics: unreadable.clone(), ..Loading::default() };
 
-        let resources = self.resources(&files, &unreadable, &mut loading);
+        let mut watch = self.watch.take();
+        let libraries = hash_of_libraries(&files.rules);
+        let mut may_load = |file: &Path, text: &str| {
+            let hash = blake3::Hasher::new().update(libraries.as_bytes()).update(text.as_bytes()).finalize().to_hex();
+            watch.as_mut().is_none_or(|watch| watch(Some((file, &hash))))
+        };
+        let resources = self.resources(&files, &unreadable, &mut may_load, &mut loading);
         let mut compiler = Compiler::new(Arc::clone(&resources));
         self.last_resources = resources;
         // What cannot be read just now says nothing, and what it said before holds.
@@ -219,12 +225,6 @@ impl Loader {
         self.last_exceptions.retain(|file, _| files.tuning.contains_key(file) || is_lost(file, &unreadable));
         let overrides = self.overrides(&files.tuning, &mut loading);
         let exceptions = self.exceptions(&files.tuning, &mut compiler, &mut loading);
-        let mut watch = self.watch.take();
-        let libraries = hash_of_libraries(&files.rules);
-        let mut may_load = |file: &Path, text: &str| {
-            let hash = blake3::Hasher::new().update(libraries.as_bytes()).update(text.as_bytes()).finalize().to_hex();
-            watch.as_mut().is_none_or(|watch| watch(Some((file, &hash))))
-        };
         let rules = self.rules(&files.rules, &unreadable, &overrides, &mut compiler, &mut may_load, &mut loading);
         if let Some(watch) = &mut watch {
             watch(None);
@@ -259,10 +259,25 @@ impl Loader {
     }
 
     /// What rules can reach beside their event. A list that is broken keeps its last good version.
-    fn resources(&mut self, files: &Files, unreadable: &[Diagnostic], loading: &mut Loading) -> Arc<Resources> {
+    fn resources(
+        &mut self,
+        files: &Files,
+        unreadable: &[Diagnostic],
+        may_load: &mut dyn FnMut(&Path, &str) -> bool,
+        loading: &mut Loading,
+    ) -> Arc<Resources> {
         let (geo, problems) = self.geo.get_or_insert_with(|| Geo::open(&self.sources.geoip));
         loading.diagnostics.extend(problems.iter().cloned());
-        let (mut lists, problems) = Lists::read(&files.lists);
+        let mut refused = Vec::new();
+        // Each is asked about just before it is read.
+        let (mut lists, mut problems) = Lists::read(files.lists.iter().filter(|(file, text)| {
+            let may = may_load(file, text);
+            if !may {
+                refused.push(Diagnostic::error("E219", file, DIED));
+            }
+            may
+        }));
+        problems.append(&mut refused);
         for problem in problems {
             let name = problem.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let file = problem.file.clone();
@@ -355,8 +370,7 @@ impl Loader {
                         (Compiled::Broken, vec![Diagnostic::error("E217", file, message)])
                     })
                 } else {
-                    let message = "the agent died twice while it loaded this file: it is left out until it changes";
-                    (Compiled::Broken, vec![Diagnostic::error("E219", file, message)])
+                    (Compiled::Broken, vec![Diagnostic::error("E219", file, DIED)])
                 };
                 // Whoever had an id keeps it, whatever file comes along with the same.
                 let is_owner = match &compiled {
@@ -487,6 +501,8 @@ pub fn parse_exceptions(file: &Path, text: &str) -> Result<Vec<Arc<Exception>>, 
     let (mut engine, _) = engine::sandbox(&Limits::default());
     exception::read(&mut engine, file, text)
 }
+
+const DIED: &str = "the agent died twice while it loaded this file: it is left out until it changes";
 
 /// A hash of all files that rules could import: those that do not speak of `RULE`. It is made before any of them is parsed.
 fn hash_of_libraries(texts: &Texts) -> blake3::Hash {

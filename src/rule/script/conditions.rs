@@ -469,8 +469,8 @@ fn field(path: &[Key]) -> Option<Field> {
             _ => None,
         },
         ("actor", rest) => under(&["attributes", "actor"], rest, 1, false),
-        // Which entry it is, only the view knows.
-        ("target", _) => None,
+        // Which entry it is, only the view knows; and these are the agent's, whatever the event has under the same names.
+        ("target" | "flags" | "id", _) => None,
         _ => under(&[], path, 0, false),
     }
 }

@@ -21,6 +21,10 @@ use crate::rule::{
     script::{address, view::frozen},
 };
 
+/// Entries of a list, each of which takes some hundred bytes.
+const MAX_ENTRIES: usize = 1_000_000;
+/// Bytes that the names of a CSV's columns may come to in all of its rows.
+const MAX_NAMES: usize = 64 * 1024 * 1024;
 /// Patterns of a list: more would take seconds to compile.
 const MAX_PATTERNS: usize = 5_000;
 
@@ -122,6 +126,10 @@ impl Lists {
         for (path, text) in files {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             match entries(path, text) {
+                Ok(entries) if entries.len() > MAX_ENTRIES => {
+                    let message = format!("the list has more than {MAX_ENTRIES} entries");
+                    diagnostics.push(Diagnostic::error("E003", path, message));
+                }
                 Ok(_) if lists.contains_key(&name) => {
                     let message = format!("two lists are called `{name}`: the first one is used");
                     diagnostics.push(Diagnostic::error("E004", path, message));
@@ -195,9 +203,14 @@ fn csv_entries(text: &str) -> Result<Entries, (usize, String)> {
         (line, error.to_string())
     };
     let header = reader.headers().map_err(at)?.clone();
+    let names: usize = header.iter().map(str::len).sum();
     let mut entries = Vec::new();
     for record in reader.records() {
         let record = record.map_err(at)?;
+        // Each row has the names of the columns.
+        if entries.len() > MAX_ENTRIES || entries.len().saturating_mul(names) > MAX_NAMES {
+            return Err((1, "it has too many entries for names of columns that long".to_owned()));
+        }
         let Some(key) = record.get(0).filter(|key| !key.is_empty()) else {
             continue;
         };
