@@ -1,5 +1,5 @@
-//! Talking HTTP, for whoever does: the one place that builds clients, reads answers up to a limit, and puts failures into
-//! words. Nothing here follows a redirect, and no URL gets into a message: URLs may hold secrets.
+//! HTTP for sources and destinations: builds their clients, reads responses up to a limit, and puts failures into words. (The client of
+//! the control socket builds its own.) Nothing here follows a redirect, and no URL gets into a message: URLs may hold secrets.
 
 use std::{path::Path, time::Duration};
 

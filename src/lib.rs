@@ -4,7 +4,7 @@
 //!
 //! | layer | modules | what they are |
 //! | --- | --- | --- |
-//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`repeat`] [`text`] [`legible`] [`oversize`] [`event`] [`category`] [`action`] [`alert`] [`bound`] [`outcome`] [`silence`] [`condition`] | values |
+//! | 0 | [`name`] [`time`] [`secret`] [`diagnostic`] [`settings`] [`repeat`] [`text`] [`legible`] [`oversize`] [`event`] [`certainty`] [`category`] [`action`] [`alert`] [`bound`] [`outcome`] [`silence`] [`condition`] | values |
 //! | 1 | [`rule`], then [`detect`] | the pure core: rules and what they find |
 //! | 1 | [`store`] | memory: the only place that knows keys and encodings |
 //! | 1 | [`http`] | talking HTTP |

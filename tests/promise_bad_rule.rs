@@ -563,3 +563,22 @@ fn a_list_that_would_multiply_is_refused() {
     let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
     assert!(done.stdout.contains("good.rule") && done.stderr.contains("names of columns that long"), "{}", done.show());
 }
+
+/// A directory that comes back empty, as where nothing is mounted, is no all-clear.
+#[test]
+fn losing_all_rules_is_told() {
+    let lab = Lab::with_organization(crate::support::organization(&[entry("1", "x", 0, "ann")]), "");
+    lab.write("rules/good.rhai", GOOD);
+    let told = |reader: &watchbell::store::Reader| {
+        let alerts = reader.alerts(watchbell::store::AlertFilter::default()).map(Result::unwrap);
+        let mut titles = alerts.filter(|alert| alert.rule.as_str() == "builtin.rule_broken").map(|alert| alert.title);
+        titles.any(|title| title == "No detection rule runs any more")
+    };
+    let removed = std::cell::Cell::new(false);
+    lab.run_agent_until(|reader| {
+        if crate::support::evaluated(reader, 1) && !removed.replace(true) {
+            std::fs::remove_file(lab.path("rules/good.rhai")).unwrap();
+        }
+        told(reader)
+    });
+}

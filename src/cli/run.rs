@@ -92,6 +92,9 @@ fn open(config: &Config, format: Format, first: bool) -> Result<Agent, CliError>
         tracing::error!("some rules do not load: `watchbell check --offline` shows the problems in full");
     }
     let rules = agent.rules().borrow().clone();
+    if first && rules.detections.is_empty() {
+        tracing::warn!("no detection rule is loaded: `watchbell init` writes those that ship");
+    }
     tracing::info!(
         sources = config.sources.len(),
         rules = rules.detections.len(),

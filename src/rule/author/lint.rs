@@ -196,6 +196,9 @@ const REVOKED: &[(&str, &str)] = &[
     ("T1656", "T1684.001"),
 ];
 
+/// Names that are looked at of each kind, and calls that are tried: a rule with more of them is no rule in earnest.
+const MOST_DOUBTS: usize = 200;
+
 /// What is doubtful about a rule.
 pub fn lint(rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
     let Some(text) = rule.running.resources.imports.text(&rule.file) else {
@@ -208,7 +211,7 @@ pub fn lint(rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
     let Ok(ast) = engine.compile(&*text) else {
         return Vec::new();
     };
-    let mut lint = Lint { rule, file: &rule.file, text, vocabulary, found: Vec::new() };
+    let mut lint = Lint { rule, file: &rule.file, text, vocabulary, found: Vec::new(), tried: 0 };
     lint.metadata();
     lint.functions(&ast);
     lint.expressions(&ast);
@@ -224,6 +227,8 @@ struct Lint<'a> {
     text: Arc<str>,
     vocabulary: &'a Vocabulary,
     found: Vec<Diagnostic>,
+    /// Calls that were tried.
+    tried: usize,
 }
 
 impl Lint<'_> {
@@ -299,7 +304,7 @@ impl Lint<'_> {
         let metadata = &self.rule.metadata;
         let doubts =
             |names: &Option<Vec<String>>, doubt: &dyn Fn(&str) -> Option<String>| -> Vec<(String, Option<String>)> {
-                names.iter().flatten().map(|name| (name.clone(), doubt(name))).collect()
+                names.iter().flatten().take(MOST_DOUBTS).map(|name| (name.clone(), doubt(name))).collect()
             };
         let activities = doubts(&metadata.activities, &|name| self.vocabulary.doubt_activity(name));
         let actions = doubts(&metadata.actions, &|action| self.vocabulary.doubt_action(action));

@@ -19,7 +19,7 @@ const REGEX_BYTES: [usize; 4] = [16 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024];
 /// Bounds what a regular expression adds to that while it searches, in bytes.
 const MAX_CACHE_BYTES: usize = 1024 * 1024;
 /// About how many bytes a pattern takes for each byte of its text.
-const BYTES_OF_A_GLOB: usize = 256;
+pub(in crate::rule) const BYTES_OF_A_GLOB: usize = 256;
 /// Bytes of several patterns that are used as one.
 const MAX_SET_LENGTH: usize = 256 * 1024;
 

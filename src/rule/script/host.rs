@@ -10,7 +10,10 @@ use regex::Regex;
 use rhai::{Dynamic, EvalAltResult, Position};
 
 use crate::rule::{
-    manifest::{pattern::Patterns, problem::Exceeded},
+    manifest::{
+        pattern::{BYTES_OF_A_GLOB, Patterns},
+        problem::Exceeded,
+    },
     script::{
         bounds::Watch,
         import::Constants,
@@ -116,10 +119,22 @@ impl Call {
     /// of the expression, which nobody counts meanwhile: it is charged before.
     pub(in crate::rule) fn regex(&self, regex: &str, text: &str) -> Result<Regex, String> {
         let (regex, bytes) = self.patterns.regex(regex)?;
+        self.charge_search(text, bytes)?;
+        Ok(regex)
+    }
+
+    /// Whether all of a text is as a pattern says; charged in the same way.
+    pub(in crate::rule) fn glob(&self, pattern: &str, text: &str) -> Result<bool, String> {
+        self.charge_search(text, pattern.len().saturating_mul(BYTES_OF_A_GLOB))?;
+        self.patterns.glob(pattern, text)
+    }
+
+    /// Charges a search of a text with a pattern that takes so many bytes.
+    pub(in crate::rule) fn charge_search(&self, text: &str, bytes: usize) -> Result<(), String> {
         let operations = text.len().saturating_mul(bytes) / STEPS_OF_AN_OPERATION;
         match self.meter.charge(operations as u64) {
-            Some(_) => Err("searching a text of this length with this regular expression takes too long".to_owned()),
-            None => Ok(regex),
+            Some(_) => Err("searching a text of this length with such a pattern takes too long".to_owned()),
+            None => Ok(()),
         }
     }
 

@@ -23,7 +23,7 @@ pub fn lint_exception(exception: &Exception, rule: &CompiledRule, vocabulary: &V
         return Vec::new();
     };
     let mut lint =
-        Lint { rule, file: &exception.place.file, text: text.as_str().into(), vocabulary, found: Vec::new() };
+        Lint { rule, file: &exception.place.file, text: text.as_str().into(), vocabulary, found: Vec::new(), tried: 0 };
     lint.expressions(&ast);
     // Places in the condition are told as that of the exception: its text stands in quotes of TOML.
     let at_exception = |found: Diagnostic| {

@@ -3,7 +3,7 @@
 
 use rhai::{Array, Dynamic, Expr, FnCallExpr, Position};
 
-use super::{Lint, path};
+use super::{Lint, MOST_DOUBTS, path};
 use crate::{
     diagnostic::{nearest, suggest},
     rule::{
@@ -51,6 +51,10 @@ impl Lint<'_> {
         let Some(own) = own.iter().cloned().collect::<Option<Vec<Dynamic>>>().filter(|own| !own.is_empty()) else {
             return;
         };
+        self.tried += 1;
+        if self.tried > MOST_DOUBTS {
+            return;
+        }
         let (_, host) = engine::sandbox(&Limits::default());
         let anything = Dynamic::from(anything.to_owned());
         let arguments: Vec<&Dynamic> = std::iter::once(&anything).chain(&own).collect();

@@ -364,7 +364,7 @@ fn action_has(call: &Call, arguments: &[&Dynamic]) -> Answer {
     for pattern in &patterns {
         let begin = pattern.strip_suffix('*').unwrap_or(pattern);
         let found = if begin.contains(['*', '?', '[', '{', '\\']) {
-            let fits = words().map(|word| call.patterns.glob(pattern, word)).collect::<Result<Vec<bool>, String>>()?;
+            let fits = words().map(|word| call.glob(pattern, word)).collect::<Result<Vec<bool>, String>>()?;
             fits.contains(&true)
         } else {
             // By far the most are a word, or the beginning of one.

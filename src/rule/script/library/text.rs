@@ -134,18 +134,24 @@ fn glob(call: &Call, arguments: &[&Dynamic]) -> Answer {
         return Ok(false.into());
     };
     match patterns {
-        Texts::One(pattern) => call.patterns.glob(&pattern, &text).map(Dynamic::from),
+        Texts::One(pattern) => call.glob(&pattern, &text).map(Dynamic::from),
         Texts::Many(patterns) => {
             for pattern in patterns {
-                if call.patterns.glob(&pattern, &text)? {
+                if call.glob(&pattern, &text)? {
                     return Ok(true.into());
                 }
             }
             Ok(false.into())
         }
-        Texts::Named(list) => list.glob(&text).map(Dynamic::from),
+        Texts::Named(list) => {
+            call.charge_search(&text, list.entries().len().saturating_mul(BYTES_OF_AN_ENTRY))?;
+            list.glob(&text).map(Dynamic::from)
+        }
     }
 }
+
+/// What a pattern of a named list counts for: all of them are searched at once.
+const BYTES_OF_AN_ENTRY: usize = 64;
 
 fn matches(call: &Call, arguments: &[&Dynamic]) -> Answer {
     let (text, regex) = (data(first(arguments, 0)), given(first(arguments, 1), "the regular expression")?);
