@@ -33,7 +33,7 @@ pub struct FileEvents {
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
-    data: &'a RawValue,
+    data: Option<&'a RawValue>,
     /// What events have and pages have not.
     attributes: Option<IgnoredAny>,
 }
@@ -206,9 +206,16 @@ fn take(raw: &str, found: &mut FileEvents) {
         raw
     } else {
         match serde_json::from_str::<Envelope<'_>>(raw) {
-            Ok(page) if page.attributes.is_none() && page.data.get().starts_with('[') => page.data.get(),
-            _ => {
+            Ok(Envelope { data: Some(data), attributes: None }) if data.get().starts_with('[') => data.get(),
+            Ok(_) => {
                 push(raw, found);
+                return;
+            }
+            // A name that is there twice, which makes a page no event.
+            Err(_) => {
+                if !take_leniently(raw, found) {
+                    push(raw, found);
+                }
                 return;
             }
         }
@@ -284,6 +291,9 @@ mod tests {
                 assert_eq!((found.broken, found.rejected.len()), (None, 0), "{text}");
             }
         }
+        // Of a name that is there twice, the last wins.
+        let found = parse(r#"{"data":[{"id":"1"}],"data":[{"id":"2"},{"id":"3"}]}"#);
+        assert_eq!(found.events.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["2", "3"]);
         // However many of them there are.
         let page = "{\n \"data\": [\n  {\"id\": \"1\", \"x\": \"a\u{1}\"},\n  {\"id\": \"2\"}\n ]\n}\n";
         let found = parse(&page.repeat(200));
