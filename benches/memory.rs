@@ -10,10 +10,12 @@ use std::{fs, sync::Arc};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use watchbell::{
     detect::{Detector, Settings},
-    event::Event,
-    name::{EventId, Sequence, SourceName},
+    model::{
+        event::Event,
+        name::{EventId, Sequence, SourceName},
+        time,
+    },
     rule::{Loader, Quota, RuleSet},
-    time,
 };
 
 const BATCH: u64 = 500;

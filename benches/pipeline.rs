@@ -8,13 +8,15 @@ use std::{sync::Arc, time::Duration};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use watchbell::{
     detect::{Detector, Settings},
-    event::IncomingEvent,
-    name::{Sequence, SourceName},
-    outcome::Outcome,
+    model::{
+        event::IncomingEvent,
+        name::{Sequence, SourceName},
+        outcome::Outcome,
+        time::{self, Timestamp},
+    },
     rule::{Loader, RuleSet},
     simulator::Scenario,
     store::{Commit, Page, SourceRecord, Store},
-    time::{self, Timestamp},
 };
 
 const PAGE: usize = 500;

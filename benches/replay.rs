@@ -8,13 +8,15 @@ use std::{sync::mpsc, time::Duration};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use watchbell::{
     detect::Settings,
-    event::IncomingEvent,
-    name::SourceName,
+    model::{
+        event::IncomingEvent,
+        name::SourceName,
+        time::{self, Timestamp},
+    },
     replay::{self, Progress, Run},
     rule::Loader,
     simulator::Scenario,
     store::{Page, Store},
-    time::{self, Timestamp},
 };
 
 const EVENTS: usize = 20_000;

@@ -9,8 +9,8 @@
 use std::{error::Error, io::Write};
 
 use watchbell::{
+    model::time::Timestamp,
     simulator::{ACTIONS, Company, Weeks, actions_answer},
-    time::Timestamp,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -6,11 +6,10 @@ use std::{env, error::Error, io::Write, path::Path, path::PathBuf};
 
 use watchbell::{
     detect::Settings,
-    name::SourceName,
+    model::{name::SourceName, time::Timestamp},
     replay::{Replay, file_events},
     rule::Loader,
     source::file,
-    time::Timestamp,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {

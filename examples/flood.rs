@@ -5,11 +5,13 @@
 use std::{env, error::Error, fmt::Write as _, fs, io::Write, path::Path};
 
 use watchbell::{
-    event::IncomingEvent,
-    name::SourceName,
+    model::{
+        event::IncomingEvent,
+        name::SourceName,
+        time::{self, Timestamp},
+    },
     simulator::Scenario,
     store::{Page, Store},
-    time::{self, Timestamp},
 };
 
 /// Events of a page, as the API returns them.

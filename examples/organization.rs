@@ -6,9 +6,9 @@
 use std::{error::Error, fs, io::Write, path::Path, time::Duration};
 
 use watchbell::{
+    model::time::{self, Clock},
     rule::SHIPPED,
     simulator::{ACTIONS, Options, Simulator, Story, StoryLength},
-    time::{self, Clock},
 };
 
 fn main() -> Result<(), Box<dyn Error>> {

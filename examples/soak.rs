@@ -10,10 +10,10 @@ use watchbell::{
     agent::{Agent, Options},
     config::Config,
     deliver::{Terminal, TerminalFormat},
+    model::time::{self, Clock},
     rule::SHIPPED,
     simulator::{self, Scenario, Simulator},
     source::Timing,
-    time::{self, Clock},
 };
 
 #[tokio::main]

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 
 use reqwest::{Client, StatusCode, Url, header::HeaderMap};
 
-use crate::{
+use crate::model::{
     condition::Condition,
     time::{self, Timestamp},
 };

@@ -2,12 +2,14 @@ use std::{fs, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use watchbell::{
-    action::ListedAction,
     detect::Settings,
+    model::{
+        action::ListedAction,
+        time::{self, Clock},
+    },
     replay::Replay,
     simulator::{ActionRow, Options},
     store::Reader,
-    time::{self, Clock},
 };
 
 use crate::support::{

@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use watchbell::{
-    action::Catalog,
+    model::action::Catalog,
     rule::{self, Limits, RuleInput, SHIPPED, Tracer},
 };
 
@@ -557,7 +557,7 @@ proptest! {
     /// A test file of any text is read or refused, and never makes the reader fail.
     #[test]
     fn any_test_file_is_read_or_refused(text in "(- name: a|  event: |  expect: \\{ alert: true \\}|[a-z:\\-{}\\[\\]\"'&*!|> \n]){0,40}") {
-        let (cases, found) = rule::case::read(std::path::Path::new("x.test.yaml"), &text, &|_| Err("none".to_owned()));
+        let (cases, found) = rule::test_file::read(std::path::Path::new("x.test.yaml"), &text, &|_| Err("none".to_owned()));
         prop_assert!(!cases.is_empty() || !found.is_empty() || text.contains('['));
     }
 

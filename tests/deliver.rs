@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use serde_json::Value;
-use watchbell::{
+use watchbell::model::{
     name::DestinationName,
     time::{self, Clock},
 };
@@ -73,8 +73,8 @@ fn a_dead_destination_delays_no_other_and_loses_nothing() {
 
     fs::remove_dir(lab.path("dead.jsonl")).unwrap();
     // The clock of these tests stands still; a later one, so that the retry is due.
-    let later = watchbell::time::after(crate::support::now(), std::time::Duration::from_secs(3_600));
-    lab.run_agent_with(&watchbell::time::Clock::manual(later), |reader| reader.outbox().unwrap().is_empty());
+    let later = watchbell::model::time::after(crate::support::now(), std::time::Duration::from_secs(3_600));
+    lab.run_agent_with(&watchbell::model::time::Clock::manual(later), |reader| reader.outbox().unwrap().is_empty());
     assert_eq!(told(&lab, "dead.jsonl").len(), 3);
     assert_eq!(told(&lab, "well.jsonl").len(), 3, "nothing is sent twice without a crash");
 }

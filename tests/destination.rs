@@ -12,11 +12,13 @@ use std::{
 use base64::Engine as _;
 use serde_json::{Value, json};
 use watchbell::{
-    alert::{Action, Alert, AlertChange, Disposition, Notice, Remark, Severity},
     config::Config,
     deliver::{Destination, DigestNotice, KINDS, Message, Receipt, Terminal, TerminalFormat, Verdict},
-    name::SilenceId,
-    time::Clock,
+    model::{
+        alert::{Action, Alert, AlertChange, Disposition, Notice, Remark, Severity},
+        name::SilenceId,
+        time::Clock,
+    },
 };
 
 use crate::support::{
@@ -420,7 +422,7 @@ fn jira_has_one_issue_for_an_alert() {
     assert_eq!(names(), ["POST issue/SEC-7/comment", "GET issue/SEC-7/transitions", "POST issue/SEC-7/transitions"]);
     // Of an alert that has no issue, the end is no news.
     let mut other = alert();
-    other.id = watchbell::name::AlertId::from_bytes([1; 16]);
+    other.id = watchbell::model::name::AlertId::from_bytes([1; 16]);
     let receipt = delivered(bench.send(&mut destination, &Message::alert(Notice::Resolved, other), None));
     assert_eq!(receipt.reference, None);
     assert_eq!(names(), ["POST search/jql"]);
@@ -706,7 +708,7 @@ fn no_field_of_any_service_is_too_long() {
         }
         hostile.context = (0..50).map(|number| (format!("{number}{filling}"), Value::from(long.clone()))).collect();
         hostile.errors = (0..9)
-            .map(|_| watchbell::alert::FunctionError { function: "title".to_owned(), error: long.clone() })
+            .map(|_| watchbell::model::alert::FunctionError { function: "title".to_owned(), error: long.clone() })
             .collect();
         let alerts = std::iter::repeat_n(hostile.clone(), 60).collect();
         let messages = [

@@ -2,11 +2,8 @@ use insta::assert_debug_snapshot;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use watchbell::{
-    alert::Severity,
     detect::{Detector, Settings},
-    name::SourceName,
-    outcome::Outcome,
-    time,
+    model::{alert::Severity, name::SourceName, outcome::Outcome, time},
 };
 
 use crate::support::{base, entry, event, events, found, rule, rule_set, run};

@@ -4,10 +4,10 @@ use tokio_util::sync::CancellationToken;
 use watchbell::{
     agent::{Agent, Options as AgentOptions},
     deliver::{Terminal, TerminalFormat},
+    model::time::Clock,
     rule::RuleSet,
     simulator::{Options, Scenario},
     source::Timing,
-    time::Clock,
 };
 
 use crate::support::{Lab, eventually, rule};

@@ -2,13 +2,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 use watchbell::{
-    alert::Alert,
     detect::{Detector, Settings},
+    model::{
+        alert::Alert,
+        time::{self, Clock},
+    },
     replay::Replay,
     rule::{CompiledRule, Loader, Quota, RuleSet},
     simulator,
     store::AlertFilter,
-    time::{self, Clock},
 };
 
 use crate::support::{

@@ -9,8 +9,8 @@ use std::{
 
 use serde_json::{Value, json};
 use watchbell::{
+    model::time::{self, Clock},
     simulator::{Fault, Faults, Options},
-    time::{self, Clock},
 };
 
 use crate::support::{Finished, Lab, Running, base, collector::Collector, entry, eventually, rule, scenario, timeless};
@@ -636,7 +636,7 @@ fn a_silence_ends_when_its_time_is_over() {
     let start = crate::support::now();
     {
         let (store, _) = lab.reader();
-        let wanted = watchbell::silence::NewSilence {
+        let wanted = watchbell::model::silence::NewSilence {
             rule: "*".to_owned(),
             actor: None,
             source: None,

@@ -6,15 +6,17 @@ use std::{
 };
 
 use watchbell::{
-    action::{Catalog, ListedAction},
-    alert::Severity,
-    certainty::Certainty,
-    event::{Event, IncomingEvent},
-    name::SourceName,
+    model::{
+        action::{Catalog, ListedAction},
+        alert::Severity,
+        certainty::Certainty,
+        event::{Event, IncomingEvent},
+        name::SourceName,
+        time::{self, Timestamp},
+    },
     replay::{self, Report},
-    rule::{CompiledRule, Loader, RuleSet, case, certainty},
+    rule::{CompiledRule, Loader, RuleSet, certainty, test_file},
     simulator::{ACTIONS, Company, Scenario, Weeks},
-    time::{self, Timestamp},
 };
 
 use crate::support::{Lab, run};
@@ -76,10 +78,10 @@ fn events(scenario: &Scenario, arrived: Timestamp) -> Vec<Event> {
     replay::file_events(entries, &SourceName::parse("company").unwrap(), arrived).collect()
 }
 
-fn cases(rule: &CompiledRule) -> Vec<case::Case> {
-    let tests = case::test_file(&rule.file);
+fn cases(rule: &CompiledRule) -> Vec<test_file::Case> {
+    let tests = test_file::test_file(&rule.file);
     let text = fs::read_to_string(&tests).unwrap_or_else(|_| panic!("{} has no tests", rule.id()));
-    let (cases, problems) = case::read(&tests, &text, &|_| Err("none of them needs a file".to_owned()));
+    let (cases, problems) = test_file::read(&tests, &text, &|_| Err("none of them needs a file".to_owned()));
     assert!(problems.is_empty(), "{problems:#?}");
     cases
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use watchbell::{
     detect::{Detector, Settings},
-    outcome::Outcome,
+    model::outcome::Outcome,
 };
 
 use crate::support::{event, load, rule};

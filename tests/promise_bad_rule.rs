@@ -3,7 +3,7 @@ use std::sync::Arc;
 use insta::assert_snapshot;
 use watchbell::{
     detect::{Detector, Settings},
-    rule::{Loader, RuleSources, case},
+    rule::{Loader, RuleSources, test_file},
 };
 
 use crate::support::{Lab, entry, event, events, found, load, rule, rule_set, run};
@@ -373,10 +373,10 @@ fn a_link_out_of_the_rules_directories_is_refused() {
 
     // Nor through a test, or through the events that a test names.
     symlink(path("elsewhere/key"), path("rules/shared/in.test.yaml")).unwrap();
-    let found = case::text_of(&path("rules/shared/in.test.yaml")).unwrap_err();
+    let found = test_file::text_of(&path("rules/shared/in.test.yaml")).unwrap_err();
     assert!(found[0].message.contains("is a link"), "{found:?}");
     let text = "- name: a\n  events: ../../elsewhere/key\n  expect: { alert: true }\n";
-    let (cases, found) = case::read(&path("rules/shared/x.test.yaml"), text, &|_| Ok(Vec::new()));
+    let (cases, found) = test_file::read(&path("rules/shared/x.test.yaml"), text, &|_| Ok(Vec::new()));
     assert!(cases.is_empty() && found[0].message.contains("out of the rules directories"), "{found:?}");
 }
 

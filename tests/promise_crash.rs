@@ -2,8 +2,8 @@ use std::{collections::BTreeSet, fs, thread, time::Duration};
 
 use serde_json::Value;
 use watchbell::{
+    model::time::{self, Clock, Timestamp},
     simulator::{Ending, Fault, Faults, Options},
-    time::{self, Clock, Timestamp},
 };
 
 use crate::support::{Lab, alerts, base, entry, evaluated, scenario, stored_ids};

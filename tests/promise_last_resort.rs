@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use watchbell::{simulator::Options, time::Clock};
+use watchbell::{model::time::Clock, simulator::Options};
 
 use crate::support::{Lab, Running, base, entry, rule, scenario};
 

@@ -3,11 +3,13 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use watchbell::{
-    event::{Event, IncomingEvent},
-    name::{Sequence, SourceName},
+    model::{
+        event::{Event, IncomingEvent},
+        name::{Sequence, SourceName},
+        time::Clock,
+    },
     replay::Report,
     simulator::{Options, Scenario, Simulated},
-    time::Clock,
 };
 
 use crate::support::{Lab, alerts, base, entry, evaluated, now, rule, rule_set, run};
@@ -131,7 +133,11 @@ fn an_action_that_looks_like_another_is_flagged() {
         let mut value = entry("1", "x", 0, "eve");
         value["attributes"]["action"] = action.into();
         let flags = event(1, &value.to_string()).flags;
-        assert_eq!(flags.iter().map(watchbell::legible::Flag::name).collect::<Vec<_>>(), ["action"], "{action:?}");
+        assert_eq!(
+            flags.iter().map(watchbell::model::legible::Flag::name).collect::<Vec<_>>(),
+            ["action"],
+            "{action:?}"
+        );
     }
 }
 

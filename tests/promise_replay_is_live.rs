@@ -2,7 +2,7 @@ use std::{cell::Cell, sync::Arc};
 
 use serde_json::{Value, json};
 use watchbell::{
-    alert::Alert,
+    model::alert::Alert,
     replay::verify::{Evidence, Reason, Verification, Verified},
     rule::RuleSet,
     simulator::{Fault, Faults, Options},
@@ -14,7 +14,7 @@ use crate::support::{Lab, entry, evaluated, organization, rule};
 fn plain(alerts: impl IntoIterator<Item = Alert>) -> Vec<Value> {
     let mut alerts: Vec<Value> = alerts
         .into_iter()
-        .filter(|alert| alert.kind != watchbell::alert::Kind::Health)
+        .filter(|alert| alert.kind != watchbell::model::alert::Kind::Health)
         .map(|alert| {
             let mut alert = serde_json::to_value(alert).unwrap();
             // When it was recorded, and by which load of the rules, is all that may differ.
@@ -37,7 +37,9 @@ fn history(seed: u64, count: i64) -> Vec<Value> {
         let mut entry =
             entry(&format!("e{index}"), action, index * 20 - random.i64(0..300), &format!("actor{}", random.u8(0..9)));
         entry["attributes"]["processedAt"] =
-            watchbell::time::from_millis(crate::support::base().as_millisecond() + index * 20_000).to_string().into();
+            watchbell::model::time::from_millis(crate::support::base().as_millisecond() + index * 20_000)
+                .to_string()
+                .into();
         entry["attributes"]["location"]["countryName"] = ["Germany", "France"][random.usize(0..2)].into();
         entry
     };

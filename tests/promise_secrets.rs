@@ -1,8 +1,8 @@
 use std::{collections::BTreeMap, fs, os::unix::net::UnixStream, path::Path, process::Stdio, time::Duration};
 
 use watchbell::{
+    model::time::{self, Clock},
     simulator::{Fault, Faults, Options},
-    time::{self, Clock},
 };
 
 use crate::support::{Lab, Running, base, collector::Collector, entry, eventually, rule, scenario};

@@ -3,15 +3,17 @@ use std::sync::Arc;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use watchbell::{
-    alert::{Alert, AlertChange, Kind, Status},
-    condition::Condition,
     config::Config,
     detect::{HealthDetector, Subject},
-    name::SourceName,
+    model::{
+        alert::{Alert, AlertChange, Kind, Status},
+        condition::Condition,
+        name::SourceName,
+        time::{self, Clock},
+    },
     rule::{Limits, Loader, RuleSet, RuleSources},
     simulator::{Fault, Faults, Options},
     store::{AlertFilter, Reader},
-    time::{self, Clock},
 };
 
 use crate::support::{Lab, base, entry, evaluated, organization};

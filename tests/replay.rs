@@ -3,11 +3,10 @@ use std::{sync::mpsc, time::Duration};
 use serde_json::{Value, json};
 use watchbell::{
     detect::Settings,
-    event::Event,
+    model::{event::Event, time},
     replay::{self, Progress, Replay, Report, Run},
     rule::{Limits, RuleSet},
     store::Block,
-    time,
 };
 
 use crate::support::{base, entry, events, rule, rule_set};

@@ -1,12 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use watchbell::{
-    event::IncomingEvent,
-    name::SourceName,
+    model::{event::IncomingEvent, name::SourceName, time},
     replay::{self, Report},
     rule::{BUILTIN, SHIPPED},
     simulator::{Story, StoryLength},
-    time,
 };
 
 use crate::{

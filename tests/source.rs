@@ -2,12 +2,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use watchbell::{
-    condition::Condition,
-    event::Event,
-    legible::Flag,
+    model::{
+        condition::Condition,
+        event::Event,
+        legible::Flag,
+        time::{self, Clock},
+    },
     simulator::{Ending, Fault, Faults, Options, Scenario, Simulated},
     store::{AlertFilter, ScanFilter},
-    time::{self, Clock},
 };
 
 use crate::support::{Lab, Running, base, entry, evaluated, eventually, now, organization, stored_ids};

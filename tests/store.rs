@@ -1,10 +1,12 @@
 use std::{sync::Arc, time::Duration};
 
 use watchbell::{
-    event::IncomingEvent,
-    name::{Sequence, SourceName},
+    model::{
+        event::IncomingEvent,
+        name::{Sequence, SourceName},
+        time::{self, Timestamp},
+    },
     store::{Commit, Page, ScanFilter, SourceRecord, Store, StoreError},
-    time::{self, Timestamp},
 };
 
 use crate::support::{base, entry};

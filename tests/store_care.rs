@@ -7,11 +7,13 @@ use std::{
 
 use serde_json::Value;
 use watchbell::{
-    event::IncomingEvent,
-    name::{Sequence, SourceName},
+    model::{
+        event::IncomingEvent,
+        name::{Sequence, SourceName},
+        time::{self, Clock},
+    },
     simulator::Options,
     store::{self, Commit, Page, ScanFilter, SourceRecord, Store, StoreError, Verified},
-    time::{self, Clock},
 };
 
 use crate::support::{Lab, alerts, base, entry, evaluated, now, organization, rule, scenario, stored_ids};
@@ -52,7 +54,7 @@ fn churn(directory: &Path, days: std::ops::Range<u64>) -> Store {
 }
 
 /// Everything in a store, to compare.
-fn contents(store: &Store) -> (Vec<watchbell::event::Event>, Sequence, Verified) {
+fn contents(store: &Store) -> (Vec<watchbell::model::event::Event>, Sequence, Verified) {
     let events = store.reader().scan(ScanFilter::default()).map(Result::unwrap).collect();
     (events, store.reader().mark().unwrap(), store.verify().unwrap())
 }
@@ -469,8 +471,10 @@ fn a_log_of_nonsense_is_no_empty_store() {
 #[test]
 fn deliveries_survive_compaction_and_later_ones_follow_them() {
     use watchbell::{
-        alert::Notice,
-        name::{AlertId, DestinationName},
+        model::{
+            alert::Notice,
+            name::{AlertId, DestinationName},
+        },
         store::Delivery,
     };
     let directory = tempfile::tempdir().unwrap();

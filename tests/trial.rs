@@ -2,11 +2,13 @@ use std::{cell::Cell, fs, time::Duration};
 
 use serde_json::Value;
 use watchbell::{
-    alert::Alert,
-    name::RuleId,
+    model::{
+        alert::Alert,
+        name::RuleId,
+        time::{self, Clock},
+    },
     simulator::Options,
     store::{AlertFilter, Commit, Reader, hunt_key},
-    time::{self, Clock},
 };
 
 use crate::support::{Lab, entry, evaluated, now, organization, rule};

@@ -2,7 +2,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use serde_json::{Value, json};
 use watchbell::{
-    event::Event,
+    model::event::Event,
     replay::Report,
     rule::{Loader, RuleSet, Stage},
     store::AlertFilter,

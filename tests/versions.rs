@@ -2,9 +2,11 @@ use std::{fmt::Write, fs, sync::Arc};
 
 use proptest::prelude::*;
 use watchbell::{
-    action::ListedAction,
-    event::Event,
-    name::{RuleId, RuleVersion},
+    model::{
+        action::ListedAction,
+        event::Event,
+        name::{RuleId, RuleVersion},
+    },
     rule::{Loader, RuleSet},
 };
 

@@ -4,14 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use libfuzzer_sys::fuzz_target;
-use watchbell::{
-    detect::Settings,
-    event::IncomingEvent,
-    name::{Sequence, SourceName},
-    replay::Replay,
-    rule::{self, Loader, RuleSet, SHIPPED, Vocabulary},
-    time::Timestamp,
-};
+use watchbell::{detect::Settings, model::{event::IncomingEvent, name::{Sequence, SourceName}, time::Timestamp}, replay::Replay, rule::{self, Loader, RuleSet, SHIPPED, Vocabulary}};
 
 fn rules() -> Arc<RuleSet> {
     static RULES: OnceLock<Arc<RuleSet>> = OnceLock::new();

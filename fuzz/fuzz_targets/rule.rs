@@ -4,13 +4,7 @@
 use std::fs;
 
 use libfuzzer_sys::fuzz_target;
-use watchbell::{
-    detect::Settings,
-    event::IncomingEvent,
-    name::{Sequence, SourceName},
-    replay::Replay,
-    rule::{self, Limits, Loader, RuleInput, Tracer, Vocabulary},
-};
+use watchbell::{detect::Settings, model::{event::IncomingEvent, name::{Sequence, SourceName}}, replay::Replay, rule::{self, Limits, Loader, RuleInput, Tracer, Vocabulary}};
 
 fuzz_target!(|text: &str| {
     let formatted = rule::format(text);

@@ -16,10 +16,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    name::{RuleId, Sequence},
+    model::{
+        name::{RuleId, Sequence},
+        time::Timestamp,
+    },
     rule::{CallWatch, CompiledRule, Ended, LoadWatch, RuleSet},
     store::{CrashRecord, Store, StoreError, Suspect, Suspended},
-    time::Timestamp,
 };
 
 /// Who runs rules, each on a thread of its own at a time.
@@ -310,7 +312,7 @@ fn describe(suspect: &Suspect) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time;
+    use crate::model::time;
 
     fn rule(id: &str) -> Suspect {
         of_rule(&RuleId::parse(id).unwrap(), "h")

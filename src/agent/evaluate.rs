@@ -19,21 +19,23 @@ use super::{
     Watched,
     crash::{CrashLog, Runner},
     health,
-    hunt::Hunt,
-    learn,
     request::{Beat, HandleRequest, Hunted, Progress, RulesRequest},
+    retro_hunt::Hunt,
+    warm_up,
 };
 use crate::{
-    alert::{Action, Alert, AlertChange},
     api::allowed,
-    deliver::{Recorded, Recorder},
     detect::{Detector, HealthDetector, Settings},
-    name::{AlertId, RuleId, Sequence, SourceName},
-    outcome::{Outcome, StateChanges},
+    dispatch::{Recorded, Recorder},
+    model::{
+        alert::{Action, Alert, AlertChange},
+        name::{AlertId, RuleId, Sequence, SourceName},
+        outcome::{Outcome, StateChanges},
+        time::{Clock, Timestamp},
+    },
     rule::{EXPIRED, RuleSet},
     source::SourceStatus,
     store::{Store, StoreError, hunt_key},
-    time::{Clock, Timestamp},
 };
 
 /// Events evaluated between two commits. A commit waits for the disk, an event takes microseconds.
@@ -225,7 +227,7 @@ impl Evaluator {
 
     /// What new rules learn is stored at once: they would have to learn it again.
     fn learn(&self, detector: &mut Detector, mark: Sequence, stop: &CancellationToken) -> Result<(), StoreError> {
-        learn::learn(detector, &self.store.reader(), mark, &self.beat, &self.crashes, stop)?;
+        warm_up::learn(detector, &self.store.reader(), mark, &self.beat, &self.crashes, stop)?;
         let state = detector.take_changes();
         self.record(Outcome::default(), state, None, 0)
     }

@@ -6,14 +6,16 @@ use serde_json::{Value, json};
 
 use super::Watched;
 use crate::{
-    action::ActionRecord,
-    category::Category,
     detect::{Detector, Subject},
-    name::{Sequence, SourceName},
+    model::{
+        action::ActionRecord,
+        category::Category,
+        name::{Sequence, SourceName},
+        text::{printable, shortened},
+        time::{self, Clock, Timestamp},
+    },
     source::{Settings, SourceStatus},
     store::{Reader, SourceRecord, StoreError},
-    text::{printable, shortened},
-    time::{self, Clock, Timestamp},
 };
 
 /// A machine that stood still for longer was asleep.

@@ -17,27 +17,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Desk, DeskSettings, server::Socket},
-    config::Config,
-    deliver::{DestinationStatus, OpenError, Recorder, Router, Terminal, Worker},
-    diagnostic::Diagnostic,
-    name::{DestinationName, SourceName},
+    config::{Config, diagnostic::Diagnostic},
+    deliver::{DestinationStatus, OpenError, Terminal, Worker},
+    dispatch::{Recorder, Router},
+    model::{
+        name::{DestinationName, SourceName},
+        time::{self, Clock, Timestamp},
+    },
     replay::Progress as ReplayProgress,
     rule::{Loader, RuleSet, RuleSources, stack},
     source::{self, Listing, Pace, Poller, Source, SourceSetupError, SourceStatus, Timing},
     store::{self, Store, StoreError, TaskStore},
-    time::{self, Clock, Timestamp},
 };
 
 mod crash;
 mod evaluate;
-mod guard;
+mod handle;
 mod health;
-mod hunt;
-mod learn;
-mod live;
 mod reload;
 mod request;
-mod service;
+mod retro_hunt;
+mod rule_guard;
+mod warm_up;
+mod watchdog;
 
 use crash::CrashLog;
 
@@ -203,7 +205,7 @@ impl Agent {
                 let reader = store.reader();
                 let ran = reader.logged_rules().last().transpose()?.map(|last| last.rules).unwrap_or_default();
                 let progress = ReplayProgress::default();
-                let trial = guard::Trial {
+                let trial = rule_guard::Trial {
                     guard,
                     settings: &config.detection,
                     reader: &reader,
@@ -279,7 +281,7 @@ impl Agent {
         let (requests, handle_requests) = mpsc::channel(16);
         let hunted = requests.clone();
         let beat = Arc::new(request::Beat::new());
-        let live = Arc::new(live::LiveAgent {
+        let live = Arc::new(handle::LiveAgent {
             clock: self.options.clock.clone(),
             started: watched.started,
             sources: self
@@ -287,7 +289,7 @@ impl Agent {
                 .sources
                 .iter()
                 .zip(&self.pollers)
-                .map(|(settings, poller)| live::LiveSource {
+                .map(|(settings, poller)| handle::LiveSource {
                     settings: settings.clone(),
                     status: poller.status(),
                     refetches: poller.refetches(),
@@ -362,9 +364,9 @@ impl Agent {
             });
         }
         if let Some(settings) = self.config.heartbeat.clone() {
-            tasks.spawn(service::heartbeat(settings, Arc::clone(&live), stop.clone()));
+            tasks.spawn(watchdog::heartbeat(settings, Arc::clone(&live), stop.clone()));
         }
-        tasks.spawn(service::watchdog(live, stop.clone()));
+        tasks.spawn(watchdog::watchdog(live, stop.clone()));
         tasks.spawn(housekeeping(
             TaskStore::new(self.store.clone()),
             self.config.retention,

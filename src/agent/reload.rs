@@ -8,15 +8,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Lists, crash::CrashLog, guard};
+use super::{Lists, crash::CrashLog, rule_guard};
 use crate::{
-    config::{Config, Guard},
+    config::{
+        Config, Guard,
+        diagnostic::{Diagnostic, Level, any_error},
+    },
     detect::Settings,
-    diagnostic::{Diagnostic, Level, any_error},
+    model::time::Clock,
     replay::Progress,
     rule::{Loaded, Loader, RuleSet, WatchMode, Watcher},
     store::TaskStore,
-    time::Clock,
 };
 
 pub(super) struct Reloading {
@@ -89,7 +91,7 @@ impl Reloading {
                 loaded.set = crashes.without_suspended(&loaded.set);
                 if let (true, Some((guard, running, settings, now))) = (loaded.changed, trial) {
                     let known = running.versions();
-                    let trial = guard::Trial {
+                    let trial = rule_guard::Trial {
                         guard: &guard,
                         settings: &settings,
                         reader: &reader,

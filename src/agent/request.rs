@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{
+use crate::model::{
     alert::{Action, Alert, Remark},
     name::{AlertId, RuleId, RuleVersion, Sequence},
     outcome::Outcome,
@@ -25,7 +25,7 @@ pub struct Progress {
     pub rules_run: u64,
     /// Calls that failed.
     pub failures: u64,
-    /// Alerts opened, by severity, in the order of [`crate::alert::Severity::ALL`].
+    /// Alerts opened, by severity, in the order of [`crate::model::alert::Severity::ALL`].
     pub alerts: [u64; 5],
     /// Alerts that a silence kept from being delivered.
     pub silenced: u64,

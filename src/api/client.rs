@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    deliver::{Recorder, Router},
+    dispatch::{Recorder, Router},
+    model::time::Clock,
     store::{Block, SentBlock, Store, StoreError},
-    time::Clock,
 };
 
 /// An agent sends a line every 15 seconds at least, and waits for news for half a minute at most: one that is silent for longer hangs.

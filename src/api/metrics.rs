@@ -14,7 +14,7 @@ use prometheus_client::{
 use std::sync::atomic::AtomicU64;
 
 use super::{Health, Status, task::TaskDesk};
-use crate::{
+use crate::model::{
     alert::Severity,
     time::{self, Timestamp},
 };
@@ -84,7 +84,7 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
     let now = status.now;
     let age = |time: Option<Timestamp>| time.map(|time| time::since(now, time).as_secs_f64());
     sheet.gauge("info", "The version that runs.", [(vec![("version", status.version.clone())], 1.0)]);
-    let source = |name: &crate::name::SourceName| vec![("source", name.to_string())];
+    let source = |name: &crate::model::name::SourceName| vec![("source", name.to_string())];
     sheet.counter(
         "events_fetched",
         "Events that the source returned, new or not.",
@@ -157,7 +157,7 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
             counts.by_severity().map(|(severity, count)| (vec![("severity", severity.to_string())], number(count)));
         sheet.gauge(name, help, counts);
     }
-    let destination = |name: &crate::name::DestinationName| vec![("destination", name.to_string())];
+    let destination = |name: &crate::model::name::DestinationName| vec![("destination", name.to_string())];
     let each = || status.destinations.iter();
     sheet.gauge("outbox_owed", "Deliveries owed.", each().map(|state| (destination(&state.name), number(state.owed))));
     sheet.gauge(

@@ -4,18 +4,18 @@
 //! the agent's and the question goes through a unix socket in the data directory ([`server`]); otherwise the verb opens the
 //! store itself and asks a desk of its own. [`Client`] hides which. Both give the same answers because they are the same code.
 
-use crate::alert::{Action, Alert, Kind};
+use crate::model::alert::{Action, Alert, Kind};
 
 mod client;
-mod desk;
 pub mod metrics;
 pub mod server;
+mod service;
 mod status;
 mod task;
 pub mod wire;
 
 pub use client::{Client, ClientError};
-pub use desk::{Desk, DeskError, DeskSettings, Live};
+pub use service::{Desk, DeskError, DeskSettings, Live};
 pub use status::{
     CategoryState, DestinationState, DropOff, EventState, Health, RuleState, Running, RunningDestination,
     RunningSource, SeverityCounts, SourceState, Status,

@@ -38,9 +38,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Desk,
-    desk::DeskError,
-    metrics,
+    Desk, metrics,
+    service::DeskError,
     task::TaskDesk,
     wire::{Line, Request, WireError},
 };

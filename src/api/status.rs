@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Desk;
 use crate::{
-    alert::{Severity, Status as AlertStatus},
-    category::Category,
     detect::{RuleRecord, rule_records},
-    name::{DestinationName, RuleId, SourceName},
+    model::{
+        alert::{Severity, Status as AlertStatus},
+        category::Category,
+        name::{DestinationName, RuleId, SourceName},
+        time::{self, Timestamp},
+    },
     store::{AlertFilter, Reader, SourceRecord, StoreError, Suspect},
-    time::{self, Timestamp},
 };
 
 /// How things stand.

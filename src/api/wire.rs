@@ -3,14 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    action::ActionRecord,
-    alert::{Action, Alert, LoggedChange, Severity, Status},
-    category::Category,
-    name::{AlertId, DestinationName, EventId, Sequence, SilenceId, SourceName},
-    outcome::LoggedRules,
-    silence::NewSilence,
+    model::{
+        action::ActionRecord,
+        alert::{Action, Alert, LoggedChange, Severity, Status},
+        category::Category,
+        name::{AlertId, DestinationName, EventId, Sequence, SilenceId, SourceName},
+        outcome::LoggedRules,
+        silence::NewSilence,
+        time::Timestamp,
+    },
     source::Refreshed,
-    time::Timestamp,
 };
 
 /// A question to the desk. What it is answered with stands beside each.
@@ -19,9 +21,9 @@ use crate::{
 pub enum Request {
     /// [`crate::api::Status`].
     Status {},
-    /// [`crate::event::Event`]s.
+    /// [`crate::model::event::Event`]s.
     Events(EventQuery),
-    /// The [`crate::event::Event`] with this id, if there is one.
+    /// The [`crate::model::event::Event`] with this id, if there is one.
     Event {
         /// Its id.
         id: EventId,
@@ -53,7 +55,7 @@ pub enum Request {
     HandledChanges {},
     /// All events, in order, as [`crate::store::SentBlock`]s: for replays.
     Blocks {},
-    /// What the agent took note of while there were no events, in order, as [`crate::outcome::LoggedPass`]es: for replays.
+    /// What the agent took note of while there were no events, in order, as [`crate::model::outcome::LoggedPass`]es: for replays.
     Passes {},
     /// [`Evaluated`]: how far evaluation has come, and what it was done with.
     Evaluated {},
@@ -68,14 +70,14 @@ pub enum Request {
         /// What they say.
         comment: Option<String>,
     },
-    /// [`crate::silence::Silence`]s, the newest first.
+    /// [`crate::model::silence::Silence`]s, the newest first.
     Silences {
         /// Those that have ended as well.
         all: bool,
     },
-    /// The [`crate::silence::Silence`] that was made.
+    /// The [`crate::model::silence::Silence`] that was made.
     AddSilence(NewSilence),
-    /// The [`crate::silence::Silence`] that was ended.
+    /// The [`crate::model::silence::Silence`] that was ended.
     EndSilence {
         /// Its number.
         id: SilenceId,
@@ -115,7 +117,7 @@ pub enum Request {
     /// [`crate::store::Excepted`] matches of an exception, the newest first.
     Excepted {
         /// Its name.
-        exception: crate::name::ExceptionId,
+        exception: crate::model::name::ExceptionId,
         /// At most so many.
         limit: usize,
     },
@@ -279,7 +281,7 @@ pub struct Count {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RuleEntry {
     /// Its id.
-    pub rule: crate::name::RuleId,
+    pub rule: crate::model::name::RuleId,
     /// What it has found so far.
     pub record: crate::detect::RuleRecord,
 }
@@ -288,7 +290,7 @@ pub struct RuleEntry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExceptionEntry {
     /// Its name.
-    pub exception: crate::name::ExceptionId,
+    pub exception: crate::model::name::ExceptionId,
     /// What it has hidden so far.
     pub record: crate::detect::ExceptionRecord,
 }

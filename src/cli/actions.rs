@@ -7,12 +7,14 @@ use serde::Serialize;
 use watchbell::{
     api::{Request, wire},
     config::Config,
-    name::{RuleId, SourceName},
+    model::{
+        name::{RuleId, SourceName},
+        time::Clock,
+    },
     replay::coverage,
     rule::{Loader, RuleSet},
     source::{Refreshed, Source},
     store::{ActionList, SourceError, Store},
-    time::Clock,
 };
 
 use super::{CliError, Context, output, readable, runtime};

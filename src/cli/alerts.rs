@@ -2,10 +2,12 @@
 
 use clap::{Args, Subcommand};
 use watchbell::{
-    alert::{Action, Alert, Disposition, LoggedChange, Notice, Severity, Status},
     api::{Client, ClientError, Request, wire},
     deliver::{Message, render},
-    time::Clock,
+    model::{
+        alert::{Action, Alert, Disposition, LoggedChange, Notice, Severity, Status},
+        time::Clock,
+    },
 };
 
 use super::{CliError, Context, filter, output};

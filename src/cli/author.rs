@@ -8,12 +8,14 @@ use std::{
 use clap::Args;
 use watchbell::{
     api::{Client, Request},
-    diagnostic::any_error,
-    event::Event,
-    name::{EventId, RuleId},
-    rule::{self, CompiledRule, Documented, Loader, case},
+    config::diagnostic::any_error,
+    model::{
+        event::Event,
+        name::{EventId, RuleId},
+        time::Clock,
+    },
+    rule::{self, CompiledRule, Documented, Loader, test_file},
     source::file,
-    time::Clock,
 };
 
 use super::{CliError, Context, output, problems, readable, replace_file};
@@ -192,9 +194,9 @@ impl Docs {
 
 fn document(rule: &Arc<CompiledRule>, roots: &[PathBuf]) -> Documented {
     let below = roots.iter().find_map(|root| rule.file.strip_prefix(root).ok()).unwrap_or(&rule.file);
-    let tests = case::test_file(&rule.file);
+    let tests = test_file::test_file(&rule.file);
     let read_events = |path: &Path| file::read(path).map(|found| found.events).map_err(|error| error.to_string());
-    let cases = std::fs::read_to_string(&tests).map(|text| case::read(&tests, &text, &read_events).0);
+    let cases = std::fs::read_to_string(&tests).map(|text| test_file::read(&tests, &text, &read_events).0);
     Documented {
         rule: Arc::clone(rule),
         path: below.with_extension("").to_string_lossy().replace('\\', "/"),

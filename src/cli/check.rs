@@ -5,11 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use serde_json::json;
 use watchbell::{
-    config::Config,
-    diagnostic::any_error,
+    config::{Config, diagnostic::any_error},
+    model::time::{self, Clock, Timestamp},
     rule::{Loaded, Loader, RuleSet, RuleSources, Vocabulary, WatchMode, Watcher},
     source::{Kind, Position, Settings, Source},
-    time::{self, Clock, Timestamp},
 };
 
 use super::{

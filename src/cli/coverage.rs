@@ -4,14 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use watchbell::{
-    diagnostic::any_error,
-    name::RuleId,
+    config::diagnostic::any_error,
+    model::{name::RuleId, time::Clock},
     replay::{
         Run,
         coverage::{self, ActionCoverage, Occurrence},
     },
     rule::{Loader, navigator_layer},
-    time::Clock,
 };
 
 use super::{

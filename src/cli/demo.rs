@@ -9,12 +9,14 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 use watchbell::{
     agent::{Agent, Options, Progress},
-    alert::Severity,
     config::Config,
     deliver::wrapped,
+    model::{
+        alert::Severity,
+        time::{self, Clock},
+    },
     simulator::{self, Simulator, Story, StoryLength},
     source::Timing,
-    time::{self, Clock},
 };
 
 use super::{CliError, Context, init, output, replay, run, runtime};

@@ -3,12 +3,10 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
-    alert::Notice,
     api::{DestinationState, Request, Status, wire},
     deliver::{Message, Verdict, test_alert},
-    name::DestinationName,
+    model::{alert::Notice, name::DestinationName, time::Clock},
     store::Delivery,
-    time::Clock,
 };
 
 use super::{CliError, Context, output, run, runtime};
@@ -104,7 +102,7 @@ fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
     // What was opened there is closed again.
     if let (true, Some((_, Verdict::Delivered(receipt)))) = (settings.kind.keeps_incidents(), verdicts.first()) {
         let reference = receipt.reference.clone();
-        alert.status = watchbell::alert::Status::Resolved;
+        alert.status = watchbell::model::alert::Status::Resolved;
         alert.resolved_at = Some(clock.now());
         alert.revision += 1;
         let message = Message::alert(Notice::Resolved, alert);

@@ -9,13 +9,15 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use watchbell::{
     api::{Client, ClientError, Request, wire},
-    category::Category,
-    event::Event,
-    name::{EventId, SourceName},
+    model::{
+        category::Category,
+        event::Event,
+        name::{EventId, SourceName},
+        text::json_escaped,
+        time::{Clock, TimeArgument},
+    },
     source::file,
     store::{Appended, Quarantined},
-    text::json_escaped,
-    time::{Clock, TimeArgument},
 };
 
 use super::{CliError, Context, filter, output};

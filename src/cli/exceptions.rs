@@ -5,16 +5,18 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
-    action::Catalog,
     api::{Client, Request, wire},
     config::Config,
     detect::ExceptionRecord,
-    event::Event,
-    name::{ExceptionId, RuleId},
-    replay::hidden::{Hidden, would_hide},
+    model::{
+        action::Catalog,
+        event::Event,
+        name::{ExceptionId, RuleId},
+        time::{self, Clock, TimeArgument, Timestamp},
+    },
+    replay::exception_impact::{Hidden, would_hide},
     rule::{self, CompiledRule, Condition, EXCEPTIONS, Exception, Loader, RuleHost, RuleInput, RuleSet},
     store::Excepted,
-    time::{self, Clock, TimeArgument, Timestamp},
 };
 
 use super::{CliError, Context, filter, output, problems, readable, replace_file};

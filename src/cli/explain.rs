@@ -6,12 +6,14 @@ use clap::Args;
 use watchbell::{
     api::{Client, Request, wire},
     config::Config,
-    event::Event,
-    name::{EventId, RuleId, SourceName},
+    model::{
+        event::Event,
+        name::{EventId, RuleId, SourceName},
+        time::{self, Clock},
+    },
     replay::{self, explain::Explanation},
     rule::{CompiledRule, Loader, RuleKind, RuleSet},
     source::file,
-    time::{self, Clock},
 };
 
 use super::{CliError, Context, on_a_rules_thread, output, problems, readable};

@@ -1,7 +1,7 @@
 //! Flags that listing verbs share.
 
 use clap::Args;
-use watchbell::{
+use watchbell::model::{
     name::SourceName,
     time::{TimeArgument, Timestamp},
 };

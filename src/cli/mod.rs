@@ -6,14 +6,18 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use watchbell::{
-    action::{Catalog, ListedAction},
     agent::AgentError,
     api::{Client, ClientError, Request, wire},
-    config::Config,
-    diagnostic::{Diagnostic, any_error},
+    config::{
+        Config,
+        diagnostic::{Diagnostic, any_error},
+    },
+    model::{
+        action::{Catalog, ListedAction},
+        time::Clock,
+    },
     rule::RuleSources,
     store::{Store, StoreError},
-    time::Clock,
 };
 
 mod actions;

@@ -10,10 +10,12 @@ use anstyle::{AnsiColor, Style};
 use comfy_table::{Cell, ContentArrangement, Table, presets};
 use serde::Serialize;
 use watchbell::{
-    alert::Severity,
-    diagnostic::{Diagnostic, Level},
-    text::{escaped, is_unsafe, json_escaped, to_json},
-    time::Timestamp,
+    config::diagnostic::{Diagnostic, Level},
+    model::{
+        alert::Severity,
+        text::{escaped, is_unsafe, json_escaped, to_json},
+        time::Timestamp,
+    },
 };
 
 use super::Format;
@@ -199,7 +201,7 @@ pub(super) fn time(time: Timestamp) -> String {
 pub(super) fn ago(time: Option<Timestamp>, now: Timestamp) -> String {
     time.map_or_else(
         || "never".to_owned(),
-        |time| format!("{} ago", watchbell::time::show_duration(watchbell::time::since(now, time))),
+        |time| format!("{} ago", watchbell::model::time::show_duration(watchbell::model::time::since(now, time))),
     )
 }
 
@@ -221,5 +223,5 @@ pub(super) fn xml(text: &str) -> String {
 
 /// Text from events without what a terminal would obey.
 pub(super) fn printable(text: &str) -> String {
-    watchbell::text::printable(text)
+    watchbell::model::text::printable(text)
 }

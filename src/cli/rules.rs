@@ -12,9 +12,11 @@ use watchbell::{
     api::{Client, Request, wire},
     deliver::wrapped,
     detect::RuleRecord,
-    name::RuleId,
+    model::{
+        name::RuleId,
+        time::{self, Clock},
+    },
     rule::{self, CompiledRule, Loader, Metadata, RuleKind, RuleSet, Selector, Stage},
-    time::{self, Clock},
 };
 
 use super::{CliError, Context, author, output, problems, readable};
@@ -224,7 +226,7 @@ fn effective(context: &Context, rule: &CompiledRule) -> Result<(), CliError> {
 
 /// What to say about a rule that is not there.
 pub(super) fn no_such_rule(set: &RuleSet, id: &RuleId) -> CliError {
-    let near = watchbell::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
+    let near = watchbell::config::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
     let near =
         near.map_or_else(|| "`watchbell rules list` lists them".to_owned(), |near| format!("did you mean `{near}`?"));
     CliError::Usage(format!("there is no rule `{id}`: {near}"))

@@ -8,12 +8,14 @@ use tokio_util::sync::CancellationToken;
 use watchbell::{
     agent::{Agent, AgentError, Options},
     api,
-    config::Config,
+    config::{
+        Config,
+        diagnostic::{Level, any_error},
+    },
     deliver::{Terminal, TerminalFormat},
-    diagnostic::{Level, any_error},
+    model::time::Clock,
     source::Timing,
     store::StoreError,
-    time::Clock,
 };
 
 use super::{CliError, Context, Format, output, readable, runtime};

@@ -5,9 +5,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use watchbell::{
     api::Request,
-    name::{SilenceId, SourceName},
-    silence::{NewSilence, Silence, rule_pattern},
-    time::{self, Clock},
+    model::{
+        name::{SilenceId, SourceName},
+        silence::{NewSilence, Silence, rule_pattern},
+        time::{self, Clock},
+    },
 };
 
 use super::{CliError, Context, filter, output};

@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
     api::{Request, wire},
+    model::time,
     rule::Remembered,
-    time,
 };
 
 use super::{CliError, Context, output};

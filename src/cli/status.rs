@@ -5,7 +5,7 @@ use std::{io::IsTerminal, time::Duration};
 use clap::Args;
 use watchbell::{
     api::{CategoryState, Request, SeverityCounts, Status},
-    time::{self, Timestamp},
+    model::time::{self, Timestamp},
 };
 
 use super::{CliError, Context, output};

@@ -10,8 +10,8 @@ use base64::Engine as _;
 use clap::{Args, Subcommand};
 use watchbell::{
     api::{ClientError, Request, wire},
+    model::time::{self, Clock},
     store::{self, Verified},
-    time::{self, Clock},
 };
 
 use super::{CliError, Context, output};

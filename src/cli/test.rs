@@ -11,13 +11,15 @@ use std::{
 use clap::Args;
 use serde_json::json;
 use watchbell::{
-    config::Config,
+    config::{
+        Config,
+        diagnostic::{Diagnostic, any_error},
+        settings::Place,
+    },
     detect,
-    diagnostic::{Diagnostic, any_error},
-    event::IncomingEvent,
-    replay::suite::{CaseResult, Difference, RuleResult, Suite},
-    rule::{Case, CompiledRule, Loader, RuleKind, RuleOverride, RuleSet, RuleSources, WatchMode, Watcher, case},
-    settings::Place,
+    model::event::IncomingEvent,
+    replay::test_runner::{CaseResult, Difference, RuleResult, Suite},
+    rule::{Case, CompiledRule, Loader, RuleKind, RuleOverride, RuleSet, RuleSources, WatchMode, Watcher, test_file},
     source::file,
 };
 
@@ -180,7 +182,7 @@ impl Test {
         let mut known = Vec::new();
         let rules: Vec<&Arc<CompiledRule>> = set.all().filter(|rule| rule.kind == RuleKind::Detection).collect();
         for rule in rules {
-            let tests = case::test_file(&rule.file);
+            let tests = test_file::test_file(&rule.file);
             known.push(tests.clone());
             let wanted = only.is_empty() || only.iter().any(|file| same_file(file, &rule.file));
             let by_rule = self.filter.as_ref().is_none_or(|text| rule.id().as_str().contains(text.as_str()));
@@ -195,10 +197,10 @@ impl Test {
                 problems: Vec::new(),
             };
             let mut cases = Vec::new();
-            let text = case::text_of(&tests);
+            let text = test_file::text_of(&tests);
             if !matches!(text, Ok(None)) {
                 let (read, mut found) = match text {
-                    Ok(text) => case::read(&tests, &text.unwrap_or_default(), &read_events),
+                    Ok(text) => test_file::read(&tests, &text.unwrap_or_default(), &read_events),
                     Err(problems) => (Vec::new(), problems),
                 };
                 cases = read;
@@ -377,7 +379,7 @@ fn human(context: &Context, run: &Run) -> Result<(), CliError> {
         "\n{} of {}, {failed} failed, in {}",
         output::count(all.len() as u64, "case"),
         output::count(run.results.len() as u64, "rule"),
-        watchbell::time::show_duration(run.took)
+        watchbell::model::time::show_duration(run.took)
     ))?;
     Ok(())
 }

@@ -4,11 +4,12 @@
 use serde_json::{Value, json};
 use watchbell::{
     api::{Client, Request, wire},
-    config::Config,
-    diagnostic::{Diagnostic, Level, any_error},
-    event::Event,
+    config::{
+        Config,
+        diagnostic::{Diagnostic, Level, any_error},
+    },
+    model::{event::Event, time::Clock},
     rule::{self, Loaded, Loader, Vocabulary},
-    time::Clock,
 };
 
 use super::{CliError, Context, Format, output};

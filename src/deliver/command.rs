@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format};
-use crate::{secret::SecretOrText, settings::TableReader, time::Clock};
+use crate::{
+    config::{secret::SecretOrText, settings::TableReader},
+    model::time::Clock,
+};
 
 /// Enough of what a program says to see what is wrong.
 const OUTPUT: usize = 4 * 1024;
@@ -159,7 +162,7 @@ impl Command {
         for secret in &secrets {
             said = said.replace(secret.expose_secret(), "…");
         }
-        let said: String = crate::text::printable(said.trim()).chars().take(300).collect();
+        let said: String = crate::model::text::printable(said.trim()).chars().take(300).collect();
         let said = if said.is_empty() { said } else { format!(": {said}") };
         if status.success() {
             Ok(Verdict::delivered(format!("{status}{said}")))

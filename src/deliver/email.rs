@@ -20,12 +20,12 @@ use super::{
     message::{SHOWN, digest_line, fields, headline, more, plain_text},
 };
 use crate::{
-    alert::Notice,
+    config::{
+        secret::{Secret, SecretOrigin},
+        settings::TableReader,
+    },
     http,
-    secret::{Secret, SecretOrigin},
-    settings::TableReader,
-    text::clipped,
-    time::Clock,
+    model::{alert::Notice, text::clipped, time::Clock},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -198,7 +198,7 @@ impl Email {
             .map(ToString::to_string)
             .collect();
         let cause = causes.last().map_or_else(String::new, |cause| format!(" ({cause})"));
-        let reason = crate::text::printable(&format!("{}: {error}{cause}", self.settings.host));
+        let reason = crate::model::text::printable(&format!("{}: {error}{cause}", self.settings.host));
         // The mail itself is not taken. Everything else, wrong addresses and passwords too, may be put right.
         match error.status().map(|code| code.to_string()).as_deref() {
             Some("552" | "554") => Verdict::Refused(reason),
@@ -219,7 +219,11 @@ fn html(message: &Message) -> String {
             for (name, value) in fields(alert, *notice) {
                 body.push_str(&format!(
                     "<tr><td valign=\"top\"><b>{name}</b></td><td>{}</td></tr>\n",
-                    value.lines().map(|line| escaped(&crate::text::printable(line))).collect::<Vec<_>>().join("<br>")
+                    value
+                        .lines()
+                        .map(|line| escaped(&crate::model::text::printable(line)))
+                        .collect::<Vec<_>>()
+                        .join("<br>")
                 ));
             }
             body.push_str("</table>\n");

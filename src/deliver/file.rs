@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format};
-use crate::{settings::TableReader, time::Clock};
+use crate::{config::settings::TableReader, model::time::Clock};
 
 /// Where the file is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 
 use super::{
     Destination, Message, OpenError, Receipt, Sending, Verdict,
+    http::{Answer, Service},
     message::{SHOWN, digest_line, fields, headline, more},
-    post::{Answer, Service},
 };
 use crate::{
-    alert::Notice,
+    config::{
+        secret::{Secret, SecretOrigin},
+        settings::TableReader,
+    },
     http,
-    secret::{Secret, SecretOrigin},
-    settings::TableReader,
-    text::clipped,
-    time::Clock,
+    model::{alert::Notice, text::clipped, time::Clock},
 };
 
 /// Which project of which site, as whom.

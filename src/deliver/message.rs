@@ -4,11 +4,13 @@
 use serde::Serialize;
 
 use crate::{
-    alert::{Alert, Notice, Severity},
-    name::{AlertId, SilenceId},
+    model::{
+        alert::{Alert, Notice, Severity},
+        name::{AlertId, SilenceId},
+        text::{clipped, printable},
+        time::{self, Timestamp},
+    },
     store::Delivery,
-    text::{clipped, printable},
-    time::{self, Timestamp},
 };
 
 /// A message to a destination.
@@ -305,16 +307,16 @@ fn first_line(text: &str) -> String {
 }
 
 /// An alert that says it is none, to try a destination with.
-pub fn test_alert(now: Timestamp) -> Result<Alert, crate::name::NameError> {
-    let rule = crate::name::RuleId::parse("watchbell.test")?;
+pub fn test_alert(now: Timestamp) -> Result<Alert, crate::model::name::NameError> {
+    let rule = crate::model::name::RuleId::parse("watchbell.test")?;
     Ok(Alert {
         id: AlertId::derive(&rule, "", "test", &now.to_string()),
         revision: 1,
-        kind: crate::alert::Kind::Health,
+        kind: crate::model::alert::Kind::Health,
         rule,
         title: "Test alert from Watchbell: nothing has happened".to_owned(),
         severity: Severity::Info,
-        status: crate::alert::Status::Open,
+        status: crate::model::alert::Status::Open,
         source: None,
         opened_at: now,
         last_seen: now,
@@ -323,8 +325,8 @@ pub fn test_alert(now: Timestamp) -> Result<Alert, crate::name::NameError> {
         count: 1,
         first_events: Vec::new(),
         newest_events: Vec::new(),
-        dedup_key: crate::name::DedupKey::clipped("test"),
-        evidence: crate::event::Evidence::default(),
+        dedup_key: crate::model::name::DedupKey::clipped("test"),
+        evidence: crate::model::event::Evidence::default(),
         context: serde_json::Map::new(),
         description: Some("Somebody tried whether alerts arrive here.".to_owned()),
         runbook: Some("Nothing is to be done.".to_owned()),

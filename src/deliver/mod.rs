@@ -8,26 +8,26 @@ use std::{future::Future, path::Path, pin::Pin, time::Duration};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::{
-    alert::{Notice, Severity},
-    name::DestinationName,
-    secret::SecretError,
-    settings::TableReader,
-    text,
-    time::Clock,
+    config::{secret::SecretError, settings::TableReader},
+    model::{
+        alert::{Notice, Severity},
+        name::DestinationName,
+        text,
+        time::Clock,
+    },
 };
 
 mod command;
 #[cfg(feature = "email")]
 mod email;
 mod file;
-mod heartbeat;
+
+mod http;
 mod jira;
 mod message;
 mod ocsf;
 mod pagerduty;
-mod post;
-mod record;
-mod route;
+
 mod slack;
 mod syslog;
 mod teams;
@@ -36,10 +36,7 @@ mod tls;
 mod webhook;
 mod worker;
 
-pub use heartbeat::Heartbeat;
 pub use message::{DigestNotice, Message, test_alert};
-pub use record::{Recorded, Recorder};
-pub use route::Router;
 pub use terminal::{Terminal, TerminalFormat, render, wrapped};
 pub use worker::{DestinationStatus, Worker};
 
@@ -155,7 +152,7 @@ macro_rules! kinds {
                     "terminal" => Some(Self::Terminal),
                     $($(#[$attribute])* $name => $module::Settings::read(table, base).map(Self::$variant),)*
                     other => {
-                        let help = crate::diagnostic::suggest(other, KINDS.iter().copied());
+                        let help = crate::config::diagnostic::suggest(other, KINDS.iter().copied());
                         table.problem("kind", format!("there is no destination of kind `{other}`"), Some(help));
                         None
                     }

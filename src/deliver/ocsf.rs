@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::Message;
-use crate::{
+use crate::model::{
     alert::{Alert, Disposition, Notice, Severity, Status},
     time::Timestamp,
 };

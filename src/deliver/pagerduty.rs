@@ -9,16 +9,21 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Destination, Message, OpenError, Sending, Verdict,
+    http::Service,
     message::{SHOWN, digest_line, headline},
-    post::Service,
 };
 use crate::{
-    alert::{Alert, Notice, Severity},
-    bound, http,
-    secret::{Secret, SecretOrigin},
-    settings::TableReader,
-    text::{clipped, printable, printable_json},
-    time::Clock,
+    config::{
+        secret::{Secret, SecretOrigin},
+        settings::TableReader,
+    },
+    http,
+    model::{
+        alert::{Alert, Notice, Severity},
+        bound,
+        text::{clipped, printable, printable_json},
+        time::Clock,
+    },
 };
 
 /// Which service.

@@ -7,10 +7,13 @@ use serde_json::{Value, json};
 
 use super::{
     Destination, Message, OpenError, Sending,
+    http::SecretUrl,
     message::{SHOWN, digest_line, fields, headline, more},
-    post::SecretUrl,
 };
-use crate::{alert::Severity, secret::SecretOrigin, settings::TableReader, text::clipped, time::Clock};
+use crate::{
+    config::{secret::SecretOrigin, settings::TableReader},
+    model::{alert::Severity, text::clipped, time::Clock},
+};
 
 /// Where to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,11 +15,13 @@ use tokio::{
 
 use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format, tls};
 use crate::{
-    alert::{Alert, Severity},
-    bound::bounded,
-    settings::TableReader,
-    text::clipped,
-    time::{Clock, Timestamp},
+    config::settings::TableReader,
+    model::{
+        alert::{Alert, Severity},
+        bound::bounded,
+        text::clipped,
+        time::{Clock, Timestamp},
+    },
 };
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -163,7 +165,7 @@ fn lines(settings: &Settings, message: &Message, now: Timestamp) -> Result<Vec<S
         (Message::Digest { alerts, .. }, JsonFormat::Native) => {
             single = alerts
                 .iter()
-                .map(|alert| Message::alert(crate::alert::Notice::Opened, alert.clone()))
+                .map(|alert| Message::alert(crate::model::alert::Notice::Opened, alert.clone()))
                 .collect::<Vec<_>>();
             &single
         }

@@ -9,7 +9,7 @@ use std::{
 use anstyle::{AnsiColor, Style};
 
 use super::{Destination, Message, Sending, Verdict, message};
-use crate::alert::{Alert, Notice, Severity};
+use crate::model::alert::{Alert, Notice, Severity};
 
 /// How alerts look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,7 +107,7 @@ fn block(text: &mut String, notice: Notice, alert: &Alert, width: Option<usize>)
         }
     };
     // Writing to a String cannot fail.
-    let title = wrapped(&crate::text::printable(&alert.title), width, INDENT);
+    let title = wrapped(&crate::model::text::printable(&alert.title), width, INDENT);
     writeln!(text, "{style}● {word:<8}{style:#}  {bold}{title}{bold:#}").ok();
     for (name, value) in message::fields(alert, notice) {
         for (number, line) in value.lines().enumerate() {
@@ -116,7 +116,7 @@ fn block(text: &mut String, notice: Notice, alert: &Alert, width: Option<usize>)
             let step = line.find(|character: char| !character.is_ascii_digit()).filter(|at| *at > 0);
             let step =
                 step.filter(|at| line.get(*at..).is_some_and(|rest| rest.starts_with(". "))).map_or(0, |at| at + 2);
-            let line = wrapped(&crate::text::printable(line), width, INDENT + step);
+            let line = wrapped(&crate::model::text::printable(line), width, INDENT + step);
             writeln!(text, "  {dim}{name:<8}{dim:#}  {line}").ok();
         }
     }
@@ -159,7 +159,7 @@ fn style(severity: Severity) -> Style {
 
 fn json(message: &Message) -> String {
     // An alert is made of texts, numbers and times, which always have a JSON form.
-    let mut line = crate::text::to_json(message).unwrap_or_default();
+    let mut line = crate::model::text::to_json(message).unwrap_or_default();
     line.push('\n');
     line
 }

@@ -13,14 +13,17 @@ use reqwest::{
 use secrecy::ExposeSecret;
 
 use super::{
-    Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format,
-    post::{Service, secret_parts},
+    Destination, JsonFormat, Message, OpenError, Sending, Verdict,
+    http::{Service, secret_parts},
+    json, json_format,
 };
 use crate::{
+    config::{
+        secret::{Secret, SecretOrText, SecretOrigin},
+        settings::TableReader,
+    },
     http,
-    secret::{Secret, SecretOrText, SecretOrigin},
-    settings::TableReader,
-    time::Clock,
+    model::time::Clock,
 };
 
 /// Where to, and with what.

@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Destination, DigestNotice, Message, Receipt, Settings, Verdict};
 use crate::{
-    alert::{Alert, Notice},
-    name::{AlertId, SilenceId},
-    repeat::is_worth_telling,
+    model::{
+        alert::{Alert, Notice},
+        name::{AlertId, SilenceId},
+        repeat::is_worth_telling,
+        time::{self, Clock, Timestamp},
+    },
     store::{Delivery, DestinationRecord, Store, StoreError, TaskStore, Together},
-    time::{self, Clock, Timestamp},
 };
 
 /// Deliveries read at a time, and the most that one digest tells of: a backfill should bring one digest, not many.

@@ -7,12 +7,14 @@ use super::{
     state::{self, OpenAlert},
 };
 use crate::{
-    alert::{Alert, AlertChange, Kind, Severity, Status},
-    event::{Event, Evidence},
-    name::{AlertId, DedupKey},
-    outcome::Outcome,
+    model::{
+        alert::{Alert, AlertChange, Kind, Severity, Status},
+        event::{Event, Evidence},
+        name::{AlertId, DedupKey},
+        outcome::Outcome,
+        time,
+    },
     rule::{CompiledRule, RuleFailure, Stage},
-    time,
 };
 
 /// A rule that exceeds its limits so many times in a row is suspended until its file changes.

@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{decode, encode};
 use crate::{
-    alert::{Alert, AlertChange, Kind, Severity, Status},
-    bound::bounded,
-    event::Evidence,
-    name::{AlertId, DedupKey, RuleId, SourceName},
-    outcome::{Outcome, StateChanges},
+    model::{
+        alert::{Alert, AlertChange, Kind, Severity, Status},
+        bound::bounded,
+        event::Evidence,
+        name::{AlertId, DedupKey, RuleId, SourceName},
+        outcome::{Outcome, StateChanges},
+        time::Timestamp,
+    },
     rule::{CallWatch, CompiledRule, Finding, Limits, RuleHost, RuleKind, RuleSet, Stage, frozen},
-    time::Timestamp,
 };
 
 /// Something that check rules judge.

@@ -8,13 +8,15 @@ use super::{
     window::{self, Counted},
 };
 use crate::{
-    alert::{Alert, AlertChange, FunctionError, Histogram, Kind, Severity, Status},
-    bound::bounded,
-    event::Event,
-    name::{AlertId, DedupKey, EventId},
-    outcome::{Match, Outcome},
+    model::{
+        alert::{Alert, AlertChange, FunctionError, Histogram, Kind, Severity, Status},
+        bound::bounded,
+        event::Event,
+        name::{AlertId, DedupKey, EventId},
+        outcome::{Match, Outcome},
+        time,
+    },
     rule::{CompiledRule, EXPIRED, Exception, MatchInfo, Metadata, RuleFailure, RuleHost, RuleInput, Stage},
-    time,
 };
 
 /// What a match has to say, as far as it is needed to find its alert.

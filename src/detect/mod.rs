@@ -7,33 +7,35 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crate::{
-    alert::{Action, Alert},
-    event::Event,
-    legible::Flags,
-    name::{DedupKey, ExceptionId, RuleId, SourceName},
-    outcome::{Outcome, Pass, StateChanges},
+    model::{
+        alert::{Action, Alert},
+        event::Event,
+        legible::Flags,
+        name::{DedupKey, ExceptionId, RuleId, SourceName},
+        outcome::{Outcome, Pass, StateChanges},
+        time::{self, Timestamp},
+    },
     rule::{
         CallWatch, CompiledRule, Exception, LATENESS, Limits, MEMORY, MatchInfo, Memory, Quota, RuleFailure, RuleHost,
         RuleInput, RuleSet,
     },
-    time::{self, Timestamp},
 };
 
 mod failure;
 mod health;
-mod learn;
 mod matching;
 mod prepare;
 mod state;
+mod warm_up;
 mod window;
 
 pub use health::{HealthDetector, Subject, is_open_finding};
-pub use learn::Learning;
 use matching::{Details, joined};
 use prepare::Plans;
 pub use prepare::{Preparer, Verdict};
 use state::State;
 pub use state::{ExceptionRecord, RuleRecord};
+pub use warm_up::Learning;
 
 /// What detection is told by the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

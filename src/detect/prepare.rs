@@ -8,9 +8,7 @@ use std::{
 
 use super::{Settings, matching::Details};
 use crate::{
-    event::Event,
-    legible::Flags,
-    name::SourceName,
+    model::{event::Event, legible::Flags, name::SourceName},
     rule::{Plan, RuleFailure, RuleHost, RuleInput, RuleSet},
 };
 

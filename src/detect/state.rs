@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::window::Counted;
 use crate::{
-    alert::{Action, Alert, Severity},
-    event::Event,
-    name::{AlertId, EventId, ExceptionId, RuleId, SourceName},
-    outcome::StateChanges,
+    model::{
+        alert::{Action, Alert, Severity},
+        event::Event,
+        name::{AlertId, EventId, ExceptionId, RuleId, SourceName},
+        outcome::StateChanges,
+        time::{self, Timestamp},
+    },
     rule::{CompiledRule, RuleFailure},
-    time::{self, Timestamp},
 };
 
 /// Open alerts of one key at a time: only events that arrive far out of order can make more than one.

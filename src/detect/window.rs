@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::EventId;
+use crate::model::name::EventId;
 
 /// Beyond its threshold, so many matches are remembered for one key; the oldest go first. Only matches that do not add up, such
 /// as a thousand with the same value within a window, come near it.

@@ -11,10 +11,12 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    name::{RuleId, SourceName},
+    model::{
+        name::{RuleId, SourceName},
+        time::Timestamp,
+    },
     rule::{CompiledRule, Plan, RuleSet},
     store::EventHead,
-    time::Timestamp,
 };
 
 /// An id that no event has.

@@ -13,7 +13,7 @@ use std::{
 use serde::Serialize;
 
 use super::{Report, RuleReport};
-use crate::{
+use crate::model::{
     alert::Alert,
     name::{AlertId, RuleId},
     time,

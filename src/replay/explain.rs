@@ -8,12 +8,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::{
-    alert::AlertChange,
     detect::{Detector, Settings},
-    event::Event,
-    name::{AlertId, DedupKey, ExceptionId},
+    model::{
+        alert::AlertChange,
+        event::Event,
+        name::{AlertId, DedupKey, ExceptionId},
+        time,
+    },
     rule::{CompiledRule, Note, OPTIONAL_FUNCTIONS, RuleInput, RuleSet, Trace, Tracer, line_of},
-    time,
 };
 
 /// What became of an event in a rule.

@@ -11,11 +11,11 @@ use std::{
 
 pub mod coverage;
 mod diff;
+pub mod exception_impact;
 pub mod explain;
-pub mod hidden;
 mod parallel;
 mod report;
-pub mod suite;
+pub mod test_runner;
 pub mod verify;
 
 pub use diff::{ChangedAlert, Diff, Difference, Found, RuleChange, RuleDiff};
@@ -24,14 +24,16 @@ use report::Part;
 pub use report::{FunctionCost, Report, RuleCost, RuleReport, Tally, WarmUp};
 
 use crate::{
-    alert::{Action, Alert, AlertChange, LoggedChange, Notice},
     detect::{Detector, Settings, Verdict},
-    event::{Event, Evidence, IncomingEvent},
-    name::{AlertId, Sequence, SourceName},
-    outcome::{LoggedPass, Outcome},
+    model::{
+        alert::{Action, Alert, AlertChange, LoggedChange, Notice},
+        event::{Event, Evidence, IncomingEvent},
+        name::{AlertId, Sequence, SourceName},
+        outcome::{LoggedPass, Outcome},
+        time::Timestamp,
+    },
     rule::RuleSet,
     store::EventHead,
-    time::Timestamp,
 };
 
 /// Alerts that are kept whole, the first ones; some 3 KiB each.

@@ -20,15 +20,17 @@ use super::{
     report::{Costs, Part},
 };
 use crate::{
-    alert::LoggedChange,
     detect::{Preparer, Settings, Verdict},
-    event::Event,
-    legible::Flags,
-    name::SourceName,
-    outcome::LoggedPass,
+    model::{
+        alert::LoggedChange,
+        event::Event,
+        legible::Flags,
+        name::SourceName,
+        outcome::LoggedPass,
+        time::{self, Timestamp},
+    },
     rule::{RuleSet, stack},
     store::{Block, StoreError, Unpacked},
-    time::{self, Timestamp},
 };
 
 /// Blocks in memory, for each thread.

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    alert::Alert,
-    name::{AlertId, ExceptionId, RuleId, Sequence},
+    model::{
+        alert::Alert,
+        name::{AlertId, ExceptionId, RuleId, Sequence},
+        time::{self, Timestamp},
+    },
     rule::RuleSet,
-    time::{self, Timestamp},
 };
 
 /// Failures that are told one by one.

@@ -16,13 +16,15 @@ use serde::Serialize;
 
 use super::{ChangedAlert, Difference, Replay};
 use crate::{
-    alert::{Action, Alert, Kind, LoggedChange, Notice},
     detect::{Learning, Settings},
-    event::Event,
-    name::{AlertId, EventId, RuleId, RuleVersion, Sequence, SourceName},
-    outcome::{LoggedPass, LoggedRules},
+    model::{
+        alert::{Action, Alert, Kind, LoggedChange, Notice},
+        event::Event,
+        name::{AlertId, EventId, RuleId, RuleVersion, Sequence, SourceName},
+        outcome::{LoggedPass, LoggedRules},
+        time::{self, Timestamp},
+    },
     rule::{CompiledRule, RuleSet},
-    time::{self, Timestamp},
 };
 
 /// What the agent did, as far as the store tells.

@@ -3,32 +3,31 @@
 //! Only `load` and `watch` touch the file system. Nothing here reads a clock on behalf of a rule.
 
 mod author;
-mod blind;
-mod circle;
+mod cycle;
 mod load;
 mod manifest;
 mod plan;
 mod script;
 mod set;
+mod unmatched;
 mod version;
 
-pub use author::case;
-pub use author::case::{Case, Expected, ExpectedAlert};
 pub use author::docs::{Documented, documentation, navigator_layer};
 pub use author::format::format;
 pub use author::lint::{lint, lint_exception};
-pub use author::scaffold::{Scaffold, anonymise, quoted, scaffold};
-pub use blind::Blind;
+pub use author::template::{Scaffold, anonymise, quoted, scaffold};
+pub use author::test_file;
+pub use author::test_file::{Case, Expected, ExpectedAlert};
 pub use load::files::{fingerprint_on_disk, rule_files, test_files};
 pub use load::loader::{LoadWatch, Loaded, Loader, RuleSources, parse_exceptions, unreadable_root};
 pub use load::shipped::{BUILTIN, SHIPPED, ShippedFile};
 pub use load::watch::{WatchMode, Watcher};
 pub use manifest::exception::{Condition, EXCEPTIONS, Exception};
 pub use manifest::metadata::{KEY_TABLE, Key, Metadata, Stage};
+pub(crate) use manifest::overrides::read_one as read_override;
+pub use manifest::overrides::{OVERRIDES, Overrides, RuleOverride};
 pub use manifest::problem::{FailureKind, RuleFailure};
 pub use manifest::selector::Selector;
-pub(crate) use manifest::tuning::read_one as read_override;
-pub use manifest::tuning::{OVERRIDES, Overrides, RuleOverride};
 pub use plan::Plan;
 pub use script::call::{CallWatch, Finding, RuleHost, RuleInput};
 pub use script::compiled::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind};
@@ -42,3 +41,4 @@ pub use script::trace::{Note, Trace, Tracer, line_of};
 pub use script::view::{EventView, MatchInfo, frozen};
 pub use script::vocabulary::{Vocabulary, certainty};
 pub use set::{BrokenFile, Ended, Guarded, Ignored, RuleSet};
+pub use unmatched::Blind;

@@ -8,6 +8,7 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
+use crate::model::{action::Catalog, legible::Flags, name::SourceName};
 use crate::rule::{
     script::{
         conditions::{self, Answer, Condition},
@@ -15,7 +16,6 @@ use crate::rule::{
     },
     set::RuleSet,
 };
-use crate::{action::Catalog, legible::Flags, name::SourceName};
 
 /// Which rules are to look at events of one action.
 #[derive(Debug)]

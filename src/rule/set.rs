@@ -9,17 +9,17 @@ use std::{
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::rule::{
-    circle,
-    manifest::{exception::Exception, metadata::Stage},
-    script::compiled::{CompiledRule, RuleKind},
-};
-use crate::{
+use crate::model::{
     action::{ActionPatterns, Catalog, ListedAction},
     event::Event,
     legible::Flags,
     name::{RuleId, Sequence, SourceName},
     time::Timestamp,
+};
+use crate::rule::{
+    cycle,
+    manifest::{exception::Exception, metadata::Stage},
+    script::compiled::{CompiledRule, RuleKind},
 };
 /// Actions that no rule is to look at, by source.
 pub type Ignored = BTreeMap<SourceName, ActionPatterns>;
@@ -174,7 +174,7 @@ impl RuleSet {
         let rules: Vec<Arc<CompiledRule>> = rules.collect();
         let mut rules = rules;
         // A listener on trial hears what others on trial find: should that go round, it does not run at all.
-        let round = circle::in_a_circle(&rules);
+        let round = cycle::in_a_circle(&rules);
         for rule in rules.iter_mut().filter(|rule| round.contains(rule.id())) {
             Arc::make_mut(rule).metadata.enabled = false;
         }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use crate::name::{RuleId, RuleVersion};
+use crate::model::name::{RuleId, RuleVersion};
 use crate::rule::{
     manifest::{
         exception::{Condition, Exception},

@@ -13,7 +13,7 @@ use super::{
     incident::{self, Cast},
     log::{Log, Person, thing},
 };
-use crate::time::{self, Timestamp};
+use crate::model::time::{self, Timestamp};
 
 /// Which weeks to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use axum::{
 };
 
 use super::{Options, SimulatedPage, error};
-use crate::time::{self, Timestamp};
+use crate::model::time::{self, Timestamp};
 
 /// One thing that can go wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

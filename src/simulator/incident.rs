@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::log::{Log, Person, thing};
-use crate::time::Timestamp;
+use crate::model::time::Timestamp;
 
 /// Who is in it.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Scenario, Simulated};
-use crate::time::{self, Timestamp};
+use crate::model::time::{self, Timestamp};
 
 /// Somebody, somewhere.
 #[derive(Debug, Clone, Copy)]

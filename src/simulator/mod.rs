@@ -20,7 +20,7 @@ use axum::{
 use serde::Deserialize;
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::time::{self, Clock, Timestamp};
+use crate::model::time::{self, Clock, Timestamp};
 
 mod company;
 mod fault;

@@ -1,6 +1,6 @@
 //! What happens in a simulated organization: entries of its log, each with the time at which Atlassian has processed it.
 
-use crate::time::{self, Timestamp};
+use crate::model::time::{self, Timestamp};
 
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{
     incident::{self, Cast},
     log::{Log, Person},
 };
-use crate::time::{self, Timestamp};
+use crate::model::time::{self, Timestamp};
 
 /// How long history and attack are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

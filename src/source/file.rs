@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::{
+use crate::model::{
     event::{IncomingEvent, RejectedEntry},
     legible,
 };

@@ -5,24 +5,25 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::{
-    action::{ActionPatterns, ListedAction, Unwanted},
-    condition::Condition,
-    event::{IncomingEvent, RejectedEntry},
-    name::SourceName,
-    secret::SecretError,
-    settings::TableReader,
-    time::Timestamp,
+    config::{secret::SecretError, settings::TableReader},
+    model::{
+        action::{ActionPatterns, ListedAction, Unwanted},
+        condition::Condition,
+        event::{IncomingEvent, RejectedEntry},
+        name::SourceName,
+        time::Timestamp,
+    },
 };
 
+mod action_list;
 pub mod atlassian;
 pub mod file;
-mod list;
-mod pace;
 mod poll;
+mod rate_limit;
 
-pub use list::{Listing, Refresh, Refreshed};
-pub use pace::Pace;
+pub use action_list::{Listing, Refresh, Refreshed};
 pub use poll::{Poller, SourceStatus, Timing};
+pub use rate_limit::Pace;
 
 use atlassian::AtlassianSource;
 

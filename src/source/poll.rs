@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FetchError, FetchedPage, Listing, Pace, Position, Refresh, Settings, Source, atlassian::PAGE_LIMIT};
 use crate::{
-    condition::Condition,
-    repeat::{Repeats, is_worth_telling},
+    model::{
+        condition::Condition,
+        repeat::{Repeats, is_worth_telling},
+        time::{self, Clock, Timestamp},
+    },
     store::{Appended, Page, Refetch, SourceError, SourceRecord, Store, StoreError, TaskStore},
-    time::{self, Clock, Timestamp},
 };
 
 /// How long the loop waits for what. Only tests change it.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Reader, SourceRecord, Store, StoreError, key, value};
-use crate::{
+use crate::model::{
     action::{ActionRecord, Catalog, ListedAction},
     name::SourceName,
     time::Timestamp,

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Delivery, Store, StoreError, key, state, value};
-use crate::{
+use crate::model::{
     alert::{Alert, AlertChange, LoggedChange, Notice},
     name::{AlertId, EventId, RuleId, RuleVersion, Sequence, SilenceId},
     outcome::{LoggedPass, LoggedRules, Match, Pass, StateChanges},
@@ -111,7 +111,7 @@ impl Writing<'_> {
                     if let AlertChange::Handled { remark, action, .. } = change {
                         entry.author = Some(remark.author);
                         entry.comment = remark.comment;
-                        if let crate::alert::Action::Resolve(disposition) = action {
+                        if let crate::model::alert::Action::Resolve(disposition) = action {
                             entry.disposition = disposition;
                         }
                     }

@@ -9,7 +9,7 @@ use std::{borrow::Cow, ops::Range, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, files::Pair, frame, key, value};
-use crate::{
+use crate::model::{
     event::{Event, usual_action},
     legible::Flags,
     name::{EventId, Sequence, SourceName},

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Reader, Store, StoreError, key, value};
-use crate::{
+use crate::model::{
     name::{RuleId, Sequence},
     time::Timestamp,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{condition::Condition, time::Timestamp};
+use crate::model::{condition::Condition, time::Timestamp};
 
 /// What is kept of a source between runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

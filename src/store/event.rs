@@ -9,7 +9,7 @@ use super::{
     action::{Counted, Fate},
     block, key, quarantine, value,
 };
-use crate::{
+use crate::model::{
     action::Unwanted,
     event::{Event, IncomingEvent, RejectedEntry},
     name::{Sequence, SourceName},

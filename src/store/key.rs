@@ -1,6 +1,6 @@
 //! Keys: one prefix byte a kind, numbers big-endian, so that the order of the bytes is the order of what they mean.
 
-use crate::{
+use crate::model::{
     name::{AlertId, DestinationName, EventId, ExceptionId, RuleId, Sequence, SilenceId, SourceName},
     time::Timestamp,
 };
@@ -324,7 +324,7 @@ fn ordered(number: i64) -> [u8; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::from_millis;
+    use crate::model::time::from_millis;
     use proptest::prelude::*;
 
     proptest! {

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
+use crate::model::{
     name::{NameError, SourceName},
     time::Timestamp,
 };
@@ -27,11 +27,11 @@ mod block;
 mod crash;
 mod cursor;
 mod event;
-mod feed;
 mod files;
 mod frame;
 mod key;
 mod outbox;
+mod packed;
 mod quarantine;
 mod reader;
 mod repair;
@@ -50,8 +50,8 @@ pub use block::ScanFilter;
 pub use crash::{CrashRecord, Suspect, Suspended};
 pub use cursor::{ActionList, Refetch, SourceError, SourceRecord};
 pub use event::{Appended, Page};
-pub use feed::{Block, EventHead, SentBlock, Unpacked};
 pub use outbox::{Delivery, DestinationRecord, Together};
+pub use packed::{Block, EventHead, SentBlock, Unpacked};
 pub use quarantine::Quarantined;
 pub use reader::{AlertFilter, Batch, Owed, Reader};
 pub use repair::{Compacted, compact, recover};

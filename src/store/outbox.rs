@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, key, value};
-use crate::{
+use crate::model::{
     alert::{Alert, Notice, Remark},
     name::{AlertId, DestinationName, SilenceId},
     time::Timestamp,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, key, value};
-use crate::{event::RejectedEntry, name::SourceName, time::Timestamp};
+use crate::model::{event::RejectedEntry, name::SourceName, time::Timestamp};
 
 /// Only the newest are kept; a source that sends nothing but rubbish must not fill the disk.
 const KEPT: u64 = 1_000;

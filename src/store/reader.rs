@@ -7,7 +7,7 @@ use super::{
     block::{Contents, Directory, ScanFilter},
     key, value,
 };
-use crate::{
+use crate::model::{
     alert::{Alert, LoggedChange, Severity, Status},
     event::Event,
     name::{AlertId, DestinationName, EventId, ExceptionId, RuleId, Sequence, SilenceId, SourceName},

@@ -18,7 +18,7 @@ use super::{
     salvage::{self, Recovered},
     sled_open, value,
 };
-use crate::{
+use crate::model::{
     alert::{Alert, LoggedChange},
     name::{Sequence, SourceName},
     time::{self, Timestamp},

@@ -10,7 +10,7 @@ use super::{
     block::{self, Contents, Directory},
     key, value,
 };
-use crate::{
+use crate::model::{
     event::Event,
     name::AlertId,
     outcome::{LoggedPass, LoggedRules},

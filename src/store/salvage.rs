@@ -14,7 +14,7 @@ use super::{
     files::Pair,
     frame, key, value,
 };
-use crate::{
+use crate::model::{
     action::ActionRecord,
     alert::{Alert, LoggedChange},
     event::{Event, IncomingEvent},

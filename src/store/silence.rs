@@ -1,7 +1,7 @@
 //! Silences, and which alerts each kept from being delivered.
 
 use super::{Commit, Delivery, StoreError, Writing, key, value};
-use crate::{
+use crate::model::{
     alert::Alert,
     name::SilenceId,
     silence::{NewSilence, Silence},

@@ -12,7 +12,7 @@ use super::{
     block::{Contents, Directory},
     key, value,
 };
-use crate::{
+use crate::model::{
     action::ActionRecord,
     alert::{Alert, LoggedChange},
     event::IncomingEvent,

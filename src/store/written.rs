@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Store, StoreError, key, value};
-use crate::name::Sequence;
+use crate::model::name::Sequence;
 
 /// Numbers that only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -18,14 +18,16 @@ use watchbell::{
     config::Config,
     deliver::{Terminal, TerminalFormat},
     detect::Settings,
-    event::{Event, IncomingEvent},
-    name::{Sequence, SourceName},
+    model::{
+        event::{Event, IncomingEvent},
+        name::{Sequence, SourceName},
+        time::{self, Clock, Timestamp},
+    },
     replay::{Replay, Report},
     rule::{Loader, RuleSet},
     simulator::{self, Scenario, Simulated, Simulator},
     source::Timing,
     store::{AlertFilter, Reader, ScanFilter, Store},
-    time::{self, Clock, Timestamp},
 };
 
 /// When the tests' events happen.
@@ -290,7 +292,7 @@ pub(crate) fn alerts(reader: &Reader) -> Vec<(String, String, u64)> {
     let mut alerts: Vec<_> = reader
         .alerts(AlertFilter::default())
         .map(Result::unwrap)
-        .filter(|alert| alert.kind != watchbell::alert::Kind::Health)
+        .filter(|alert| alert.kind != watchbell::model::alert::Kind::Health)
         .map(|alert| (alert.id.to_string(), alert.title, alert.count))
         .collect();
     alerts.sort();

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 use watchbell::{
-    diagnostic::Diagnostic,
+    config::diagnostic::Diagnostic,
     replay::{Report, Side},
     rule::{Loader, RuleSet, RuleSources, Selector},
 };

@@ -6,13 +6,15 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use watchbell::{
     api::{Client, Request, wire},
     config::Config,
-    event::Event,
-    name::SourceName,
-    outcome::LoggedPass,
+    model::{
+        event::Event,
+        name::SourceName,
+        outcome::LoggedPass,
+        time::{Clock, Timestamp},
+    },
     replay::{self, Progress, Run},
     source::file,
     store::Block,
-    time::{Clock, Timestamp},
 };
 
 use super::super::{CliError, Context, output};

@@ -1,7 +1,7 @@
 //! A replay as one page for a browser, which loads nothing and runs nothing: a timeline of each rule, and its alerts.
 
 use watchbell::{
-    alert::Alert,
+    model::alert::Alert,
     replay::{Diff, RuleReport},
 };
 
@@ -103,7 +103,7 @@ fn timeline(page: &Page<'_>, rule: &RuleReport) -> String {
     let hours = latest.as_second().div_euclid(3_600) - earliest.as_second().div_euclid(3_600) + 1;
     let begins = |place: usize| {
         let hour = earliest.as_second().div_euclid(3_600) + hours * place as i64 / columns.len().max(1) as i64;
-        output::time(watchbell::time::from_millis(hour * 3_600_000))
+        output::time(watchbell::model::time::from_millis(hour * 3_600_000))
     };
     let mut svg = format!("<svg viewBox=\"0 0 {} 30\" preserveAspectRatio=\"none\" role=\"img\">", columns.len() * 10);
     for (place, count) in columns.iter().enumerate().filter(|(_, count)| **count > 0) {
@@ -192,7 +192,7 @@ fn alert(alert: &Alert, differences: Option<&str>) -> String {
     field("description", alert.description.as_deref().unwrap_or_default());
     field("runbook", alert.runbook.as_deref().unwrap_or_default());
     field("attack", &alert.attack.join(", "));
-    let events: Vec<&str> = alert.first_events.iter().map(watchbell::name::EventId::as_str).collect();
+    let events: Vec<&str> = alert.first_events.iter().map(watchbell::model::name::EventId::as_str).collect();
     field("events", &events.join("\n"));
     text.push_str("</dl></details>\n");
     text

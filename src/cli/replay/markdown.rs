@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use watchbell::{
-    alert::Alert,
+    model::alert::Alert,
     replay::{Diff, RuleReport},
 };
 

@@ -10,13 +10,14 @@ use std::{
 use clap::Args;
 use serde::Serialize;
 use watchbell::{
-    action::Catalog,
-    config::Config,
+    config::{Config, diagnostic::any_error},
     detect,
-    diagnostic::any_error,
+    model::{
+        action::Catalog,
+        time::{self, Clock, Timestamp},
+    },
     replay::{self, Diff, Progress, Report, Run, Side},
     rule::{RuleSources, Selector},
-    time::{self, Clock, Timestamp},
 };
 
 use super::{CliError, Context, Format, filter, output, private_file, problems, readable};

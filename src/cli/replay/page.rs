@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use watchbell::{
-    alert::{Alert, bars},
-    name::RuleId,
+    model::{
+        alert::{Alert, bars},
+        name::RuleId,
+        time::{self, Timestamp},
+    },
     replay::{ChangedAlert, Diff, Found, Report, RuleChange, RuleDiff, RuleReport},
-    time::{self, Timestamp},
 };
 
 use super::super::output;
@@ -132,7 +134,7 @@ impl Page<'_> {
     }
 
     /// Exceptions and what they hide.
-    pub(super) fn excepted(&self) -> &BTreeMap<watchbell::name::ExceptionId, u64> {
+    pub(super) fn excepted(&self) -> &BTreeMap<watchbell::model::name::ExceptionId, u64> {
         &self.report.excepted
     }
 }

@@ -1,8 +1,8 @@
 //! A replay for people at a terminal.
 
 use watchbell::{
-    alert::{Alert, Notice},
     deliver::{Message, render},
+    model::alert::{Alert, Notice},
     replay::{Diff, RuleReport},
 };
 
@@ -37,7 +37,7 @@ pub(super) fn show(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
     let rate = page.report.events as f64 / page.took.as_secs_f64().max(0.001);
-    out.note(&format!("replayed in {} ({rate:.0} events/s)", watchbell::time::show_duration(page.took)));
+    out.note(&format!("replayed in {} ({rate:.0} events/s)", watchbell::model::time::show_duration(page.took)));
     Ok(())
 }
 

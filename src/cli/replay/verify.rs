@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use watchbell::{
     api::{Client, Request, wire},
     config::Config,
+    model::time::Clock,
     replay::verify::{DifferentAlert, Evidence, Reason, Verification, Verified},
     rule::RuleSet,
     store::{Block, StoreError},
-    time::Clock,
 };
 
 use super::{

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use serde_json::{Value, json};
 
+use crate::model::{category, certainty::Certainty, name::RuleId, time};
 use crate::rule::{
     manifest::selector::Selector,
     script::{compiled::CompiledRule, compiled::RuleKind, vocabulary},
 };
-use crate::{category, certainty::Certainty, name::RuleId, time};
 
 /// A rule with what stands beside it.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! For people who write rules: lints, the formatter, templates, test files, documentation.
 
-pub mod case;
 pub(in crate::rule) mod docs;
 pub(in crate::rule) mod format;
 pub(in crate::rule) mod lint;
-pub(in crate::rule) mod scaffold;
+pub(in crate::rule) mod template;
+pub mod test_file;

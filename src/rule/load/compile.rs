@@ -13,28 +13,28 @@ use rhai::{AST, ASTNode, Dynamic, Engine, Expr, ImmutableString, Map, Optimizati
 use crate::rule::{
     manifest::{
         metadata::{self, MOST_PROBLEMS, Metadata, Places},
+        overrides::{self, Overrides, RuleOverride},
         problem,
-        tuning::{self, Overrides, RuleOverride},
     },
     script::{
         bounds::{MAX_DEPTH, Weight},
         compiled::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind},
         conditions::{self, Conditions},
         cost::Cost,
-        engine, fold,
+        fold,
         host::{Call, Running},
         import::Constants,
         meter::Limits,
         resources::Resources,
+        sandbox,
         scan::{self, Scanned, called, lists, scan, span},
         view,
     },
     version,
 };
 use crate::{
-    diagnostic::{Diagnostic, any_error, nearest},
-    name::RuleId,
-    time,
+    config::diagnostic::{Diagnostic, any_error, nearest},
+    model::{name::RuleId, time},
 };
 
 /// What became of a file.
@@ -64,7 +64,7 @@ const MAX_DECLARATIONS: usize = 2_000;
 
 impl Compiler {
     pub(in crate::rule) fn new(resources: Arc<Resources>) -> Self {
-        let (engine, call) = engine::sandbox(&Limits::default());
+        let (engine, call) = sandbox::sandbox(&Limits::default());
         Self { engine, call, resources, parsed: HashMap::new() }
     }
 
@@ -146,7 +146,7 @@ impl Compiler {
         };
         let changes: Vec<&RuleOverride> =
             overrides.iter().filter(|change| change.selector.selects(&metadata)).collect();
-        found.append(&mut tuning::apply(&mut metadata, &changes));
+        found.append(&mut overrides::apply(&mut metadata, &changes));
 
         // The constants that the functions may use: the file's own, and `params`.
         let mut constants = Scope::new();

@@ -11,9 +11,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::diagnostic::Diagnostic;
+use crate::config::diagnostic::Diagnostic;
 use crate::rule::{
-    manifest::{exception::EXCEPTIONS, tuning::OVERRIDES},
+    manifest::{exception::EXCEPTIONS, overrides::OVERRIDES},
     script::import::normal,
 };
 

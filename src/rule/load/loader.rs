@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::rule::{
-    circle::in_a_circle,
+    cycle::in_a_circle,
     load::{
         compile::{Compiled, Compiler},
         files::{Files, Texts, fingerprint, is_lost, read},
@@ -20,26 +20,22 @@ use crate::rule::{
     },
     manifest::{
         exception::{self, Condition, EXCEPTIONS, Exception},
-        tuning::{self, OVERRIDES, Overrides},
+        overrides::{self, OVERRIDES, Overrides},
     },
     script::{
         compiled::CompiledRule,
-        engine,
         import::{Imports, normal},
         lists::Lists,
         meter::Limits,
         places::Geo,
         resources::Resources,
-        scan, stack,
+        sandbox, scan, stack,
     },
-    set::BrokenFile,
-    set::Ignored,
-    set::RuleSet,
+    set::{BrokenFile, Ignored, RuleSet},
 };
 use crate::{
-    action::Catalog,
-    diagnostic::{Diagnostic, any_error},
-    name::RuleId,
+    config::diagnostic::{Diagnostic, any_error},
+    model::{action::Catalog, name::RuleId},
 };
 
 /// What a rule set is made of.
@@ -236,7 +232,7 @@ impl Loader {
             // Where the built-in rules are left out, the configuration may still speak of them.
             let configured = if self.builtin { 0 } else { self.sources.overrides.len() };
             let overrides = overrides.get(configured..).unwrap_or(&[]);
-            loading.diagnostics.append(&mut tuning::unused(overrides, all.clone()));
+            loading.diagnostics.append(&mut overrides::unused(overrides, all.clone()));
             loading.diagnostics.append(&mut exception::unused(&exceptions, all));
             loading.diagnostics.extend(unheard(&rules));
         }
@@ -297,7 +293,7 @@ impl Loader {
     fn overrides(&mut self, files: &Texts, loading: &mut Loading) -> Overrides {
         let mut overrides = self.sources.overrides.clone();
         for (file, text) in files.iter().filter(|(file, _)| file.ends_with(OVERRIDES)) {
-            match tuning::read(file, text) {
+            match overrides::read(file, text) {
                 Ok(read) => {
                     self.last_overrides.insert(file.clone(), read);
                 }
@@ -498,7 +494,7 @@ fn in_place_of_builtin(mut files: Vec<(PathBuf, Diagnostic)>, loading: &mut Load
 
 /// Reads the text of an `exceptions.toml` by itself, as when one is to be added to.
 pub fn parse_exceptions(file: &Path, text: &str) -> Result<Vec<Arc<Exception>>, Vec<Diagnostic>> {
-    let (mut engine, _) = engine::sandbox(&Limits::default());
+    let (mut engine, _) = sandbox::sandbox(&Limits::default());
     exception::read(&mut engine, file, text)
 }
 
@@ -521,7 +517,10 @@ fn unheard(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<Diagnostic> {
         for selector in rule.metadata.on.iter().flatten() {
             if !rules.values().any(|other| selector.selects(&other.metadata)) {
                 let message = format!("rule `{}` listens to `{}`, which no rule is", rule.id(), selector.as_str());
-                let near = crate::diagnostic::nearest(selector.as_str(), rules.values().map(|rule| rule.id().as_str()));
+                let near = crate::config::diagnostic::nearest(
+                    selector.as_str(),
+                    rules.values().map(|rule| rule.id().as_str()),
+                );
                 let warning = Diagnostic::warning("W302", file, message);
                 found.push(match near {
                     Some(near) => warning.help(format!("did you mean `{near}`?")),

@@ -11,10 +11,11 @@ use toml::de::DeTable;
 
 use crate::rule::manifest::{metadata::Metadata, problem, reads::Reads, selector::Selector};
 use crate::{
-    diagnostic::Diagnostic,
-    name::ExceptionId,
-    settings::{Place, Problems, TableReader},
-    time::Timestamp,
+    config::{
+        diagnostic::Diagnostic,
+        settings::{Place, Problems, TableReader},
+    },
+    model::{name::ExceptionId, time::Timestamp},
 };
 
 /// Name of the file.

@@ -16,11 +16,8 @@ use rhai::{Array, Dynamic, ImmutableString, Map};
 
 use crate::rule::manifest::{selector::Selector, value};
 use crate::{
-    alert::Severity,
-    certainty::Certainty,
-    diagnostic::{Diagnostic, nearest, suggest},
-    name::RuleId,
-    time,
+    config::diagnostic::{Diagnostic, nearest, suggest},
+    model::{alert::Severity, certainty::Certainty, name::RuleId, time},
 };
 
 /// A key of `RULE`.

@@ -7,7 +7,7 @@ use std::{fmt, ops::Range, path::Path, sync::Arc};
 use rhai::{Dynamic, EvalAltResult, ParseError, ParseErrorType, Position};
 
 use crate::rule::manifest::value::{describe, to_json_value};
-use crate::{diagnostic::Diagnostic, text::clipped};
+use crate::{config::diagnostic::Diagnostic, model::text::clipped};
 
 /// How a function of a rule can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,7 +2,7 @@
 
 use globset::GlobMatcher;
 
-use crate::name::RuleId;
+use crate::model::name::RuleId;
 use crate::rule::manifest::pattern;
 
 /// Rules by id, by a pattern for ids, by tag, or those that give risk.

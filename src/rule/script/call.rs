@@ -9,6 +9,13 @@ use std::{
 
 use rhai::{Array, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, ImmutableString, Map, Scope};
 
+use crate::model::{
+    action::Catalog,
+    alert::Severity,
+    event::Event,
+    name::RuleId,
+    text::{clipped, shortened},
+};
 use crate::rule::{
     manifest::{
         exception::{Condition, Exception},
@@ -18,19 +25,13 @@ use crate::rule::{
     },
     script::{
         compiled::CompiledRule,
-        engine, fields,
+        fields,
         host::{About, Call},
         memory::{Expectation, Memory},
         meter::Limits,
+        sandbox,
         view::{EventView, MatchInfo},
     },
-};
-use crate::{
-    action::Catalog,
-    alert::Severity,
-    event::Event,
-    name::RuleId,
-    text::{clipped, shortened},
 };
 
 /// An event on its way through the rules: its view is built when the first rule wants it, and then shared.
@@ -223,7 +224,7 @@ impl std::fmt::Debug for RuleHost {
 impl RuleHost {
     /// A host whose calls stay within `limits`.
     pub fn new(limits: &Limits) -> Self {
-        let (engine, call) = engine::sandbox(limits);
+        let (engine, call) = sandbox::sandbox(limits);
         Self { engine, call, limits: limits.clone(), watch: None }
     }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use rhai::AST;
 
-use crate::name::RuleId;
+use crate::model::name::RuleId;
 use crate::rule::{
     manifest::{
         metadata::{Metadata, Places, Stage},

@@ -9,6 +9,7 @@ use std::{
 use regex::Regex;
 use rhai::{Dynamic, EvalAltResult, Position};
 
+use crate::model::{event::Event, name::RuleId};
 use crate::rule::{
     manifest::{
         pattern::{BYTES_OF_A_GLOB, Patterns},
@@ -24,7 +25,6 @@ use crate::rule::{
         resources::Resources,
     },
 };
-use crate::{event::Event, name::RuleId};
 
 /// Bytes of a text, times bytes of a regular expression, that cost one operation to search.
 const STEPS_OF_AN_OPERATION: usize = 256 * 1024;

@@ -15,7 +15,7 @@ use globset::GlobSet;
 use ipnet::IpNet;
 use rhai::{Dynamic, ImmutableString};
 
-use crate::diagnostic::{Diagnostic, suggest};
+use crate::config::diagnostic::{Diagnostic, suggest};
 use crate::rule::{
     manifest::pattern,
     script::{address, view::frozen},

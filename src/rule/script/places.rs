@@ -6,7 +6,7 @@ use maxminddb::Reader;
 use rhai::Map;
 use serde_json::Value;
 
-use crate::diagnostic::Diagnostic;
+use crate::config::diagnostic::Diagnostic;
 use crate::rule::script::address::address;
 
 /// A database may not be larger: they are some hundred megabytes at most.

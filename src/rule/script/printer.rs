@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::text::{clipped, escaped};
+use crate::model::text::{clipped, escaped};
 
 /// Lines of one rule in one minute.
 const LINES: u32 = 20;

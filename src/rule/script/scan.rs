@@ -12,6 +12,7 @@ use std::{
 
 use rhai::{AST, ASTNode, Array, Dynamic, Expr, FnCallExpr, ImmutableString, Map, Stmt};
 
+use crate::model::time;
 use crate::rule::{
     manifest::{
         metadata::Metadata,
@@ -22,7 +23,6 @@ use crate::rule::{
         library::{self, EventUse},
     },
 };
-use crate::time;
 
 /// What is true of a script.
 #[derive(Default)]

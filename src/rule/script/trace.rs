@@ -17,7 +17,7 @@ use crate::rule::{
         problem::RuleFailure,
         value::{describe, to_json_value},
     },
-    script::{ast, call::RuleInput, compiled::CompiledRule, engine, host::Call, memory::Memory, meter::Limits},
+    script::{ast, call::RuleInput, compiled::CompiledRule, host::Call, memory::Memory, meter::Limits, sandbox},
 };
 
 /// Notes are kept up to here: a loop would make them without end.
@@ -75,7 +75,7 @@ impl Tracer {
     /// A tracer whose calls stay within `limits`, with room for what the notes cost.
     pub fn new(limits: &Limits) -> Self {
         let limits = Limits { operations: limits.operations.saturating_mul(4), time: limits.time.saturating_mul(4) };
-        let (mut engine, call) = engine::sandbox(&limits);
+        let (mut engine, call) = sandbox::sandbox(&limits);
         let notes: Arc<Mutex<Vec<(usize, Dynamic)>>> = Arc::default();
         let kept = Arc::clone(&notes);
         engine.register_fn(NOTE, move |place: i64, value: Dynamic| -> Dynamic {

@@ -15,14 +15,14 @@ use std::fmt;
 use rhai::{Array, Dynamic, Map};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::rule::script::{bounds, fields, memory::Expectation};
-use crate::{
+use crate::model::{
     action::Catalog,
     alert::Severity,
     event::{Event, NO_ACTION},
     name::RuleId,
     oversize,
 };
+use crate::rule::script::{bounds, fields, memory::Expectation};
 
 /// What a rule that listens to another's matches is told of one.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::{condition::Condition, text::printable};
+use crate::model::{condition::Condition, text::printable};
 
 pub(super) fn kind(status: StatusCode, with_cursor: bool) -> Condition {
     match status.as_u16() {

@@ -13,12 +13,12 @@ use reqwest::{Client, StatusCode, Url, header};
 
 use super::{FetchError, FetchedPage, Position, SourceSetupError};
 use crate::{
-    action::ListedAction,
-    condition::Condition,
+    config::{
+        secret::{Secret, SecretError, SecretOrigin},
+        settings::TableReader,
+    },
     http,
-    secret::{Secret, SecretError, SecretOrigin},
-    settings::TableReader,
-    time::Timestamp,
+    model::{action::ListedAction, condition::Condition, time::Timestamp},
 };
 
 mod error;

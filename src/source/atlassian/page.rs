@@ -4,7 +4,10 @@
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::{action::ListedAction, event::IncomingEvent, legible, source::FetchedPage};
+use crate::{
+    model::{action::ListedAction, event::IncomingEvent, legible},
+    source::FetchedPage,
+};
 
 #[derive(Deserialize)]
 struct Envelope<'a> {

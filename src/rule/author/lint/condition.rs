@@ -3,10 +3,10 @@
 
 use super::{Lint, Vocabulary};
 use crate::{
-    diagnostic::Diagnostic,
+    config::diagnostic::Diagnostic,
     rule::{
-        manifest::{exception::Condition, exception::Exception},
-        script::{compiled::CompiledRule, engine, meter::Limits},
+        manifest::exception::{Condition, Exception},
+        script::{compiled::CompiledRule, meter::Limits, sandbox},
     },
 };
 
@@ -16,7 +16,7 @@ pub fn lint_exception(exception: &Exception, rule: &CompiledRule, vocabulary: &V
         // Slots are held to what rules declare where exceptions are loaded.
         return Vec::new();
     };
-    let (mut engine, _) = engine::sandbox(&Limits::default());
+    let (mut engine, _) = sandbox::sandbox(&Limits::default());
     engine.set_strict_variables(false);
     engine.set_optimization_level(rhai::OptimizationLevel::None);
     let Ok(ast) = engine.compile_expression(text) else {

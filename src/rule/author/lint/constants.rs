@@ -5,12 +5,12 @@ use rhai::{Array, Dynamic, Expr, FnCallExpr, Position};
 
 use super::{Lint, MOST_DOUBTS, path};
 use crate::{
-    diagnostic::{nearest, suggest},
+    config::diagnostic::{nearest, suggest},
+    model::time,
     rule::{
         manifest::pattern,
-        script::{engine, library::SUBJECTS, meter::Limits, vocabulary::Vocabulary},
+        script::{library::SUBJECTS, meter::Limits, sandbox, vocabulary::Vocabulary},
     },
-    time,
 };
 
 impl Lint<'_> {
@@ -55,7 +55,7 @@ impl Lint<'_> {
         if self.tried > MOST_DOUBTS {
             return;
         }
-        let (_, host) = engine::sandbox(&Limits::default());
+        let (_, host) = sandbox::sandbox(&Limits::default());
         let anything = Dynamic::from(anything.to_owned());
         let arguments: Vec<&Dynamic> = std::iter::once(&anything).chain(&own).collect();
         if let Err(reason) = function.attempt(&host, &arguments) {

@@ -7,6 +7,7 @@ use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 use super::{Answer, HostFunction, Subject, argument, first, given, may, needs};
 use crate::rule::manifest::value::data;
 use crate::{
+    model::time,
     rule::{
         manifest::value::to_json_value,
         script::{
@@ -14,7 +15,6 @@ use crate::{
             view::frozen,
         },
     },
-    time,
 };
 
 pub(super) const SUBJECT: Subject = Subject {

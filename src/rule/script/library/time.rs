@@ -7,7 +7,7 @@ use rhai::Dynamic;
 
 use super::{Answer, HostFunction, Subject, argument, first, given, may, needs, or_unit};
 use crate::rule::manifest::value::data;
-use crate::{rule::script::host::Call, time};
+use crate::{model::time, rule::script::host::Call};
 
 pub(super) const SUBJECT: Subject = Subject {
     title: "Times",

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::Quota;
-use crate::{event::Event, name::SourceName};
+use crate::model::{event::Event, name::SourceName};
 
 /// When something happened: by the event's time, then by its arrival. Milliseconds since 1970, and the event's number.
 pub(crate) type Moment = (i64, u64);
@@ -144,10 +144,10 @@ impl Entry {
                 format!("{}: {}", plural(values.len(), "value"), few(values.keys().map(String::as_str)))
             }
             Content::Note(text, _) => few(std::iter::once(text.as_str())),
-            Content::Since(since) => format!("since {}", crate::time::from_millis(*since)),
+            Content::Since(since) => format!("since {}", crate::model::time::from_millis(*since)),
             Content::Expected(waiting) => {
                 let first = waiting.iter().map(|one| one.due).min().unwrap_or_default();
-                format!("{}, the first by {}", plural(waiting.len(), "time"), crate::time::from_millis(first))
+                format!("{}, the first by {}", plural(waiting.len(), "time"), crate::model::time::from_millis(first))
             }
         }
     }
@@ -225,7 +225,7 @@ mod stored {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use crate::{
+    use crate::model::{
         event::{Event, IncomingEvent},
         name::{EventId, Sequence, SourceName},
         time::Timestamp,

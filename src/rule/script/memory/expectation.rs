@@ -11,7 +11,7 @@ use super::{
     entry::{Content, Entry, Expectation, Moment, insert, prune},
     short,
 };
-use crate::{event::Event, name::SourceName};
+use crate::model::{event::Event, name::SourceName};
 
 /// How long after the end of an expectation what met it may still arrive, in milliseconds. Atlassian says that events may be
 /// late, and not by how much.
@@ -140,9 +140,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        name::{EventId, Sequence},
+        model::{
+            name::{EventId, Sequence},
+            time,
+        },
         rule::Quota,
-        time,
     };
 
     const WITHIN: i64 = 100_000;
@@ -159,7 +161,7 @@ mod tests {
             time: time::from_millis(time),
             id: EventId::parse(&format!("e{index}")).unwrap(),
             action: "x".into(),
-            flags: crate::legible::Flags::default(),
+            flags: crate::model::legible::Flags::default(),
             raw: r#"{"id":"1","attributes":{"action":"x"}}"#.into(),
         }
     }

@@ -10,7 +10,7 @@ use rhai::{
 use super::*;
 use crate::rule::{
     manifest::problem::Exceeded,
-    script::{engine::sandbox, library::SUBJECTS, meter::Limits},
+    script::{library::SUBJECTS, meter::Limits, sandbox::sandbox},
 };
 
 /// Name, number of overloads, judgement.

@@ -1,0 +1,140 @@
+//! The retro-hunt: a rule that is new to the agent is run once over the stored events, on a thread of its own. What it finds is handed
+//! to the rules' thread, which records it as late alerts.
+//!
+//! That a rule is owed a hunt is stored together with the note that it runs, and crossed out together with what it found: a hunt that
+//! was cut short begins anew.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    crash::{CrashLog, Runner},
+    request::{Hunted, RulesRequest},
+};
+use crate::{
+    detect::{Detector, Settings},
+    model::{
+        alert::{AlertChange, Kind},
+        name::{RuleId, Sequence},
+        outcome::Outcome,
+        time::{self, Timestamp},
+    },
+    rule::{CompiledRule, RuleSet, stack},
+    store::{Reader, ScanFilter, StoreError},
+};
+
+/// Matches of one hunt that are recorded: a rule that has more is no rule to be hunted with.
+const MOST: usize = 20_000;
+
+/// A hunt that is to be made.
+#[derive(Debug)]
+pub(super) struct Hunt {
+    pub(super) rules: Arc<RuleSet>,
+    /// The rules to hunt with.
+    pub(super) wanted: Vec<Arc<CompiledRule>>,
+    /// How far back.
+    pub(super) span: Duration,
+    /// The last event that was evaluated before the rules came.
+    pub(super) mark: Sequence,
+}
+
+impl Hunt {
+    /// Begins it in the background.
+    pub(super) fn begin(
+        self,
+        settings: Settings,
+        reader: Reader,
+        now: Timestamp,
+        found: mpsc::Sender<RulesRequest>,
+        crashes: Arc<CrashLog>,
+        stop: CancellationToken,
+    ) {
+        let rules: Vec<String> = self.wanted.iter().map(|rule| rule.id().to_string()).collect();
+        tracing::info!(
+            rules = rules.join(", "),
+            over = time::show_duration(self.span),
+            "running new rules over stored events"
+        );
+        let hunting = move || match self.hunt(settings, &reader, now, &crashes, &stop) {
+            Ok(Some(hunted)) => {
+                // Where the rules' thread has ended there is nobody to tell: it is hunted again at the next start.
+                found.blocking_send(RulesRequest::Hunted(Box::new(hunted))).ok();
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%error, "new rules could not be run over stored events: tried again at the next start")
+            }
+        };
+        let thread = stack::thread("hunt").spawn(hunting);
+        if let Err(error) = thread {
+            tracing::error!(%error, "no thread to run new rules over stored events: tried again at the next start");
+        }
+    }
+
+    /// None: the agent stops.
+    fn hunt(
+        &self,
+        settings: Settings,
+        reader: &Reader,
+        now: Timestamp,
+        crashes: &Arc<CrashLog>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Hunted>, StoreError> {
+        let part = self.rules.part(&self.wanted);
+        let since = time::before(now, self.span);
+        let filter = ScanFilter { since: Some(time::before(since, part.longest_reach())), ..ScanFilter::default() };
+        let _alone = crashes.hunting();
+        let noted = crashes.clearing(Runner::Hunt);
+        crashes.rules(Runner::Hunt, &part.detections);
+        let hunting = part.detections.clone();
+        let mut detector = Detector::new(part, settings);
+        if hunting.iter().any(|rule| crashes.is_suspect(rule)) {
+            detector.set_watch(Some(crashes.watch(Runner::Hunt, None)));
+        }
+        let mut outcome = Outcome::default();
+        let is_wanted = |rule: &RuleId| self.wanted.iter().any(|wanted| wanted.id() == rule);
+        for event in reader.scan_readable(filter) {
+            let event = event?;
+            if event.sequence > self.mark {
+                break;
+            }
+            if stop.is_cancelled() {
+                return Ok(None);
+            }
+            let mut found = detector.evaluate(&event);
+            detector.drop_changes();
+            if event.time < since {
+                continue;
+            }
+            found.matches.retain(|found| is_wanted(&found.rule));
+            outcome.alerts.extend(found.alerts);
+            outcome.matches.extend(found.matches);
+            if outcome.matches.len() > MOST {
+                let rules: Vec<String> = self.wanted.iter().map(|rule| rule.id().to_string()).collect();
+                tracing::warn!(
+                    rules = rules.join(", "),
+                    "new rules match very many stored events: only the first {MOST} are recorded"
+                );
+                break;
+            }
+        }
+        drop(noted);
+        crashes.cleared(&[], &hunting)?;
+        let mut known = std::collections::HashSet::new();
+        outcome.alerts.retain_mut(|change| match change {
+            AlertChange::Opened(alert) => {
+                alert.late = true;
+                // Failures are told by live events.
+                alert.kind == Kind::Detection && is_wanted(&alert.rule) && known.insert(alert.id)
+            }
+            // What joined an alert from before the span is no news.
+            other => known.contains(&other.alert()),
+        });
+        outcome.matches.retain(|found| found.alert.is_some_and(|alert| known.contains(&alert)));
+        let mut rules = self.rules.versions();
+        rules.retain(|rule, _| is_wanted(rule));
+        Ok(Some(Hunted { rules, outcome }))
+    }
+}

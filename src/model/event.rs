@@ -1,0 +1,337 @@
+//! An event: one entry of an audit log, kept as the exact JSON that came, with the few fields read from it that the agent
+//! itself needs.
+//!
+//! The shape is Atlassian's `events-stream` (id and `attributes` with `action`, `time`, `processedAt`, `actor`, `context`,
+//! `container`, `location`; `message` beside them). Real entries are ragged: any field may be absent, null, or of another
+//! type, so fields are looked up leniently. An entry is never left out because of what is in it: what cannot be read is flagged (see
+//! [`legible`]), and the rest counts.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use serde_json::Value;
+
+use crate::model::{
+    legible::{self, Flag, Flags, Legible},
+    name::{EventId, Sequence, SourceName},
+    oversize,
+    text::{is_ignorable, is_unsafe, shortened},
+    time::{self, Timestamp},
+};
+
+/// An event as it came from a source, before the store has given it a number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncomingEvent {
+    /// Unique within the source.
+    pub id: EventId,
+    /// What was done, such as `user_logged_in_as_user`: in lower case, without spaces around it.
+    pub action: Arc<str>,
+    /// When it was done, where the entry says so legibly.
+    pub time: Option<Timestamp>,
+    /// When Atlassian processed it (`processedAt`), where the entry says so.
+    pub processed: Option<Timestamp>,
+    /// What is unusual about it.
+    pub flags: Flags,
+    /// The entry, byte for byte.
+    pub raw: Arc<str>,
+}
+
+/// An entry that cannot be used as an event, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedEntry {
+    /// What is missing or wrong.
+    pub reason: String,
+    /// The entry, byte for byte.
+    pub raw: Arc<str>,
+}
+
+/// The action of an event that names none.
+pub const NO_ACTION: &str = "(none)";
+/// Bytes of an action id; known ones have 60 at most.
+const MAX_ACTION: usize = 200;
+/// No event is older: Atlassian had no such log then.
+const EARLIEST: i64 = 1_325_376_000; // 2012-01-01
+/// An event may be so much later than its arrival: clocks differ.
+const AHEAD: Duration = Duration::from_secs(86_400);
+
+impl IncomingEvent {
+    /// Reads an entry. It must be a JSON object; all else is read as far as it is legible, and flagged where it is not.
+    pub fn parse(raw: &str) -> Result<Self, RejectedEntry> {
+        Self::read(raw).map_err(|reason| RejectedEntry { reason, raw: raw.into() })
+    }
+
+    fn read(raw: &str) -> Result<Self, String> {
+        let Legible { text: legible, mut flags } = legible::read(raw)?;
+        let value: Value = serde_json::from_str(&legible).map_err(|error| format!("not readable JSON: {error}"))?;
+        if !value.is_object() {
+            return Err("not a JSON object".to_owned());
+        }
+        if oversize::is_oversize(&legible, &value) {
+            flags.set(Flag::TooLarge);
+        }
+        let time = |pointer: &str, flags: &mut Flags| {
+            let written = value.pointer(pointer).filter(|written| !written.is_null());
+            let time = written.and_then(Value::as_str).and_then(time::parse_timestamp);
+            if written.is_some() && time.is_none() {
+                flags.set(Flag::Time);
+            }
+            time
+        };
+        Ok(Self {
+            id: id(&value, raw, &mut flags),
+            action: action(&value, &mut flags),
+            time: time("/attributes/time", &mut flags),
+            processed: time("/attributes/processedAt", &mut flags),
+            flags,
+            raw: raw.into(),
+        })
+    }
+
+    /// The event that this entry becomes when it arrives at `arrived` as number `sequence`. An entry without a time that is legible
+    /// and can be true takes that of its processing, else of its arrival.
+    pub fn into_event(self, source: SourceName, sequence: Sequence, arrived: Timestamp) -> Event {
+        let latest = time::after(arrived, AHEAD);
+        let can_be = |time: &Timestamp| time.as_second() >= EARLIEST && *time <= latest;
+        let mut flags = self.flags;
+        if self.time.is_some_and(|time| !can_be(&time)) {
+            flags.set(Flag::Time);
+        }
+        Event {
+            sequence,
+            source,
+            arrived,
+            time: self.time.filter(can_be).or(self.processed.filter(can_be)).unwrap_or(arrived),
+            id: self.id,
+            action: self.action,
+            flags,
+            raw: self.raw,
+        }
+    }
+}
+
+/// The id of an entry. Where there is none, or none that can be kept, a hash stands for it: of the id, else of the whole entry, so that
+/// the same entry is the same event whenever it comes.
+fn id(value: &Value, raw: &str, flags: &mut Flags) -> EventId {
+    let written = value.get("id").filter(|id| !id.is_null());
+    // What was replaced to make it legible tells ids apart no more.
+    let is_unclear = |character: char| is_unsafe(character) || character == char::REPLACEMENT_CHARACTER;
+    let plain = written.and_then(Value::as_str).filter(|id| !id.chars().any(is_unclear));
+    if let Some(id) = plain.and_then(|id| EventId::parse(id).ok()) {
+        return id;
+    }
+    flags.set(Flag::Id);
+    match written {
+        Some(Value::Number(number)) => EventId::parse(&number.to_string()).unwrap_or_else(|_| EventId::of_hash(raw)),
+        Some(Value::String(id)) if !id.is_empty() && !id.contains(char::REPLACEMENT_CHARACTER) => EventId::of_hash(id),
+        _ => EventId::of_hash(raw),
+    }
+}
+
+/// The action id of an entry, as Atlassian writes them.
+fn action(value: &Value, flags: &mut Flags) -> Arc<str> {
+    let written = value.pointer("/attributes/action").and_then(Value::as_str).unwrap_or_default();
+    let action = usual_action(written);
+    // What looks like another action to people must not be one to rules unnoticed.
+    if action != written || !action.chars().all(is_usual) {
+        flags.set(Flag::Action);
+    }
+    action.into()
+}
+
+/// Whether Atlassian writes such a character in an action id, in either case.
+fn is_usual(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "_.:-".contains(character)
+}
+
+/// An action id in the one way in which events have it: in lower case, without what cannot be seen.
+pub(crate) fn usual_action(written: &str) -> Cow<'_, str> {
+    let is_plain = |character: char| is_usual(character) && !character.is_ascii_uppercase();
+    if !written.is_empty() && written.len() <= MAX_ACTION && written.chars().all(is_plain) {
+        return Cow::Borrowed(written);
+    }
+    let safe: String = written.to_lowercase().chars().filter(|character| !is_ignorable(*character)).collect();
+    let mut action = safe.trim().to_owned();
+    if action.len() > MAX_ACTION {
+        let hash = blake3::hash(action.as_bytes()).to_hex();
+        action = format!("{}#{}", shortened(&action, MAX_ACTION / 4), hash.get(..16).unwrap_or_default());
+    }
+    if action.is_empty() {
+        NO_ACTION.clone_into(&mut action);
+    }
+    Cow::Owned(action)
+}
+
+/// An event with its place in the store.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Event {
+    /// Its arrival number.
+    pub sequence: Sequence,
+    /// Where it came from.
+    pub source: SourceName,
+    /// When it came, by the agent's clock.
+    pub arrived: Timestamp,
+    /// When it happened.
+    pub time: Timestamp,
+    /// Unique within the source.
+    pub id: EventId,
+    /// What was done.
+    pub action: Arc<str>,
+    /// What is unusual about it.
+    #[serde(default, skip_serializing_if = "Flags::is_empty_ref")]
+    pub flags: Flags,
+    /// The entry, byte for byte.
+    pub raw: Arc<str>,
+}
+
+impl Event {
+    /// When it happened, as far as that can be: no event counts as later than its arrival, so that a clock which is wrong in one
+    /// does not put all others into the past.
+    pub fn moment(&self) -> Timestamp {
+        self.time.min(self.arrived)
+    }
+
+    /// The entry as JSON that a strict reader takes.
+    pub fn legible(&self) -> Cow<'_, str> {
+        if !self.flags.needs_repair() {
+            return Cow::Borrowed(&self.raw);
+        }
+        legible::read(&self.raw).map_or(Cow::Borrowed(&*self.raw), |legible| legible.text)
+    }
+
+    /// The entry as JSON; `null` if it is not readable, which stored events never are.
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.legible()).unwrap_or(Value::Null)
+    }
+
+    /// Who did it, from where: for people to read.
+    pub fn evidence(&self) -> Evidence {
+        Evidence::of(&self.value())
+    }
+}
+
+/// Who did something, and from where, as far as the event says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Evidence {
+    /// Name of the actor.
+    pub actor: Option<String>,
+    /// Email address of the actor; some apps have a text here that is none.
+    pub email: Option<String>,
+    /// IP address.
+    pub ip: Option<String>,
+    /// City and country.
+    pub place: Option<String>,
+    /// Atlassian's sentence about it (`message.content`).
+    pub message: Option<String>,
+}
+
+impl Evidence {
+    fn of(event: &Value) -> Self {
+        let owned = |pointer| text(event, pointer).map(str::to_owned);
+        let place: Vec<&str> = ["/attributes/location/city", "/attributes/location/countryName"]
+            .into_iter()
+            .filter_map(|pointer| text(event, pointer))
+            .collect();
+        Self {
+            actor: owned("/attributes/actor/name").or_else(|| owned("/attributes/actor/id")),
+            email: owned("/attributes/actor/email"),
+            ip: owned("/attributes/location/ip"),
+            place: (!place.is_empty()).then(|| place.join(", ")),
+            message: owned("/message/content"),
+        }
+    }
+
+    /// Whether the actor's name, address or IP contains `text`, whatever the case of its letters.
+    pub fn mentions(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        [&self.actor, &self.email, &self.ip].into_iter().flatten().any(|field| field.to_lowercase().contains(&text))
+    }
+
+    /// The actor as shown in a line: email address if it is one, else the name.
+    pub fn who(&self) -> Option<&str> {
+        self.email.as_deref().filter(|email| email.contains('@')).or(self.actor.as_deref()).or(self.email.as_deref())
+    }
+
+    /// Address and place as shown in a line: `203.0.113.7 (Riga, Latvia)`.
+    pub fn whence(&self) -> Option<String> {
+        match (&self.ip, &self.place) {
+            (Some(ip), Some(place)) => Some(format!("{ip} ({place})")),
+            (Some(one), None) | (None, Some(one)) => Some(one.clone()),
+            (None, None) => None,
+        }
+    }
+}
+
+/// A text that is not empty.
+fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(raw: &str) -> String {
+        IncomingEvent::parse(raw).unwrap_err().reason
+    }
+
+    #[test]
+    fn an_entry_is_read_as_far_as_it_is_legible() {
+        let read = |raw: &str| {
+            let event = IncomingEvent::parse(raw).unwrap();
+            let flags: Vec<&str> = event.flags.iter().map(Flag::name).collect();
+            (event.id.to_string(), event.action.to_string(), flags.join(" "))
+        };
+        let plain = |id: &str, action: &str, flags: &str| (id.to_owned(), action.to_owned(), flags.to_owned());
+        assert_eq!(read(r#"{"id":"1","attributes":{"action":"a","actor":[]}}"#), plain("1", "a", ""));
+        assert_eq!(
+            read(r#"{"id":1,"attributes":{"action":" User_Login\n","time":7}}"#),
+            plain("1", "user_login", "id action time")
+        );
+        assert_eq!(read(r#"{"id":"1","attributes":"x"}"#), plain("1", NO_ACTION, "action"));
+        // The same entry is the same event, and different ones are different events.
+        let (one, same, other) = (read("{}"), read("{}"), read(r#"{"x":1}"#));
+        assert_eq!(one, same);
+        assert_ne!(one.0, other.0);
+        let long = |end: &str| read(&format!(r#"{{"id":"{}{end}","attributes":{{"action":"a"}}}}"#, "i".repeat(600)));
+        assert_ne!(long("1").0, long("2").0);
+        assert_eq!(long("1"), long("1"));
+        assert_eq!(read(r#"{"id":"a\u0007","attributes":{"action":"a"}}"#).2, "control id");
+        let (one, other) = (format!("{}1", "a".repeat(300)), format!("{}2", "a".repeat(300)));
+        let action = |action: &str| read(&format!(r#"{{"id":"1","attributes":{{"action":"{action}"}}}}"#)).1;
+        assert_ne!(action(&one), action(&other));
+        assert!(action(&one).len() <= MAX_ACTION);
+        assert_eq!(reason("[1]"), "not a JSON object");
+        assert_eq!(reason("{"), "not readable JSON: a name is missing (byte 1)");
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_true_does_not_count() {
+        let arrived: Timestamp = "2026-11-20T10:00:00Z".parse().unwrap();
+        let at = |time: &str, processed: &str| {
+            let raw =
+                format!(r#"{{"id":"1","attributes":{{"action":"a","time":"{time}","processedAt":"{processed}"}}}}"#);
+            let source = SourceName::parse("s").unwrap();
+            let event = IncomingEvent::parse(&raw).unwrap().into_event(source, Sequence(1), arrived);
+            (event.time.to_string(), event.flags.has(Flag::Time))
+        };
+        let processed = "2026-11-20T09:00:00Z";
+        for time in ["1970-01-01T00:00:10Z", "9999-12-31T23:59:59Z", "2026-11-22T10:00:00Z", "soon", ""] {
+            assert_eq!(at(time, processed), (processed.to_owned(), true), "{time}");
+        }
+        assert_eq!(at("1970-01-01T00:00:10Z", "9999-01-01T00:00:00Z"), (arrived.to_string(), true));
+        // A blank stands for the T, as RFC 3339 allows.
+        assert_eq!(at("2026-11-20 08:00:00Z", processed), ("2026-11-20T08:00:00Z".to_owned(), false));
+        assert_eq!(at("2016-01-01T00:00:00Z", processed), ("2016-01-01T00:00:00Z".to_owned(), false));
+    }
+
+    #[test]
+    fn an_event_without_time_takes_the_next_best() {
+        let source = SourceName::parse("s").unwrap();
+        let arrived: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        let entry =
+            IncomingEvent::parse(r#"{"id":"1","attributes":{"action":"a","processedAt":"2026-01-01T00:00:05Z"}}"#);
+        let processed: Timestamp = "2026-01-01T00:00:05Z".parse().unwrap();
+        assert_eq!(entry.unwrap().into_event(source.clone(), Sequence(1), arrived).time, processed);
+        let entry = IncomingEvent::parse(r#"{"id":"1","attributes":{"action":"a","time":"?"}}"#);
+        assert_eq!(entry.unwrap().into_event(source, Sequence(1), arrived).time, arrived);
+    }
+}

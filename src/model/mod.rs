@@ -1,0 +1,18 @@
+//! The values that everything else is about: events, alerts, actions, names and times, and the helpers that bound and print
+//! them. Nothing here does I/O.
+
+pub mod action;
+pub mod alert;
+pub mod bound;
+pub mod category;
+pub mod certainty;
+pub mod condition;
+pub mod event;
+pub mod legible;
+pub mod name;
+pub mod outcome;
+pub mod oversize;
+pub mod repeat;
+pub mod silence;
+pub mod text;
+pub mod time;

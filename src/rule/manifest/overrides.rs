@@ -1,0 +1,215 @@
+//! Tuning rules without editing them: `overrides.toml` beside the rules, and `[checks]` of the configuration.
+//!
+//! An override names rules by id, by pattern, or by tag, and says what is otherwise for them. Overrides are carried out in the
+//! order of the file, so the last one wins; each value remembers where it comes from.
+
+use std::{path::Path, time::Duration};
+
+use rhai::Map;
+use toml::de::DeTable;
+
+use crate::rule::manifest::{
+    metadata::{MAX_THRESHOLD, MOST_PROBLEMS, Metadata, Stage},
+    selector::Selector,
+    value::{describe, params_from_json},
+};
+use crate::{
+    config::{
+        diagnostic::{Diagnostic, suggest},
+        settings::{Place, Problems, TableReader},
+    },
+    model::{alert::Severity, name::RuleId},
+};
+
+/// Name of the file.
+pub const OVERRIDES: &str = "overrides.toml";
+
+/// What is otherwise for some rules.
+#[derive(Debug, Clone)]
+pub struct RuleOverride {
+    /// For which.
+    pub selector: Selector,
+    /// Where this is said.
+    pub place: Place,
+    /// Off or on.
+    pub enabled: Option<bool>,
+    /// Whether its alerts are delivered.
+    pub stage: Option<Stage>,
+    /// The severity, whatever the rule's own `fn severity` says.
+    pub severity: Option<Severity>,
+    /// How many matches it takes.
+    pub threshold: Option<u32>,
+    /// The window they are counted in.
+    pub window: Option<Duration>,
+    /// How long matches join an alert.
+    pub dedup_period: Option<Duration>,
+    /// Destinations, whatever the rule's own `fn destinations` says.
+    pub destinations: Option<Vec<String>>,
+    /// Values for `params`.
+    pub params: Option<serde_json::Value>,
+}
+
+impl RuleOverride {
+    /// Sets parameters of one rule, as a test at `place` does.
+    pub fn of_params(rule: &RuleId, params: serde_json::Value, place: Place) -> Self {
+        Self {
+            selector: Selector::id(rule),
+            place,
+            enabled: None,
+            stage: None,
+            severity: None,
+            threshold: None,
+            window: None,
+            dedup_period: None,
+            destinations: None,
+            params: Some(params),
+        }
+    }
+}
+
+/// Overrides in the order in which they are carried out.
+pub type Overrides = Vec<RuleOverride>;
+
+/// Reads the text of an `overrides.toml`. Everything that is wrong with it is told; then nothing of it is used.
+pub(in crate::rule) fn read(file: &Path, text: &str) -> Result<Overrides, Vec<Diagnostic>> {
+    let problems = Problems::new(file, text);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let broken = !errors.is_empty();
+    for error in errors {
+        problems.push("E100", error.span().unwrap_or(0..0), error.message().to_owned(), None);
+    }
+    let mut overrides = Vec::new();
+    if !broken {
+        let mut top = TableReader::new(table.get_ref(), 0..0, "the overrides", &problems);
+        if let Some(mut named) = top.table("override") {
+            overrides = named.named_tables().into_iter().filter_map(|(name, table)| read_one(name, table)).collect();
+        }
+        top.finish();
+    }
+    let found = problems.into_sorted();
+    // The tables come in the order of their names; what counts is the order of the file.
+    overrides.sort_by_key(|change: &RuleOverride| change.place.span.start);
+    if found.is_empty() { Ok(overrides) } else { Err(found) }
+}
+
+/// Reads one table of overrides.
+pub(crate) fn read_one(name: &str, mut table: TableReader<'_>) -> Option<RuleOverride> {
+    let selector = Selector::parse(name).map_err(|error| table.problem("", error, None)).ok();
+    let year = Duration::from_secs(366 * 86_400);
+    let change = selector.map(|selector| RuleOverride {
+        selector,
+        place: table.place(),
+        enabled: table.boolean("enabled"),
+        stage: table.parsed("stage", str::parse::<Stage>),
+        severity: table.parsed("severity", str::parse::<Severity>),
+        threshold: table
+            .number("threshold", 1..=MAX_THRESHOLD.unsigned_abs())
+            .and_then(|number| u32::try_from(number).ok()),
+        window: table.duration("window", Duration::from_millis(1)..=year),
+        dedup_period: table.duration("dedup_period", Duration::from_millis(1)..=year),
+        destinations: table.texts("destinations", |text| Ok(text.to_owned())),
+        params: table.json("params"),
+    });
+    table.finish();
+    change
+}
+
+/// Carries out what is said for a rule, and tells what of it cannot be.
+pub(in crate::rule) fn apply(metadata: &mut Metadata, changes: &[&RuleOverride]) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for change in changes {
+        let origin = change.place.short();
+        let mut note = |key: &'static str| {
+            metadata.origins.insert(key, origin.clone());
+        };
+        if let Some(enabled) = change.enabled {
+            metadata.enabled = enabled;
+            note("enabled");
+        }
+        if let Some(stage) = change.stage {
+            metadata.stage = stage;
+            note("stage");
+        }
+        if let Some(severity) = change.severity {
+            metadata.severity = severity;
+            note("severity");
+        }
+        if let Some(threshold) = change.threshold {
+            metadata.threshold = threshold;
+            note("threshold");
+        }
+        if let Some(period) = change.dedup_period {
+            // The window follows the period as long as nobody says otherwise.
+            if metadata.window == metadata.dedup_period && !metadata.has_window {
+                metadata.window = period;
+            }
+            metadata.dedup_period = period;
+            note("dedup_period");
+        }
+        if let Some(window) = change.window {
+            metadata.window = window;
+            metadata.has_window = true;
+            note("window");
+        }
+        if let Some(destinations) = &change.destinations {
+            metadata.destinations = Some(destinations.clone());
+            note("destinations");
+        }
+        if let Some(params) = &change.params {
+            set_params(metadata, &params_from_json(params), change, &mut found);
+            metadata.origins.insert("params", origin);
+        }
+    }
+    found
+}
+
+fn set_params(metadata: &mut Metadata, set: &Map, change: &RuleOverride, found: &mut Vec<Diagnostic>) {
+    for (name, value) in set {
+        match metadata.params.get(name.as_str()) {
+            None => {
+                // A pattern may mean rules with different parameters.
+                if change.selector.is_exact() {
+                    let message = format!("rule `{}` has no parameter `{name}`", metadata.id);
+                    let known: Vec<&str> = metadata.params.keys().map(|key| key.as_str()).collect();
+                    let help =
+                        if known.is_empty() { "it has none".to_owned() } else { suggest(name, known.iter().copied()) };
+                    found.push(change.place.error("E209", message).help(help));
+                }
+            }
+            Some(default) if default.type_name() != value.type_name() => {
+                let message = format!(
+                    "`params.{name}` of rule `{}` is {}, which {} cannot replace",
+                    metadata.id,
+                    describe(default),
+                    describe(value)
+                );
+                found.push(change.place.error("E209", message));
+            }
+            Some(_) => {
+                metadata.params.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Warnings about overrides that mean no rule.
+pub(in crate::rule) fn unused<'a>(
+    overrides: &[RuleOverride],
+    rules: impl Iterator<Item = &'a Metadata> + Clone,
+) -> Vec<Diagnostic> {
+    overrides
+        .iter()
+        .filter(|change| !rules.clone().any(|rule| change.selector.selects(rule)))
+        .take(MOST_PROBLEMS)
+        .map(|change| {
+            let text = change.selector.as_str();
+            let message = format!("`{text}` names no rule that there is");
+            let near = crate::config::diagnostic::nearest(text, rules.clone().map(|rule| rule.id.as_str()));
+            let warning = change.place.warning("W301", message);
+            match near {
+                Some(near) => warning.help(format!("did you mean `{near}`?")),
+                None => warning.help("`watchbell rules list` lists them"),
+            }
+        })
+        .collect()
+}
