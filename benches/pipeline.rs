@@ -53,7 +53,7 @@ fn pipeline(criterion: &mut Criterion) {
             |page| {
                 store.append_page(page, &mut record).expect("the page is stored");
                 let reader = store.reader();
-                let mut mark = reader.mark().expect("a mark");
+                let mut mark = reader.checkpoint().expect("a mark");
                 let mut outcome = Outcome::default();
                 for event in reader.events_after(mark, PAGE).expect("the page is read") {
                     outcome.append(detector.evaluate(&event));
@@ -62,7 +62,8 @@ fn pipeline(criterion: &mut Criterion) {
                 let mut writing = store.writing();
                 let staged = writing.stage(outcome.alerts, now).expect("alerts are staged");
                 let state = detector.take_changes();
-                let commit = Commit { staged, matches: outcome.matches, state, mark: Some(mark), ..Commit::default() };
+                let commit =
+                    Commit { staged, matches: outcome.matches, state, checkpoint: Some(mark), ..Commit::default() };
                 writing.commit(&commit).expect("the batch is committed");
             },
             criterion::BatchSize::PerIteration,

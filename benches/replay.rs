@@ -13,7 +13,7 @@ use watchbell::{
         name::SourceName,
         time::{self, Timestamp},
     },
-    replay::{self, Progress, Run},
+    replay::{self, ReplayProgress, Run},
     rule::Loader,
     simulator::Scenario,
     store::{Page, Store},
@@ -46,7 +46,7 @@ fn replays(criterion: &mut Criterion) {
                 std::thread::scope(|scope| {
                     let mut blocks = reader.blocks().map(|block| block.expect("the block is read"));
                     scope.spawn(move || blocks.all(|block| sender.send(block).is_ok()));
-                    replay::run(&rules, &Settings::default(), run, receiver, &Progress::default())
+                    replay::run(&rules, &Settings::default(), run, receiver, &ReplayProgress::default())
                 })
             });
         });

@@ -8,7 +8,7 @@ use std::{error::Error, fs, io::Write, path::Path, time::Duration};
 use watchbell::{
     model::time::{self, Clock},
     rule::SHIPPED,
-    simulator::{ACTIONS, Options, Simulator, Story, StoryLength},
+    simulator::{ACTIONS, Simulator, SimulatorOptions, Story, StoryLength},
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         history_events: 2_000,
         live: Duration::from_secs(10 * 60),
     };
-    let options = Options::new(Story::tell(7, start, length)).with_actions(ACTIONS);
+    let options = SimulatorOptions::new(Story::tell(7, start, length)).with_actions(ACTIONS);
     let runtime = tokio::runtime::Runtime::new()?;
     let simulator = runtime.block_on(Simulator::start(options.clone()))?;
     for rule in SHIPPED {

@@ -7,7 +7,7 @@ use std::{env, error::Error, fs, io::Write, path::Path, time::Duration, time::In
 
 use tokio_util::sync::CancellationToken;
 use watchbell::{
-    agent::{Agent, Options},
+    agent::{Agent, AgentOptions},
     config::Config,
     deliver::{Terminal, TerminalFormat},
     model::time::{self, Clock},
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
     let clock = Clock::system();
     let start = time::before(clock.now(), Duration::from_secs(count as u64 / 10 + 60));
-    let options = simulator::Options::new(Scenario::Flood { count, start });
+    let options = simulator::SimulatorOptions::new(Scenario::Flood { count, start });
     let simulator = Simulator::start(options.clone()).await?;
     fs::write(directory.path().join("key"), &options.key)?;
     for file in SHIPPED {
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     fs::write(&file, text)?;
     let config = Config::load(&file).0.ok_or("the configuration is not usable")?;
     let terminal = Terminal::new(Box::new(std::io::sink()), TerminalFormat::Human);
-    let agent = Agent::open(config, Options { clock, timing: Timing::default(), terminal, pulse: None })?;
+    let agent = Agent::open(config, AgentOptions { clock, timing: Timing::default(), terminal, pulse: None })?;
     let mut progress = agent.progress();
     let stop = CancellationToken::new();
     let task = tokio::spawn(agent.run(stop.clone()));

@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use reqwest::{Client, StatusCode, Url, header::HeaderMap};
 
 use crate::model::{
-    condition::Condition,
+    error_kind::ErrorKind,
     time::{self, Timestamp},
 };
 
@@ -87,20 +87,20 @@ pub async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<
 }
 
 /// What kind of trouble a status is, whoever answers; none for success.
-pub fn trouble(status: StatusCode) -> Option<Condition> {
+pub fn trouble(status: StatusCode) -> Option<ErrorKind> {
     match status.as_u16() {
         200..=299 => None,
-        300..=399 => Some(Condition::Redirected),
-        401 => Some(Condition::KeyRefused),
-        403 => Some(Condition::KeyLacksScope),
-        429 => Some(Condition::RateLimited),
-        500..=599 => Some(Condition::ServerError),
-        _ => Some(Condition::UnreadableAnswer),
+        300..=399 => Some(ErrorKind::Redirected),
+        401 => Some(ErrorKind::KeyRefused),
+        403 => Some(ErrorKind::KeyLacksScope),
+        429 => Some(ErrorKind::RateLimited),
+        500..=599 => Some(ErrorKind::ServerError),
+        _ => Some(ErrorKind::UnreadableAnswer),
     }
 }
 
 /// A request that got no answer, or lost it on the way: which kind of trouble, and in words.
-pub fn failure(error: &reqwest::Error) -> (Condition, String) {
+pub fn failure(error: &reqwest::Error) -> (ErrorKind, String) {
     let causes: Vec<String> = std::iter::successors(std::error::Error::source(error), |cause| cause.source())
         .map(ToString::to_string)
         .collect();
@@ -110,15 +110,15 @@ pub fn failure(error: &reqwest::Error) -> (Condition, String) {
         cause.contains("certificate") || cause.contains("unknownissuer")
     });
     if error.is_timeout() {
-        (Condition::Timeout, "no answer in time".to_owned())
+        (ErrorKind::Timeout, "no answer in time".to_owned())
     } else if untrusted {
-        (Condition::Untrusted, format!("its certificate is not accepted ({cause})"))
+        (ErrorKind::Untrusted, format!("its certificate is not accepted ({cause})"))
     } else if error.is_connect() {
-        (Condition::Unreachable, format!("no connection ({cause})"))
+        (ErrorKind::Unreachable, format!("no connection ({cause})"))
     } else if error.is_body() || error.is_decode() {
-        (Condition::UnreadableAnswer, format!("the answer broke off ({cause})"))
+        (ErrorKind::UnreadableAnswer, format!("the answer broke off ({cause})"))
     } else {
-        (Condition::Unreachable, format!("the request failed ({cause})"))
+        (ErrorKind::Unreachable, format!("the request failed ({cause})"))
     }
 }
 

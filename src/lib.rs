@@ -18,18 +18,29 @@
 //!
 //! The store is the only queue: the poller appends a page and its cursor, the evaluate loop reads what follows its checkpoint
 //! and commits what it found together with the new checkpoint, and each destination's worker reads what is pending for it.
+//!
+//! Programs that embed Watchbell use [`agent`], [`config`], [`detect`], [`model`], [`replay`], [`rule`] and [`source`]:
+//! `examples/embed.rs` shows how. The other modules are public for the binary and the tests only, are left out of the
+//! documentation, and may change in any version.
 
 pub mod agent;
+#[doc(hidden)]
 pub mod api;
 pub mod config;
+#[doc(hidden)]
 pub mod deliver;
 pub mod detect;
+#[doc(hidden)]
 pub mod dispatch;
+#[doc(hidden)]
 pub mod heartbeat;
+#[doc(hidden)]
 pub mod http;
 pub mod model;
 pub mod replay;
 pub mod rule;
+#[doc(hidden)]
 pub mod simulator;
 pub mod source;
+#[doc(hidden)]
 pub mod store;

@@ -8,7 +8,7 @@ use watchbell::{
         time::{self, Clock},
     },
     replay::Replay,
-    simulator::{ActionRow, Options},
+    simulator::{ActionRow, SimulatorOptions},
     store::Reader,
 };
 
@@ -95,8 +95,8 @@ fn a_key_that_may_not_read_the_list_is_no_error() {
     }
     let listed = lab.watchbell(&["rules", "list"]);
     insta::assert_snapshot!(listed.stderr, @"
-    team.by_name is blind: no event has had such an action yet
-    team.near is blind: no event has had such an action yet; the nearest are user_login
+    team.by_name is unmatched: no event has had such an action yet
+    team.near is unmatched: no event has had such an action yet; the nearest are user_login
     ");
     let refused = lab.watchbell(&["actions", "refresh"]);
     assert_eq!(refused.code, Some(3));
@@ -174,7 +174,10 @@ fn actions_are_listed_with_what_is_known_of_them() {
     ];
     let lab = lab(&entries, Some(LISTED), "");
     lab.write("rules/by_name.rhai", by_name("Deactivated account"));
-    lab.write("rules/blind.rhai", rule("team.blind", "actions: [\"audit_log_export*\"]", "fn rule(event) { true }"));
+    lab.write(
+        "rules/unmatched.rhai",
+        rule("team.unmatched", "actions: [\"audit_log_export*\"]", "fn rule(event) { true }"),
+    );
     lab.write("rules/policy.rhai", rule("team.policy", "", "fn rule(event) { event.category == \"security-policy\" }"));
     lab.run_agent_until(|reader| evaluated(reader, 4));
     insta::assert_snapshot!(lab.watchbell(&["actions", "list"]).show(), @"
@@ -197,10 +200,10 @@ fn actions_are_listed_with_what_is_known_of_them() {
     assert_eq!(ids(&["--seen"]), ["acc_off", "brand_new", "user_login"]);
     assert_eq!(ids(&["--uncovered", "--seen"]), ["brand_new", "user_login"]);
     let listed = lab.watchbell(&["rules", "list"]);
-    insta::assert_snapshot!(listed.stderr, @"team.blind is blind: the organization lists no such action; the nearest are never_seen");
-    assert!(listed.stdout.contains("team.blind"), "{}", listed.stdout);
-    let shown = lab.watchbell(&["rules", "show", "team.blind"]);
-    assert!(shown.stdout.contains("blind      the organization lists no such action"), "{}", shown.stdout);
+    insta::assert_snapshot!(listed.stderr, @"team.unmatched is unmatched: the organization lists no such action; the nearest are never_seen");
+    assert!(listed.stdout.contains("team.unmatched"), "{}", listed.stdout);
+    let shown = lab.watchbell(&["rules", "show", "team.unmatched"]);
+    assert!(shown.stdout.contains("unmatched  the organization lists no such action"), "{}", shown.stdout);
     let events = lab.watchbell(&["events", "list", "--category", "authentication", "--format", "json"]);
     assert_eq!(events.stdout.lines().count(), 2);
     assert_eq!(lab.watchbell(&["events", "list", "--category", "nonsense"]).code, Some(3));
@@ -249,7 +252,8 @@ fn a_new_kind_of_action_is_told() {
     let entries =
         [entry("e1", "unheard_of", 0, "ann"), late("e2", "brand_new"), late("e3", "other_new"), late("e4", "acc_off")];
     let clock = Clock::manual(now());
-    let options = Options { clock: clock.clone(), ..Options::new(scenario(&entries)) }.with_actions(LISTED);
+    let options =
+        SimulatorOptions { clock: clock.clone(), ..SimulatorOptions::new(scenario(&entries)) }.with_actions(LISTED);
     let lab = Lab::with_organization(options, "");
     lab.run_agent_with(&clock, |reader| evaluated(reader, 1));
     let later = time::after(now(), Duration::from_secs(3 * 86_400 + 60));

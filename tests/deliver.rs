@@ -55,7 +55,7 @@ fn alerts_go_where_severity_and_rule_say() {
     assert_eq!(mode, 0o600);
 }
 
-/// A destination that fails holds up no other and nothing else; what it is owed is kept over a restart, and delivered.
+/// A destination that fails holds up no other and nothing else; what it is pending is kept over a restart, and delivered.
 #[test]
 fn a_dead_destination_delays_no_other_and_loses_nothing() {
     let lab = lab(&[destination("dead", "dead.jsonl", ""), destination("well", "well.jsonl", "")].concat());
@@ -64,12 +64,12 @@ fn a_dead_destination_delays_no_other_and_loses_nothing() {
     let dead = DestinationName::parse("dead").unwrap();
     lab.run_agent_until(|reader| {
         let outbox = reader.outbox().unwrap();
-        evaluated(reader, 1) && outbox.len() == 1 && outbox.get(&dead).is_some_and(|owed| owed.error.is_some())
+        evaluated(reader, 1) && outbox.len() == 1 && outbox.get(&dead).is_some_and(|pending| pending.error.is_some())
     });
     assert_eq!(told(&lab, "well.jsonl").len(), 3);
-    let owed = lab.reader().1.outbox().unwrap();
-    assert_eq!(owed[&dead].count, 3);
-    assert!(owed[&dead].error.as_ref().unwrap().contains("cannot be written"), "{owed:?}");
+    let pending = lab.reader().1.outbox().unwrap();
+    assert_eq!(pending[&dead].count, 3);
+    assert!(pending[&dead].error.as_ref().unwrap().contains("cannot be written"), "{pending:?}");
 
     fs::remove_dir(lab.path("dead.jsonl")).unwrap();
     // The clock of these tests stands still; a later one, so that the retry is due.
@@ -139,14 +139,14 @@ fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
     lab.run_agent_until(|reader| {
         let outbox = reader.outbox().unwrap();
         evaluated(reader, 1)
-            && outbox.get(&refuses).is_some_and(|owed| owed.given_up == 2 && owed.count == 0)
-            && outbox.get(&down).is_some_and(|owed| owed.error.is_some())
+            && outbox.get(&refuses).is_some_and(|pending| pending.given_up == 2 && pending.count == 0)
+            && outbox.get(&down).is_some_and(|pending| pending.error.is_some())
     });
     // Hours later it is given up as well.
     let later = Clock::manual(time::after(now(), Duration::from_secs(5 * 3_600)));
     let well = || fs::read_to_string(lab.path("well.jsonl")).unwrap_or_default();
     lab.run_agent_with(&later, |reader| {
-        let given_up = reader.outbox().unwrap().get(&down).map(|owed| owed.given_up);
+        let given_up = reader.outbox().unwrap().get(&down).map(|pending| pending.given_up);
         let told = ["Alerts to refuses were given up", "Alerts to down were given up"]
             .iter()
             .all(|title| well().contains(title));
@@ -182,16 +182,17 @@ fn more_than_the_rate_comes_as_one_summary() {
     lab.write("watchbell.toml", format!("{sources}\n{}", hook("limited", &service, "rate = 3\nrules = [\"team.*\"]")));
     lab.write("rules/each.rhai", rule("team.each", "", "fn rule(event) { true }\nfn dedup(event) { event.id }"));
     let limited = DestinationName::parse("limited").unwrap();
-    let owed = |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&limited).map_or(0, |owed| owed.count);
-    lab.run_agent_until(|reader| evaluated(reader, 12) && owed(reader) == 9);
+    let pending =
+        |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&limited).map_or(0, |pending| pending.count);
+    lab.run_agent_until(|reader| evaluated(reader, 12) && pending(reader) == 9);
     assert_eq!(messages(&service).len(), 3);
     // The next agent keeps to it as well.
     let soon = Clock::manual(time::after(now(), Duration::from_secs(60)));
-    lab.run_agent_with(&soon, |reader| evaluated(reader, 12) && owed(reader) == 9);
+    lab.run_agent_with(&soon, |reader| evaluated(reader, 12) && pending(reader) == 9);
     assert_eq!(messages(&service).len(), 3);
     // An hour later the rest comes together.
     let later = Clock::manual(time::after(now(), Duration::from_secs(3_700)));
-    lab.run_agent_with(&later, |reader| owed(reader) == 0);
+    lab.run_agent_with(&later, |reader| pending(reader) == 0);
     let messages = messages(&service);
     assert_eq!(messages.len(), 4, "{messages:?}");
     assert_eq!((messages[3].0.as_str(), messages[3].1.len()), ("rate_digest", 9));
@@ -251,8 +252,8 @@ fn one_bad_message_does_not_hold_up_the_others() {
         clock.set(time::after(clock.now(), Duration::from_secs(20)));
         evaluated(reader, 1) && rules() == names(&["team.high", "other.high"])
     });
-    let owed = lab.reader().1.outbox().unwrap();
-    assert_eq!(owed.values().map(|owed| owed.count).sum::<u64>(), 1);
+    let pending = lab.reader().1.outbox().unwrap();
+    assert_eq!(pending.values().map(|pending| pending.count).sum::<u64>(), 1);
 }
 
 /// With a rate, an incident is never closed before it was opened, nor opened after it was closed for good.
@@ -264,7 +265,7 @@ fn what_closes_an_incident_does_not_overtake_what_opens_it() {
     let start = Clock::system().now();
     let offset = start.as_second() - crate::support::base().as_second() - 600;
     let entries: Vec<Value> = (0..4).map(|number| entry(&format!("e{number}"), "x", offset + number, "ann")).collect();
-    let options = watchbell::simulator::Options::new(crate::support::scenario(&entries));
+    let options = watchbell::simulator::SimulatorOptions::new(crate::support::scenario(&entries));
     let lab = Lab::with_organization(options, "");
     let at = |seconds: u64| Clock::manual(time::after(start, Duration::from_secs(seconds)));
     let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
@@ -277,22 +278,23 @@ fn what_closes_an_incident_does_not_overtake_what_opens_it() {
     lab.write("watchbell.toml", format!("{sources}\n{table}"));
     lab.write("rules/each.rhai", rule("team.each", "", "fn rule(event) { true }\nfn dedup(event) { event.id }"));
     let pager = DestinationName::parse("pager").unwrap();
-    let owed = |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&pager).map_or(0, |owed| owed.count);
-    lab.run_agent_with(&at(0), |reader| evaluated(reader, 4) && owed(reader) == 3);
+    let pending =
+        |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&pager).map_or(0, |pending| pending.count);
+    lab.run_agent_with(&at(0), |reader| evaluated(reader, 4) && pending(reader) == 3);
     let opened = service.take()[0].json()["dedup_key"].as_str().unwrap().to_owned();
     // All four are resolved: the one that is known there is closed at once, the others wait their turn.
     for alert in lab.watchbell(&["alerts", "list", "--format", "json"]).stdout.lines() {
         let id = serde_json::from_str::<Value>(alert).unwrap()["id"].as_str().unwrap().to_owned();
         assert_eq!(lab.watchbell(&["alerts", "resolve", &id, "--author", "ann"]).code, Some(0));
     }
-    lab.run_agent_with(&at(600), |reader| owed(reader) == 6);
+    lab.run_agent_with(&at(600), |reader| pending(reader) == 6);
     let closed: Vec<Value> = service.take().iter().map(|request| request.json()).collect();
     assert_eq!(closed.len(), 1);
     assert_eq!(
         (closed[0]["event_action"].as_str(), closed[0]["dedup_key"].as_str()),
         (Some("resolve"), Some(&*opened))
     );
-    lab.run_agent_with(&at(3_700), |reader| owed(reader) == 0);
+    lab.run_agent_with(&at(3_700), |reader| pending(reader) == 0);
     let actions: Vec<String> =
         service.take().iter().map(|request| request.json()["event_action"].as_str().unwrap().to_owned()).collect();
     assert_eq!(actions, ["trigger", "resolve", "resolve", "resolve"], "one summary, then what became of them");

@@ -13,9 +13,9 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use watchbell::{
     config::Config,
-    deliver::{Destination, DigestNotice, KINDS, Message, Receipt, Terminal, TerminalFormat, Verdict},
+    deliver::{Destination, DigestNotice, KINDS, Message, Receipt, SendOutcome, Terminal, TerminalFormat},
     model::{
-        alert::{Action, Alert, AlertChange, Disposition, Notice, Remark, Severity},
+        alert::{Alert, AlertAction, AlertChange, Disposition, Notice, Remark, Severity},
         name::SilenceId,
         time::Clock,
     },
@@ -43,7 +43,7 @@ fn alert() -> Alert {
 
 fn resolved(mut alert: Alert) -> Alert {
     let remark = Remark { author: "bo".to_owned(), at: now(), comment: Some("was planned".to_owned()) };
-    let action = Action::Resolve(Some(Disposition::FalsePositive));
+    let action = AlertAction::Resolve(Some(Disposition::FalsePositive));
     alert.apply(&AlertChange::Handled { alert: alert.id, action, remark });
     alert
 }
@@ -72,14 +72,14 @@ impl Bench {
         config.destinations[0].open(&terminal, &Clock::manual(now())).unwrap()
     }
 
-    fn send(&self, destination: &mut Box<dyn Destination>, message: &Message, reference: Option<&str>) -> Verdict {
+    fn send(&self, destination: &mut Box<dyn Destination>, message: &Message, reference: Option<&str>) -> SendOutcome {
         self.runtime.block_on(destination.send(message, reference))
     }
 }
 
-fn delivered(verdict: Verdict) -> Receipt {
+fn delivered(verdict: SendOutcome) -> Receipt {
     match verdict {
-        Verdict::Delivered(receipt) => receipt,
+        SendOutcome::Delivered(receipt) => receipt,
         other => panic!("{other:?}"),
     }
 }
@@ -153,12 +153,12 @@ fn every_http_destination_keeps_the_contract() {
             let echo = format!("no: {SECRET} \u{7} is not known");
             collector.next(status, &echo, &[("retry-after", "17"), ("location", "http://127.0.0.1:1/")]);
             let (reason, again) = match bench.send(&mut destination, &opened(), None) {
-                Verdict::Retry { reason, after } => {
+                SendOutcome::Retry { reason, after } => {
                     assert_eq!(after, Some(Duration::from_secs(17)), "{kind} {status}");
                     (reason, true)
                 }
-                Verdict::Refused(reason) => (reason, false),
-                Verdict::Delivered(receipt) => panic!("{kind} {status}: {receipt:?}"),
+                SendOutcome::Refused(reason) => (reason, false),
+                SendOutcome::Delivered(receipt) => panic!("{kind} {status}: {receipt:?}"),
             };
             assert_eq!(again, retry, "{kind} {status}: {reason}");
             assert!(reason.contains(&status.to_string()) && reason.contains("127.0.0.1"), "{kind}: {reason}");
@@ -172,7 +172,7 @@ fn every_http_destination_keeps_the_contract() {
     gone.address = "127.0.0.1:1".parse().unwrap();
     for (kind, table) in over_http(&gone, &bench.lab) {
         match bench.send(&mut bench.open(&table), &opened(), None) {
-            Verdict::Retry { reason, .. } => assert!(!reason.contains(SECRET), "{kind}: {reason}"),
+            SendOutcome::Retry { reason, .. } => assert!(!reason.contains(SECRET), "{kind}: {reason}"),
             other => panic!("{kind}: {other:?}"),
         }
     }
@@ -535,19 +535,19 @@ fn email_is_encrypted_and_threads_what_belongs_together() {
     // A certificate that nobody vouches for is not accepted, nor a server that offers no STARTTLS.
     let (port, _mails) = mail_server(Some(certificate(&Lab::new())), "250 ok");
     let mut wrong = bench.open(&table.replace("port = ", &format!("port = {port} # ")));
-    let Verdict::Retry { reason, .. } = bench.send(&mut wrong, &opened(), None) else { panic!() };
+    let SendOutcome::Retry { reason, .. } = bench.send(&mut wrong, &opened(), None) else { panic!() };
     assert!(!reason.contains(SECRET), "{reason}");
     let (port, _mails) = mail_server(None, "250 ok");
     let open = table.replace("implicit", "starttls").replace("port = ", &format!("port = {port} # "));
     let verdict = bench.send(&mut bench.open(&open), &opened(), None);
-    assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
+    assert!(matches!(verdict, SendOutcome::Retry { .. }), "{verdict:?}");
     // A mail that is not taken would not be taken tomorrow.
     let (port, _mails) = mail_server(None, "554 5.7.1 looks like spam");
     let table = format!(
         "kind = \"email\"\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"none\"\nfrom = \"bell@example.com\"\nto = [\"sec@example.com\"]"
     );
     let verdict = bench.send(&mut bench.open(&table), &opened(), None);
-    assert!(matches!(&verdict, Verdict::Refused(reason) if reason.contains("looks like spam")), "{verdict:?}");
+    assert!(matches!(&verdict, SendOutcome::Refused(reason) if reason.contains("looks like spam")), "{verdict:?}");
 }
 
 /// RFC 5424: priority, version, time, host, program, process, kind of message, no data, and JSON behind a byte order mark.
@@ -616,7 +616,7 @@ fn syslog_over_udp_tcp_and_tls() {
     }
     // Nobody listens there.
     let verdict = bench.send(&mut bench.open(&table("tcp", 1, "")), &opened(), None);
-    assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
+    assert!(matches!(verdict, SendOutcome::Retry { .. }), "{verdict:?}");
 }
 
 #[test]
@@ -641,13 +641,13 @@ fn a_command_gets_json_and_nothing_of_our_environment() {
 
     script("fails", "#!/bin/sh\necho \"no: $TOKEN\" >&2\nexit 7\n");
     let fails = table.replace("./handler", "./fails");
-    let Verdict::Retry { reason, .. } = bench.send(&mut bench.open(&fails), &opened(), None) else { panic!() };
+    let SendOutcome::Retry { reason, .. } = bench.send(&mut bench.open(&fails), &opened(), None) else { panic!() };
     assert!(reason.contains("exit status: 7") && !reason.contains(SECRET), "{reason}");
 
     // It takes too long, and does not read: it is ended, together with what it started.
     script("hangs", "#!/bin/sh\nsleep 300 &\necho $! > child\nwait\n");
     let hangs = "kind = \"command\"\ncommand = [\"./hangs\"]\ntimeout = \"1s\"";
-    let Verdict::Retry { reason, .. } = bench.send(&mut bench.open(hangs), &opened(), None) else { panic!() };
+    let SendOutcome::Retry { reason, .. } = bench.send(&mut bench.open(hangs), &opened(), None) else { panic!() };
     assert!(reason.contains("did not end within"), "{reason}");
     let child = fs::read_to_string(bench.lab.path("child")).unwrap().trim().to_owned();
     let gone = || match fs::read_to_string(format!("/proc/{child}/stat")) {
@@ -657,7 +657,7 @@ fn a_command_gets_json_and_nothing_of_our_environment() {
     };
     assert!(bench.runtime.block_on(crate::support::eventually(gone)), "{child} still runs");
     let missing = "kind = \"command\"\ncommand = [\"./missing\"]";
-    let Verdict::Retry { reason, .. } = bench.send(&mut bench.open(missing), &opened(), None) else { panic!() };
+    let SendOutcome::Retry { reason, .. } = bench.send(&mut bench.open(missing), &opened(), None) else { panic!() };
     assert!(reason.contains("missing"), "{reason}");
 }
 

@@ -2,11 +2,11 @@ use std::{collections::BTreeSet, fs, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 use watchbell::{
-    agent::{Agent, Options as AgentOptions},
+    agent::{Agent, AgentOptions},
     deliver::{Terminal, TerminalFormat},
     model::time::Clock,
     rule::RuleSet,
-    simulator::{Options, Scenario},
+    simulator::{Scenario, SimulatorOptions},
     source::Timing,
 };
 
@@ -24,7 +24,7 @@ fn changes(prepare: impl Fn(&Lab), watch: &str, steps: &[Step<'_>]) {
     let mut lab = Lab::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let _entered = runtime.enter();
-    let options = Options::new(Scenario::of(Vec::new()));
+    let options = SimulatorOptions::new(Scenario::of(Vec::new()));
     lab.start_simulator(options.clone());
     lab.write("key", &options.key);
     lab.write_config(&options.org_id, "");

@@ -2,7 +2,7 @@ use std::{fs, sync::Arc};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use watchbell::rule::{self, Loader, RuleSet, SUBJECTS};
+use watchbell::rule::{self, Loader, RuleSet, TOPICS};
 
 use crate::support::{Lab, entry, event, run};
 
@@ -38,7 +38,7 @@ fn is_true(body: &str, raw: &Value) -> Result<bool, String> {
 #[test]
 fn every_example_gives_what_it_says() {
     let given: Value = serde_json::from_str(rule::EXAMPLE_EVENT).unwrap();
-    for function in SUBJECTS.iter().flat_map(|subject| subject.functions) {
+    for function in TOPICS.iter().flat_map(|subject| subject.functions) {
         assert!(!function.examples.is_empty(), "{} has an example", function.name);
         for (call, value) in function.examples {
             assert_eq!(is_true(&format!("{call} == {value}"), &given), Ok(true), "{call} == {value}");
@@ -227,7 +227,7 @@ fn documents_are_current() {
     let kept = fs::read_to_string("docs/rule-language.md").unwrap();
     assert!(kept == made.stdout, "run `watchbell rules reference > docs/rule-language.md`");
     let (_, definitions) = rule::definitions().remove(0);
-    for function in SUBJECTS.iter().flat_map(|subject| subject.functions) {
+    for function in TOPICS.iter().flat_map(|subject| subject.functions) {
         assert!(definitions.contains(&format!("fn {}(", function.name)), "{}", function.name);
     }
 }
@@ -289,7 +289,7 @@ proptest! {
     #[test]
     fn no_argument_makes_the_host_fail(values in prop::collection::vec(any_value(), 6)) {
         let mut body = String::new();
-        for function in SUBJECTS.iter().flat_map(|subject| subject.functions) {
+        for function in TOPICS.iter().flat_map(|subject| subject.functions) {
             for arguments in function.parameters.iter().filter(|parameter| !parameter.optional).count()..=function.parameters.len() {
                 let given: Vec<String> = (0..arguments).map(|index| format!("event.values[{index}]")).collect();
                 body += &format!("try {{ {}({}) }} catch {{ }} ", function.name, given.join(", "));

@@ -261,7 +261,7 @@ fn expecting(entries: &[(&str, &str, i64)], until: Option<i64>) -> Vec<String> {
         replay.event(event);
     }
     if let Some(until) = until {
-        replay.pass(&events[0].source, time::from_millis(base().as_millisecond() + until * 1_000));
+        replay.advance(&events[0].source, time::from_millis(base().as_millisecond() + until * 1_000));
     }
     let report = replay.finish();
     assert!(report.failures.is_empty(), "{:?}", report.failures);
@@ -326,7 +326,7 @@ fn silence_is_told_by_the_clock() {
         entry("3", "ended", 20_000, "ann"),
         entry("4", "begun", 20_001, "ann"),
     ];
-    let options = simulator::Options { clock: clock.clone(), ..organization(&entries) };
+    let options = simulator::SimulatorOptions { clock: clock.clone(), ..organization(&entries) };
     let lab = Lab::with_organization(options, "");
     lab.write("rules/expects.rhai", rule("a.expects", "dedup_period: \"1s\"", EXPECTS));
     lab.run_agent_with(&clock, |reader| evaluated(reader, 2));
@@ -353,7 +353,7 @@ fn silence_is_told_by_the_clock() {
     let replayed = lab.watchbell(&["replay", "--format", "json"]);
     let report: Value = serde_json::from_str(&replayed.stdout).unwrap();
     assert_eq!(titles(serde_json::from_value(report["alerts"].clone()).unwrap()), titles(raised));
-    assert_eq!(lab.reader().1.passes().count(), 2);
+    assert_eq!(lab.reader().1.watermarks().count(), 2);
     let verified = lab.watchbell(&["store", "verify"]);
     assert_eq!(verified.code, Some(0), "{}", verified.show());
 }
@@ -366,7 +366,7 @@ fn new_rules_learn_from_what_is_stored() {
     let actors = ["ann", "bob", "cat", "ann", "bob", "dan", "ann", "eve"];
     let entries: Vec<Value> =
         (0_i64..).zip(actors).map(|(index, actor)| entry(&index.to_string(), "x", index * 3_600 - 1, actor)).collect();
-    let options = simulator::Options { clock: clock.clone(), ..organization(&entries) };
+    let options = simulator::SimulatorOptions { clock: clock.clone(), ..organization(&entries) };
     let lab = Lab::with_organization(options, "");
     let is_new = |window: &str| {
         rule(

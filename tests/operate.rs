@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use watchbell::{
     model::time::{self, Clock},
-    simulator::{Fault, Faults, Options},
+    simulator::{Fault, Faults, SimulatorOptions},
 };
 
 use crate::support::{Finished, Lab, Running, base, collector::Collector, entry, eventually, rule, scenario, timeless};
@@ -42,7 +42,7 @@ fn recent(count: usize) -> Vec<Value> {
 }
 
 fn lab(entries: &[Value]) -> Lab {
-    let lab = Lab::with_organization(Options::new(scenario(entries)), "drop_off = \"30d\"");
+    let lab = Lab::with_organization(SimulatorOptions::new(scenario(entries)), "drop_off = \"30d\"");
     lab.write("rules/each.rhai", each("team.each"));
     lab
 }
@@ -56,7 +56,7 @@ fn start(lab: &Lab, events: u64) -> Running {
     let ready = || {
         UnixStream::connect(lab.path("data/agent.sock")).is_ok()
             && status(lab)["events"]["evaluated"].as_u64() == Some(events)
-            && status(lab)["destinations"].as_array().unwrap().iter().all(|state| state["owed"] == 0)
+            && status(lab)["destinations"].as_array().unwrap().iter().all(|state| state["pending"] == 0)
     };
     let read = runtime.block_on(eventually(ready));
     assert!(read, "{}", fs::read_to_string(lab.path("run.log")).unwrap());
@@ -81,7 +81,7 @@ fn lasting(status: &Value) -> Value {
         "rules": status["rules"], "silences": status["silences"],
         "stored": status["sources"][0]["record"]["stored"],
         "destinations": status["destinations"].as_array().unwrap().iter()
-            .map(|state| json!([state["name"], state["owed"], state["given_up"], state["delivered"]])).collect::<Vec<_>>(),
+            .map(|state| json!([state["name"], state["pending"], state["given_up"], state["delivered"]])).collect::<Vec<_>>(),
     })
 }
 
@@ -211,7 +211,7 @@ fn an_alert_is_acknowledged_resolved_and_reopened_beside_an_agent_and_without() 
 #[test]
 fn a_resolved_alert_takes_no_more_matches_and_replay_agrees() {
     let entries = recent(6);
-    let lab = Lab::with_organization(Options::new(scenario(&entries[..3])), "drop_off = \"30d\"");
+    let lab = Lab::with_organization(SimulatorOptions::new(scenario(&entries[..3])), "drop_off = \"30d\"");
     let text = rule("team.one", "dedup_period: \"7d\"", "fn rule(event) { true }\nfn dedup(event) { \"all\" }");
     lab.write("rules/one.rhai", text);
     let agent = start(&lab, 3);
@@ -249,7 +249,7 @@ fn a_resolved_alert_takes_no_more_matches_and_replay_agrees() {
 
 #[test]
 fn a_silence_keeps_alerts_back_and_lists_them_when_it_ends() {
-    let lab = Lab::with_organization(Options::new(scenario(&[])), "drop_off = \"30d\"");
+    let lab = Lab::with_organization(SimulatorOptions::new(scenario(&[])), "drop_off = \"30d\"");
     lab.write("rules/each.rhai", each("team.each"));
     let agent = start(&lab, 0);
     let run = |arguments: &[&str]| {
@@ -338,7 +338,8 @@ fn an_import_of_nothing_is_no_success() {
 /// A window of the log is asked for again: what is missing comes, what is there stays as it is.
 #[test]
 fn a_part_of_the_log_is_fetched_again() {
-    let lab = Lab::with_organization(Options::new(scenario(&recent(40))), "drop_off = \"30d\"\n# backfill below");
+    let lab =
+        Lab::with_organization(SimulatorOptions::new(scenario(&recent(40))), "drop_off = \"30d\"\n# backfill below");
     let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
     lab.write("watchbell.toml", config.replace("backfill = \"180d\"", "backfill = \"1s\""));
     lab.write("rules/each.rhai", each("team.each"));
@@ -481,7 +482,7 @@ fn metrics_and_health_say_whether_the_agent_does_its_job() {
         "watchbell_rule_calls_total{rule=\"team.each\"}",
         "watchbell_rule_seconds_total{rule=\"team.each\"}",
         "watchbell_alerts_open{severity=\"medium\"} 20.0",
-        "watchbell_outbox_owed{destination=\"file\"} 0.0",
+        "watchbell_outbox_pending{destination=\"file\"} 0.0",
         "watchbell_polls_total{source=\"test\",outcome=\"ok\"}",
         "watchbell_evaluation_backlog{} 0.0",
         "watchbell_rule_files_broken{} 1.0",
@@ -507,7 +508,7 @@ fn metrics_and_health_say_whether_the_agent_does_its_job() {
             .any(|beat| beat.method == "GET" && beat.path == "/ping/1")))
     );
     // A second agent finds the port taken, and says so.
-    let other = Lab::with_organization(Options::new(scenario(&[])), "");
+    let other = Lab::with_organization(SimulatorOptions::new(scenario(&[])), "");
     let config = fs::read_to_string(other.path("watchbell.toml")).unwrap();
     other.write("watchbell.toml", format!("{config}\n[metrics]\nlisten = \"127.0.0.1:{port}\"\n"));
     let refused = other.watchbell(&["run"]);
@@ -528,7 +529,11 @@ fn an_agent_under_load_is_asked_everything_at_once() {
     let mut passing = Fault::PASSING.to_vec();
     passing.retain(|fault| !matches!(fault, Fault::Malformed | Fault::DeeplyNested));
     let lab = Lab::with_organization(
-        Options { page_limit: 20, faults: Faults::some(&passing, 100, 5), ..Options::new(scenario(&entries)) },
+        SimulatorOptions {
+            page_limit: 20,
+            faults: Faults::some(&passing, 100, 5),
+            ..SimulatorOptions::new(scenario(&entries))
+        },
         "drop_off = \"30d\"",
     );
     lab.write("rules/each.rhai", each("team.each"));
@@ -588,7 +593,7 @@ fn an_agent_under_load_is_asked_everything_at_once() {
     assert!(runtime.block_on(eventually(|| status(&lab)["agent"].is_object())));
     assert_eq!(still(&status(&lab)), before, "from the socket of the next");
     assert_eq!(lab.watchbell(&["store", "verify"]).code, Some(0));
-    // A webhook that works again gets everything that is owed.
+    // A webhook that works again gets everything that is pending.
     hook.always(|_| (200, String::new()));
     drop(agent);
     let told: BTreeSet<String> =
@@ -663,7 +668,7 @@ fn a_silence_ends_when_its_time_is_over() {
 /// An alert that people know of stays one they know: a silence that begins later does not swallow its end.
 #[test]
 fn a_silence_does_not_swallow_the_end_of_what_was_told_before() {
-    let lab = Lab::with_organization(Options::new(scenario(&[])), "drop_off = \"30d\"");
+    let lab = Lab::with_organization(SimulatorOptions::new(scenario(&[])), "drop_off = \"30d\"");
     let text = rule(
         "team.one",
         "dedup_period: \"7d\"",

@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, fs, thread, time::Duration};
 use serde_json::Value;
 use watchbell::{
     model::time::{self, Clock, Timestamp},
-    simulator::{Ending, Fault, Faults, Options},
+    simulator::{Ending, Fault, Faults, SimulatorOptions},
 };
 
 use crate::support::{Lab, alerts, base, entry, evaluated, scenario, stored_ids};
@@ -55,7 +55,8 @@ fn entries(start: Timestamp) -> Vec<Value> {
 
 fn lab(start: Timestamp, ending: Ending, faults: Faults) -> Lab {
     // Small pages, so that there is much to interrupt.
-    let options = Options { ending, faults, page_limit: 40, ..Options::new(scenario(&entries(start))) };
+    let options =
+        SimulatorOptions { ending, faults, page_limit: 40, ..SimulatorOptions::new(scenario(&entries(start))) };
     let lab = Lab::with_organization(options, "");
     for (path, text) in RULES {
         lab.write(path, text);
@@ -86,7 +87,7 @@ fn survives(ending: Ending, seed: u64, kills: u64) {
     let distinct: BTreeSet<&String> = ids.iter().collect();
     assert_eq!((ids.len(), distinct.len()), (EVENTS, EVENTS), "seed {seed}");
     assert_eq!(alerts(&reader), expected, "seed {seed}");
-    // Every alert was delivered at least once, and nothing is owed.
+    // Every alert was delivered at least once, and nothing is pending.
     assert!(reader.outbox().unwrap().is_empty());
     let lines = fs::read_to_string(lab.path("alerts.jsonl")).unwrap();
     let delivered: BTreeSet<String> = lines.lines().flat_map(told).collect();

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use watchbell::{model::time::Clock, simulator::Options};
+use watchbell::{model::time::Clock, simulator::SimulatorOptions};
 
 use crate::support::{Lab, Running, base, entry, rule, scenario};
 
@@ -13,7 +13,7 @@ fn lab(events: i64) -> Lab {
     let start = Clock::system().now().as_second() - base().as_second() - 3_600;
     let entries: Vec<Value> =
         (0..events).map(|number| entry(&format!("e{number}"), "x", start + number, "ann")).collect();
-    Lab::with_organization(Options::new(scenario(&entries)), "")
+    Lab::with_organization(SimulatorOptions::new(scenario(&entries)), "")
 }
 
 /// Starts the agent and waits until it dies.

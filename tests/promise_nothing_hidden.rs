@@ -9,7 +9,7 @@ use watchbell::{
         time::Clock,
     },
     replay::Report,
-    simulator::{Options, Scenario, Simulated},
+    simulator::{Scenario, Simulated, SimulatorOptions},
 };
 
 use crate::support::{Lab, alerts, base, entry, evaluated, now, rule, rule_set, run};
@@ -160,7 +160,8 @@ fn what_is_too_large_suspends_no_rule() {
 fn what_is_disguised_is_stored_as_it_came_and_raises_its_alert_once() {
     let disguised = disguised();
     let simulated = disguised.iter().map(|(_, raw, _)| Simulated { processed: base(), json: raw.clone() });
-    let options = Options { clock: Clock::manual(now()), ..Options::new(Scenario::of(simulated.collect())) };
+    let options =
+        SimulatorOptions { clock: Clock::manual(now()), ..SimulatorOptions::new(Scenario::of(simulated.collect())) };
     let lab = Lab::with_organization(options, "");
     lab.write("rules/impersonation.rhai", IMPERSONATION);
     let count = disguised.len() as u64;
@@ -244,7 +245,8 @@ fn a_rule_for_flagged_events_of_some_actions() {
     assert_eq!(report.rules.values().map(|rule| rule.matches).sum::<u64>(), 1);
 
     let simulated = entries.iter().map(|raw| Simulated { processed: base(), json: raw.clone() });
-    let options = Options { clock: Clock::manual(now()), ..Options::new(Scenario::of(simulated.collect())) };
+    let options =
+        SimulatorOptions { clock: Clock::manual(now()), ..SimulatorOptions::new(Scenario::of(simulated.collect())) };
     let lab = Lab::with_organization(options, "");
     lab.write("rules/narrow.rhai", narrow);
     lab.run_agent_until(|reader| evaluated(reader, 3));

@@ -3,9 +3,9 @@ use std::{cell::Cell, sync::Arc};
 use serde_json::{Value, json};
 use watchbell::{
     model::alert::Alert,
-    replay::verify::{Evidence, Reason, Verification, Verified},
+    replay::verify::{History, Reason, Verification, Verified},
     rule::RuleSet,
-    simulator::{Fault, Faults, Options},
+    simulator::{Fault, Faults, SimulatorOptions},
     store::{AlertFilter, Reader},
 };
 
@@ -14,7 +14,7 @@ use crate::support::{Lab, entry, evaluated, organization, rule};
 fn plain(alerts: impl IntoIterator<Item = Alert>) -> Vec<Value> {
     let mut alerts: Vec<Value> = alerts
         .into_iter()
-        .filter(|alert| alert.kind != watchbell::model::alert::Kind::Health)
+        .filter(|alert| alert.kind != watchbell::model::alert::AlertKind::Health)
         .map(|alert| {
             let mut alert = serde_json::to_value(alert).unwrap();
             // When it was recorded, and by which load of the rules, is all that may differ.
@@ -47,18 +47,18 @@ fn history(seed: u64, count: i64) -> Vec<Value> {
 }
 
 /// What the agent did, as the store tells.
-fn evidence(reader: &Reader) -> Evidence {
-    Evidence {
-        mark: reader.mark().unwrap(),
-        quiet: reader.quiet().map(Result::unwrap).collect(),
+fn evidence(reader: &Reader) -> History {
+    History {
+        checkpoint: reader.checkpoint().unwrap(),
+        skipped: reader.skipped().map(Result::unwrap).collect(),
         rules: reader.logged_rules().map(Result::unwrap).collect(),
         changes: reader.changes_after(0).map(Result::unwrap).filter(|change| change.author.is_some()).collect(),
-        passes: reader.passes().map(Result::unwrap).collect(),
+        watermarks: reader.watermarks().map(Result::unwrap).collect(),
         alerts: reader.alerts(AlertFilter::default()).map(Result::unwrap).collect(),
     }
 }
 
-fn verify(lab: &Lab, reader: &Reader, evidence: Evidence) -> Verified {
+fn verify(lab: &Lab, reader: &Reader, evidence: History) -> Verified {
     let config = lab.config();
     let rules: Arc<RuleSet> = watchbell::rule::Loader::new(config.rules.clone()).load().set;
     let mut verification = Verification::new(rules, config.detection, evidence);
@@ -73,7 +73,7 @@ fn verify(lab: &Lab, reader: &Reader, evidence: Evidence) -> Verified {
 fn replaying_what_was_evaluated_gives_the_alerts_that_were_raised() {
     let entries = history(3, 800);
     let faults = Faults::some(&[Fault::ServerError, Fault::RetryAfterSeconds], 100, 5);
-    let lab = Lab::with_organization(Options { page_limit: 30, faults, ..organization(&entries) }, "");
+    let lab = Lab::with_organization(SimulatorOptions { page_limit: 30, faults, ..organization(&entries) }, "");
     for file in watchbell::rule::SHIPPED {
         lab.write(&format!("rules/{}", file.path), file.text);
     }
@@ -91,7 +91,7 @@ fn replaying_what_was_evaluated_gives_the_alerts_that_were_raised() {
          if event.action == \"user_login\" { met(event.actor.id, \"login\"); } false }\nfn expired(key, event) { true }\nfn dedup(event) { event.key }",
     );
     for part in [200, 500, 800] {
-        lab.run_agent_until(|reader| reader.mark().unwrap().0 >= part);
+        lab.run_agent_until(|reader| reader.checkpoint().unwrap().0 >= part);
     }
     lab.run_agent_until(|reader| evaluated(reader, 800));
     let raised: Vec<Alert> = lab.reader().1.alerts(AlertFilter::default()).map(Result::unwrap).collect();
@@ -142,7 +142,7 @@ fn verification_follows_reloads_and_says_what_it_cannot_compare() {
     lab.write("rules/lists/actors.txt", "actor1\nactor2\n");
     write("looks", "dedup_period: \"10m\",", "fn rule(event) { list(\"actors\").contains(event.actor.id) }");
     import(&lab, "1.jsonl", &entries[..300], &[]);
-    lab.run_agent_until(|reader| reader.mark().unwrap().0 >= 300);
+    lab.run_agent_until(|reader| reader.checkpoint().unwrap().0 >= 300);
 
     write(
         "changes",
@@ -158,13 +158,13 @@ fn verification_follows_reloads_and_says_what_it_cannot_compare() {
     );
     std::fs::remove_file(lab.path("rules/goes.rhai")).unwrap();
     import(&lab, "2.jsonl", &entries[300..600], &[]);
-    lab.run_agent_until(|reader| reader.mark().unwrap().0 >= 600);
+    lab.run_agent_until(|reader| reader.checkpoint().unwrap().0 >= 600);
     import(&lab, "3.jsonl", &entries[600..700], &["--no-evaluate"]);
     import(&lab, "4.jsonl", &entries[700..850], &[]);
     // Under a running agent.
     let edited = Cell::new(false);
     lab.run_agent_until(|reader| {
-        if reader.mark().unwrap().0 >= 850 && !edited.replace(true) {
+        if reader.checkpoint().unwrap().0 >= 850 && !edited.replace(true) {
             lab.write("rules/lists/actors.txt", "actor3\n");
         }
         reader.logged_rules().count() == 3

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fs, os::unix::net::UnixStream, path::Path, proc
 
 use watchbell::{
     model::time::{self, Clock},
-    simulator::{Fault, Faults, Options},
+    simulator::{Fault, Faults, SimulatorOptions},
 };
 
 use crate::support::{Lab, Running, base, collector::Collector, entry, eventually, rule, scenario};
@@ -43,11 +43,11 @@ fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
     let start = time::before(Clock::system().now(), Duration::from_secs(3_600));
     let offset = start.as_second() - base().as_second();
     let entries: Vec<_> = (0..30).map(|index| entry(&format!("e{index}"), "x", offset + index, "ann")).collect();
-    let options = Options {
+    let options = SimulatorOptions {
         key: marked("KEY"),
         faults: Faults::some(&Fault::PASSING, 300, 3),
         page_limit: 5,
-        ..Options::new(scenario(&entries))
+        ..SimulatorOptions::new(scenario(&entries))
     };
     let lab = Lab::with_organization(options, "");
     let runtime = Box::leak(Box::new(

@@ -6,13 +6,13 @@ use watchbell::{
     config::Config,
     detect::{HealthDetector, Subject},
     model::{
-        alert::{Alert, AlertChange, Kind, Status},
-        condition::Condition,
+        alert::{Alert, AlertChange, AlertKind, AlertStatus},
+        error_kind::ErrorKind,
         name::SourceName,
         time::{self, Clock},
     },
     rule::{Limits, Loader, RuleSet, RuleSources},
-    simulator::{Fault, Faults, Options},
+    simulator::{Fault, Faults, SimulatorOptions},
     store::{AlertFilter, Reader},
 };
 
@@ -134,7 +134,7 @@ fn a_finding_is_one_alert_from_beginning_to_end() {
     }
     assert_eq!(told, [(29, true), (13, true), (6, true), (1, true), (300, true)]);
     let alert = alert.unwrap();
-    assert_eq!((alert.status, alert.title.as_str()), (Status::Resolved, "The key was renewed: test"));
+    assert_eq!((alert.status, alert.title.as_str()), (AlertStatus::Resolved, "The key was renewed: test"));
     assert!(stored.is_empty());
 }
 
@@ -199,7 +199,7 @@ fn checks_can_be_switched_off_and_set() {
 }
 
 fn health(reader: &watchbell::store::Reader) -> Vec<Alert> {
-    reader.alerts(AlertFilter::default()).map(Result::unwrap).filter(|alert| alert.kind == Kind::Health).collect()
+    reader.alerts(AlertFilter::default()).map(Result::unwrap).filter(|alert| alert.kind == AlertKind::Health).collect()
 }
 
 /// The whole way: the log falls silent under a running agent, the alarm is raised, events come back, it is resolved.
@@ -207,8 +207,10 @@ fn health(reader: &watchbell::store::Reader) -> Vec<Alert> {
 fn the_alarm_is_raised_and_resolved_by_a_running_agent() {
     let start = time::after(base(), std::time::Duration::from_secs(10));
     let clock = Clock::manual(start);
-    let options =
-        Options { clock: clock.clone(), ..organization(&[entry("1", "x", 0, "ann"), entry("2", "x", 100_000, "ann")]) };
+    let options = SimulatorOptions {
+        clock: clock.clone(),
+        ..organization(&[entry("1", "x", 0, "ann"), entry("2", "x", 100_000, "ann")])
+    };
     let lab = Lab::with_organization(options, "drop_off = \"24h\"");
     let moved = std::cell::Cell::new(0);
     lab.run_agent_with(&clock, |reader| {
@@ -219,11 +221,11 @@ fn the_alarm_is_raised_and_resolved_by_a_running_agent() {
                 clock.set(time::after(start, std::time::Duration::from_secs(90_000)));
                 moved.set(1);
             }
-            1 if alarm.as_ref().is_some_and(|alarm| alarm.status == Status::Open) => {
+            1 if alarm.as_ref().is_some_and(|alarm| alarm.status == AlertStatus::Open) => {
                 clock.set(time::after(start, std::time::Duration::from_secs(100_000)));
                 moved.set(2);
             }
-            2 => return alarm.is_some_and(|alarm| alarm.status == Status::Resolved) && record.stored == 2,
+            2 => return alarm.is_some_and(|alarm| alarm.status == AlertStatus::Resolved) && record.stored == 2,
             _ => {}
         }
         false
@@ -244,7 +246,8 @@ fn the_alarm_is_raised_and_resolved_by_a_running_agent() {
 
 #[test]
 fn a_refused_key_and_a_broken_rule_raise_alerts_of_their_own() {
-    let options = Options { faults: Faults::always(Fault::Unauthorized), ..organization(&[entry("1", "x", 0, "ann")]) };
+    let options =
+        SimulatorOptions { faults: Faults::always(Fault::Unauthorized), ..organization(&[entry("1", "x", 0, "ann")]) };
     let lab = Lab::with_organization(options, "");
     lab.write("rules/broken.rhai", "const RULE = #{");
     lab.run_agent_until(|reader| {
@@ -261,15 +264,15 @@ fn a_refused_key_and_a_broken_rule_raise_alerts_of_their_own() {
     lab.run_agent_until(|reader| {
         let record = reader.sources().unwrap().into_values().next().unwrap();
         let ticked = health(reader).iter().any(|alert| alert.rule.as_str() == "builtin.rule_broken");
-        record.failures > 8 && record.error.is_some_and(|error| error.kind == Condition::ServerError) && ticked
+        record.failures > 8 && record.error.is_some_and(|error| error.kind == ErrorKind::ServerError) && ticked
     });
-    assert_eq!(refused(&lab.reader().1), Status::Open);
+    assert_eq!(refused(&lab.reader().1), AlertStatus::Open);
     // The key is put right: what was missing comes in, and the alert is resolved.
     lab.simulator.as_ref().unwrap().set_faults(Faults::none());
     lab.run_agent_until(|reader| {
         let resolved = health(reader)
             .into_iter()
-            .any(|alert| alert.rule.as_str() == "builtin.source_refused" && alert.status == Status::Resolved);
+            .any(|alert| alert.rule.as_str() == "builtin.source_refused" && alert.status == AlertStatus::Resolved);
         resolved && evaluated(reader, 1)
     });
 }

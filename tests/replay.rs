@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use watchbell::{
     detect::Settings,
     model::{event::Event, time},
-    replay::{self, Progress, Replay, Report, Run},
+    replay::{self, Replay, ReplayProgress, Report, Run},
     rule::{Limits, RuleSet},
     store::Block,
 };
@@ -87,7 +87,7 @@ fn in_parallel(
     let blocks: Vec<Block> = history.chunks(block).map(|events| Block::of(events.to_vec())).collect();
     std::thread::scope(|scope| {
         scope.spawn(move || blocks.into_iter().all(|block| sender.send(block).is_ok()));
-        replay::run(rules, settings, run, receiver, &Progress::default())
+        replay::run(rules, settings, run, receiver, &ReplayProgress::default())
     })
 }
 
@@ -145,7 +145,7 @@ fn many_threads_find_what_one_does() {
 fn an_interrupted_replay_tells_what_it_found() {
     let (sender, receiver) = mpsc::sync_channel(1);
     let history = history(1, 600);
-    let progress = Progress::default();
+    let progress = ReplayProgress::default();
     let rules = rules();
     let report = std::thread::scope(|scope| {
         let progress = &progress;

@@ -3,12 +3,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use watchbell::{
     model::{
-        condition::Condition,
+        error_kind::ErrorKind,
         event::Event,
         legible::Flag,
         time::{self, Clock},
     },
-    simulator::{Ending, Fault, Faults, Options, Scenario, Simulated},
+    simulator::{Ending, Fault, Faults, Scenario, Simulated, SimulatorOptions},
     store::{AlertFilter, ScanFilter},
 };
 
@@ -26,7 +26,7 @@ fn ids(count: usize) -> Vec<String> {
 fn both_endings_deliver_everything_once_and_in_order() {
     for ending in [Ending::Cursor, Ending::Null] {
         for page_limit in [1, 7, 500] {
-            let options = Options { ending, page_limit, ..organization(&entries(60)) };
+            let options = SimulatorOptions { ending, page_limit, ..organization(&entries(60)) };
             let lab = Lab::with_organization(options, "");
             lab.run_agent_until(|reader| evaluated(reader, 60));
             assert_eq!(stored_ids(&lab.reader().1), ids(60), "{ending:?} {page_limit}");
@@ -42,7 +42,7 @@ fn events_that_are_processed_later_are_not_missed() {
         let mut given = entries(20);
         // It happened first and was processed last.
         given[0]["attributes"]["processedAt"] = time::after(base(), Duration::from_secs(400)).to_string().into();
-        let options = Options { ending, page_limit: 8, clock: clock.clone(), ..organization(&given) };
+        let options = SimulatorOptions { ending, page_limit: 8, clock: clock.clone(), ..organization(&given) };
         let lab = Lab::with_organization(options, "");
         lab.run_agent_with(&clock, |reader| evaluated(reader, 19));
         lab.run_agent_with(&clock, |reader| {
@@ -57,7 +57,7 @@ fn events_that_are_processed_later_are_not_missed() {
 #[test]
 fn every_fault_is_named_and_outlived() {
     for fault in Fault::ALL {
-        let options = Options { page_limit: 10, faults: Faults::always(fault), ..organization(&entries(30)) };
+        let options = SimulatorOptions { page_limit: 10, faults: Faults::always(fault), ..organization(&entries(30)) };
         let lab = Lab::with_organization(options, "");
         let expected = match fault {
             Fault::RetryAfterSeconds
@@ -65,17 +65,17 @@ fn every_fault_is_named_and_outlived() {
             | Fault::XRetryAfter
             | Fault::ResetIso
             | Fault::ResetMinutes
-            | Fault::ResetEpoch => Some(Condition::RateLimited),
-            Fault::ServerError | Fault::Unavailable => Some(Condition::ServerError),
-            Fault::BrokenJson => Some(Condition::UnreadableAnswer),
+            | Fault::ResetEpoch => Some(ErrorKind::RateLimited),
+            Fault::ServerError | Fault::Unavailable => Some(ErrorKind::ServerError),
+            Fault::BrokenJson => Some(ErrorKind::UnreadableAnswer),
             // Told as no answer or as a broken one, by how much of it came.
             Fault::CutOff => None,
-            Fault::Unauthorized => Some(Condition::KeyRefused),
-            Fault::Forbidden => Some(Condition::KeyLacksScope),
-            Fault::NotFound => Some(Condition::OrganizationNotFound),
-            Fault::Redirect => Some(Condition::Redirected),
-            Fault::Oversized => Some(Condition::OversizedAnswer),
-            Fault::CursorRefused => Some(Condition::CursorRefused),
+            Fault::Unauthorized => Some(ErrorKind::KeyRefused),
+            Fault::Forbidden => Some(ErrorKind::KeyLacksScope),
+            Fault::NotFound => Some(ErrorKind::OrganizationNotFound),
+            Fault::Redirect => Some(ErrorKind::Redirected),
+            Fault::Oversized => Some(ErrorKind::OversizedAnswer),
+            Fault::CursorRefused => Some(ErrorKind::CursorRefused),
             // Pages that can be used in spite of it.
             Fault::Slow
             | Fault::InvalidUtf8
@@ -121,7 +121,11 @@ fn entries_that_are_no_events_are_quarantined_and_the_rest_is_used() {
     for bad in ["17", "null", "[]", "\"x\"", "{}", "{\"id\":\"no-action\"}", &deep, "17"] {
         given.insert(1, Simulated { processed: base(), json: bad.to_owned() });
     }
-    let options = Options { clock: Clock::manual(now()), ending: Ending::Null, ..Options::new(Scenario::of(given)) };
+    let options = SimulatorOptions {
+        clock: Clock::manual(now()),
+        ending: Ending::Null,
+        ..SimulatorOptions::new(Scenario::of(given))
+    };
     let lab = Lab::with_organization(options, "");
     // Polls overlap: what is no event comes again and again, and is set aside once.
     lab.run_agent_until(|reader| {
@@ -146,7 +150,8 @@ fn entries_that_are_no_events_are_quarantined_and_the_rest_is_used() {
 #[test]
 fn two_organizations_are_read_side_by_side() {
     let lab = Lab::with_organization(organization(&entries(10)), "");
-    let other = Lab::with_organization(Options { org_id: "other".to_owned(), ..organization(&entries(4)) }, "");
+    let other =
+        Lab::with_organization(SimulatorOptions { org_id: "other".to_owned(), ..organization(&entries(4)) }, "");
     let config = format!(
         "[[source]]\nname = \"other\"\norg_id = \"other\"\nbase_url = \"{}\"\napi_key = {{ file = \"key\" }}\nbackfill = \"180d\"\npoll_interval = \"100ms\"\n",
         other.simulator.as_ref().unwrap().base_url()
@@ -179,8 +184,10 @@ fn a_real_envelope_is_stored_as_it_came() {
     }
     let raws: Vec<String> = entries.iter().map(ToString::to_string).collect();
     let simulated = raws.iter().map(|raw| Simulated { processed: base(), json: raw.clone() }).collect();
-    let lab =
-        Lab::with_organization(Options { clock: Clock::manual(now()), ..Options::new(Scenario::of(simulated)) }, "");
+    let lab = Lab::with_organization(
+        SimulatorOptions { clock: Clock::manual(now()), ..SimulatorOptions::new(Scenario::of(simulated)) },
+        "",
+    );
     for file in watchbell::rule::SHIPPED {
         lab.write(&format!("rules/{}", file.path), file.text);
     }
@@ -205,7 +212,7 @@ fn a_real_envelope_is_stored_as_it_came() {
 /// What an earlier process said stands in another log, or in none any more.
 #[test]
 fn a_restarted_agent_tells_of_a_source_that_still_fails() {
-    let options = Options { faults: Faults::always(Fault::Unauthorized), ..organization(&[]) };
+    let options = SimulatorOptions { faults: Faults::always(Fault::Unauthorized), ..organization(&[]) };
     let lab = Lab::with_organization(options, "");
     for start in ["first", "second", "third"] {
         let mut command = lab.command(&["run"]);

@@ -32,7 +32,7 @@ fn page(first: u64, count: u64, at: Timestamp, random: &mut fastrand::Rng) -> Pa
 
 fn evaluate_all(store: &Store) {
     let mark = store.reader().last_sequence().unwrap();
-    store.writing().commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
+    store.writing().commit(&Commit { checkpoint: Some(mark), ..Commit::default() }).unwrap();
 }
 
 fn numbers(store: &Store) -> Vec<u64> {

@@ -12,8 +12,8 @@ use watchbell::{
         name::{Sequence, SourceName},
         time::{self, Clock},
     },
-    simulator::Options,
-    store::{self, Commit, Page, ScanFilter, SourceRecord, Store, StoreError, Verified},
+    simulator::SimulatorOptions,
+    store::{self, Commit, Page, ScanFilter, SourceRecord, Store, StoreCheck, StoreError},
 };
 
 use crate::support::{Lab, alerts, base, entry, evaluated, now, organization, rule, scenario, stored_ids};
@@ -47,16 +47,16 @@ fn churn(directory: &Path, days: std::ops::Range<u64>) -> Store {
             store.append_page(Page::new(source(), at, events), &mut record).unwrap();
         }
         let mark = store.reader().last_sequence().unwrap();
-        store.writing().commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
+        store.writing().commit(&Commit { checkpoint: Some(mark), ..Commit::default() }).unwrap();
         store.remove_before(time::before(at, Duration::from_secs(86_400))).unwrap();
     }
     store
 }
 
 /// Everything in a store, to compare.
-fn contents(store: &Store) -> (Vec<watchbell::model::event::Event>, Sequence, Verified) {
+fn contents(store: &Store) -> (Vec<watchbell::model::event::Event>, Sequence, StoreCheck) {
     let events = store.reader().scan(ScanFilter::default()).map(Result::unwrap).collect();
-    (events, store.reader().mark().unwrap(), store.verify().unwrap())
+    (events, store.reader().checkpoint().unwrap(), store.verify().unwrap())
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -224,7 +224,7 @@ fn recent(count: i64) -> Vec<Value> {
 
 fn lab(events: i64) -> Lab {
     let lab = Lab::with_organization(
-        Options { page_limit: 50, ..Options::new(scenario(&recent(events))) },
+        SimulatorOptions { page_limit: 50, ..SimulatorOptions::new(scenario(&recent(events))) },
         "drop_off = \"30d\"",
     );
     for (path, functions) in TWO_RULES {
@@ -467,7 +467,7 @@ fn a_log_of_nonsense_is_no_empty_store() {
     assert!(matches!(error, StoreError::Unopenable { .. }), "{error}");
 }
 
-/// What is owed keeps its place when the store is written anew, and nothing that comes later takes it.
+/// What is pending keeps its place when the store is written anew, and nothing that comes later takes it.
 #[test]
 fn deliveries_survive_compaction_and_later_ones_follow_them() {
     use watchbell::{
@@ -489,15 +489,15 @@ fn deliveries_survive_compaction_and_later_ones_follow_them() {
         }
         store.writing().commit(&commit).unwrap();
         if round == 1 {
-            let letter = store.reader().owed(&destination, 1).unwrap();
+            let letter = store.reader().pending(&destination, 1).unwrap();
             store.give_up(&letter, base()).unwrap();
             store.revive(&letter, base()).unwrap();
         }
         drop(store);
         watchbell::store::compact(directory.path()).unwrap();
     }
-    let owed = open(directory.path()).unwrap().reader().owed(&destination, 100).unwrap();
-    let order: Vec<u8> = owed.iter().map(|delivery| delivery.alert.bytes()[0]).collect();
+    let pending = open(directory.path()).unwrap().reader().pending(&destination, 100).unwrap();
+    let order: Vec<u8> = pending.iter().map(|delivery| delivery.alert.bytes()[0]).collect();
     assert_eq!(order, (0..12).collect::<Vec<u8>>());
 }
 
@@ -540,7 +540,7 @@ fn events_are_kept_by_their_arrival() {
     let polled = IncomingEvent::parse(&polled.to_string()).unwrap();
     store.append_page(Page::new(source(), now, vec![polled]), &mut SourceRecord::default()).unwrap();
     let mark = store.reader().last_sequence().unwrap();
-    store.writing().commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
+    store.writing().commit(&Commit { checkpoint: Some(mark), ..Commit::default() }).unwrap();
     store.remove_before(time::before(now, Duration::from_secs(180 * 86_400))).unwrap();
     assert_eq!(stored_ids(&store.reader()), ["imported", "polled"]);
     let verified = store.verify().unwrap();
@@ -560,7 +560,10 @@ fn a_damaged_block_keeps_no_rule_from_learning() {
         late
     };
     let clock = Clock::manual(now());
-    let options = Options { clock: clock.clone(), ..Options::new(scenario(&[entry("e1", "x", 0, "ann"), late("e2")])) };
+    let options = SimulatorOptions {
+        clock: clock.clone(),
+        ..SimulatorOptions::new(scenario(&[entry("e1", "x", 0, "ann"), late("e2")]))
+    };
     let lab = Lab::with_organization(options, "");
     lab.run_agent_with(&clock, |reader| evaluated(reader, 1));
     {
@@ -602,7 +605,7 @@ fn filled(lab: &Lab) {
         store.append_page(Page::new(source(), now(), events), &mut record).unwrap();
     }
     let mark = store.reader().last_sequence().unwrap();
-    store.writing().commit(&Commit { mark: Some(mark), ..Commit::default() }).unwrap();
+    store.writing().commit(&Commit { checkpoint: Some(mark), ..Commit::default() }).unwrap();
 }
 
 /// A bit is flipped anywhere in sled's file: `verify` says so, or all is there as it was. Nothing panics its way out, and `recover` saves

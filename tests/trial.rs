@@ -7,7 +7,7 @@ use watchbell::{
         name::RuleId,
         time::{self, Clock},
     },
-    simulator::Options,
+    simulator::SimulatorOptions,
     store::{AlertFilter, Commit, Reader, hunt_key},
 };
 
@@ -18,7 +18,7 @@ fn lab(more: &str) -> Lab {
     let entries: Vec<Value> = (0..300)
         .map(|index| entry(&format!("e{index}"), "user_login", index * 120, &format!("actor{}", index % 10)))
         .collect();
-    let lab = Lab::with_organization(Options { page_limit: 100, ..organization(&entries) }, "");
+    let lab = Lab::with_organization(SimulatorOptions { page_limit: 100, ..organization(&entries) }, "");
     let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
     lab.write("rules/few.rhai", few("actor3"));
     lab.write("rules/other.rhai", rule("t.other", "", "fn rule(event) { event.actor.id == \"actor5\" }"));
@@ -135,7 +135,7 @@ fn a_new_rule_is_run_over_stored_events_once() {
     // Nothing is recorded twice, even if it is hunted again, and what comes next joins.
     {
         let (store, reader) = lab.reader();
-        let mark = reader.mark().unwrap().0.to_be_bytes().to_vec();
+        let mark = reader.checkpoint().unwrap().0.to_be_bytes().to_vec();
         let state = ["t.new", "t.counts"].map(|id| (hunt_key(&RuleId::parse(id).unwrap()), Some(mark.clone())));
         store.writing().commit(&Commit { state: state.into(), ..Commit::default() }).unwrap();
     }

@@ -204,7 +204,7 @@ fn an_agent_hides_keeps_and_counts() {
         let found: Vec<String> = alerts(&reader).into_iter().map(|(_, title, _)| title).collect();
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found.contains(&"bob".to_owned()) && found.contains(&"other.two fired".to_owned()));
-        assert!(reader.outbox().unwrap().values().all(|owed| owed.count == 0));
+        assert!(reader.outbox().unwrap().values().all(|pending| pending.count == 0));
         let shadow =
             reader.alerts(AlertFilter::default()).map(Result::unwrap).find(|alert| alert.rule.as_str() == "other.two");
         assert!(shadow.unwrap().shadow);

@@ -2,7 +2,7 @@ use std::{fs, process::Stdio, time::Duration};
 
 use insta::assert_snapshot;
 use serde_json::Value;
-use watchbell::simulator::{Fault, Faults, Options, Scenario};
+use watchbell::simulator::{Fault, Faults, Scenario, SimulatorOptions};
 
 use crate::support::{Finished, Lab, Running, entry, evaluated, eventually, organization, rule, timeless};
 
@@ -288,7 +288,7 @@ fn check_says_what_to_do_about_each_refusal() {
 
 #[test]
 fn an_organization_without_events_is_inconclusive() {
-    let options = Options::new(Scenario::of(Vec::new()));
+    let options = SimulatorOptions::new(Scenario::of(Vec::new()));
     let lab = Lab::with_organization(options, "");
     let finished = lab.watchbell(&["check"]);
     // Something the caller should know, and no failure.
@@ -427,8 +427,10 @@ fn replay_runs_over_a_file_without_store_or_configuration() {
 #[test]
 fn run_refuses_to_start_twice_and_stops_when_asked() {
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
-        let lab =
-            Lab::with_organization(Options { faults: Faults::always(Fault::Unauthorized), ..organization(&[]) }, "");
+        let lab = Lab::with_organization(
+            SimulatorOptions { faults: Faults::always(Fault::Unauthorized), ..organization(&[]) },
+            "",
+        );
         let mut agent = Running(
             lab.command(&["run", "--format", "json"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(),
         );

@@ -34,20 +34,20 @@ pub(super) enum Runner {
     /// Tries rules before they run.
     Guard,
     /// Runs new rules over stored events.
-    Hunt,
+    RetroHunt,
     /// Runs check rules.
     Check,
 }
 
 impl Runner {
-    const ALL: [Self; 5] = [Self::Evaluate, Self::Load, Self::Guard, Self::Hunt, Self::Check];
+    const ALL: [Self; 5] = [Self::Evaluate, Self::Load, Self::Guard, Self::RetroHunt, Self::Check];
 
     fn file(self) -> &'static str {
         match self {
             Self::Evaluate => "evaluate",
             Self::Load => "load",
             Self::Guard => "guard",
-            Self::Hunt => "hunt",
+            Self::RetroHunt => "hunt",
             Self::Check => "check",
         }
     }

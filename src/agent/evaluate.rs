@@ -1,5 +1,5 @@
-//! The rules' thread: reads what follows the mark, asks the detector what it means, and commits everything that follows
-//! together with the new mark. Between batches it takes up new rules and runs the health checks.
+//! The rules' thread: reads what follows the checkpoint, asks the detector what it means, and commits everything that follows
+//! together with the new checkpoint. Between batches it takes up new rules and runs the health checks.
 //!
 //! If a commit fails the detector is ahead of the disk: it is thrown away, and the agent opened again from the store.
 
@@ -19,8 +19,8 @@ use super::{
     Watched,
     crash::{CrashLog, Runner},
     health,
-    request::{Beat, HandleRequest, Hunted, Progress, RulesRequest},
-    retro_hunt::Hunt,
+    request::{Beat, EvaluationProgress, HandleRequest, RetroHuntResult, RulesRequest},
+    retro_hunt::RetroHunt,
     warm_up,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     detect::{Detector, HealthDetector, Settings},
     dispatch::{Recorded, Recorder},
     model::{
-        alert::{Action, Alert, AlertChange},
+        alert::{Alert, AlertAction, AlertChange},
         name::{AlertId, RuleId, Sequence, SourceName},
         outcome::{Outcome, StateChanges},
         time::{Clock, Timestamp},
@@ -51,8 +51,8 @@ pub(super) struct Evaluator {
     pub(super) beat: Arc<Beat>,
     pub(super) rules: watch::Receiver<Arc<RuleSet>>,
     pub(super) stored: watch::Receiver<u64>,
-    pub(super) owed: watch::Sender<u64>,
-    pub(super) progress: watch::Sender<Progress>,
+    pub(super) pending: watch::Sender<u64>,
+    pub(super) progress: watch::Sender<EvaluationProgress>,
     pub(super) watched: Watched,
     /// How far back new rules are run, if they are.
     pub(super) retro_hunt: Option<Duration>,
@@ -87,9 +87,9 @@ impl Evaluator {
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let reader = self.store.reader();
-        let mut mark = reader.mark()?;
+        let mut checkpoint = reader.checkpoint()?;
         let mut pulse = health::Pulse::new(&self.watched, &self.clock);
-        self.learn(&mut detector, mark, stop)?;
+        self.learn(&mut detector, checkpoint, stop)?;
         self.hunt(detector.rules(), stop)?;
         while !stop.is_cancelled() {
             self.beat.beat();
@@ -100,19 +100,19 @@ impl Evaluator {
                 let rules = Arc::clone(&self.rules.borrow_and_update());
                 self.note(&rules)?;
                 detector.set_rules(rules);
-                self.learn(&mut detector, mark, stop)?;
+                self.learn(&mut detector, checkpoint, stop)?;
                 self.hunt(detector.rules(), stop)?;
                 // A file that broke is told at once.
                 pulse.hurry();
             }
             if pulse.is_due() {
-                self.check(&mut detector, &mut checks, &mut pulse, mark)?;
+                self.check(&mut detector, &mut checks, &mut pulse, checkpoint)?;
             }
             self.stored.mark_unchanged();
             // Before it is known that all is evaluated: what is stored by then has been.
             let whole = self.whole_logs();
-            let Some(batch) = reader.batch_after(mark, BATCH)? else {
-                self.pass(&mut detector, &whole)?;
+            let Some(batch) = reader.batch_after(checkpoint, BATCH)? else {
+                self.advance(&mut detector, &whole)?;
                 let wait = pulse.until_due();
                 let request = runtime.block_on(async {
                     tokio::select! {
@@ -159,28 +159,28 @@ impl Evaluator {
             let state = detector.take_changes();
             self.record(outcome, state, Some(evaluated), count)?;
             self.crashes.cleared(&harmless, &[])?;
-            mark = evaluated;
-            tracing::debug!(events = count, %mark, took = ?begun.elapsed(), "batch evaluated");
+            checkpoint = evaluated;
+            tracing::debug!(events = count, %checkpoint, took = ?begun.elapsed(), "batch evaluated");
         }
         Ok(())
     }
 
-    /// Notes which rules run from here on, and which of them are owed a hunt.
+    /// Notes which rules run from here on, and which of them are pending a hunt.
     fn note(&self, rules: &RuleSet) -> Result<(), StoreError> {
         self.store.writing().note_rules(&rules.versions(), self.retro_hunt.is_some())
     }
 
-    /// Begins the hunts that are owed.
+    /// Begins the hunts that are pending.
     fn hunt(&self, rules: &Arc<RuleSet>, stop: &CancellationToken) -> Result<(), StoreError> {
         let Some(span) = self.retro_hunt else {
             return Ok(());
         };
-        for (mark, ids) in self.store.reader().hunts()? {
+        for (checkpoint, ids) in self.store.reader().hunts()? {
             let wanted = rules.detections.iter().filter(|rule| ids.contains(rule.id())).cloned().collect::<Vec<_>>();
             if wanted.is_empty() {
                 continue;
             }
-            let hunt = Hunt { rules: Arc::clone(rules), wanted, span, mark };
+            let hunt = RetroHunt { rules: Arc::clone(rules), wanted, span, checkpoint };
             let (settings, reader, found) = (self.settings.clone(), self.store.reader(), self.hunted.clone());
             hunt.begin(settings, reader, self.clock.now(), found, Arc::clone(&self.crashes), stop.clone());
         }
@@ -188,9 +188,9 @@ impl Evaluator {
     }
 
     /// Records what new rules found in stored events. Matches that come now join the alerts that are still young.
-    fn hunted(&self, hunted: Hunted, detector: &mut Detector) -> Result<(), StoreError> {
-        let Hunted { rules, mut outcome } = hunted;
-        let owed = self.store.reader().hunts()?;
+    fn hunted(&self, hunted: RetroHuntResult, detector: &mut Detector) -> Result<(), StoreError> {
+        let RetroHuntResult { rules, mut outcome } = hunted;
+        let pending = self.store.reader().hunts()?;
         // Two reloads in a row can begin the same hunt twice, and a rule may have changed or gone since its hunt began.
         let running = detector.rules().versions();
         let rules: Vec<RuleId> = rules
@@ -198,11 +198,11 @@ impl Evaluator {
             .filter(|(rule, version)| running.get(rule) == Some(version))
             .map(|(rule, _)| rule)
             .collect();
-        let is_owed = |rule: &RuleId| rules.contains(rule) && owed.values().any(|ids| ids.contains(rule));
+        let is_pending = |rule: &RuleId| rules.contains(rule) && pending.values().any(|ids| ids.contains(rule));
         let mut opened: Vec<Alert> = Vec::new();
         for change in &outcome.alerts {
             if let AlertChange::Opened(alert) = change
-                && is_owed(&alert.rule)
+                && is_pending(&alert.rule)
                 && self.store.reader().alert(alert.id)?.is_none()
             {
                 opened.push((**alert).clone());
@@ -217,7 +217,7 @@ impl Evaluator {
             // As it is in the end: what joined it may have raised it.
             let id = alert.id;
             outcome.alerts.iter().filter(|change| change.alert() == id).for_each(|change| alert.apply(change));
-            detector.handled(alert, Action::Reopen);
+            detector.handled(alert, AlertAction::Reopen);
         }
         tracing::info!(rules = ?rules.iter().map(ToString::to_string).collect::<Vec<_>>(), alerts = opened.len(), "new rules have been run over stored events");
         let mut state = detector.take_changes();
@@ -226,8 +226,8 @@ impl Evaluator {
     }
 
     /// What new rules learn is stored at once: they would have to learn it again.
-    fn learn(&self, detector: &mut Detector, mark: Sequence, stop: &CancellationToken) -> Result<(), StoreError> {
-        warm_up::learn(detector, &self.store.reader(), mark, &self.beat, &self.crashes, stop)?;
+    fn learn(&self, detector: &mut Detector, checkpoint: Sequence, stop: &CancellationToken) -> Result<(), StoreError> {
+        warm_up::learn(detector, &self.store.reader(), checkpoint, &self.beat, &self.crashes, stop)?;
         let state = detector.take_changes();
         self.record(Outcome::default(), state, None, 0)
     }
@@ -240,7 +240,7 @@ impl Evaluator {
     }
 
     /// Lets time pass where no events do, so that what is expected and does not happen is told.
-    fn pass(&self, detector: &mut Detector, whole: &[(SourceName, Timestamp)]) -> Result<(), StoreError> {
+    fn advance(&self, detector: &mut Detector, whole: &[(SourceName, Timestamp)]) -> Result<(), StoreError> {
         let mut outcome = Outcome::default();
         {
             let _noted = self.crashes.clearing(Runner::Evaluate);
@@ -252,13 +252,13 @@ impl Evaluator {
                 detector.set_watch(Some(self.crashes.watch(Runner::Evaluate, None)));
             }
             for (source, until) in whole {
-                outcome.append(detector.pass(source, *until));
+                outcome.append(detector.advance(source, *until));
             }
             if suspicious {
                 detector.set_watch(None);
             }
         }
-        if outcome.passes.is_empty() {
+        if outcome.watermarks.is_empty() {
             return Ok(());
         }
         let state = detector.take_changes();
@@ -270,13 +270,13 @@ impl Evaluator {
         detector: &mut Detector,
         checks: &mut HealthDetector,
         pulse: &mut health::Pulse,
-        mark: Sequence,
+        checkpoint: Sequence,
     ) -> Result<(), StoreError> {
         let now = pulse.beat(&self.clock);
         self.store.set_alive(now)?;
         let ended = self.recorder.end_silences(now)?;
         self.look_again(&ended);
-        let subjects = health::subjects(&self.watched, pulse, &self.store.reader(), detector, mark, now)?;
+        let subjects = health::subjects(&self.watched, pulse, &self.store.reader(), detector, checkpoint, now)?;
         let rules = Arc::clone(detector.rules());
         let (outcome, state) = {
             let _noted = self.crashes.clearing(Runner::Check);
@@ -298,17 +298,17 @@ impl Evaluator {
         &self,
         outcome: Outcome,
         state: StateChanges,
-        mark: Option<Sequence>,
+        checkpoint: Option<Sequence>,
         events: u64,
     ) -> Result<(), StoreError> {
         for (rule, error) in &outcome.failures {
             tracing::debug!(%rule, "rule failed: {error}");
         }
         let (rules_run, failures) = (u64::from(outcome.rules_run), outcome.failures.len() as u64);
-        let recorded = self.recorder.record(outcome, state, mark, self.clock.now())?;
+        let recorded = self.recorder.record(outcome, state, checkpoint, self.clock.now())?;
         self.look_again(&recorded);
         self.progress.send_modify(|progress| {
-            progress.mark = mark.unwrap_or(progress.mark);
+            progress.checkpoint = checkpoint.unwrap_or(progress.checkpoint);
             progress.events += events;
             progress.rules_run += rules_run;
             progress.failures += failures;
@@ -321,8 +321,8 @@ impl Evaluator {
     }
 
     fn look_again(&self, recorded: &Recorded) {
-        if recorded.owes {
-            self.owed.send_modify(|count| *count += 1);
+        if recorded.has_pending {
+            self.pending.send_modify(|count| *count += 1);
         }
     }
 
@@ -334,7 +334,7 @@ impl Evaluator {
     ) -> Result<(), StoreError> {
         match request {
             RulesRequest::Handle(request) => self.handle(request, detector, checks),
-            RulesRequest::Hunted(hunted) => self.hunted(*hunted, detector),
+            RulesRequest::RetroHuntResult(hunted) => self.hunted(*hunted, detector),
             RulesRequest::ClearMemory { space, reply } => {
                 let count = detector.clear_memory(&space);
                 let state = detector.take_changes();
@@ -362,7 +362,7 @@ impl Evaluator {
                     detector.handled(&alert, action);
                     let state = detector.take_changes();
                     let handled = self.recorder.handle(id, action, remark, state)?;
-                    self.owed.send_modify(|count| *count += 1);
+                    self.pending.send_modify(|count| *count += 1);
                     handled.ok_or_else(|| format!("there is no alert `{id}`"))
                 }
             },

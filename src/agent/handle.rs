@@ -9,15 +9,15 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Progress,
+    EvaluationProgress,
     request::{Beat, HandleRequest, RulesRequest},
 };
 use crate::{
     api::{Health, Live, Running, RunningDestination, RunningSource},
     deliver::DestinationStatus,
     model::{
-        alert::{Action, Alert, Remark},
-        condition::Condition,
+        alert::{Alert, AlertAction, Remark},
+        error_kind::ErrorKind,
         name::{AlertId, DestinationName, SourceName},
         time::{self, Clock, Timestamp},
     },
@@ -48,9 +48,9 @@ pub(super) struct LiveAgent {
     pub(super) sources: Vec<LiveSource>,
     pub(super) destinations: Vec<(DestinationName, watch::Receiver<DestinationStatus>)>,
     pub(super) rules: watch::Receiver<Arc<RuleSet>>,
-    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) progress: watch::Receiver<EvaluationProgress>,
     pub(super) stored: watch::Sender<u64>,
-    pub(super) owed: watch::Sender<u64>,
+    pub(super) pending: watch::Sender<u64>,
     pub(super) requests: mpsc::Sender<RulesRequest>,
     pub(super) beat: Arc<Beat>,
     pub(super) last_heartbeat: Mutex<Option<Timestamp>>,
@@ -119,7 +119,7 @@ impl Live for LiveAgent {
         for source in &self.sources {
             let record = source.status.borrow().record.clone();
             let name = &source.settings.name;
-            if record.error.as_ref().is_some_and(|error| error.kind == Condition::StoreFailed) {
+            if record.error.as_ref().is_some_and(|error| error.kind == ErrorKind::StoreFailed) {
                 health.dead.push("the store cannot be written".to_owned());
             }
             let patience = UNREAD.max(3 * source.settings.poll_interval);
@@ -133,7 +133,7 @@ impl Live for LiveAgent {
         health
     }
 
-    fn handle(&self, alert: AlertId, action: Action, remark: Remark) -> Result<Alert, String> {
+    fn handle(&self, alert: AlertId, action: AlertAction, remark: Remark) -> Result<Alert, String> {
         let stopping = || "the agent is stopping: ask again".to_owned();
         let (reply, answer) = oneshot::channel();
         let request = RulesRequest::Handle(HandleRequest { alert, action, remark, reply });
@@ -166,7 +166,7 @@ impl Live for LiveAgent {
         self.stored.send_modify(|count| *count += 1);
     }
 
-    fn owed(&self) {
-        self.owed.send_modify(|count| *count += 1);
+    fn pending(&self) {
+        self.pending.send_modify(|count| *count += 1);
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn subjects(
     pulse: &Pulse,
     reader: &Reader,
     detector: &Detector,
-    mark: Sequence,
+    checkpoint: Sequence,
     now: Timestamp,
 ) -> Result<Vec<Subject>, StoreError> {
     let mut subjects = Vec::new();
@@ -114,16 +114,16 @@ pub(super) fn subjects(
         .iter()
         .map(|(name, status)| {
             let status = status.borrow();
-            let owed = outbox.get(name);
-            // What is owed remembers its error over a restart, the worker does not.
-            let failing_before = owed.filter(|owed| owed.error.is_some()).and_then(|owed| owed.oldest);
+            let pending = outbox.get(name);
+            // What is pending remembers its error over a restart, the worker does not.
+            let failing_before = pending.filter(|pending| pending.error.is_some()).and_then(|pending| pending.oldest);
             json!({
                 "name": name,
-                "owed": owed.map_or(0, |owed| owed.count),
-                "oldest": age(owed.and_then(|owed| owed.oldest), now),
-                "given_up": owed.map_or(0, |owed| owed.given_up),
+                "pending": pending.map_or(0, |pending| pending.count),
+                "oldest": age(pending.and_then(|pending| pending.oldest), now),
+                "given_up": pending.map_or(0, |pending| pending.given_up),
                 "delivered": status.delivered,
-                "error": status.error.clone().or_else(|| owed.and_then(|owed| owed.error.clone())),
+                "error": status.error.clone().or_else(|| pending.and_then(|pending| pending.error.clone())),
                 "failing_for": age(status.failing_since.or(failing_before), now),
             })
         })
@@ -154,7 +154,7 @@ pub(super) fn subjects(
                 "event": ended.event.map(|event| event.0),
             })).collect::<Vec<_>>(),
             "destinations": destinations,
-            "backlog": reader.last_sequence()?.0.saturating_sub(mark.0),
+            "backlog": reader.last_sequence()?.0.saturating_sub(checkpoint.0),
         }),
     });
     Ok(subjects)

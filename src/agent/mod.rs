@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, Desk, DeskSettings, server::Socket},
+    api::{self, DeskSettings, Service, server::Socket},
     config::{Config, diagnostic::Diagnostic},
     deliver::{DestinationStatus, OpenError, Terminal, Worker},
     dispatch::{Recorder, Router},
@@ -24,7 +24,7 @@ use crate::{
         name::{DestinationName, SourceName},
         time::{self, Clock, Timestamp},
     },
-    replay::Progress as ReplayProgress,
+    replay::ReplayProgress,
     rule::{Loader, RuleSet, RuleSources, stack},
     source::{self, Listing, Pace, Poller, Source, SourceSetupError, SourceStatus, Timing},
     store::{self, Store, StoreError, TaskStore},
@@ -43,7 +43,7 @@ mod watchdog;
 
 use crash::CrashLog;
 
-pub use request::Progress;
+pub use request::EvaluationProgress;
 
 /// Housekeeping: retention and merging of blocks.
 const HOUSEKEEPING: Duration = Duration::from_secs(10 * 60);
@@ -96,7 +96,7 @@ pub enum AgentError {
 
 /// What tests and `demo` set.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct AgentOptions {
     /// Where the time is read.
     pub clock: Clock,
     /// How long pollers wait.
@@ -111,26 +111,26 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
-    options: Options,
+    options: AgentOptions,
     store: Store,
     pollers: Vec<Poller>,
     workers: Vec<Worker>,
     loader: Loader,
     rules: watch::Sender<Arc<RuleSet>>,
     stored: watch::Sender<u64>,
-    owed: watch::Sender<u64>,
-    lists: Lists,
+    pending: watch::Sender<u64>,
+    lists: ActionLists,
     crashes: Arc<CrashLog>,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<EvaluationProgress>,
     pid_file: PidFile,
     metrics: Option<std::net::TcpListener>,
     /// Problems of the rule files, as they were found at the start.
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Lists of actions that pollers have fetched, and how far rules have taken them up.
+/// ActionLists of actions that pollers have fetched, and how far rules have taken them up.
 #[derive(Debug)]
-struct Lists {
+struct ActionLists {
     listed: watch::Receiver<u64>,
     taken: watch::Sender<u64>,
 }
@@ -148,7 +148,7 @@ struct Watched {
 
 impl Agent {
     /// Opens the store, reads the secrets, loads the rules. Fails on whatever a person has to put right.
-    pub fn open(config: Config, options: Options) -> Result<Self, AgentError> {
+    pub fn open(config: Config, options: AgentOptions) -> Result<Self, AgentError> {
         if config.sources.is_empty() {
             return Err(AgentError::NoSource);
         }
@@ -175,7 +175,7 @@ impl Agent {
         let metrics = config.metrics.map(listen).transpose()?;
         let pid_file = PidFile::write(&config)?;
         let stored = watch::Sender::new(0);
-        let owed = watch::Sender::new(0);
+        let pending = watch::Sender::new(0);
         let (listed, taken) = (watch::Sender::new(0), watch::Sender::new(0));
         let listing = Listing { listed: listed.clone(), taken: taken.subscribe() };
         let mut pollers = Vec::new();
@@ -189,7 +189,7 @@ impl Agent {
             .iter()
             .zip(destinations)
             .map(|(settings, destination)| {
-                Worker::new(settings.clone(), destination, store.clone(), options.clock.clone(), owed.subscribe())
+                Worker::new(settings.clone(), destination, store.clone(), options.clock.clone(), pending.subscribe())
             })
             .collect::<Result<_, _>>()?;
 
@@ -226,8 +226,8 @@ impl Agent {
             workers,
             loader,
             stored,
-            owed,
-            lists: Lists { listed: listed.subscribe(), taken },
+            pending,
+            lists: ActionLists { listed: listed.subscribe(), taken },
             crashes,
             progress: watch::Sender::default(),
             pid_file,
@@ -241,7 +241,7 @@ impl Agent {
     }
 
     /// How far evaluation has come.
-    pub fn progress(&self) -> watch::Receiver<Progress> {
+    pub fn progress(&self) -> watch::Receiver<EvaluationProgress> {
         self.progress.subscribe()
     }
 
@@ -300,12 +300,12 @@ impl Agent {
             rules: self.rules.subscribe(),
             progress: self.progress.subscribe(),
             stored: self.stored.clone(),
-            owed: self.owed.clone(),
+            pending: self.pending.clone(),
             requests,
             beat: Arc::clone(&beat),
             last_heartbeat: std::sync::Mutex::new(None),
         });
-        let desk = Desk::new(
+        let service = Service::new(
             self.store.clone(),
             recorder.clone(),
             DeskSettings { sources: self.config.sources.clone(), destinations: self.config.destinations.clone() },
@@ -318,7 +318,7 @@ impl Agent {
         })?;
         let metrics = self.metrics.map(tokio::net::TcpListener::from_std).transpose();
         let metrics = metrics.map_err(|error| AgentError::System { what: "the port for metrics", error })?;
-        // Workers outlive the others, so that what these leave owed is still delivered.
+        // Workers outlive the others, so that what these leave pending is still delivered.
         let stop_workers = CancellationToken::new();
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
         let mut workers: JoinSet<()> = JoinSet::new();
@@ -350,16 +350,16 @@ impl Agent {
             "the reloader"
         });
         {
-            let (desk, stop) = (desk.clone(), stop.clone());
+            let (service, stop) = (service.clone(), stop.clone());
             tasks.spawn(async move {
-                socket.serve(desk, stop).await;
+                socket.serve(service, stop).await;
                 "the control socket"
             });
         }
         if let Some(listener) = metrics {
             let stop = stop.clone();
             tasks.spawn(async move {
-                api::server::serve_metrics(listener, desk, stop).await;
+                api::server::serve_metrics(listener, service, stop).await;
                 "metrics"
             });
         }
@@ -383,7 +383,7 @@ impl Agent {
             clock: self.options.clock.clone(),
             rules: self.rules.subscribe(),
             stored: self.stored.subscribe(),
-            owed: self.owed.clone(),
+            pending: self.pending.clone(),
             progress: self.progress.clone(),
             watched,
             retro_hunt: self.config.retro_hunt,

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Lists, crash::CrashLog, rule_guard};
+use super::{ActionLists, crash::CrashLog, rule_guard};
 use crate::{
     config::{
         Config, Guard,
@@ -16,7 +16,7 @@ use crate::{
     },
     detect::Settings,
     model::time::Clock,
-    replay::Progress,
+    replay::ReplayProgress,
     rule::{Loaded, Loader, RuleSet, WatchMode, Watcher},
     store::TaskStore,
 };
@@ -30,7 +30,7 @@ pub(super) struct Reloading {
     pub(super) guard: Option<Guard>,
     pub(super) settings: Settings,
     pub(super) store: TaskStore,
-    pub(super) lists: Lists,
+    pub(super) lists: ActionLists,
     pub(super) crashes: Arc<CrashLog>,
     pub(super) clock: Clock,
 }
@@ -72,7 +72,7 @@ impl Reloading {
                 .guard
                 .clone()
                 .map(|guard| (guard, Arc::clone(&self.rules.borrow()), self.settings.clone(), self.clock.now()));
-            let progress = Arc::new(Progress::default());
+            let progress = Arc::new(ReplayProgress::default());
             let told = Arc::clone(&progress);
             let crashes = Arc::clone(&self.crashes);
             // Compiling, and trying rules, is work for a processor, not for the tasks' threads.

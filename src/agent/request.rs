@@ -9,16 +9,16 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::model::{
-    alert::{Action, Alert, Remark},
+    alert::{Alert, AlertAction, Remark},
     name::{AlertId, RuleId, RuleVersion, Sequence},
     outcome::Outcome,
 };
 
 /// How far evaluation has come since the agent started.
 #[derive(Debug, Clone, Default)]
-pub struct Progress {
+pub struct EvaluationProgress {
     /// The last event that was evaluated.
-    pub mark: Sequence,
+    pub checkpoint: Sequence,
     /// Events evaluated.
     pub events: u64,
     /// Calls of `fn rule`.
@@ -35,7 +35,7 @@ pub struct Progress {
 #[derive(Debug)]
 pub(super) struct HandleRequest {
     pub(super) alert: AlertId,
-    pub(super) action: Action,
+    pub(super) action: AlertAction,
     pub(super) remark: Remark,
     /// The alert as it is then, or why it was not done.
     pub(super) reply: oneshot::Sender<Result<Alert, String>>,
@@ -49,12 +49,12 @@ pub(super) enum RulesRequest {
     /// To forget what a rule remembers; answered with how many keys that were.
     ClearMemory { space: String, reply: oneshot::Sender<usize> },
     /// To record what new rules found in stored events.
-    Hunted(Box<Hunted>),
+    RetroHuntResult(Box<RetroHuntResult>),
 }
 
 /// What a hunt found.
 #[derive(Debug)]
-pub(super) struct Hunted {
+pub(super) struct RetroHuntResult {
     /// The rules that were hunted with, each with its version.
     pub(super) rules: BTreeMap<RuleId, RuleVersion>,
     /// What followed.

@@ -1,7 +1,7 @@
 //! The retro-hunt: a rule that is new to the agent is run once over the stored events, on a thread of its own. What it finds is handed
 //! to the rules' thread, which records it as late alerts.
 //!
-//! That a rule is owed a hunt is stored together with the note that it runs, and crossed out together with what it found: a hunt that
+//! That a rule is pending a hunt is stored together with the note that it runs, and crossed out together with what it found: a hunt that
 //! was cut short begins anew.
 
 use std::{sync::Arc, time::Duration};
@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     crash::{CrashLog, Runner},
-    request::{Hunted, RulesRequest},
+    request::{RetroHuntResult, RulesRequest},
 };
 use crate::{
     detect::{Detector, Settings},
     model::{
-        alert::{AlertChange, Kind},
+        alert::{AlertChange, AlertKind},
         name::{RuleId, Sequence},
         outcome::Outcome,
         time::{self, Timestamp},
@@ -30,17 +30,17 @@ const MOST: usize = 20_000;
 
 /// A hunt that is to be made.
 #[derive(Debug)]
-pub(super) struct Hunt {
+pub(super) struct RetroHunt {
     pub(super) rules: Arc<RuleSet>,
     /// The rules to hunt with.
     pub(super) wanted: Vec<Arc<CompiledRule>>,
     /// How far back.
     pub(super) span: Duration,
     /// The last event that was evaluated before the rules came.
-    pub(super) mark: Sequence,
+    pub(super) checkpoint: Sequence,
 }
 
-impl Hunt {
+impl RetroHunt {
     /// Begins it in the background.
     pub(super) fn begin(
         self,
@@ -60,7 +60,7 @@ impl Hunt {
         let hunting = move || match self.hunt(settings, &reader, now, &crashes, &stop) {
             Ok(Some(hunted)) => {
                 // Where the rules' thread has ended there is nobody to tell: it is hunted again at the next start.
-                found.blocking_send(RulesRequest::Hunted(Box::new(hunted))).ok();
+                found.blocking_send(RulesRequest::RetroHuntResult(Box::new(hunted))).ok();
             }
             Ok(None) => {}
             Err(error) => {
@@ -81,23 +81,23 @@ impl Hunt {
         now: Timestamp,
         crashes: &Arc<CrashLog>,
         stop: &CancellationToken,
-    ) -> Result<Option<Hunted>, StoreError> {
+    ) -> Result<Option<RetroHuntResult>, StoreError> {
         let part = self.rules.part(&self.wanted);
         let since = time::before(now, self.span);
         let filter = ScanFilter { since: Some(time::before(since, part.longest_reach())), ..ScanFilter::default() };
         let _alone = crashes.hunting();
-        let noted = crashes.clearing(Runner::Hunt);
-        crashes.rules(Runner::Hunt, &part.detections);
+        let noted = crashes.clearing(Runner::RetroHunt);
+        crashes.rules(Runner::RetroHunt, &part.detections);
         let hunting = part.detections.clone();
         let mut detector = Detector::new(part, settings);
         if hunting.iter().any(|rule| crashes.is_suspect(rule)) {
-            detector.set_watch(Some(crashes.watch(Runner::Hunt, None)));
+            detector.set_watch(Some(crashes.watch(Runner::RetroHunt, None)));
         }
         let mut outcome = Outcome::default();
         let is_wanted = |rule: &RuleId| self.wanted.iter().any(|wanted| wanted.id() == rule);
         for event in reader.scan_readable(filter) {
             let event = event?;
-            if event.sequence > self.mark {
+            if event.sequence > self.checkpoint {
                 break;
             }
             if stop.is_cancelled() {
@@ -127,7 +127,7 @@ impl Hunt {
             AlertChange::Opened(alert) => {
                 alert.late = true;
                 // Failures are told by live events.
-                alert.kind == Kind::Detection && is_wanted(&alert.rule) && known.insert(alert.id)
+                alert.kind == AlertKind::Detection && is_wanted(&alert.rule) && known.insert(alert.id)
             }
             // What joined an alert from before the span is no news.
             other => known.contains(&other.alert()),
@@ -135,6 +135,6 @@ impl Hunt {
         outcome.matches.retain(|found| found.alert.is_some_and(|alert| known.contains(&alert)));
         let mut rules = self.rules.versions();
         rules.retain(|rule, _| is_wanted(rule));
-        Ok(Some(Hunted { rules, outcome }))
+        Ok(Some(RetroHuntResult { rules, outcome }))
     }
 }

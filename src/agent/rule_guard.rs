@@ -13,11 +13,11 @@ use crate::{
     config::Guard,
     detect::Settings,
     model::{
-        alert::{Alert, Kind},
+        alert::{Alert, AlertKind},
         name::{RuleId, RuleVersion},
         time::{self, Timestamp},
     },
-    replay::{self, Diff, Progress, Report, Run},
+    replay::{self, Diff, ReplayProgress, Report, Run},
     rule::{CompiledRule, Guarded, RuleSet, Stage},
     store::{AlertFilter, Reader, SentBlock, StoreError},
 };
@@ -29,7 +29,7 @@ pub(super) struct Trial<'a> {
     pub(super) reader: &'a Reader,
     pub(super) crashes: &'a CrashLog,
     pub(super) now: Timestamp,
-    pub(super) progress: &'a Progress,
+    pub(super) progress: &'a ReplayProgress,
 }
 
 impl Trial<'_> {
@@ -97,7 +97,7 @@ impl Trial<'_> {
                 .changes_after(0)
                 .filter(|change| !matches!(change, Ok(change) if change.author.is_none()))
                 .collect::<Result<_, _>>()?,
-            passes: self.reader.passes().collect::<Result<_, _>>()?,
+            watermarks: self.reader.watermarks().collect::<Result<_, _>>()?,
             // The agent goes on meanwhile, and has its work to do.
             threads: 1,
             ..Run::default()
@@ -128,7 +128,7 @@ impl Trial<'_> {
             return Err(error);
         }
         let is_of = |alert: &Alert| {
-            alert.kind != Kind::Health && !alert.shadow && new.iter().any(|rule| *rule.id() == alert.rule)
+            alert.kind != AlertKind::Health && !alert.shadow && new.iter().any(|rule| *rule.id() == alert.rule)
         };
         let filter = AlertFilter { since: Some(since), ..AlertFilter::default() };
         let before: Vec<Alert> = self

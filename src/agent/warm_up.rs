@@ -15,7 +15,7 @@ use crate::{
     store::{Reader, ScanFilter, StoreError},
 };
 
-/// Events that are read for it at most, the newest before the mark: some ten seconds.
+/// Events that are read for it at most, the newest before the checkpoint: some ten seconds.
 const MOST: u64 = 1_000_000;
 
 /// Lets the rules learn that have to. What they know then goes to the store with the next commit. Ends early, with nothing
@@ -23,7 +23,7 @@ const MOST: u64 = 1_000_000;
 pub(super) fn learn(
     detector: &mut Detector,
     reader: &Reader,
-    mark: Sequence,
+    checkpoint: Sequence,
     beat: &Beat,
     crashes: &Arc<CrashLog>,
     stop: &CancellationToken,
@@ -46,14 +46,14 @@ pub(super) fn learn(
     let rules: Vec<String> = learning.rules().map(ToString::to_string).collect();
     let rules = rules.join(", ");
     let filter = ScanFilter {
-        after: Sequence(mark.0.saturating_sub(MOST)),
+        after: Sequence(checkpoint.0.saturating_sub(MOST)),
         since: Some(time::before(detector.clock(), learning.reach())),
         ..ScanFilter::default()
     };
     let mut events = 0_u64;
     for event in reader.scan_readable(filter) {
         let event = event?;
-        if event.sequence > mark {
+        if event.sequence > checkpoint {
             break;
         }
         learning.event(&event);

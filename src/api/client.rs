@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Desk, DeskError, DeskSettings, socket,
+    DeskError, DeskSettings, Service, socket,
     wire::{Line, Request},
 };
 use crate::{
@@ -28,7 +28,7 @@ pub enum Client {
     /// An agent that runs, through its socket.
     Agent(Remote),
     /// The store, opened by this process.
-    Store(Box<Desk>),
+    Store(Box<Service>),
 }
 
 /// The connection to an agent.
@@ -84,7 +84,7 @@ impl Client {
                 return Err(ClientError::NoStore(config.data_dir.display().to_string()));
             }
             match Store::open(&config.data_dir) {
-                Ok(store) => return Ok(Self::Store(Box::new(desk(store, config, clock)))),
+                Ok(store) => return Ok(Self::Store(Box::new(service(store, config, clock)))),
                 // An agent that starts or stops, or another verb: it will be over in a moment.
                 Err(StoreError::Locked { .. }) if began.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(50));
@@ -115,9 +115,9 @@ impl Client {
         };
         match self {
             Self::Agent(remote) => remote.ask(&request, &mut parse),
-            Self::Store(desk) => {
+            Self::Store(service) => {
                 let mut failed = None;
-                let answered = desk.answer(request, &mut |item| match parse(&item) {
+                let answered = service.answer(request, &mut |item| match parse(&item) {
                     Ok(()) => true,
                     Err(error) => {
                         failed = Some(error);
@@ -135,8 +135,8 @@ impl Client {
     /// Hands on all stored events, packed; `false` ends it.
     pub fn blocks(&self, mut each: impl FnMut(Block) -> bool) -> Result<(), ClientError> {
         match self {
-            Self::Store(desk) => {
-                for block in desk.store.reader().blocks() {
+            Self::Store(service) => {
+                for block in service.store.reader().blocks() {
                     if !each(block?) {
                         break;
                     }
@@ -171,11 +171,11 @@ impl Client {
     }
 }
 
-/// A desk without an agent.
-fn desk(store: Store, config: &Config, clock: &Clock) -> Desk {
+/// A service without an agent.
+fn service(store: Store, config: &Config, clock: &Clock) -> Service {
     let recorder = Recorder::new(store.clone(), Router::new(config.destinations.clone()));
     let settings = DeskSettings { sources: config.sources.clone(), destinations: config.destinations.clone() };
-    Desk::new(store, recorder, settings, clock.clone(), None)
+    Service::new(store, recorder, settings, clock.clone(), None)
 }
 
 impl Remote {

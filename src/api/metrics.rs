@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use std::sync::atomic::AtomicU64;
 
-use super::{Health, Status, task::TaskDesk};
+use super::{Health, Status, task::TaskService};
 use crate::model::{
     alert::Severity,
     time::{self, Timestamp},
@@ -21,8 +21,8 @@ use crate::model::{
 
 type Labels = Vec<(&'static str, String)>;
 
-pub(super) async fn metrics(State(desk): State<TaskDesk>) -> Response {
-    match desk.run(|desk| desk.status().map(|status| text(&status))).await {
+pub(super) async fn metrics(State(service): State<TaskService>) -> Response {
+    match service.run(|service| service.status().map(|status| text(&status))).await {
         Some(Ok(Ok(text))) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -33,17 +33,17 @@ pub(super) async fn metrics(State(desk): State<TaskDesk>) -> Response {
     }
 }
 
-pub(super) async fn healthz(State(desk): State<TaskDesk>) -> Response {
-    answer(health(&desk).await.dead)
+pub(super) async fn healthz(State(service): State<TaskService>) -> Response {
+    answer(health(&service).await.dead)
 }
 
-pub(super) async fn readyz(State(desk): State<TaskDesk>) -> Response {
-    let health = health(&desk).await;
+pub(super) async fn readyz(State(service): State<TaskService>) -> Response {
+    let health = health(&service).await;
     answer(health.dead.into_iter().chain(health.unready).collect())
 }
 
-async fn health(desk: &TaskDesk) -> Health {
-    let health = desk.run(|desk| desk.live.as_ref().map(|live| live.health()).unwrap_or_default()).await;
+async fn health(service: &TaskService) -> Health {
+    let health = service.run(|service| service.live.as_ref().map(|live| live.health()).unwrap_or_default()).await;
     health.unwrap_or_else(|| Health { dead: vec!["no thread is left to answer".to_owned()], ..Health::default() })
 }
 
@@ -159,10 +159,14 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
     }
     let destination = |name: &crate::model::name::DestinationName| vec![("destination", name.to_string())];
     let each = || status.destinations.iter();
-    sheet.gauge("outbox_owed", "Deliveries owed.", each().map(|state| (destination(&state.name), number(state.owed))));
+    sheet.gauge(
+        "outbox_pending",
+        "Deliveries pending.",
+        each().map(|state| (destination(&state.name), number(state.pending))),
+    );
     sheet.gauge(
         "outbox_oldest_age_seconds",
-        "Age of the oldest delivery owed.",
+        "Age of the oldest delivery pending.",
         each().filter_map(|state| Some((destination(&state.name), age(state.oldest)?))),
     );
     sheet.gauge(

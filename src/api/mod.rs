@@ -1,10 +1,10 @@
 //! The control API: what the other verbs ask, whether an agent runs or not.
 //!
-//! A question ([`Request`]) is answered by a [`Desk`], as items of JSON, one after another. Beside a running agent the desk is
+//! A question ([`Request`]) is answered by a [`Service`], as items of JSON, one after another. Beside a running agent the service is
 //! the agent's and the question goes through a unix socket in the data directory ([`server`]); otherwise the verb opens the
-//! store itself and asks a desk of its own. [`Client`] hides which. Both give the same answers because they are the same code.
+//! store itself and asks a service of its own. [`Client`] hides which. Both give the same answers because they are the same code.
 
-use crate::model::alert::{Action, Alert, Kind};
+use crate::model::alert::{Alert, AlertAction, AlertKind};
 
 mod client;
 pub mod metrics;
@@ -15,7 +15,7 @@ mod task;
 pub mod wire;
 
 pub use client::{Client, ClientError};
-pub use service::{Desk, DeskError, DeskSettings, Live};
+pub use service::{DeskError, DeskSettings, Live, Service};
 pub use status::{
     CategoryState, DestinationState, DropOff, EventState, Health, RuleState, Running, RunningDestination,
     RunningSource, SeverityCounts, SourceState, Status,
@@ -28,9 +28,9 @@ pub fn socket(data_dir: &std::path::Path) -> std::path::PathBuf {
 }
 
 /// Whether a person may do this with an alert; if not, why. `lasts`: what a health alert is about still lasts.
-pub fn allowed(alert: &Alert, action: Action, lasts: bool) -> Result<(), String> {
+pub fn allowed(alert: &Alert, action: AlertAction, lasts: bool) -> Result<(), String> {
     alert.allows(action)?;
-    if matches!(action, Action::Resolve(_)) && alert.kind == Kind::Health && lasts {
+    if matches!(action, AlertAction::Resolve(_)) && alert.kind == AlertKind::Health && lasts {
         return Err(format!(
             "alert {} resolves itself once what it is about has passed: acknowledge it, or silence its rule for a while",
             alert.id.short()

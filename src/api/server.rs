@@ -38,9 +38,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Desk, metrics,
+    Service, metrics,
     service::DeskError,
-    task::TaskDesk,
+    task::TaskService,
     wire::{Line, Request, WireError},
 };
 
@@ -79,12 +79,12 @@ impl Socket {
     }
 
     /// Answers until `stop`.
-    pub async fn serve(self, desk: Desk, stop: CancellationToken) {
+    pub async fn serve(self, service: Service, stop: CancellationToken) {
         let router = Router::new()
             .route("/v1/ask", post(ask))
             .layer(middleware::from_fn(no_browsers))
-            .layer(axum::Extension(Limits::default()))
-            .with_state(TaskDesk::new(desk));
+            .layer(axum::Extension(ServerLimits::default()))
+            .with_state(TaskService::new(service));
         serve(Listener::Socket(self.listener), router, stop).await;
         // Left behind, it would only be in the way.
         std::fs::remove_file(&self.path).ok();
@@ -92,7 +92,7 @@ impl Socket {
 }
 
 /// Serves metrics and health until `stop`.
-pub async fn serve_metrics(listener: TcpListener, desk: Desk, stop: CancellationToken) {
+pub async fn serve_metrics(listener: TcpListener, service: Service, stop: CancellationToken) {
     let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let router = Router::new()
         .route("/metrics", get(metrics::metrics))
@@ -101,7 +101,7 @@ pub async fn serve_metrics(listener: TcpListener, desk: Desk, stop: Cancellation
         .layer(DefaultBodyLimit::max(1024))
         .layer(middleware::from_fn(no_browsers))
         .layer(middleware::from_fn_with_state(local, by_its_own_name))
-        .with_state(TaskDesk::new(desk));
+        .with_state(TaskService::new(service));
     serve(Listener::Port(listener), router, stop).await;
 }
 
@@ -180,14 +180,14 @@ async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
 
 /// What is bounded beside connections.
 #[derive(Debug, Clone)]
-struct Limits {
+struct ServerLimits {
     /// Answers that are being made.
     answers: Arc<Semaphore>,
     /// Large questions that are being read.
     large: Arc<Semaphore>,
 }
 
-impl Default for Limits {
+impl Default for ServerLimits {
     fn default() -> Self {
         Self { answers: Arc::new(Semaphore::new(CONNECTIONS)), large: Arc::new(Semaphore::new(4)) }
     }
@@ -247,9 +247,9 @@ async fn by_its_own_name(State(local): State<bool>, request: HttpRequest, next: 
 }
 
 async fn ask(
-    State(desk): State<TaskDesk>,
+    State(service): State<TaskService>,
     axum::Extension(activity): axum::Extension<Activity>,
-    axum::Extension(limits): axum::Extension<Limits>,
+    axum::Extension(limits): axum::Extension<ServerLimits>,
     headers: HeaderMap,
     request: HttpRequest,
 ) -> Response {
@@ -282,7 +282,7 @@ async fn ask(
     let began = Instant::now();
     let mut question = question;
     loop {
-        let asked = desk.run(move |desk| (desk.waits(&question), question)).await;
+        let asked = service.run(move |service| (service.waits(&question), question)).await;
         let Some((wait, same)) = asked else {
             return (StatusCode::INTERNAL_SERVER_ERROR, "the store could not be read\n").into_response();
         };
@@ -300,7 +300,7 @@ async fn ask(
     let (sender, receiver) = mpsc::channel(LINES);
     let runtime = tokio::runtime::Handle::current();
     // The answer goes on while this returns what there is of it.
-    let answering = move |desk: &Desk| {
+    let answering = move |service: &Service| {
         let _turn = turn;
         let mut count = 0_u64;
         let send = |line: String| {
@@ -310,7 +310,7 @@ async fn ask(
                 .block_on(async { tokio::time::timeout(STALLED, sender.send(line)).await })
                 .is_ok_and(|sent| sent.is_ok())
         };
-        let result = desk.answer(question, &mut |item| {
+        let result = service.answer(question, &mut |item| {
             count += 1;
             send(format!("{{\"item\":{item}}}\n"))
         });
@@ -325,7 +325,7 @@ async fn ask(
             send(format!("{line}\n"));
         }
     };
-    desk.start(answering);
+    service.start(answering);
     let patience = tokio::time::interval_at(tokio::time::Instant::now() + PATIENCE, PATIENCE);
     let body = Body::new(Lines { receiver, activity, patience });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()

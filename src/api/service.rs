@@ -18,7 +18,7 @@ use crate::{
     dispatch::Recorder,
     model::{
         action::Catalog,
-        alert::{Action, Alert, Remark},
+        alert::{Alert, AlertAction, Remark},
         category::Category,
         event::{Event, IncomingEvent},
         name::{AlertId, Sequence, SourceName},
@@ -43,7 +43,7 @@ pub trait Live: Send + Sync {
     /// Whether it does its job.
     fn health(&self) -> Health;
     /// Does with an alert what a person wants, or says why not.
-    fn handle(&self, alert: AlertId, action: Action, remark: Remark) -> Result<Alert, String>;
+    fn handle(&self, alert: AlertId, action: AlertAction, remark: Remark) -> Result<Alert, String>;
     /// Forgets what a rule remembers; says how many keys that were.
     fn clear_memory(&self, space: String) -> Result<usize, String>;
     /// Has a part of the log fetched again; false if the source is not polled.
@@ -52,11 +52,11 @@ pub trait Live: Send + Sync {
     fn list_actions(&self, source: &SourceName) -> Option<Result<Refreshed, String>>;
     /// Something was stored: there is something to evaluate.
     fn stored(&self);
-    /// Something is owed: there is something to deliver.
-    fn owed(&self);
+    /// Something is pending: there is something to deliver.
+    fn pending(&self);
 }
 
-/// What the desk knows of the configuration.
+/// What the service knows of the configuration.
 #[derive(Debug, Clone)]
 pub struct DeskSettings {
     /// Where events come from.
@@ -67,7 +67,7 @@ pub struct DeskSettings {
 
 /// Answers questions.
 #[derive(Clone)]
-pub struct Desk {
+pub struct Service {
     pub(super) store: Store,
     pub(super) settings: Arc<DeskSettings>,
     pub(super) clock: Clock,
@@ -75,9 +75,9 @@ pub struct Desk {
     recorder: Recorder,
 }
 
-impl std::fmt::Debug for Desk {
+impl std::fmt::Debug for Service {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Desk({})", if self.live.is_some() { "of an agent" } else { "without an agent" })
+        write!(formatter, "Service({})", if self.live.is_some() { "of an agent" } else { "without an agent" })
     }
 }
 
@@ -109,8 +109,8 @@ fn put<T: Serialize>(sink: Sink<'_>, item: &T) -> Result<(), DeskError> {
     if sink(item) { Ok(()) } else { Err(DeskError::Gone) }
 }
 
-impl Desk {
-    /// A desk on a store; beside a running agent, with what that adds.
+impl Service {
+    /// A service on a store; beside a running agent, with what that adds.
     pub fn new(
         store: Store,
         recorder: Recorder,
@@ -186,13 +186,13 @@ impl Desk {
                 Ok(())
             }
             Request::Blocks {} => reader.sent_blocks().try_for_each(|block| put(sink, &block?)),
-            Request::Passes {} => reader.passes().try_for_each(|pass| put(sink, &pass?)),
+            Request::Watermarks {} => reader.watermarks().try_for_each(|watermark| put(sink, &watermark?)),
             Request::Evaluated {} => put(
                 sink,
                 &Evaluated {
-                    mark: reader.mark()?,
+                    checkpoint: reader.checkpoint()?,
                     change: reader.last_change()?,
-                    quiet: reader.quiet().collect::<Result<_, _>>()?,
+                    skipped: reader.skipped().collect::<Result<_, _>>()?,
                     rules: reader.logged_rules().collect::<Result<_, _>>()?,
                 },
             ),
@@ -222,8 +222,8 @@ impl Desk {
             }
             Request::EndSilence { id } => match self.recorder.end_silence(id, self.clock.now())? {
                 Some((silence, recorded)) => {
-                    if let (Some(live), true) = (&self.live, recorded.owes) {
-                        live.owed();
+                    if let (Some(live), true) = (&self.live, recorded.has_pending) {
+                        live.pending();
                     }
                     put(sink, &silence)
                 }
@@ -243,7 +243,7 @@ impl Desk {
                     self.store.discard(&letters)?;
                 } else {
                     self.store.revive(&letters, self.clock.now())?;
-                    self.live.iter().for_each(|live| live.owed());
+                    self.live.iter().for_each(|live| live.pending());
                 }
                 put(sink, &Count { count: letters.len() as u64 })
             }
@@ -301,7 +301,7 @@ impl Desk {
         }
     }
 
-    fn handle(&self, id: AlertId, action: Action, remark: Remark) -> Result<Alert, DeskError> {
+    fn handle(&self, id: AlertId, action: AlertAction, remark: Remark) -> Result<Alert, DeskError> {
         if let Some(live) = &self.live {
             return live.handle(id, action, remark).map_err(DeskError::Wrong);
         }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Desk;
+use super::Service;
 use crate::{
     detect::{RuleRecord, rule_records},
     model::{
-        alert::{Severity, Status as AlertStatus},
+        alert::{AlertStatus, Severity},
         category::Category,
         name::{DestinationName, RuleId, SourceName},
         time::{self, Timestamp},
@@ -237,8 +237,8 @@ pub struct DestinationState {
     pub name: DestinationName,
     /// What kind it is; absent if the configuration does not have it.
     pub kind: Option<String>,
-    /// Deliveries owed.
-    pub owed: u64,
+    /// Deliveries pending.
+    pub pending: u64,
     /// When the oldest of them came up.
     pub oldest: Option<Timestamp>,
     /// Deliveries given up.
@@ -272,13 +272,13 @@ fn rules(reader: &Reader) -> Result<Vec<RuleState>, StoreError> {
     Ok(rules.into_values().collect())
 }
 
-pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
-    let now = desk.clock.now();
-    let reader = desk.store.reader();
-    let agent = desk.live.as_ref().map(|live| live.running());
+pub(super) fn status(service: &Service) -> Result<Status, StoreError> {
+    let now = service.clock.now();
+    let reader = service.store.reader();
+    let agent = service.live.as_ref().map(|live| live.running());
     let (stored, bytes) = reader.event_totals()?;
     let categories = categories(&reader)?;
-    let (mark, last) = (reader.mark()?, reader.last_sequence()?);
+    let (checkpoint, last) = (reader.checkpoint()?, reader.last_sequence()?);
     let (mut open, mut acknowledged) = (SeverityCounts::default(), SeverityCounts::default());
     let mut alarms: Vec<SourceName> = Vec::new();
     for alert in reader.alerts(AlertFilter::default()) {
@@ -294,14 +294,14 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
     }
     let rules = rules(&reader)?;
     let mut records = reader.sources()?;
-    for settings in &desk.settings.sources {
+    for settings in &service.settings.sources {
         records.entry(settings.name.clone()).or_default();
     }
     let sources =
-        records.into_iter().map(|(name, record)| source_state(desk, &agent, &alarms, name, record, now)).collect();
+        records.into_iter().map(|(name, record)| source_state(service, &agent, &alarms, name, record, now)).collect();
     let mut outbox = reader.outbox()?;
     let mut destinations = Vec::new();
-    let configured = desk.settings.destinations.iter();
+    let configured = service.settings.destinations.iter();
     let configured: Vec<_> =
         configured.map(|settings| (settings.name.clone(), Some(settings.kind.name().to_owned()))).collect();
     let gone: Vec<_> = outbox
@@ -310,17 +310,19 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
         .map(|name| (name.clone(), None))
         .collect();
     for (name, kind) in configured.into_iter().chain(gone) {
-        let owed = outbox.remove(&name);
+        let pending = outbox.remove(&name);
         let record = reader.destination(&name)?;
         let running = agent.as_ref().and_then(|agent| agent.destinations.get(&name));
         destinations.push(DestinationState {
             kind,
-            owed: owed.as_ref().map_or(0, |owed| owed.count),
-            oldest: owed.as_ref().and_then(|owed| owed.oldest),
-            given_up: owed.as_ref().map_or(0, |owed| owed.given_up),
+            pending: pending.as_ref().map_or(0, |pending| pending.count),
+            oldest: pending.as_ref().and_then(|pending| pending.oldest),
+            given_up: pending.as_ref().map_or(0, |pending| pending.given_up),
             delivered: record.delivered,
             last_delivered: record.last_delivered,
-            error: running.and_then(|running| running.error.clone()).or_else(|| owed.and_then(|owed| owed.error)),
+            error: running
+                .and_then(|running| running.error.clone())
+                .or_else(|| pending.and_then(|pending| pending.error)),
             name,
         });
     }
@@ -329,14 +331,20 @@ pub(super) fn status(desk: &Desk) -> Result<Status, StoreError> {
         now,
         last_alive: reader.alive()?,
         sources,
-        events: EventState { stored, bytes, last: last.0, evaluated: mark.0, backlog: last.0.saturating_sub(mark.0) },
+        events: EventState {
+            stored,
+            bytes,
+            last: last.0,
+            evaluated: checkpoint.0,
+            backlog: last.0.saturating_sub(checkpoint.0),
+        },
         categories,
         open_alerts: open,
         acknowledged_alerts: acknowledged,
         rules,
         destinations,
         silences: reader.silences()?.iter().filter(|silence| silence.ended.is_none()).count() as u64,
-        store_bytes: desk.store.size_on_disk()?,
+        store_bytes: service.store.size_on_disk()?,
         agent,
     })
 }
@@ -356,14 +364,14 @@ fn categories(reader: &Reader) -> Result<Vec<CategoryState>, StoreError> {
 }
 
 fn source_state(
-    desk: &Desk,
+    service: &Service,
     agent: &Option<Running>,
     alarms: &[SourceName],
     name: SourceName,
     record: SourceRecord,
     now: Timestamp,
 ) -> SourceState {
-    let settings = desk.settings.sources.iter().find(|settings| settings.name == name);
+    let settings = service.settings.sources.iter().find(|settings| settings.name == name);
     let running = agent.as_ref().and_then(|agent| agent.sources.get(&name));
     let record = running.map_or(record, |running| running.record.clone());
     let state = match &record.error {

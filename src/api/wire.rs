@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{
         action::ActionRecord,
-        alert::{Action, Alert, LoggedChange, Severity, Status},
+        alert::{Alert, AlertAction, AlertStatus, LoggedChange, Severity},
         category::Category,
         name::{AlertId, DestinationName, EventId, Sequence, SilenceId, SourceName},
         outcome::LoggedRules,
@@ -15,7 +15,7 @@ use crate::{
     source::Refreshed,
 };
 
-/// A question to the desk. What it is answered with stands beside each.
+/// A question to the service. What it is answered with stands beside each.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -55,8 +55,8 @@ pub enum Request {
     HandledChanges {},
     /// All events, in order, as [`crate::store::SentBlock`]s: for replays.
     Blocks {},
-    /// What the agent took note of while there were no events, in order, as [`crate::model::outcome::LoggedPass`]es: for replays.
-    Passes {},
+    /// What the agent took note of while there were no events, in order, as [`crate::model::outcome::LoggedWatermark`]es: for replays.
+    Watermarks {},
     /// [`Evaluated`]: how far evaluation has come, and what it was done with.
     Evaluated {},
     /// The [`Alert`] as it is after this was done.
@@ -64,7 +64,7 @@ pub enum Request {
         /// Its id.
         alert: AlertId,
         /// What to do.
-        action: Action,
+        action: AlertAction,
         /// Who does it.
         author: String,
         /// What they say.
@@ -103,7 +103,7 @@ pub enum Request {
         /// Of this destination; absent: of all.
         destination: Option<DestinationName>,
     },
-    /// [`Count`] of dead letters that are owed again, or thrown away.
+    /// [`Count`] of dead letters that are pending again, or thrown away.
     Settle {
         /// Of this destination; absent: of all.
         destination: Option<DestinationName>,
@@ -138,7 +138,7 @@ pub enum Request {
         /// This source; absent: all.
         source: Option<SourceName>,
     },
-    /// [`crate::store::Verified`]: everything is read back and held against everything else.
+    /// [`crate::store::StoreCheck`]: everything is read back and held against everything else.
     Verify {},
     /// A copy of the store, as [`BackupPart`]s.
     Backup {},
@@ -187,7 +187,7 @@ pub struct AlertQuery {
     /// Part of the actor's name, address or IP.
     pub actor: Option<String>,
     /// Where it stands.
-    pub status: Option<Status>,
+    pub status: Option<AlertStatus>,
     /// At most so many.
     pub limit: Option<usize>,
 }
@@ -225,11 +225,11 @@ pub struct EventTotals {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evaluated {
     /// The last event that was evaluated.
-    pub mark: Sequence,
+    pub checkpoint: Sequence,
     /// The number of the last logged change of an alert.
     pub change: u64,
     /// Runs of events that are stored and not evaluated: the first number of each, and the last.
-    pub quiet: Vec<(Sequence, Sequence)>,
+    pub skipped: Vec<(Sequence, Sequence)>,
     /// Which rules ran, and from where on, in order.
     pub rules: Vec<LoggedRules>,
 }

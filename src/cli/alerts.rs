@@ -5,7 +5,7 @@ use watchbell::{
     api::{Client, ClientError, Request, wire},
     deliver::{Message, render},
     model::{
-        alert::{Action, Alert, Disposition, LoggedChange, Notice, Severity, Status},
+        alert::{Alert, AlertAction, AlertStatus, Disposition, LoggedChange, Notice, Severity},
         time::Clock,
     },
 };
@@ -64,7 +64,7 @@ struct List {
     severity: Option<Severity>,
     /// Where it stands: open, acknowledged, resolved
     #[arg(long, value_name = "STATUS")]
-    status: Option<Status>,
+    status: Option<AlertStatus>,
     /// Only of rules whose id fits; `*` for any text
     #[arg(long, value_name = "PATTERN")]
     rule: Option<String>,
@@ -92,28 +92,28 @@ impl Alerts {
             Verb::List(list) => list.run(context),
             Verb::Show { id } => show(context, id),
             Verb::Tail { follow, lines } => tail(context, follow, lines),
-            Verb::Ack(handling) => handling.run(context, Action::Acknowledge),
+            Verb::Ack(handling) => handling.run(context, AlertAction::Acknowledge),
             Verb::Resolve { handling, true_positive, false_positive } => {
                 let disposition = match (true_positive, false_positive) {
                     (true, _) => Some(Disposition::TruePositive),
                     (_, true) => Some(Disposition::FalsePositive),
                     _ => None,
                 };
-                handling.run(context, Action::Resolve(disposition))
+                handling.run(context, AlertAction::Resolve(disposition))
             }
-            Verb::Reopen(handling) => handling.run(context, Action::Reopen),
+            Verb::Reopen(handling) => handling.run(context, AlertAction::Reopen),
             Verb::Comment(handling) => {
                 if handling.who.comment.is_none() {
                     return Err(CliError::Usage("say something: `--comment TEXT`".to_owned()));
                 }
-                handling.run(context, Action::Comment)
+                handling.run(context, AlertAction::Comment)
             }
         }
     }
 }
 
 impl Handling {
-    fn run(self, context: &mut Context, action: Action) -> Result<(), CliError> {
+    fn run(self, context: &mut Context, action: AlertAction) -> Result<(), CliError> {
         let author = self.who.author()?;
         let (_, client) = context.client()?;
         for id in &self.ids {

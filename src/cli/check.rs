@@ -8,7 +8,7 @@ use watchbell::{
     config::{Config, diagnostic::any_error},
     model::time::{self, Clock, Timestamp},
     rule::{Loaded, Loader, RuleSet, RuleSources, Vocabulary, WatchMode, Watcher},
-    source::{Kind, Position, Settings, Source},
+    source::{Position, Settings, Source, SourceKind},
 };
 
 use super::{
@@ -35,7 +35,7 @@ pub(super) struct Check {
 }
 
 /// What came of asking a source.
-struct Answer {
+struct SourceAnswer {
     source: String,
     state: &'static str,
     message: String,
@@ -201,7 +201,7 @@ fn doubtful(config: &Config, rules: &RuleSet) -> Vec<String> {
         );
     }
     for source in &config.sources {
-        let Kind::Atlassian(atlassian) = &source.kind;
+        let SourceKind::Atlassian(atlassian) = &source.kind;
         if atlassian.org_id.bytes().all(|byte| matches!(byte, b'0' | b'-')) {
             found.push(format!("source \"{}\": `org_id` is still the placeholder", source.name));
         }
@@ -266,7 +266,7 @@ fn writable(config: &Config) -> Option<String> {
     made.err().map(|error| format!("the data directory `{}` cannot be written: {error}", path.display()))
 }
 
-async fn ask_all(config: &Config) -> Vec<Answer> {
+async fn ask_all(config: &Config) -> Vec<SourceAnswer> {
     let mut answers = Vec::new();
     for settings in &config.sources {
         answers.extend(ask(settings).await);
@@ -275,8 +275,8 @@ async fn ask_all(config: &Config) -> Vec<Answer> {
 }
 
 /// Makes the request that the agent itself makes, so that a key which may do nothing else passes.
-async fn ask(settings: &Settings) -> Vec<Answer> {
-    let answer = |state, message: String, remedy: Option<String>| Answer {
+async fn ask(settings: &Settings) -> Vec<SourceAnswer> {
+    let answer = |state, message: String, remedy: Option<String>| SourceAnswer {
         source: settings.name.to_string(),
         state,
         message,

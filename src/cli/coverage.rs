@@ -19,7 +19,7 @@ use super::{
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Coverage {
+pub(super) struct CoverageArgs {
     /// The rules: a directory or a file; by default those of the configuration
     #[arg(long, value_name = "DIR")]
     rules: Vec<PathBuf>,
@@ -36,7 +36,7 @@ pub(super) struct Coverage {
     navigator: bool,
 }
 
-impl Coverage {
+impl CoverageArgs {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let now = Clock::system().now();
         let (config, sources) = replay::sources(context, &self.rules, &self.events, self.actions.as_deref())?;

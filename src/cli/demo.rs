@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 use watchbell::{
-    agent::{Agent, Options, Progress},
+    agent::{Agent, AgentOptions, EvaluationProgress},
     config::Config,
     deliver::wrapped,
     model::{
@@ -61,7 +61,7 @@ impl Demo {
         Ok(())
     }
 
-    async fn play(&self, context: &Context, directory: &Path) -> Result<Progress, CliError> {
+    async fn play(&self, context: &Context, directory: &Path) -> Result<EvaluationProgress, CliError> {
         let clock = Clock::system();
         let length = StoryLength {
             history: Duration::from_secs(86_400 - 600),
@@ -71,7 +71,8 @@ impl Demo {
         let failed = |what: &str, error: std::io::Error| CliError::Usage(format!("{what}: {error}"));
         // The story begins once the history has been read, which takes about a second.
         let start = time::after(clock.now(), Duration::from_secs(2));
-        let options = simulator::Options::new(Story::tell(self.seed, start, length)).with_actions(simulator::ACTIONS);
+        let options =
+            simulator::SimulatorOptions::new(Story::tell(self.seed, start, length)).with_actions(simulator::ACTIONS);
         let history = options.scenario.processed_by(start) as u64;
         let simulator =
             Simulator::start(options.clone()).await.map_err(|error| failed("no simulated organization", error))?;
@@ -80,7 +81,7 @@ impl Demo {
 
         let agent = Agent::open(
             config,
-            Options { clock, timing: Timing::default(), terminal: run::terminal(context.format), pulse: None },
+            AgentOptions { clock, timing: Timing::default(), terminal: run::terminal(context.format), pulse: None },
         )?;
         let mut progress = agent.progress();
         let rules = agent.rules().borrow().clone();
@@ -134,7 +135,7 @@ impl Demo {
         &self,
         directory: &Path,
         simulator: &Simulator,
-        options: &simulator::Options,
+        options: &simulator::SimulatorOptions,
     ) -> Result<Config, CliError> {
         let mut put = |path: &Path, text: &str| {
             init::write_new(path, text)
@@ -157,7 +158,7 @@ impl Demo {
         config.ok_or_else(|| CliError::Usage(super::problems("the demo's configuration is not usable", &diagnostics)))
     }
 
-    fn summary(&self, context: &Context, progress: &Progress) {
+    fn summary(&self, context: &Context, progress: &EvaluationProgress) {
         let alerts: Vec<String> = Severity::ALL
             .iter()
             .zip(progress.alerts)

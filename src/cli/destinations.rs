@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
     api::{DestinationState, Request, Status, wire},
-    deliver::{Message, Verdict, test_alert},
+    deliver::{Message, SendOutcome, test_alert},
     model::{alert::Notice, name::DestinationName, time::Clock},
     store::Delivery,
 };
@@ -19,7 +19,7 @@ pub(super) struct Destinations {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists destinations, with what each is owed
+    /// Lists destinations, with what each is pending
     List,
     /// Sends a test alert, marked as one, and says what the service answered
     Test {
@@ -69,14 +69,14 @@ fn list(context: &mut Context) -> Result<(), CliError> {
     let rows = status.destinations.iter().map(|state| row(state, &status)).collect();
     Ok(context
         .output
-        .table(&["destination", "kind", "owed", "oldest", "given up", "delivered", "last", "error"], rows)?)
+        .table(&["destination", "kind", "pending", "oldest", "given up", "delivered", "last", "error"], rows)?)
 }
 
 fn row(state: &DestinationState, status: &Status) -> Vec<String> {
     vec![
         state.name.to_string(),
         state.kind.clone().unwrap_or_else(|| "not configured".to_owned()),
-        state.owed.to_string(),
+        state.pending.to_string(),
         state.oldest.map_or_else(|| "-".to_owned(), |oldest| output::ago(Some(oldest), status.now)),
         state.given_up.to_string(),
         state.delivered.to_string(),
@@ -100,9 +100,9 @@ fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
     let first = runtime.block_on(destination.send(&Message::alert(Notice::Opened, alert.clone()), None));
     let mut verdicts = vec![("opened", first)];
     // What was opened there is closed again.
-    if let (true, Some((_, Verdict::Delivered(receipt)))) = (settings.kind.keeps_incidents(), verdicts.first()) {
+    if let (true, Some((_, SendOutcome::Delivered(receipt)))) = (settings.kind.keeps_incidents(), verdicts.first()) {
         let reference = receipt.reference.clone();
-        alert.status = watchbell::model::alert::Status::Resolved;
+        alert.status = watchbell::model::alert::AlertStatus::Resolved;
         alert.resolved_at = Some(clock.now());
         alert.revision += 1;
         let message = Message::alert(Notice::Resolved, alert);
@@ -111,9 +111,9 @@ fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
     let mut failed = None;
     for (what, verdict) in &verdicts {
         let (word, answer) = match verdict {
-            Verdict::Delivered(receipt) => ("ok", receipt.answer.clone()),
-            Verdict::Retry { reason, .. } => ("FAILED", reason.clone()),
-            Verdict::Refused(reason) => ("REFUSED", reason.clone()),
+            SendOutcome::Delivered(receipt) => ("ok", receipt.answer.clone()),
+            SendOutcome::Retry { reason, .. } => ("FAILED", reason.clone()),
+            SendOutcome::Refused(reason) => ("REFUSED", reason.clone()),
         };
         if word != "ok" {
             failed = Some(answer.clone());

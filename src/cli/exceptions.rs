@@ -15,7 +15,7 @@ use watchbell::{
         time::{self, Clock, TimeArgument, Timestamp},
     },
     replay::exception_impact::{Hidden, would_hide},
-    rule::{self, CompiledRule, Condition, EXCEPTIONS, Exception, Loader, RuleHost, RuleInput, RuleSet},
+    rule::{self, CompiledRule, EXCEPTIONS, Exception, ExceptionCondition, Loader, RuleHost, RuleInput, RuleSet},
     store::Excepted,
 };
 
@@ -90,8 +90,8 @@ impl Exceptions {
 
 fn condition(exception: &Exception) -> String {
     match &exception.condition {
-        Condition::Expression { text, .. } => text.clone(),
-        Condition::Values { slot, values } => {
+        ExceptionCondition::Expression { text, .. } => text.clone(),
+        ExceptionCondition::Values { slot, values } => {
             let values: Vec<String> = values.iter().map(|value| value.join(" / ")).collect();
             format!("{slot}: {}", values.join(", "))
         }

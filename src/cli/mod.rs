@@ -90,17 +90,17 @@ enum Verb {
     /// Validates the configuration, compiles all rules, and asks each source
     Check(check::Check),
     /// Runs the tests beside the rules
-    Test(test::Test),
+    Test(test::TestArgs),
     /// Says why a rule alerts on an event, or why it does not
     Explain(explain::Explain),
     /// Runs the agent
-    Run(run::Run),
+    Run(run::RunArgs),
     /// Runs rules over stored events or a file of events; writes and delivers nothing
-    Replay(replay::Replay),
+    Replay(replay::ReplayArgs),
     /// Shows which actions occur, which rules look at them, and which none does
-    Coverage(coverage::Coverage),
+    Coverage(coverage::CoverageArgs),
     /// Lists rules
-    Rules(rules::Rules),
+    Rules(rules::RulesArgs),
     /// Looks at the organizations' actions: what they are called, how often they were seen, which rules want them
     Actions(actions::Actions),
     /// Looks at stored events; takes events in and out

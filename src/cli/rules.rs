@@ -22,7 +22,7 @@ use watchbell::{
 use super::{CliError, Context, author, output, problems, readable};
 
 #[derive(Debug, Args)]
-pub(super) struct Rules {
+pub(super) struct RulesArgs {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -55,7 +55,7 @@ enum Verb {
     },
 }
 
-impl Rules {
+impl RulesArgs {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let verb = match self.verb {
             Verb::New(new) => return new.run(context),
@@ -99,7 +99,7 @@ impl Rules {
 struct Known {
     records: HashMap<RuleId, RuleRecord>,
     /// Rules that can match none of the organizations' actions, with those that come nearest.
-    blind: BTreeMap<RuleId, Vec<String>>,
+    unmatched: BTreeMap<RuleId, Vec<String>>,
     /// Whether the organizations' own lists say so, or only what events have brought.
     listed: bool,
 }
@@ -109,14 +109,14 @@ impl Known {
         let known: Vec<_> = entries.iter().map(|entry| (entry.id.clone(), entry.record.name.clone())).collect();
         Self {
             records: HashMap::new(),
-            blind: set.blind(&known).into_iter().map(|blind| (blind.rule, blind.nearest)).collect(),
+            unmatched: set.unmatched(&known).into_iter().map(|unmatched| (unmatched.rule, unmatched.nearest)).collect(),
             listed: entries.iter().any(|entry| entry.record.listed.is_some()),
         }
     }
 
-    /// Why a rule is blind, and what might be meant.
-    fn blindness(&self, rule: &RuleId) -> Option<String> {
-        let nearest = self.blind.get(rule)?;
+    /// Why a rule is unmatched, and what might be meant.
+    fn why_unmatched(&self, rule: &RuleId) -> Option<String> {
+        let nearest = self.unmatched.get(rule)?;
         let by =
             if self.listed { "the organization lists no such action" } else { "no event has had such an action yet" };
         Some(match nearest.is_empty() {
@@ -166,8 +166,8 @@ fn list(context: &Context, set: &RuleSet, known: &Known) -> Result<(), CliError>
                 "shadow"
             } else if record.is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash)) {
                 "suspended"
-            } else if known.blind.contains_key(rule.id()) {
-                "blind"
+            } else if known.unmatched.contains_key(rule.id()) {
+                "unmatched"
             } else {
                 "on"
             };
@@ -184,9 +184,9 @@ fn list(context: &Context, set: &RuleSet, known: &Known) -> Result<(), CliError>
         })
         .collect();
     context.output.table(&["rule", "severity", "state", "evidence", "runs on", "matches", "errors"], rows)?;
-    for rule in known.blind.keys() {
-        if let Some(why) = known.blindness(rule) {
-            context.output.note(&format!("{rule} is blind: {why}"));
+    for rule in known.unmatched.keys() {
+        if let Some(why) = known.why_unmatched(rule) {
+            context.output.note(&format!("{rule} is unmatched: {why}"));
         }
     }
     Ok(())
@@ -249,7 +249,7 @@ fn show(context: &Context, set: &RuleSet, known: &Known, id: &RuleId) -> Result<
     if rule.kind == RuleKind::Detection {
         lines.push(("actions", looks_at(metadata, ", ")));
         lines.extend(metadata.evidence.map(|evidence| ("evidence", evidence.to_string())));
-        lines.extend(known.blindness(id).map(|why| ("blind", why)));
+        lines.extend(known.why_unmatched(id).map(|why| ("unmatched", why)));
         let window = time::show_duration(metadata.window);
         lines.push((
             "threshold",
@@ -312,8 +312,8 @@ fn as_json(rule: &CompiledRule, known: &Known) -> serde_json::Value {
         "actions": metadata.actions,
         "activities": metadata.activities,
         "evidence": metadata.evidence,
-        "blind": known.blind.contains_key(rule.id()),
-        "nearest": known.blind.get(rule.id()),
+        "unmatched": known.unmatched.contains_key(rule.id()),
+        "nearest": known.unmatched.get(rule.id()),
         "on": metadata.on.as_ref().map(|on| on.iter().map(|selector| selector.as_str()).collect::<Vec<_>>()),
         "signal": metadata.signal,
         "risk": metadata.risk,

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use watchbell::{
-    agent::{Agent, AgentError, Options},
+    agent::{Agent, AgentError, AgentOptions},
     api,
     config::{
         Config,
@@ -21,9 +21,9 @@ use watchbell::{
 use super::{CliError, Context, Format, output, readable, runtime};
 
 #[derive(Debug, Args)]
-pub(super) struct Run {}
+pub(super) struct RunArgs {}
 
-impl Run {
+impl RunArgs {
     #[expect(clippy::unused_self, reason = "every verb is called alike")]
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let config = context.config()?;
@@ -65,7 +65,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(15);
 
 fn open(config: &Config, format: Format, first: bool) -> Result<Agent, CliError> {
     let options =
-        Options { clock: Clock::system(), timing: Timing::default(), terminal: terminal(format), pulse: None };
+        AgentOptions { clock: Clock::system(), timing: Timing::default(), terminal: terminal(format), pulse: None };
     // Another verb may have the store open for a moment.
     let mut patience = 30;
     let agent = loop {

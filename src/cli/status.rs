@@ -96,14 +96,14 @@ fn show(context: &Context, status: &Status, again: bool) -> Result<(), CliError>
     rules(context, status)?;
     for state in &status.destinations {
         let mut parts = Vec::new();
-        if state.owed > 0 {
-            parts.push(format!("owed {}, the oldest from {}", state.owed, output::ago(state.oldest, now)));
+        if state.pending > 0 {
+            parts.push(format!("pending {}, the oldest from {}", state.pending, output::ago(state.oldest, now)));
         }
         if state.given_up > 0 {
             parts.push(format!("{} given up", state.given_up));
         }
         if parts.is_empty() {
-            parts.push("nothing owed".to_owned());
+            parts.push("nothing pending".to_owned());
         }
         parts.push(format!("delivered {}, last {}", state.delivered, output::ago(state.last_delivered, now)));
         let error = state.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));

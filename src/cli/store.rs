@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use watchbell::{
     api::{ClientError, Request, wire},
     model::time::{self, Clock},
-    store::{self, Verified},
+    store::{self, StoreCheck},
 };
 
 use super::{CliError, Context, output};
@@ -62,7 +62,7 @@ impl StoreVerbs {
 
 fn verify(context: &mut Context) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let Some(found) = client.one::<Verified>(Request::Verify {})? else {
+    let Some(found) = client.one::<StoreCheck>(Request::Verify {})? else {
         return Err(CliError::Usage("the store was not verified".to_owned()));
     };
     let out = &context.output;
@@ -70,13 +70,13 @@ fn verify(context: &mut Context) -> Result<(), CliError> {
         out.json(&found)?;
     } else {
         out.line(&format!(
-            "{} in {}, {} with {}, {}, {} owed, {} given up, {} of detection state",
+            "{} in {}, {} with {}, {}, {} pending, {} given up, {} of detection state",
             output::count(found.events, "event"),
             output::count(found.blocks, "block"),
             output::count(found.alerts, "alert"),
             if found.matches == 1 { "1 match".to_owned() } else { format!("{} matches", found.matches) },
             output::count(found.changes, "change"),
-            found.owed,
+            found.pending,
             found.given_up,
             output::count(found.state, "piece"),
         ))?;
@@ -191,7 +191,7 @@ fn recover(context: &mut Context) -> Result<(), CliError> {
         out.line(&format!("missing  and {} more runs of events", found.missing.len() - 20))?;
     }
     if found.searched {
-        out.line("missing  what rules remember, deliveries owed, silences: the store's file could only be searched for events and alerts")?;
+        out.line("missing  what rules remember, deliveries pending, silences: the store's file could only be searched for events and alerts")?;
     }
     for (source, since) in &found.fetched_again {
         out.line(&format!(

@@ -18,7 +18,7 @@ use watchbell::{
     },
     detect,
     model::event::IncomingEvent,
-    replay::test_runner::{CaseResult, Difference, RuleResult, Suite},
+    replay::test_runner::{CaseResult, Mismatch, RuleResult, Suite},
     rule::{Case, CompiledRule, Loader, RuleKind, RuleOverride, RuleSet, RuleSources, WatchMode, Watcher, test_file},
     source::file,
 };
@@ -30,7 +30,7 @@ use super::{
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Test {
+pub(super) struct TestArgs {
     /// Directories of rules, rule files or test files; by default the rules of the configuration
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
@@ -61,7 +61,7 @@ struct Run {
     took: Duration,
 }
 
-impl Test {
+impl TestArgs {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let config = if self.paths.is_empty() || context.config.exists() { Some(context.config()?) } else { None };
         let (roots, only) = self.roots(config.as_ref())?;
@@ -228,7 +228,7 @@ impl Test {
                     Err(problem) => CaseResult {
                         name: case.name.clone(),
                         line: case.line,
-                        differences: vec![Difference {
+                        differences: vec![Mismatch {
                             what: "params".to_owned(),
                             expected: "parameters that the rule has".to_owned(),
                             found: problem,

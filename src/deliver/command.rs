@@ -14,7 +14,7 @@ use tokio::{
     process::Command as Program,
 };
 
-use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format};
+use super::{Destination, JsonFormat, Message, OpenError, SendOutcome, Sending, json, json_format};
 use crate::{
     config::{secret::SecretOrText, settings::TableReader},
     model::time::Clock,
@@ -81,12 +81,12 @@ pub(super) struct Command {
 
 impl Destination for Command {
     fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
-        Box::pin(async move { self.run(message).await.unwrap_or_else(Verdict::retry) })
+        Box::pin(async move { self.run(message).await.unwrap_or_else(SendOutcome::retry) })
     }
 }
 
 impl Command {
-    async fn run(&self, message: &Message) -> Result<Verdict, String> {
+    async fn run(&self, message: &Message) -> Result<SendOutcome, String> {
         let settings = &self.settings;
         let shown = settings.program.display();
         let mut input = Vec::new();
@@ -165,7 +165,7 @@ impl Command {
         let said: String = crate::model::text::printable(said.trim()).chars().take(300).collect();
         let said = if said.is_empty() { said } else { format!(": {said}") };
         if status.success() {
-            Ok(Verdict::delivered(format!("{status}{said}")))
+            Ok(SendOutcome::delivered(format!("{status}{said}")))
         } else {
             Err(format!("`{shown}` ended with {status}{said}"))
         }

@@ -16,7 +16,7 @@ use lettre::{
 };
 
 use super::{
-    Destination, Message, OpenError, Sending, Verdict,
+    Destination, Message, OpenError, SendOutcome, Sending,
     message::{SHOWN, digest_line, fields, headline, more, plain_text},
 };
 use crate::{
@@ -173,27 +173,27 @@ impl Destination for Email {
         Box::pin(async move {
             let transport = match self.transport() {
                 Ok(transport) => transport,
-                Err(error) => return Verdict::retry(error.to_string()),
+                Err(error) => return SendOutcome::retry(error.to_string()),
             };
             let mail = match self.mail(message) {
                 Ok(mail) => mail,
-                Err(error) => return Verdict::Refused(format!("no mail can be made of it: {error}")),
+                Err(error) => return SendOutcome::Refused(format!("no mail can be made of it: {error}")),
             };
             // The transport's own limit is for each command.
             match tokio::time::timeout(2 * TIMEOUT, transport.send(mail)).await {
                 Ok(Ok(response)) => {
                     let words: Vec<&str> = response.message().collect();
-                    Verdict::delivered(format!("{} {}", response.code(), words.join(" ")))
+                    SendOutcome::delivered(format!("{} {}", response.code(), words.join(" ")))
                 }
                 Ok(Err(error)) => self.failed(&error),
-                Err(_) => Verdict::retry(format!("{}: no answer in time", self.settings.host)),
+                Err(_) => SendOutcome::retry(format!("{}: no answer in time", self.settings.host)),
             }
         })
     }
 }
 
 impl Email {
-    fn failed(&self, error: &lettre::transport::smtp::Error) -> Verdict {
+    fn failed(&self, error: &lettre::transport::smtp::Error) -> SendOutcome {
         let causes: Vec<String> = std::iter::successors(std::error::Error::source(error), |cause| cause.source())
             .map(ToString::to_string)
             .collect();
@@ -201,8 +201,8 @@ impl Email {
         let reason = crate::model::text::printable(&format!("{}: {error}{cause}", self.settings.host));
         // The mail itself is not taken. Everything else, wrong addresses and passwords too, may be put right.
         match error.status().map(|code| code.to_string()).as_deref() {
-            Some("552" | "554") => Verdict::Refused(reason),
-            _ => Verdict::retry(reason),
+            Some("552" | "554") => SendOutcome::Refused(reason),
+            _ => SendOutcome::retry(reason),
         }
     }
 }

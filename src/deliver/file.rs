@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format};
+use super::{Destination, JsonFormat, Message, OpenError, SendOutcome, Sending, json, json_format};
 use crate::{config::settings::TableReader, model::time::Clock};
 
 /// Where the file is.
@@ -68,16 +68,16 @@ impl Destination for FileDestination {
             let shown = path.display().to_string();
             let values = match json(message, self.settings.format) {
                 Ok(values) => values,
-                Err(error) => return Verdict::Refused(format!("a message has no JSON form: {error}")),
+                Err(error) => return SendOutcome::Refused(format!("a message has no JSON form: {error}")),
             };
             let lines: String = values.iter().map(|value| format!("{value}\n")).collect();
             // On a thread of its own: a disk may hang, and nothing else must wait for it.
             let writing = tokio::task::spawn_blocking(move || append(&path, lines.as_bytes()));
             match tokio::time::timeout(TIMEOUT, writing).await {
-                Ok(Ok(Ok(()))) => Verdict::delivered("written"),
-                Ok(Ok(Err(error))) => Verdict::retry(format!("`{shown}` cannot be written: {error}")),
-                Ok(Err(error)) => Verdict::retry(format!("`{shown}` cannot be written: {error}")),
-                Err(_) => Verdict::retry(format!("`{shown}` was not written in time")),
+                Ok(Ok(Ok(()))) => SendOutcome::delivered("written"),
+                Ok(Ok(Err(error))) => SendOutcome::retry(format!("`{shown}` cannot be written: {error}")),
+                Ok(Err(error)) => SendOutcome::retry(format!("`{shown}` cannot be written: {error}")),
+                Err(_) => SendOutcome::retry(format!("`{shown}` was not written in time")),
             }
         })
     }

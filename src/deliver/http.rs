@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 
-use super::{OpenError, Verdict};
+use super::{OpenError, SendOutcome};
 use crate::{
     config::secret::{Secret, SecretOrigin},
     http,
@@ -44,8 +44,8 @@ impl Service {
     }
 
     /// Sends a request. An error is what to say when there is no answer.
-    pub(super) async fn ask(&self, request: RequestBuilder) -> Result<Answer, Verdict> {
-        let failed = |error: reqwest::Error| Verdict::retry(format!("{}: {}", self.host, http::failure(&error).1));
+    pub(super) async fn ask(&self, request: RequestBuilder) -> Result<Answer, SendOutcome> {
+        let failed = |error: reqwest::Error| SendOutcome::retry(format!("{}: {}", self.host, http::failure(&error).1));
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
         // Retries are an hour at most apart, so a clock that is a little off does no harm.
@@ -63,18 +63,18 @@ impl Service {
     }
 
     /// What an answer means for the message that was sent. `secrets` never appear in it.
-    pub(super) fn verdict<S: AsRef<str>>(&self, answer: &Answer, secrets: &[S]) -> Verdict {
+    pub(super) fn verdict<S: AsRef<str>>(&self, answer: &Answer, secrets: &[S]) -> SendOutcome {
         let status = answer.status;
         let words = words(&answer.body, secrets);
         if status.is_success() {
-            return Verdict::delivered(format!("{status}{words}"));
+            return SendOutcome::delivered(format!("{status}{words}"));
         }
         let reason = format!("{} answered {status}{words}", self.host);
         match status.as_u16() {
             // The request itself is wrong, or too large: it will be so tomorrow.
-            400 | 406 | 411 | 413 | 414 | 415 | 422 => Verdict::Refused(reason),
+            400 | 406 | 411 | 413 | 414 | 415 | 422 => SendOutcome::Refused(reason),
             // Everything else may be put right: keys, URLs, permissions, the service itself.
-            _ => Verdict::Retry { reason, after: answer.retry_after },
+            _ => SendOutcome::Retry { reason, after: answer.retry_after },
         }
     }
 }
@@ -99,10 +99,10 @@ impl SecretUrl {
     }
 
     /// Posts JSON there. The URL is read anew: it may have been replaced where it is kept.
-    pub(super) async fn post(&self, body: &serde_json::Value) -> Verdict {
+    pub(super) async fn post(&self, body: &serde_json::Value) -> SendOutcome {
         let url = match Self::url(&self.origin) {
             Ok(url) => url,
-            Err(error) => return Verdict::retry(error.to_string()),
+            Err(error) => return SendOutcome::retry(error.to_string()),
         };
         let secrets = secret_parts(&url);
         match self.service.ask(self.service.request(Method::POST, url).json(body)).await {

@@ -10,7 +10,7 @@ use reqwest::{Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
 use super::{
-    Destination, Message, OpenError, Receipt, Sending, Verdict,
+    Destination, Message, OpenError, Receipt, SendOutcome, Sending,
     http::{Answer, Service},
     message::{SHOWN, digest_line, fields, headline, more},
 };
@@ -83,8 +83,8 @@ impl Destination for Jira {
 }
 
 impl Jira {
-    async fn tell(&self, message: &Message, reference: Option<&str>) -> Result<Verdict, Verdict> {
-        let token = Secret::load(&self.settings.api_token).map_err(|error| Verdict::retry(error.to_string()))?;
+    async fn tell(&self, message: &Message, reference: Option<&str>) -> Result<SendOutcome, SendOutcome> {
+        let token = Secret::load(&self.settings.api_token).map_err(|error| SendOutcome::retry(error.to_string()))?;
         let call = Call { jira: self, token };
         let label = match message.single() {
             Some((_, alert)) => format!("watchbell-{}", alert.id),
@@ -104,7 +104,7 @@ impl Jira {
             Some(key) => {
                 // The first word is in the issue itself: told again after a crash, it needs no comment.
                 if news != Notice::Opened && !call.comment(&key, message).await? {
-                    return Ok(Verdict::delivered(format!("issue {key} is gone: there is nothing to update")));
+                    return Ok(SendOutcome::delivered(format!("issue {key} is gone: there is nothing to update")));
                 }
                 if let (Notice::Resolved, Some(transition)) = (news, &self.settings.resolve_transition) {
                     call.transition(&key, transition).await?;
@@ -115,14 +115,14 @@ impl Jira {
                 let key = call.create(message, &label).await?;
                 Ok(delivered(Some(key), "created"))
             }
-            None => Ok(Verdict::delivered("there is no issue of this alert to update")),
+            None => Ok(SendOutcome::delivered("there is no issue of this alert to update")),
         }
     }
 }
 
-fn delivered(key: Option<String>, what: &str) -> Verdict {
+fn delivered(key: Option<String>, what: &str) -> SendOutcome {
     let answer = format!("issue {} {what}", key.as_deref().unwrap_or_default());
-    Verdict::Delivered(Receipt { answer, reference: key })
+    SendOutcome::Delivered(Receipt { answer, reference: key })
 }
 
 /// The requests that one message needs.
@@ -132,11 +132,11 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, Verdict> {
+    fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, SendOutcome> {
         let settings = &self.jira.settings;
         let mut url = settings.base_url.clone();
         url.path_segments_mut()
-            .map_err(|()| Verdict::retry("`base_url` cannot be used"))?
+            .map_err(|()| SendOutcome::retry("`base_url` cannot be used"))?
             .clear()
             .extend(["rest", "api", "3"])
             .extend(path);
@@ -145,22 +145,22 @@ impl Call<'_> {
     }
 
     /// Sends a request; anything but success is the verdict on the message.
-    async fn ask(&self, request: RequestBuilder) -> Result<Value, Verdict> {
+    async fn ask(&self, request: RequestBuilder) -> Result<Value, SendOutcome> {
         let answer: Answer = self.jira.service.ask(request).await?;
         match self.jira.service.verdict(&answer, &[self.token.expose()]) {
-            Verdict::Delivered(_) => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
+            SendOutcome::Delivered(_) => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
             other => Err(other),
         }
     }
 
-    async fn find(&self, label: &str) -> Result<Option<String>, Verdict> {
+    async fn find(&self, label: &str) -> Result<Option<String>, SendOutcome> {
         let jql = format!("project = \"{}\" AND labels = \"{label}\"", self.jira.settings.project);
         let body = json!({ "jql": jql, "maxResults": 1, "fields": ["summary"] });
         let found = self.ask(self.request(Method::POST, &["search", "jql"])?.json(&body)).await?;
         Ok(found.pointer("/issues/0/key").and_then(Value::as_str).map(str::to_owned))
     }
 
-    async fn create(&self, message: &Message, label: &str) -> Result<String, Verdict> {
+    async fn create(&self, message: &Message, label: &str) -> Result<String, SendOutcome> {
         let settings = &self.jira.settings;
         let body = json!({ "fields": {
             "project": { "key": settings.project },
@@ -172,11 +172,11 @@ impl Call<'_> {
         } });
         let created = self.ask(self.request(Method::POST, &["issue"])?.json(&body)).await?;
         let key = created.get("key").and_then(Value::as_str).map(str::to_owned);
-        key.ok_or_else(|| Verdict::retry("Jira created an issue and did not say which"))
+        key.ok_or_else(|| SendOutcome::retry("Jira created an issue and did not say which"))
     }
 
     /// Comments on an issue; false if somebody has deleted it.
-    async fn comment(&self, key: &str, message: &Message) -> Result<bool, Verdict> {
+    async fn comment(&self, key: &str, message: &Message) -> Result<bool, SendOutcome> {
         let body = json!({ "body": document(message) });
         let request = self.request(Method::POST, &["issue", key, "comment"])?.json(&body);
         let answer: Answer = self.jira.service.ask(request).await?;
@@ -184,12 +184,12 @@ impl Call<'_> {
             return Ok(false);
         }
         match self.jira.service.verdict(&answer, &[self.token.expose()]) {
-            Verdict::Delivered(_) => Ok(true),
+            SendOutcome::Delivered(_) => Ok(true),
             other => Err(other),
         }
     }
 
-    async fn transition(&self, key: &str, name: &str) -> Result<(), Verdict> {
+    async fn transition(&self, key: &str, name: &str) -> Result<(), SendOutcome> {
         let known = self.ask(self.request(Method::GET, &["issue", key, "transitions"])?).await?;
         let transitions = known.get("transitions").and_then(Value::as_array).cloned().unwrap_or_default();
         let named = |transition: &&Value| {

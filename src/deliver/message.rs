@@ -312,11 +312,11 @@ pub fn test_alert(now: Timestamp) -> Result<Alert, crate::model::name::NameError
     Ok(Alert {
         id: AlertId::derive(&rule, "", "test", &now.to_string()),
         revision: 1,
-        kind: crate::model::alert::Kind::Health,
+        kind: crate::model::alert::AlertKind::Health,
         rule,
         title: "Test alert from Watchbell: nothing has happened".to_owned(),
         severity: Severity::Info,
-        status: crate::model::alert::Status::Open,
+        status: crate::model::alert::AlertStatus::Open,
         source: None,
         opened_at: now,
         last_seen: now,

@@ -1,5 +1,5 @@
 //! Getting alerts to people. A destination says only whether a message arrived and whether trying again makes sense; when
-//! to try, when to give up, and what is owed is the worker's business, written once for all.
+//! to try, when to give up, and what is pending is the worker's business, written once for all.
 //!
 //! A kind of destination is one file here and one line in the list of `kinds!` below.
 
@@ -42,7 +42,7 @@ pub use worker::{DestinationStatus, Worker};
 
 /// What came of an attempt to deliver.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SendOutcome {
     /// It arrived.
     Delivered(Receipt),
     /// It did not, for a reason that may pass.
@@ -56,7 +56,7 @@ pub enum Verdict {
     Refused(String),
 }
 
-impl Verdict {
+impl SendOutcome {
     pub(crate) fn delivered(answer: impl Into<String>) -> Self {
         Self::Delivered(Receipt { answer: answer.into(), reference: None })
     }
@@ -76,7 +76,7 @@ pub struct Receipt {
 }
 
 /// The future that sends a message.
-pub type Sending<'a> = Pin<Box<dyn Future<Output = Verdict> + Send + 'a>>;
+pub type Sending<'a> = Pin<Box<dyn Future<Output = SendOutcome> + Send + 'a>>;
 
 /// Somewhere alerts are delivered.
 pub trait Destination: Send {
@@ -125,7 +125,7 @@ pub struct Settings {
     /// What becomes of late alerts.
     pub late: Late,
     /// What kind of destination, and its own settings.
-    pub kind: Kind,
+    pub kind: DestinationKind,
 }
 
 /// The list of kinds: name, variant, settings, destination.
@@ -133,7 +133,7 @@ macro_rules! kinds {
     ($($(#[$attribute:meta])* $name:literal $variant:ident($module:ident),)*) => {
         /// The kinds of destinations.
         #[derive(Debug, Clone, PartialEq, Eq)]
-        pub enum Kind {
+        pub enum DestinationKind {
             /// The terminal the agent runs in.
             Terminal,
             $(
@@ -146,7 +146,7 @@ macro_rules! kinds {
         /// The names of all kinds.
         pub const KINDS: &[&str] = &["terminal", $($(#[$attribute])* $name,)*];
 
-        impl Kind {
+        impl DestinationKind {
             fn read(name: &str, table: &mut TableReader<'_>, base: &Path) -> Option<Self> {
                 match name {
                     "terminal" => Some(Self::Terminal),
@@ -190,7 +190,7 @@ kinds! {
     "command" Command(command),
 }
 
-impl Kind {
+impl DestinationKind {
     /// Whether people are told of this there. What one person does with an alert is for machines and trackers; a channel that
     /// many read hears when an alert comes up, gets worse, or is over.
     pub fn tells(&self, notice: Notice) -> bool {
@@ -241,7 +241,8 @@ impl Settings {
             "never" => Ok(Late::Never),
             other => Err(format!("write `digest`, `each` or `never`, not `{other}`")),
         });
-        let kind = table.required_text("kind", "\"file\"").and_then(|kind| Kind::read(kind, &mut table, base));
+        let kind =
+            table.required_text("kind", "\"file\"").and_then(|kind| DestinationKind::read(kind, &mut table, base));
         // Without its kind, nobody knows which keys a table may have.
         if kind.is_some() {
             table.finish();
@@ -251,7 +252,7 @@ impl Settings {
             min_severity: min_severity.unwrap_or(Severity::Info),
             rules,
             tags,
-            rate: rate.or_else(|| kind.as_ref().and_then(Kind::default_rate)),
+            rate: rate.or_else(|| kind.as_ref().and_then(DestinationKind::default_rate)),
             give_up_after: give_up_after.unwrap_or(24 * HOUR),
             late: late.unwrap_or_default(),
             kind: kind?,
@@ -268,14 +269,14 @@ impl Settings {
             rate: None,
             give_up_after: Duration::from_secs(86_400),
             late: Late::Digest,
-            kind: Kind::Terminal,
+            kind: DestinationKind::Terminal,
         }
     }
 
     /// The directory that must be there for it, if it needs one.
     pub fn directory(&self) -> Option<&Path> {
         match &self.kind {
-            Kind::File(settings) => settings.path.parent().filter(|parent| *parent != Path::new("")),
+            DestinationKind::File(settings) => settings.path.parent().filter(|parent| *parent != Path::new("")),
             _ => None,
         }
     }
@@ -283,7 +284,9 @@ impl Settings {
     /// The program that must be there for it, if it runs one and says where it is.
     pub fn program(&self) -> Option<&Path> {
         match &self.kind {
-            Kind::Command(settings) => Some(settings.program.as_path()).filter(|program| program.is_absolute()),
+            DestinationKind::Command(settings) => {
+                Some(settings.program.as_path()).filter(|program| program.is_absolute())
+            }
             _ => None,
         }
     }
@@ -294,7 +297,7 @@ impl Settings {
     }
 }
 
-impl Kind {
+impl DestinationKind {
     /// Messages an hour where the configuration does not say: people read chats, and work on tickets.
     fn default_rate(&self) -> Option<u32> {
         matches!(self, Self::Slack(_) | Self::Teams(_) | Self::Jira(_)).then_some(30)

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Message;
 use crate::model::{
-    alert::{Alert, Disposition, Notice, Severity, Status},
+    alert::{Alert, AlertStatus, Disposition, Notice, Severity},
     time::Timestamp,
 };
 
@@ -34,10 +34,10 @@ fn finding(notice: Notice, alert: &Alert) -> Value {
         Severity::Critical => (5, "Critical"),
     };
     let (status, status_name) = match (alert.status, alert.disposition) {
-        (Status::Open, _) => (1, "New"),
-        (Status::Acknowledged, _) => (2, "In Progress"),
-        (Status::Resolved, Some(Disposition::FalsePositive)) => (3, "Suppressed"),
-        (Status::Resolved, _) => (4, "Resolved"),
+        (AlertStatus::Open, _) => (1, "New"),
+        (AlertStatus::Acknowledged, _) => (2, "In Progress"),
+        (AlertStatus::Resolved, Some(Disposition::FalsePositive)) => (3, "Suppressed"),
+        (AlertStatus::Resolved, _) => (4, "Resolved"),
     };
     let created = millis(alert.raised_at.unwrap_or(alert.opened_at));
     let attacks: Vec<Value> = alert.attack.iter().map(|id| attack(id)).collect();

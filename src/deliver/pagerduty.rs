@@ -8,7 +8,7 @@ use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Destination, Message, OpenError, Sending, Verdict,
+    Destination, Message, OpenError, SendOutcome, Sending,
     http::Service,
     message::{SHOWN, digest_line, headline},
 };
@@ -64,7 +64,7 @@ impl Destination for PagerDuty {
         Box::pin(async move {
             let key = match Secret::load(&self.settings.routing_key) {
                 Ok(key) => key,
-                Err(error) => return Verdict::retry(error.to_string()),
+                Err(error) => return SendOutcome::retry(error.to_string()),
             };
             let mut event = event(message);
             event.insert("routing_key".to_owned(), key.expose().into());

@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 
-use super::{Destination, JsonFormat, Message, OpenError, Sending, Verdict, json, json_format, tls};
+use super::{Destination, JsonFormat, Message, OpenError, SendOutcome, Sending, json, json_format, tls};
 use crate::{
     config::settings::TableReader,
     model::{
@@ -98,12 +98,14 @@ impl Destination for Syslog {
         Box::pin(async move {
             let lines = match lines(&self.settings, message, self.clock.now()) {
                 Ok(lines) => lines,
-                Err(error) => return Verdict::Refused(error),
+                Err(error) => return SendOutcome::Refused(error),
             };
             match tokio::time::timeout(TIMEOUT, self.write(&lines)).await {
-                Ok(Ok(())) => Verdict::delivered("sent"),
-                Ok(Err(error)) => Verdict::retry(format!("{}:{}: {error}", self.settings.host, self.settings.port)),
-                Err(_) => Verdict::retry(format!("{}:{}: not sent in time", self.settings.host, self.settings.port)),
+                Ok(Ok(())) => SendOutcome::delivered("sent"),
+                Ok(Err(error)) => SendOutcome::retry(format!("{}:{}: {error}", self.settings.host, self.settings.port)),
+                Err(_) => {
+                    SendOutcome::retry(format!("{}:{}: not sent in time", self.settings.host, self.settings.port))
+                }
             }
         })
     }

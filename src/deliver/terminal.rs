@@ -8,7 +8,7 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 
-use super::{Destination, Message, Sending, Verdict, message};
+use super::{Destination, Message, SendOutcome, Sending, message};
 use crate::model::alert::{Alert, Notice, Severity};
 
 /// How alerts look.
@@ -63,8 +63,8 @@ impl Destination for Terminal {
         Box::pin(async move {
             match self.write(message) {
                 // Nobody reads the terminal any more (`watchbell run | head`): there is nobody to deliver to.
-                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Verdict::retry(error.to_string()),
-                _ => Verdict::delivered("written"),
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => SendOutcome::retry(error.to_string()),
+                _ => SendOutcome::delivered("written"),
             }
         })
     }

@@ -13,7 +13,7 @@ use reqwest::{
 use secrecy::ExposeSecret;
 
 use super::{
-    Destination, JsonFormat, Message, OpenError, Sending, Verdict,
+    Destination, JsonFormat, Message, OpenError, SendOutcome, Sending,
     http::{Service, secret_parts},
     json, json_format,
 };
@@ -103,7 +103,7 @@ pub(super) struct Webhook {
 }
 
 impl Webhook {
-    async fn post(&self, message: &Message) -> Result<Verdict, OpenError> {
+    async fn post(&self, message: &Message) -> Result<SendOutcome, OpenError> {
         let settings = &self.settings;
         let unusable = |error: String| OpenError::Unusable(error);
         let objects = json(message, settings.format).map_err(|error| unusable(error.to_string()))?;
@@ -149,7 +149,7 @@ impl Webhook {
 
 impl Destination for Webhook {
     fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
-        Box::pin(async move { self.post(message).await.unwrap_or_else(|error| Verdict::retry(error.to_string())) })
+        Box::pin(async move { self.post(message).await.unwrap_or_else(|error| SendOutcome::retry(error.to_string())) })
     }
 }
 

@@ -1,5 +1,5 @@
-//! One worker a destination: reads what is owed, sends it, strikes it off. A destination that fails is tried again, later and
-//! later, and holds up no other; what cannot be delivered in time becomes a dead letter. What is owed stands in the store, so a
+//! One worker a destination: reads what is pending, sends it, strikes it off. A destination that fails is tried again, later and
+//! later, and holds up no other; what cannot be delivered in time becomes a dead letter. What is pending stands in the store, so a
 //! crash loses nothing; at worst it is sent twice.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Destination, DigestNotice, Message, Receipt, Settings, Verdict};
+use super::{Destination, DigestNotice, Message, Receipt, SendOutcome, Settings};
 use crate::{
     model::{
         alert::{Alert, Notice},
@@ -55,7 +55,7 @@ pub struct Worker {
     destination: Box<dyn Destination>,
     store: TaskStore,
     clock: Clock,
-    owed: watch::Receiver<u64>,
+    pending: watch::Receiver<u64>,
     status: watch::Sender<DestinationStatus>,
     record: DestinationRecord,
     random: fastrand::Rng,
@@ -71,18 +71,18 @@ impl std::fmt::Debug for Worker {
 type Again = Option<Timestamp>;
 
 impl Worker {
-    /// A worker for a destination. `owed` is called when something new is owed.
+    /// A worker for a destination. `pending` is called when something new is pending.
     pub fn new(
         settings: Settings,
         destination: Box<dyn Destination>,
         store: Store,
         clock: Clock,
-        owed: watch::Receiver<u64>,
+        pending: watch::Receiver<u64>,
     ) -> Result<Self, StoreError> {
         let record = store.reader().destination(&settings.name)?;
         let status = watch::Sender::default();
         let store = TaskStore::new(store);
-        Ok(Self { settings, destination, store, clock, owed, status, record, random: fastrand::Rng::new() })
+        Ok(Self { settings, destination, store, clock, pending, status, record, random: fastrand::Rng::new() })
     }
 
     /// Where to read how the destination stands.
@@ -93,7 +93,7 @@ impl Worker {
     /// Delivers until `stop`, then tries once more what is due.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            self.owed.mark_unchanged();
+            self.pending.mark_unchanged();
             let passed = tokio::select! {
                 passed = self.pass(DIGEST_QUIET, Some(&stop)) => passed,
                 // A message that is on its way gets a moment.
@@ -108,7 +108,7 @@ impl Worker {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                result = self.owed.changed() => if result.is_err() { break },
+                result = self.pending.changed() => if result.is_err() { break },
                 () = tokio::time::sleep(wait.max(Duration::from_millis(10))) => {}
             }
         }
@@ -120,18 +120,18 @@ impl Worker {
     /// Sends what is due; returns when to look again. With `stop`, ends between two messages once that is called.
     async fn pass(&mut self, quiet: Duration, stop: Option<&CancellationToken>) -> Result<Again, StoreError> {
         loop {
-            let owed = self.owed_now().await?;
-            if owed.is_empty() {
-                // Whatever failed is not owed any more.
+            let pending = self.pending_now().await?;
+            if pending.is_empty() {
+                // Whatever failed is not pending any more.
                 self.status.send_modify(|status| {
                     status.error = None;
                     status.failing_since = None;
                 });
                 return Ok(None);
             }
-            let more = owed.len() == AT_ONCE;
+            let more = pending.len() == AT_ONCE;
             let (together, prompt): (Vec<Delivery>, Vec<Delivery>) =
-                owed.into_iter().partition(|delivery| delivery.together.is_some());
+                pending.into_iter().partition(|delivery| delivery.together.is_some());
             let sent = !prompt.is_empty();
             let mut again = self.prompt(prompt, stop).await?;
             if again.is_some() || stop.is_some_and(CancellationToken::is_cancelled) {
@@ -157,7 +157,7 @@ impl Worker {
     }
 
     /// Sends deliveries one by one, in order, up to the first that is not due or fails. What follows of one alert never
-    /// overtakes what is owed of it before. One that has failed again and again no longer holds up those of other alerts.
+    /// overtakes what is pending of it before. One that has failed again and again no longer holds up those of other alerts.
     async fn prompt(
         &mut self,
         deliveries: Vec<Delivery>,
@@ -286,9 +286,9 @@ impl Worker {
         self.send_together(notice, silence, deliveries).await
     }
 
-    async fn owed_now(&mut self) -> Result<Vec<Delivery>, StoreError> {
+    async fn pending_now(&mut self) -> Result<Vec<Delivery>, StoreError> {
         let name = self.settings.name.clone();
-        self.store.run(move |store| store.reader().owed(&name, AT_ONCE)).await
+        self.store.run(move |store| store.reader().pending(&name, AT_ONCE)).await
     }
 
     /// The alerts of deliveries, each once, as they stand now: the latest word on an alert is enough.
@@ -323,14 +323,14 @@ impl Worker {
             }
             let several = alerts.len() > 1;
             match self.destination.send(&Message::digest(notice, silence, alerts), None).await {
-                Verdict::Delivered(_) => self.delivered(part, true, None).await?,
-                Verdict::Refused(_) if several => {
+                SendOutcome::Delivered(_) => self.delivered(part, true, None).await?,
+                SendOutcome::Refused(_) if several => {
                     let rest = part.split_off(part.len() / 2);
                     parts.push(rest);
                     parts.push(part);
                 }
-                Verdict::Refused(error) => self.give_up(part, &error).await?,
-                Verdict::Retry { reason, after } => return self.postpone(part, &reason, after).await,
+                SendOutcome::Refused(error) => self.give_up(part, &error).await?,
+                SendOutcome::Retry { reason, after } => return self.postpone(part, &reason, after).await,
             }
         }
         Ok(None)
@@ -354,15 +354,15 @@ impl Worker {
         };
         let message = Message::of(&delivery, alert);
         match self.destination.send(&message, reference.as_deref()).await {
-            Verdict::Delivered(Receipt { reference, .. }) => {
+            SendOutcome::Delivered(Receipt { reference, .. }) => {
                 self.delivered(vec![delivery], rated, reference).await?;
                 Ok(None)
             }
-            Verdict::Refused(error) => {
+            SendOutcome::Refused(error) => {
                 self.give_up(vec![delivery], &error).await?;
                 Ok(None)
             }
-            Verdict::Retry { reason, after } => self.postpone(vec![delivery], &reason, after).await,
+            SendOutcome::Retry { reason, after } => self.postpone(vec![delivery], &reason, after).await,
         }
     }
 
@@ -416,11 +416,11 @@ impl Worker {
             failing_since = *status.failing_since.get_or_insert(now);
         });
         self.store.run(move |store| store.postpone(&deliveries)).await?;
-        // What is owed for too long is given up together, not one attempt after another; what was never tried only if the
+        // What is pending for too long is given up together, not one attempt after another; what was never tried only if the
         // destination has failed for as long.
         let longest = self.settings.give_up_after;
         let too_long = |since: Timestamp| time::since(now, since) >= longest;
-        let mut over = self.owed_now().await?;
+        let mut over = self.pending_now().await?;
         over.retain(|delivery| too_long(delivery.created) && (delivery.attempts > 0 || too_long(failing_since)));
         if !over.is_empty() {
             self.give_up(over, error).await?;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     model::{
-        alert::{Alert, AlertChange, Kind, Severity, Status},
+        alert::{Alert, AlertChange, AlertKind, AlertStatus, Severity},
         event::{Event, Evidence},
         name::{AlertId, DedupKey},
         outcome::Outcome,
@@ -62,11 +62,11 @@ impl Detector {
             let alert = Alert {
                 id: AlertId::derive(rule.id(), event.source.as_str(), key, event.id.as_str()),
                 revision: 1,
-                kind: Kind::RuleError,
+                kind: AlertKind::RuleError,
                 rule: rule.id().clone(),
                 title: title.to_owned(),
                 severity: Severity::High,
-                status: Status::Open,
+                status: AlertStatus::Open,
                 source: Some(event.source.clone()),
                 opened_at: event.time,
                 last_seen: event.time,

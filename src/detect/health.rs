@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{decode, encode};
 use crate::{
     model::{
-        alert::{Alert, AlertChange, Kind, Severity, Status},
+        alert::{Alert, AlertChange, AlertKind, AlertStatus, Severity},
         bound::bounded,
         event::Evidence,
         name::{AlertId, DedupKey, RuleId, SourceName},
@@ -182,11 +182,11 @@ impl HealthDetector {
         let alert = bounded(Alert {
             id: AlertId::derive(rule.id(), source, &finding.key, &now.to_string()),
             revision: 1,
-            kind: Kind::Health,
+            kind: AlertKind::Health,
             rule: rule.id().clone(),
             title: title.clone(),
             severity,
-            status: Status::Open,
+            status: AlertStatus::Open,
             source: subject.source.clone(),
             opened_at: now,
             last_seen: now,

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Detector,
     state::{self, KeyState, OpenAlert},
-    window::{self, Counted},
+    window::{self, WindowCount},
 };
 use crate::{
     model::{
-        alert::{Alert, AlertChange, FunctionError, Histogram, Kind, Severity, Status},
+        alert::{Alert, AlertChange, AlertKind, AlertStatus, FunctionError, Histogram, Severity},
         bound::bounded,
         event::Event,
         name::{AlertId, DedupKey, EventId},
@@ -147,7 +147,7 @@ impl Detector {
         input: &RuleInput<'_>,
         keyed: &mut KeyState,
         outcome: &mut Outcome,
-    ) -> Option<Vec<Counted>> {
+    ) -> Option<Vec<WindowCount>> {
         // No value, nothing to count; a threshold of one is reached all the same.
         let unique = match self.host.unique(rule, input).transpose() {
             Ok(value) => value.flatten(),
@@ -156,7 +156,7 @@ impl Detector {
                 None
             }
         };
-        let counted = Counted { time: event.moment().as_millisecond(), event: event.id.clone(), unique };
+        let counted = WindowCount { time: event.moment().as_millisecond(), event: event.id.clone(), unique };
         let Metadata { threshold, window, .. } = rule.metadata;
         window::count(&mut keyed.pending, counted, threshold, window, rule.has("unique"))
     }
@@ -182,7 +182,7 @@ impl Detector {
         event: &Event,
         input: &RuleInput<'_>,
         found: Details,
-        counted: Vec<Counted>,
+        counted: Vec<WindowCount>,
     ) -> Alert {
         let times: Vec<i64> = counted.iter().map(|counted| counted.time).collect();
         let events: Vec<EventId> = counted.into_iter().map(|counted| counted.event).collect();
@@ -208,11 +208,11 @@ impl Detector {
         bounded(Alert {
             id: AlertId::derive(rule.id(), event.source.as_str(), key.as_str(), &birth),
             revision: 1,
-            kind: Kind::Detection,
+            kind: AlertKind::Detection,
             rule: rule.id().clone(),
             title,
             severity,
-            status: Status::Open,
+            status: AlertStatus::Open,
             source: Some(event.source.clone()),
             opened_at: event.time,
             last_seen: event.time,

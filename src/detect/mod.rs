@@ -2,17 +2,17 @@
 //! give the same outcomes, live and in a replay.
 //!
 //! [`Detector::evaluate`] is the one door. State is kept by key, and what changed since the last time is handed out by
-//! [`Detector::take_changes`], to be stored together with the outcomes and the mark.
+//! [`Detector::take_changes`], to be stored together with the outcomes and the checkpoint.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crate::{
     model::{
-        alert::{Action, Alert},
+        alert::{Alert, AlertAction},
         event::Event,
         legible::Flags,
         name::{DedupKey, ExceptionId, RuleId, SourceName},
-        outcome::{Outcome, Pass, StateChanges},
+        outcome::{Outcome, StateChanges, Watermark},
         time::{self, Timestamp},
     },
     rule::{
@@ -81,7 +81,11 @@ pub fn memory(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Memory {
 }
 
 /// What becomes of stored state through what a person did with an alert while no detector runs: see [`Detector::handled`].
-pub fn handled(entries: impl IntoIterator<Item = (String, Vec<u8>)>, alert: &Alert, action: Action) -> StateChanges {
+pub fn handled(
+    entries: impl IntoIterator<Item = (String, Vec<u8>)>,
+    alert: &Alert,
+    action: AlertAction,
+) -> StateChanges {
     let mut state = State::restore(entries);
     state.handled(alert, action);
     state.take_changes()
@@ -213,7 +217,7 @@ impl Detector {
 
     /// Takes note of what a person did: matches no longer join an alert that was resolved, and join one again that was
     /// reopened.
-    pub fn handled(&mut self, alert: &Alert, action: Action) {
+    pub fn handled(&mut self, alert: &Alert, action: AlertAction) {
         self.state.handled(alert, action);
     }
 
@@ -269,10 +273,10 @@ impl Detector {
 
     /// Takes note that the log of a source is known to be whole up to a time, although no event says so: what was expected before
     /// that has not happened.
-    pub fn pass(&mut self, source: &SourceName, until: Timestamp) -> Outcome {
+    pub fn advance(&mut self, source: &SourceName, until: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
         if self.fail_expected(source, until.as_millisecond(), &mut outcome) {
-            outcome.passes.push(Pass { source: source.clone(), until });
+            outcome.watermarks.push(Watermark { source: source.clone(), until });
         }
         outcome
     }

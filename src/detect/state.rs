@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::window::Counted;
+use super::window::WindowCount;
 use crate::{
     model::{
-        alert::{Action, Alert, Severity},
+        alert::{Alert, AlertAction, Severity},
         event::Event,
         name::{AlertId, EventId, ExceptionId, RuleId, SourceName},
         outcome::StateChanges,
@@ -43,7 +43,7 @@ pub(super) struct OpenAlert {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyState {
     open: Vec<OpenAlert>,
-    pub(super) pending: Vec<Counted>,
+    pub(super) pending: Vec<WindowCount>,
     /// Event time, in milliseconds, after which it is forgotten.
     expires: i64,
 }
@@ -200,12 +200,12 @@ impl State {
         self.changed.insert(name.to_owned());
     }
 
-    /// See [`super::Detector::handled`]. Counted matches stay as they are.
-    pub(super) fn handled(&mut self, alert: &Alert, action: Action) {
+    /// See [`super::Detector::handled`]. WindowCount matches stay as they are.
+    pub(super) fn handled(&mut self, alert: &Alert, action: AlertAction) {
         let source = alert.source.as_ref().map_or("", SourceName::as_str);
         let name = key_of(&alert.rule, source, alert.dedup_key.as_str());
         match action {
-            Action::Resolve(_) if self.keys.contains_key(&name) => {
+            AlertAction::Resolve(_) if self.keys.contains_key(&name) => {
                 let mut keyed = self.take(&name);
                 keyed.open.retain(|open| open.id != alert.id);
                 // Its own lifetime goes on.
@@ -213,7 +213,7 @@ impl State {
                 self.keys.insert(name.clone(), keyed);
                 self.changed.insert(name);
             }
-            Action::Reopen => {
+            AlertAction::Reopen => {
                 let mut keyed = self.take(&name);
                 keyed.open.retain(|open| open.id != alert.id);
                 keyed.open(OpenAlert {
@@ -223,7 +223,7 @@ impl State {
                 });
                 self.put(&name, keyed, REOPENED);
             }
-            Action::Resolve(_) | Action::Acknowledge | Action::Comment => {}
+            AlertAction::Resolve(_) | AlertAction::Acknowledge | AlertAction::Comment => {}
         }
     }
 

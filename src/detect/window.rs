@@ -17,7 +17,7 @@ const MAX_SPARE: usize = 1_000;
 
 /// A match that counts towards a threshold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Counted {
+pub(super) struct WindowCount {
     /// Event time, in milliseconds since 1970.
     pub(super) time: i64,
     pub(super) event: EventId,
@@ -28,12 +28,12 @@ pub(super) struct Counted {
 /// Adds a match. If a window that it lies in now holds `threshold` matches (distinct values, if `distinct`), these are taken
 /// out, in order of time, and returned.
 pub(super) fn count(
-    pending: &mut Vec<Counted>,
-    new: Counted,
+    pending: &mut Vec<WindowCount>,
+    new: WindowCount,
     threshold: u32,
     window: Duration,
     distinct: bool,
-) -> Option<Vec<Counted>> {
+) -> Option<Vec<WindowCount>> {
     if threshold <= 1 {
         return Some(vec![new]);
     }
@@ -73,8 +73,8 @@ pub(super) fn count(
 
 /// The start of the earliest window that holds `time` and enough matches. One pass: matches enter at its end and leave at its
 /// start.
-fn full_window(pending: &[Counted], time: i64, threshold: usize, window: i64, distinct: bool) -> Option<i64> {
-    let mut inside: VecDeque<&Counted> = VecDeque::new();
+fn full_window(pending: &[WindowCount], time: i64, threshold: usize, window: i64, distinct: bool) -> Option<i64> {
+    let mut inside: VecDeque<&WindowCount> = VecDeque::new();
     let mut values: HashMap<Option<&str>, usize> = HashMap::new();
     let mut later = pending.iter().skip_while(|other| time - other.time >= window).peekable();
     let starts: Vec<i64> = later.clone().map(|other| other.time).take_while(|start| *start <= time).collect();
@@ -106,8 +106,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn counted(time: i64, name: usize, unique: Option<u8>) -> Counted {
-        Counted {
+    fn counted(time: i64, name: usize, unique: Option<u8>) -> WindowCount {
+        WindowCount {
             time,
             event: EventId::parse(&format!("e{name}")).unwrap(),
             unique: unique.map(|value| value.to_string()),

@@ -1,4 +1,4 @@
-//! Writing down what happened to alerts, together with what is owed to whom because of it: the one way from detection,
+//! Writing down what happened to alerts, together with what is pending to whom because of it: the one way from detection,
 //! health checks and people into the store.
 //!
 //! Silences are applied here: an alert that one covers is recorded and counted, and its deliveries wait for the end of the
@@ -8,7 +8,7 @@ use super::Router;
 use crate::deliver::Late;
 use crate::{
     model::{
-        alert::{Action, Alert, AlertChange, Notice, Remark, Severity},
+        alert::{Alert, AlertAction, AlertChange, Notice, Remark, Severity},
         name::{AlertId, Sequence, SilenceId},
         outcome::{Outcome, StateChanges},
         silence::{NewSilence, Silence},
@@ -17,7 +17,7 @@ use crate::{
     store::{Commit, Delivery, Store, StoreError, Together, Writing},
 };
 
-/// Writes alerts and what is owed. Cheap to clone.
+/// Writes alerts and what is pending. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     store: Store,
@@ -31,8 +31,8 @@ pub struct Recorded {
     pub opened: [u64; 5],
     /// Alerts that were kept from being delivered.
     pub silenced: u64,
-    /// Whether something is owed that was not before.
-    pub owes: bool,
+    /// Whether something is pending that was not before.
+    pub has_pending: bool,
 }
 
 impl Recorder {
@@ -46,10 +46,10 @@ impl Recorder {
         &self,
         outcome: Outcome,
         state: StateChanges,
-        mark: Option<Sequence>,
+        checkpoint: Option<Sequence>,
         now: Timestamp,
     ) -> Result<Recorded, StoreError> {
-        self.write(&mut self.store.writing(), outcome, state, mark, now)
+        self.write(&mut self.store.writing(), outcome, state, checkpoint, now)
     }
 
     /// Writes what a person did with an alert; none if there is no such alert. `state` is what detection no longer knows, or
@@ -57,7 +57,7 @@ impl Recorder {
     pub fn handle(
         &self,
         alert: AlertId,
-        action: Action,
+        action: AlertAction,
         remark: Remark,
         state: StateChanges,
     ) -> Result<Option<Alert>, StoreError> {
@@ -73,7 +73,7 @@ impl Recorder {
         writing: &mut Writing<'_>,
         outcome: Outcome,
         state: StateChanges,
-        mark: Option<Sequence>,
+        checkpoint: Option<Sequence>,
         now: Timestamp,
     ) -> Result<Recorded, StoreError> {
         let mut staged = writing.stage(outcome.alerts, now)?;
@@ -83,7 +83,8 @@ impl Recorder {
             silences.retain(|silence| silence.ended.is_none());
         }
         let active: Vec<SilenceId> = silences.iter().map(|silence| silence.id).collect();
-        let mut commit = Commit { matches: outcome.matches, passes: outcome.passes, state, mark, ..Commit::default() };
+        let mut commit =
+            Commit { matches: outcome.matches, watermarks: outcome.watermarks, state, checkpoint, ..Commit::default() };
         let mut recorded = Recorded::default();
         for (id, notice) in &staged.notices {
             let Some(alert) = staged.alerts.get_mut(id) else {
@@ -120,15 +121,15 @@ impl Recorder {
                 _ if !raises && alert.silenced_by.is_some_and(|id| active.contains(&id)) => continue,
                 _ => {}
             }
-            commit.deliveries.extend(self.owed(alert, *notice, now));
+            commit.deliveries.extend(self.pending(alert, *notice, now));
         }
-        recorded.owes = !commit.deliveries.is_empty();
+        recorded.has_pending = !commit.deliveries.is_empty();
         commit.staged = staged;
         writing.commit(&commit)?;
         Ok(recorded)
     }
 
-    fn owed(&self, alert: &Alert, notice: Notice, now: Timestamp) -> Vec<Delivery> {
+    fn pending(&self, alert: &Alert, notice: Notice, now: Timestamp) -> Vec<Delivery> {
         self.router
             .route(alert, notice)
             .filter(|settings| !(alert.late && settings.late == Late::Never))
@@ -166,7 +167,7 @@ impl Recorder {
         for silence in self.store.reader().silences()?.into_iter().filter(over) {
             let (silence, ended) = self.end(&mut writing, silence, now)?;
             tracing::info!(silence = %silence.id, silenced = silence.silenced, "a silence has ended");
-            recorded.owes |= ended.owes;
+            recorded.has_pending |= ended.has_pending;
         }
         Ok(recorded)
     }
@@ -189,12 +190,12 @@ impl Recorder {
                 passed_on.push((other.id, Alert { silenced_by: Some(other.id), ..alert }));
                 continue;
             }
-            for delivery in self.owed(&alert, Notice::Opened, now) {
+            for delivery in self.pending(&alert, Notice::Opened, now) {
                 deliveries.push(Delivery { together: Some(Together::Silenced(silence.id)), ..delivery });
             }
         }
         let ended = Silence { ended: Some(now), until: silence.until.min(now), ..silence };
         writing.end_silence(ended.clone(), &deliveries, &passed_on)?;
-        Ok((ended, Recorded { owes: !deliveries.is_empty(), ..Recorded::default() }))
+        Ok((ended, Recorded { has_pending: !deliveries.is_empty(), ..Recorded::default() }))
     }
 }

@@ -1,7 +1,7 @@
 //! Which destinations an alert goes to.
 
 use crate::deliver::Settings;
-use crate::model::alert::{Alert, Kind, Notice};
+use crate::model::alert::{Alert, AlertKind, Notice};
 
 /// The check that tells of failing destinations. Its alerts say in their context which one is meant.
 const DELIVERY_FAILING: &str = "builtin.delivery_failing";
@@ -23,7 +23,7 @@ impl Router {
     /// lost to a misspelling. Nobody is told of what a rule on trial finds. That a destination fails is told to the others, if there are any.
     pub fn route(&self, alert: &Alert, notice: Notice) -> impl Iterator<Item = &Settings> {
         let mut wanted = if alert.shadow { Vec::new() } else { self.wanted(alert) };
-        if alert.kind == Kind::Health && alert.rule.as_str() == DELIVERY_FAILING {
+        if alert.kind == AlertKind::Health && alert.rule.as_str() == DELIVERY_FAILING {
             let meant = alert.context.get("destination").and_then(|name| name.as_str());
             let others: Vec<&Settings> =
                 wanted.iter().copied().filter(|settings| Some(settings.name.as_str()) != meant).collect();

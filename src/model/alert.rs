@@ -65,7 +65,7 @@ impl FromStr for Severity {
 /// Where an alert stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum AlertStatus {
     /// Nobody has dealt with it.
     Open,
     /// Somebody is at it.
@@ -74,7 +74,7 @@ pub enum Status {
     Resolved,
 }
 
-impl Status {
+impl AlertStatus {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Open, Self::Acknowledged, Self::Resolved];
 
@@ -88,7 +88,7 @@ impl Status {
     }
 }
 
-impl FromStr for Status {
+impl FromStr for AlertStatus {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -99,7 +99,7 @@ impl FromStr for Status {
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for AlertStatus {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(self.as_str())
     }
@@ -127,7 +127,7 @@ impl fmt::Display for Disposition {
 /// What a person did with an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Action {
+pub enum AlertAction {
     /// Took it on.
     Acknowledge,
     /// Dealt with it.
@@ -152,7 +152,7 @@ pub struct Remark {
 /// What raised an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum AlertKind {
     /// A rule matched events.
     Detection,
     /// A rule failed on an event.
@@ -178,7 +178,7 @@ pub struct Alert {
     /// Counts the changes since it opened, from 1.
     pub revision: u32,
     /// What raised it.
-    pub kind: Kind,
+    pub kind: AlertKind,
     /// The rule that raised it.
     pub rule: RuleId,
     /// One line: who did what to whom.
@@ -186,7 +186,7 @@ pub struct Alert {
     /// The highest severity of its matches.
     pub severity: Severity,
     /// Where it stands.
-    pub status: Status,
+    pub status: AlertStatus,
     /// The source of its events; absent where the agent itself is meant.
     pub source: Option<SourceName>,
     /// Event time of the opening match.
@@ -348,7 +348,7 @@ pub enum AlertChange {
         /// The alert.
         alert: AlertId,
         /// What they did.
-        action: Action,
+        action: AlertAction,
         /// Who, when, and what they said.
         remark: Remark,
     },
@@ -417,7 +417,8 @@ pub struct LoggedChange {
     /// What it turned out to be, where they said.
     pub disposition: Option<Disposition>,
     /// The last event that had been evaluated by then: a replay carries it out at the same place.
-    pub mark: Sequence,
+    #[serde(rename = "mark")]
+    pub checkpoint: Sequence,
 }
 
 impl AlertChange {
@@ -439,10 +440,10 @@ impl AlertChange {
             Self::Joined { raised_to, .. } | Self::Restated { raised_to, .. } => raised_to.map(|_| Notice::Escalated),
             Self::Resolved { .. } => Some(Notice::Resolved),
             Self::Handled { action, .. } => Some(match action {
-                Action::Acknowledge => Notice::Acknowledged,
-                Action::Resolve(_) => Notice::Resolved,
-                Action::Reopen => Notice::Reopened,
-                Action::Comment => Notice::Commented,
+                AlertAction::Acknowledge => Notice::Acknowledged,
+                AlertAction::Resolve(_) => Notice::Resolved,
+                AlertAction::Reopen => Notice::Reopened,
+                AlertAction::Comment => Notice::Commented,
             }),
         }
     }
@@ -455,15 +456,15 @@ impl Alert {
     pub const NEWEST_EVENTS: usize = 20;
 
     /// Whether a person can do this with the alert as it stands; if not, why.
-    pub fn allows(&self, action: Action) -> Result<(), String> {
+    pub fn allows(&self, action: AlertAction) -> Result<(), String> {
         let id = self.id.short();
         match (action, self.status) {
-            (Action::Acknowledge, Status::Acknowledged) => Err(format!("alert {id} is acknowledged already")),
-            (Action::Acknowledge, Status::Resolved) => {
+            (AlertAction::Acknowledge, AlertStatus::Acknowledged) => Err(format!("alert {id} is acknowledged already")),
+            (AlertAction::Acknowledge, AlertStatus::Resolved) => {
                 Err(format!("alert {id} is resolved: `watchbell alerts reopen {id}` opens it again"))
             }
-            (Action::Resolve(_), Status::Resolved) => Err(format!("alert {id} is resolved already")),
-            (Action::Reopen, Status::Open) => Err(format!("alert {id} is open")),
+            (AlertAction::Resolve(_), AlertStatus::Resolved) => Err(format!("alert {id} is resolved already")),
+            (AlertAction::Reopen, AlertStatus::Open) => Err(format!("alert {id} is open")),
             _ => Ok(()),
         }
     }
@@ -493,28 +494,28 @@ impl Alert {
                 self.severity = raised_to.map_or(self.severity, |raised| raised.max(self.severity));
             }
             AlertChange::Resolved { time, title, .. } => {
-                self.status = Status::Resolved;
+                self.status = AlertStatus::Resolved;
                 self.resolved_at = Some(*time);
                 self.title.clone_from(title);
             }
             AlertChange::Handled { action, remark, .. } => {
                 match action {
-                    Action::Acknowledge => {
-                        self.status = Status::Acknowledged;
+                    AlertAction::Acknowledge => {
+                        self.status = AlertStatus::Acknowledged;
                         self.acknowledged_at = Some(remark.at);
                     }
-                    Action::Resolve(disposition) => {
-                        self.status = Status::Resolved;
+                    AlertAction::Resolve(disposition) => {
+                        self.status = AlertStatus::Resolved;
                         self.resolved_at = Some(remark.at);
                         self.disposition = *disposition;
                     }
-                    Action::Reopen => {
-                        self.status = Status::Open;
+                    AlertAction::Reopen => {
+                        self.status = AlertStatus::Open;
                         self.acknowledged_at = None;
                         self.resolved_at = None;
                         self.disposition = None;
                     }
-                    Action::Comment => {}
+                    AlertAction::Comment => {}
                 }
                 self.remark = Some(remark.clone());
             }

@@ -6,7 +6,7 @@ pub mod alert;
 pub mod bound;
 pub mod category;
 pub mod certainty;
-pub mod condition;
+pub mod error_kind;
 pub mod event;
 pub mod legible;
 pub mod name;

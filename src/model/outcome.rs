@@ -32,7 +32,7 @@ pub struct Match {
 
 /// Up to when the log of a source is known to be whole although no event says so, where something followed from that.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Pass {
+pub struct Watermark {
     /// The source.
     pub source: SourceName,
     /// Up to when.
@@ -41,20 +41,23 @@ pub struct Pass {
 
 /// A pass with its place among the events and what people did.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct LoggedPass {
+pub struct LoggedWatermark {
     /// The last event that had been evaluated.
-    pub mark: Sequence,
+    #[serde(rename = "mark")]
+    pub checkpoint: Sequence,
     /// The number of the last logged change of an alert before it.
     pub change: u64,
     /// What was taken note of.
-    pub pass: Pass,
+    #[serde(rename = "pass")]
+    pub watermark: Watermark,
 }
 
 /// Which rules ran from some place among the events and what people did on, until the next of these.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LoggedRules {
     /// The last event that had been evaluated.
-    pub mark: Sequence,
+    #[serde(rename = "mark")]
+    pub checkpoint: Sequence,
     /// The number of the last logged change of an alert before it.
     pub change: u64,
     /// The rules, each with what makes it find what it finds: see [`crate::rule::RuleSet::versions`].
@@ -73,7 +76,7 @@ pub struct Outcome {
     /// How many rules looked at the event.
     pub rules_run: u32,
     /// What followed from there being no events; kept, so that a replay can follow.
-    pub passes: Vec<Pass>,
+    pub watermarks: Vec<Watermark>,
 }
 
 impl Outcome {
@@ -83,7 +86,7 @@ impl Outcome {
         self.alerts.append(&mut later.alerts);
         self.failures.append(&mut later.failures);
         self.rules_run += later.rules_run;
-        self.passes.append(&mut later.passes);
+        self.watermarks.append(&mut later.watermarks);
     }
 }
 

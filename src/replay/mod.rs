@@ -19,17 +19,17 @@ pub mod test_runner;
 pub mod verify;
 
 pub use diff::{ChangedAlert, Diff, Difference, Found, RuleChange, RuleDiff};
-pub use parallel::{Progress, Run, Side, run, run_sides};
+pub use parallel::{ReplayProgress, Run, Side, run, run_sides};
 use report::Part;
 pub use report::{FunctionCost, Report, RuleCost, RuleReport, Tally, WarmUp};
 
 use crate::{
     detect::{Detector, Settings, Verdict},
     model::{
-        alert::{Action, Alert, AlertChange, LoggedChange, Notice},
+        alert::{Alert, AlertAction, AlertChange, LoggedChange, Notice},
         event::{Event, Evidence, IncomingEvent},
         name::{AlertId, Sequence, SourceName},
-        outcome::{LoggedPass, Outcome},
+        outcome::{LoggedWatermark, Outcome},
         time::Timestamp,
     },
     rule::RuleSet,
@@ -53,7 +53,7 @@ pub struct Replay {
     /// What people did with alerts, in order, that has not been reached yet.
     handled: VecDeque<LoggedChange>,
     /// What the agent took note of while there were no events, in order, that has not been reached yet.
-    passes: VecDeque<LoggedPass>,
+    watermarks: VecDeque<LoggedWatermark>,
 }
 
 impl Replay {
@@ -68,7 +68,7 @@ impl Replay {
             alerts: BTreeMap::new(),
             order: Vec::new(),
             handled: VecDeque::new(),
-            passes: VecDeque::new(),
+            watermarks: VecDeque::new(),
         }
     }
 
@@ -85,8 +85,8 @@ impl Replay {
 
     /// Takes account of what the agent took note of while there were no events.
     #[must_use]
-    pub fn with_passes(mut self, passes: impl IntoIterator<Item = LoggedPass>) -> Self {
-        self.passes = passes.into_iter().collect();
+    pub fn with_watermarks(mut self, watermarks: impl IntoIterator<Item = LoggedWatermark>) -> Self {
+        self.watermarks = watermarks.into_iter().collect();
         self
     }
 
@@ -142,36 +142,41 @@ impl Replay {
     }
 
     /// Takes note that the log of a source is known to be whole up to a time, although no event says so.
-    pub fn pass(&mut self, source: &SourceName, until: Timestamp) {
-        let outcome = self.detector.pass(source, until);
+    pub fn advance(&mut self, source: &SourceName, until: Timestamp) {
+        let outcome = self.detector.advance(source, until);
         self.take(outcome, Sequence(u64::MAX), until);
     }
 
     /// What happened beside events, up to the one with this number.
     fn follow(&mut self, next: Sequence) {
-        self.follow_while(|change| change.mark < next, |pass| pass.mark < next);
+        self.follow_while(|change| change.checkpoint < next, |watermark| watermark.checkpoint < next);
     }
 
     /// What happened beside events, as far as that is due.
     fn follow_while(
         &mut self,
         change_is_due: impl Fn(&LoggedChange) -> bool,
-        pass_is_due: impl Fn(&LoggedPass) -> bool,
+        watermark_is_due: impl Fn(&LoggedWatermark) -> bool,
     ) {
         loop {
             let handled = self.handled.front().filter(|change| change_is_due(change)).map(|change| change.number);
-            let passed = self.passes.front().filter(|pass| pass_is_due(pass)).map(|pass| pass.change);
+            let passed = self
+                .watermarks
+                .front()
+                .filter(|watermark| watermark_is_due(watermark))
+                .map(|watermark| watermark.change);
             // A pass has the number of the last change before it.
-            let pass_is_next = match (handled, passed) {
+            let watermark_is_next = match (handled, passed) {
                 (None, None) => return,
                 (Some(change), Some(before)) => change > before,
                 (handled, _) => handled.is_none(),
             };
-            if pass_is_next && let Some(logged) = self.passes.pop_front() {
-                let outcome = self.detector.pass(&logged.pass.source, logged.pass.until);
-                self.take(outcome, logged.mark, logged.pass.until);
+            if watermark_is_next && let Some(logged) = self.watermarks.pop_front() {
+                let outcome = self.detector.advance(&logged.watermark.source, logged.watermark.until);
+                self.take(outcome, logged.checkpoint, logged.watermark.until);
             } else if let Some(change) = self.handled.pop_front() {
-                let action = if change.what == Notice::Reopened { Action::Reopen } else { Action::Resolve(None) };
+                let action =
+                    if change.what == Notice::Reopened { AlertAction::Reopen } else { AlertAction::Resolve(None) };
                 if let Some(alert) = self.alerts.get(&change.alert) {
                     self.detector.handled(alert, action);
                 }

@@ -26,7 +26,7 @@ use crate::{
         event::Event,
         legible::Flags,
         name::SourceName,
-        outcome::LoggedPass,
+        outcome::LoggedWatermark,
         time::{self, Timestamp},
     },
     rule::{RuleSet, stack},
@@ -51,8 +51,8 @@ pub struct Run {
     pub source: Option<SourceName>,
     /// What people did with alerts meanwhile: see [`Replay::with_changes`].
     pub changes: Vec<LoggedChange>,
-    /// See [`Replay::with_passes`].
-    pub passes: Vec<LoggedPass>,
+    /// See [`Replay::with_watermarks`].
+    pub watermarks: Vec<LoggedWatermark>,
     /// On how many threads.
     pub threads: usize,
 }
@@ -81,13 +81,13 @@ impl Side {
 
 /// How far a replay has come, and whether it is to end early. Shared with whoever shows it.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct ReplayProgress {
     events: AtomicU64,
     stopped: AtomicBool,
     done: AtomicBool,
 }
 
-impl Progress {
+impl ReplayProgress {
     /// Tells whoever shows it that it is over.
     pub fn done(&self) {
         self.done.store(true, Ordering::Relaxed);
@@ -176,11 +176,17 @@ struct Shared<'a> {
     /// For each side, the part that decides for each rule.
     part_of: Vec<Vec<usize>>,
     run: &'a Run,
-    progress: &'a Progress,
+    progress: &'a ReplayProgress,
 }
 
 /// Runs rules over the blocks that come through `feed`, until it ends.
-pub fn run(rules: &Arc<RuleSet>, settings: &Settings, run: &Run, feed: Receiver<Block>, progress: &Progress) -> Report {
+pub fn run(
+    rules: &Arc<RuleSet>,
+    settings: &Settings,
+    run: &Run,
+    feed: Receiver<Block>,
+    progress: &ReplayProgress,
+) -> Report {
     let side = Side { rules: Arc::clone(rules), copies: Vec::new() };
     run_sides(&[side], settings, run, feed, progress).pop().unwrap_or_default()
 }
@@ -191,7 +197,7 @@ pub fn run_sides(
     settings: &Settings,
     run: &Run,
     feed: Receiver<Block>,
-    progress: &Progress,
+    progress: &ReplayProgress,
 ) -> Vec<Report> {
     let threads = run.threads.max(1);
     let part_of: Vec<Vec<usize>> = sides.iter().map(|side| side.rules.parts(threads)).collect();
@@ -199,7 +205,7 @@ pub fn run_sides(
         let replay = Replay::new(Arc::clone(rules), settings.clone())
             .since(run.since)
             .with_changes(run.changes.clone())
-            .with_passes(run.passes.clone());
+            .with_watermarks(run.watermarks.clone());
         Deciding { side, part, replay: Some(Box::new(replay)), next: 0 }
     };
     let mut parts = Vec::new();

@@ -9,7 +9,7 @@ use super::{Replay, Report};
 use crate::{
     detect::{Detector, Settings},
     model::{
-        alert::{Alert, Kind},
+        alert::{Alert, AlertKind},
         name::RuleId,
     },
     rule::{Case, CompiledRule, Expected, ExpectedAlert, RuleInput, RuleSet, Trace, Tracer},
@@ -45,7 +45,7 @@ pub struct CaseResult {
     /// Where it stands in its file.
     pub line: usize,
     /// How what was found differs from what was expected.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<Mismatch>,
     /// What the rule looked at, where the case failed.
     pub read: Vec<Read>,
     /// How long it took.
@@ -59,7 +59,7 @@ fn microseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Res
 
 /// Something that is not as expected.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Difference {
+pub struct Mismatch {
     /// What: `title of alert 1`.
     pub what: String,
     /// As it should be.
@@ -101,7 +101,7 @@ impl Suite {
         if let Some(others) = &self.others {
             let everything = replay(&known(others, case), &self.settings, case);
             for alert in everything.alerts.iter().filter(|alert| alert.rule != *rule.id()) {
-                differences.push(Difference {
+                differences.push(Mismatch {
                     what: format!("rule {}", alert.rule),
                     expected: "no alert".to_owned(),
                     found: format!("alert: {}", alert.title),
@@ -167,7 +167,7 @@ fn replay(rules: &Arc<RuleSet>, settings: &Settings, case: &Case) -> Report {
         replay.event(event);
     }
     if let (Some(until), Some(event)) = (case.until, case.events.last()) {
-        replay.pass(&event.source, until);
+        replay.advance(&event.source, until);
     }
     replay.finish()
 }
@@ -177,14 +177,14 @@ fn known(rules: &Arc<RuleSet>, case: &Case) -> Arc<RuleSet> {
     rules.with_actions(case.actions.iter().cloned())
 }
 
-fn compare(report: &Report, rule: &RuleId, case: &Case, differences: &mut Vec<Difference>) {
-    let alerts: Vec<&Alert> = report.alerts.iter().filter(|alert| alert.kind == Kind::Detection).collect();
+fn compare(report: &Report, rule: &RuleId, case: &Case, differences: &mut Vec<Mismatch>) {
+    let alerts: Vec<&Alert> = report.alerts.iter().filter(|alert| alert.kind == AlertKind::Detection).collect();
     let titles = || {
         let titles: Vec<String> = alerts.iter().map(|alert| format!("\"{}\"", alert.title)).collect();
         format!("{} alert{}: {}", titles.len(), if titles.len() == 1 { "" } else { "s" }, titles.join(", "))
     };
     let mut differ = |what: String, expected: String, found: String| {
-        differences.push(Difference { what, expected, found });
+        differences.push(Mismatch { what, expected, found });
     };
     let found = if alerts.is_empty() { "no alert".to_owned() } else { titles() };
     match &case.expected {

@@ -18,10 +18,10 @@ use super::{ChangedAlert, Difference, Replay};
 use crate::{
     detect::{Learning, Settings},
     model::{
-        alert::{Action, Alert, Kind, LoggedChange, Notice},
+        alert::{Alert, AlertAction, AlertKind, LoggedChange, Notice},
         event::Event,
         name::{AlertId, EventId, RuleId, RuleVersion, Sequence, SourceName},
-        outcome::{LoggedPass, LoggedRules},
+        outcome::{LoggedRules, LoggedWatermark},
         time::{self, Timestamp},
     },
     rule::{CompiledRule, RuleSet},
@@ -29,17 +29,17 @@ use crate::{
 
 /// What the agent did, as far as the store tells.
 #[derive(Debug, Clone, Default)]
-pub struct Evidence {
+pub struct History {
     /// The last event that was evaluated.
-    pub mark: Sequence,
+    pub checkpoint: Sequence,
     /// Runs of events that are stored and not evaluated.
-    pub quiet: Vec<(Sequence, Sequence)>,
+    pub skipped: Vec<(Sequence, Sequence)>,
     /// Which rules ran, and from where on, in order.
     pub rules: Vec<LoggedRules>,
     /// What people did with alerts, in order.
     pub changes: Vec<LoggedChange>,
     /// What was taken note of while there were no events, in order.
-    pub passes: Vec<LoggedPass>,
+    pub watermarks: Vec<LoggedWatermark>,
     /// The alerts in the store.
     pub alerts: Vec<Alert>,
 }
@@ -50,7 +50,7 @@ pub struct Verification {
     replay: Replay,
     rules: Arc<RuleSet>,
     versions: BTreeMap<RuleId, RuleVersion>,
-    evidence: Evidence,
+    evidence: History,
     /// Places at which other rules were taken up that have not been reached yet.
     ahead: VecDeque<LoggedRules>,
     /// Places at which they were, up to here.
@@ -137,7 +137,7 @@ impl Verified {
 
 impl Verification {
     /// Of these rules, the present ones.
-    pub fn new(rules: Arc<RuleSet>, settings: Settings, evidence: Evidence) -> Self {
+    pub fn new(rules: Arc<RuleSet>, settings: Settings, evidence: History) -> Self {
         let versions = rules.versions();
         let mut learning = Vec::new();
         let mut known: HashSet<&RuleId> = HashSet::new();
@@ -147,7 +147,7 @@ impl Verification {
             };
             let new: Vec<Arc<CompiledRule>> = rules.detections.iter().filter(new).cloned().collect();
             if number > 0 && !new.is_empty() {
-                learning.push((note.mark, Learning::of(&rules, &new, settings.clone())));
+                learning.push((note.checkpoint, Learning::of(&rules, &new, settings.clone())));
             }
             known.extend(note.rules.keys());
         }
@@ -161,18 +161,18 @@ impl Verification {
         }
         let replay = Replay::new(RuleSet::only([], Arc::default()), settings)
             .with_changes(evidence.changes.iter().cloned())
-            .with_passes(evidence.passes.iter().cloned());
+            .with_watermarks(evidence.watermarks.iter().cloned());
         let ahead = evidence.rules.iter().cloned().collect();
         Self { replay, rules, versions, evidence, ahead, behind: Vec::new(), learning, places, first: None, events: 0 }
     }
 
     /// Goes on to the next stored event.
     pub fn event(&mut self, event: &Event) {
-        if event.sequence > self.evidence.mark {
+        if event.sequence > self.evidence.checkpoint {
             return;
         }
         self.first.get_or_insert((event.sequence, event.time));
-        while self.ahead.front().is_some_and(|note| note.mark < event.sequence) {
+        while self.ahead.front().is_some_and(|note| note.checkpoint < event.sequence) {
             if let Some(note) = self.ahead.pop_front() {
                 self.take_up(note);
             }
@@ -181,13 +181,13 @@ impl Verification {
         if let Some(place) = self.places.get_mut(&key) {
             place.get_or_insert(event.sequence);
         }
-        for (mark, learning) in &mut self.learning {
-            if event.sequence <= *mark {
+        for (checkpoint, learning) in &mut self.learning {
+            if event.sequence <= *checkpoint {
                 learning.event(event);
             }
         }
-        let is_quiet = |(first, last): &(Sequence, Sequence)| (*first..=*last).contains(&event.sequence);
-        if self.evidence.quiet.iter().any(is_quiet) {
+        let is_skipped = |(first, last): &(Sequence, Sequence)| (*first..=*last).contains(&event.sequence);
+        if self.evidence.skipped.iter().any(is_skipped) {
             return;
         }
         self.events += 1;
@@ -198,7 +198,7 @@ impl Verification {
     fn take_up(&mut self, note: LoggedRules) {
         self.replay.follow_while(
             |change| change.number <= note.change,
-            |pass| (pass.mark, pass.change) < (note.mark, note.change),
+            |watermark| (watermark.checkpoint, watermark.change) < (note.checkpoint, note.change),
         );
         let runs = |rule: &&Arc<CompiledRule>| note.rules.get(rule.id()) == self.versions.get(rule.id());
         let now: Vec<Arc<CompiledRule>> = self.rules.detections.iter().filter(runs).cloned().collect();
@@ -211,7 +211,7 @@ impl Verification {
         let of_earlier_versions: Vec<Alert> =
             self.evidence.alerts.iter().filter(|alert| changed.contains(&alert.rule)).cloned().collect();
         for alert in of_earlier_versions {
-            let opened = self.place(&alert, alert.first_events.first()).is_some_and(|place| place <= note.mark);
+            let opened = self.place(&alert, alert.first_events.first()).is_some_and(|place| place <= note.checkpoint);
             let last = |change: &&LoggedChange| {
                 change.alert == alert.id
                     && change.number <= note.change
@@ -219,15 +219,15 @@ impl Verification {
             };
             let resolved = self.evidence.changes.iter().rfind(last).is_some_and(|last| last.what == Notice::Resolved);
             if opened && !resolved {
-                self.replay.detector.handled(&alert, Action::Reopen);
+                self.replay.detector.handled(&alert, AlertAction::Reopen);
                 self.replay.alerts.entry(alert.id).or_insert(alert);
             }
         }
-        self.learning.retain(|(mark, _)| *mark >= note.mark);
+        self.learning.retain(|(checkpoint, _)| *checkpoint >= note.checkpoint);
         // Rules bring what they hear along; all that is to run is named.
         self.replay.detector.set_rules(self.rules.part(&now));
         if self.replay.detector.learning().is_some() {
-            for (_, learning) in self.learning.iter().filter(|(mark, _)| *mark == note.mark) {
+            for (_, learning) in self.learning.iter().filter(|(checkpoint, _)| *checkpoint == note.checkpoint) {
                 self.replay.detector.learned(learning);
             }
         }
@@ -255,7 +255,7 @@ impl Verification {
         let mut verified = Verified { events: self.events, ..Verified::default() };
         let not_kept = self.replay.part.report.not_kept > 0;
         let stored: Vec<Alert> =
-            self.evidence.alerts.iter().filter(|alert| alert.kind != Kind::Health).cloned().collect();
+            self.evidence.alerts.iter().filter(|alert| alert.kind != AlertKind::Health).cloned().collect();
         for alert in stored {
             let found = replayed.remove(&alert.id);
             let place = self.place(&alert, alert.first_events.first());
@@ -295,7 +295,7 @@ impl Verification {
         if first > Sequence(1) && alert.opened_at < time::after(first_time, reach) {
             return Some(Reason::EventsGone);
         }
-        let before = self.behind.iter().rposition(|note| note.mark < place);
+        let before = self.behind.iter().rposition(|note| note.checkpoint < place);
         let Some(note) = before else {
             return Some(Reason::RulesUnknown);
         };
@@ -306,7 +306,7 @@ impl Verification {
         }
         // Matches of another version may have joined it.
         let end = self.place(alert, newest(alert)).unwrap_or(place);
-        if self.behind.iter().skip(note).take_while(|note| note.mark < end).any(|note| !runs(note)) {
+        if self.behind.iter().skip(note).take_while(|note| note.checkpoint < end).any(|note| !runs(note)) {
             return Some(Reason::RuleChanged);
         }
         let counts = rule.metadata.threshold > 1 || rule.remembers || rule.metadata.on.is_some();

@@ -22,8 +22,8 @@ pub use load::files::{fingerprint_on_disk, rule_files, test_files};
 pub use load::loader::{LoadWatch, Loaded, Loader, RuleSources, parse_exceptions, unreadable_root};
 pub use load::shipped::{BUILTIN, SHIPPED, ShippedFile};
 pub use load::watch::{WatchMode, Watcher};
-pub use manifest::exception::{Condition, EXCEPTIONS, Exception};
-pub use manifest::metadata::{KEY_TABLE, Key, Metadata, Stage};
+pub use manifest::exception::{EXCEPTIONS, Exception, ExceptionCondition};
+pub use manifest::metadata::{KEY_TABLE, Metadata, MetadataKey, Stage};
 pub(crate) use manifest::overrides::read_one as read_override;
 pub use manifest::overrides::{OVERRIDES, Overrides, RuleOverride};
 pub use manifest::problem::{FailureKind, RuleFailure};
@@ -32,7 +32,7 @@ pub use plan::Plan;
 pub use script::call::{CallWatch, Finding, RuleHost, RuleInput};
 pub use script::compiled::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind};
 pub use script::library::{
-    EXAMPLE_EVENT, EXAMPLE_LISTS, HostFunction, Parameter, SUBJECTS, Subject, definitions, reference,
+    EXAMPLE_EVENT, EXAMPLE_LISTS, HostFunction, Parameter, TOPICS, Topic, definitions, reference,
 };
 pub use script::memory::{Expectation, LATENESS, MEMORY, Memory, Quota, Remembered};
 pub use script::meter::Limits;
@@ -41,4 +41,4 @@ pub use script::trace::{Note, Trace, Tracer, line_of};
 pub use script::view::{EventView, MatchInfo, frozen};
 pub use script::vocabulary::{Vocabulary, certainty};
 pub use set::{BrokenFile, Ended, Guarded, Ignored, RuleSet};
-pub use unmatched::Blind;
+pub use unmatched::Unmatched;

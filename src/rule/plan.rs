@@ -11,7 +11,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 use crate::model::{action::Catalog, legible::Flags, name::SourceName};
 use crate::rule::{
     script::{
-        conditions::{self, Answer, Condition},
+        conditions::{self, Condition, Truth},
         extract::{Extract, Seen},
     },
     set::RuleSet,
@@ -141,9 +141,9 @@ impl Plan {
         let settled = |test: &conditions::Test, seen: Option<&str>| match test
             .of(&seen.map_or(Seen::Absent, |text| Seen::Text(Cow::Borrowed(text))))
         {
-            Answer::True => Slotted::Known(true),
-            Answer::False => Slotted::Known(false),
-            Answer::Unknown => Slotted::Unknown,
+            Truth::True => Slotted::Known(true),
+            Truth::False => Slotted::Known(false),
+            Truth::Unknown => Slotted::Unknown,
         };
         match condition {
             Condition::Known(known) => Slotted::Known(*known),
@@ -211,7 +211,7 @@ impl Plan {
         }
         let seen = self.extract.read(raw);
         let mut ask = |asked: &Asked| {
-            if chain(true, &asked.conditions, &seen, source) != Answer::False {
+            if chain(true, &asked.conditions, &seen, source) != Truth::False {
                 candidates.push(asked.rule);
             }
         };
@@ -230,29 +230,29 @@ impl Plan {
 }
 
 impl Slotted {
-    fn of(&self, seen: &[Seen<'_>], source: &SourceName) -> Answer {
+    fn of(&self, seen: &[Seen<'_>], source: &SourceName) -> Truth {
         match self {
-            Self::Known(true) => Answer::True,
-            Self::Known(false) => Answer::False,
-            Self::Test(slot, test) => seen.get(*slot).map_or(Answer::Unknown, |seen| test.of(seen)),
+            Self::Known(true) => Truth::True,
+            Self::Known(false) => Truth::False,
+            Self::Test(slot, test) => seen.get(*slot).map_or(Truth::Unknown, |seen| test.of(seen)),
             Self::Source(test) => test.of(&Seen::Text(Cow::Borrowed(source.as_str()))),
             Self::Readable(slot) => match seen.get(*slot) {
-                None | Some(Seen::Trouble) => Answer::Unknown,
-                Some(_) => Answer::True,
+                None | Some(Seen::Trouble) => Truth::Unknown,
+                Some(_) => Truth::True,
             },
             Self::Not(inner) => match inner.of(seen, source) {
-                Answer::True => Answer::False,
-                Answer::False => Answer::True,
-                Answer::Unknown => Answer::Unknown,
+                Truth::True => Truth::False,
+                Truth::False => Truth::True,
+                Truth::Unknown => Truth::Unknown,
             },
             Self::Chain { neutral, parts } => chain(*neutral, parts, seen, source),
-            Self::Unknown => Answer::Unknown,
+            Self::Unknown => Truth::Unknown,
         }
     }
 }
 
 /// As the script does: from the left, and no further than needed.
-fn chain(neutral: bool, parts: &[Slotted], seen: &[Seen<'_>], source: &SourceName) -> Answer {
-    let usual = if neutral { Answer::True } else { Answer::False };
+fn chain(neutral: bool, parts: &[Slotted], seen: &[Seen<'_>], source: &SourceName) -> Truth {
+    let usual = if neutral { Truth::True } else { Truth::False };
     parts.iter().map(|part| part.of(seen, source)).find(|answer| *answer != usual).unwrap_or(usual)
 }

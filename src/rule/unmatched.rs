@@ -10,7 +10,7 @@ const SUGGESTED: usize = 3;
 
 /// A rule that can match none of an organization's actions.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Blind {
+pub struct Unmatched {
     /// The rule.
     pub rule: RuleId,
     /// The organization's actions that come nearest to what it names.
@@ -20,14 +20,14 @@ pub struct Blind {
 impl RuleSet {
     /// The rules that name actions none of which is known, given the ids that are, each with its name. Where nothing is known,
     /// nothing can be said.
-    pub fn blind(&self, known: &[(String, Option<String>)]) -> Vec<Blind> {
+    pub fn unmatched(&self, known: &[(String, Option<String>)]) -> Vec<Unmatched> {
         if known.is_empty() {
             return Vec::new();
         }
         let seeing: BTreeSet<usize> = known.iter().flat_map(|(id, _)| self.wanting(id)).collect();
         let rules = self.detections.iter().enumerate();
-        let blind = rules.filter(|(index, rule)| rule.metadata.on.is_none() && !seeing.contains(index));
-        let found = blind.map(|(_, rule)| {
+        let unmatched = rules.filter(|(index, rule)| rule.metadata.on.is_none() && !seeing.contains(index));
+        let found = unmatched.map(|(_, rule)| {
             let mut nearest: Vec<String> = Vec::new();
             let wanted = rule.metadata.actions.iter().chain(&rule.metadata.activities).flatten();
             // The best of each before the second best of any.
@@ -44,7 +44,7 @@ impl RuleSet {
                     }
                 }
             }
-            Blind { rule: rule.id().clone(), nearest }
+            Unmatched { rule: rule.id().clone(), nearest }
         });
         found.collect()
     }

@@ -11,7 +11,7 @@ use rhai::{Array, Dynamic, ImmutableString, Map};
 use crate::model::name::{RuleId, RuleVersion};
 use crate::rule::{
     manifest::{
-        exception::{Condition, Exception},
+        exception::{Exception, ExceptionCondition},
         metadata::{Metadata, Stage},
         reads::ReadLists,
     },
@@ -169,11 +169,11 @@ impl Encoder {
     fn exception(&mut self, exception: &Exception, lists: &Lists) {
         self.text(exception.id.as_str());
         match &exception.condition {
-            Condition::Expression { text, .. } => {
+            ExceptionCondition::Expression { text, .. } => {
                 self.text("expression");
                 self.text(text);
             }
-            Condition::Values { slot, values } => {
+            ExceptionCondition::Values { slot, values } => {
                 self.text("values");
                 self.text(slot);
                 self.count(values.len());

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Options, SimulatedPage, error};
+use super::{SimulatedPage, SimulatorOptions, error};
 use crate::model::time::{self, Timestamp};
 
 /// One thing that can go wrong with a request.
@@ -145,7 +145,12 @@ impl Fault {
     }
 
     /// The page with this fault in it.
-    pub(super) async fn spoil(self, mut page: SimulatedPage, options: &Options, cursor: Option<&str>) -> Response {
+    pub(super) async fn spoil(
+        self,
+        mut page: SimulatedPage,
+        options: &SimulatorOptions,
+        cursor: Option<&str>,
+    ) -> Response {
         match self {
             Self::Slow => tokio::time::sleep(Duration::from_millis(200)).await,
             Self::CutOff => {

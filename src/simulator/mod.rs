@@ -48,7 +48,7 @@ pub enum Ending {
 
 /// What the organization is like.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct SimulatorOptions {
     /// Its id.
     pub org_id: String,
     /// The key it accepts.
@@ -67,7 +67,7 @@ pub struct Options {
     pub clock: Clock,
 }
 
-impl Options {
+impl SimulatorOptions {
     /// A flawless organization in which `scenario` happens.
     pub fn new(scenario: Scenario) -> Self {
         Self {
@@ -99,14 +99,14 @@ pub struct Simulator {
 
 #[derive(Debug)]
 struct Organization {
-    options: Options,
+    options: SimulatorOptions,
     faults: Mutex<Faults>,
     requests: Mutex<u64>,
 }
 
 impl Simulator {
     /// Starts to serve on a free port of 127.0.0.1.
-    pub async fn start(options: Options) -> std::io::Result<Self> {
+    pub async fn start(options: SimulatorOptions) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let organization =
@@ -227,7 +227,7 @@ async fn event_actions(
 }
 
 /// What is answered to a wrong key, and to a right one for another organization.
-fn refuse(options: &Options, org: &str, headers: &HeaderMap) -> Option<Response> {
+fn refuse(options: &SimulatorOptions, org: &str, headers: &HeaderMap) -> Option<Response> {
     let expected = format!("Bearer {}", options.key);
     if headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) != Some(&*expected) {
         return Some(error(StatusCode::UNAUTHORIZED, "Unauthenticated"));
@@ -263,7 +263,7 @@ impl SimulatedPage {
     }
 }
 
-fn page(options: &Options, parameters: &Parameters, now: Timestamp) -> Result<SimulatedPage, Box<Response>> {
+fn page(options: &SimulatorOptions, parameters: &Parameters, now: Timestamp) -> Result<SimulatedPage, Box<Response>> {
     let bad = |text: &str| Box::new(error(StatusCode::BAD_REQUEST, text));
     let millis = |text: &Option<String>| match text {
         None => Ok(None),

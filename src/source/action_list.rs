@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::Poller;
 use crate::{
-    model::{condition::Condition, time},
+    model::{error_kind::ErrorKind, time},
     store::{ActionList, SourceError, SourceRecord},
 };
 
@@ -49,7 +49,7 @@ impl Poller {
         let wait = match &list.error {
             None => DAILY,
             // What the key may not do, it may not do tomorrow either.
-            Some(error) if matches!(error.kind, Condition::KeyLacksScope | Condition::OrganizationNotFound) => DAILY,
+            Some(error) if matches!(error.kind, ErrorKind::KeyLacksScope | ErrorKind::OrganizationNotFound) => DAILY,
             Some(_) => SOON,
         };
         if list.tried.is_none_or(|tried| time::since(now, tried) >= wait || tried > now) {

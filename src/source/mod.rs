@@ -8,7 +8,7 @@ use crate::{
     config::{secret::SecretError, settings::TableReader},
     model::{
         action::{ActionPatterns, ListedAction, Unwanted},
-        condition::Condition,
+        error_kind::ErrorKind,
         event::{IncomingEvent, RejectedEntry},
         name::SourceName,
         time::Timestamp,
@@ -61,7 +61,7 @@ impl FetchedPage {
 #[error("{message}")]
 pub struct FetchError {
     /// Which kind of trouble.
-    pub kind: Condition,
+    pub kind: ErrorKind,
     /// What was tried and what came back. Never a secret, never a query.
     pub message: String,
     /// How long the server asked to wait.
@@ -69,7 +69,7 @@ pub struct FetchError {
 }
 
 impl FetchError {
-    pub(crate) fn new(kind: Condition, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None }
     }
 }
@@ -92,12 +92,12 @@ pub struct Settings {
     /// Which events are not wanted.
     pub unwanted: Unwanted,
     /// What kind of source, and its own settings.
-    pub kind: Kind,
+    pub kind: SourceKind,
 }
 
 /// The kinds of sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum SourceKind {
     /// The audit log of an Atlassian Cloud organization.
     Atlassian(atlassian::Settings),
 }
@@ -124,7 +124,7 @@ impl Settings {
             })
         };
         let unwanted = Unwanted { ignore: patterns("ignore"), drop: patterns("drop") };
-        let kind = atlassian::Settings::read(&mut table, base).map(Kind::Atlassian);
+        let kind = atlassian::Settings::read(&mut table, base).map(SourceKind::Atlassian);
         table.finish();
         Some(Self {
             name: name?,
@@ -141,7 +141,7 @@ impl Settings {
     /// The day on which the key expires, as the configuration says.
     pub fn key_expires(&self) -> Option<jiff::civil::Date> {
         match &self.kind {
-            Kind::Atlassian(settings) => settings.api_key_expires,
+            SourceKind::Atlassian(settings) => settings.api_key_expires,
         }
     }
 }
@@ -149,7 +149,7 @@ impl Settings {
 /// A source that can be read.
 #[derive(Debug)]
 pub enum Source {
-    /// See [`Kind::Atlassian`].
+    /// See [`SourceKind::Atlassian`].
     Atlassian(AtlassianSource),
 }
 
@@ -157,7 +157,7 @@ impl Source {
     /// Makes the source ready: reads its secret, builds its client.
     pub fn new(settings: &Settings) -> Result<Self, SourceSetupError> {
         match &settings.kind {
-            Kind::Atlassian(atlassian) => Ok(Self::Atlassian(AtlassianSource::new(atlassian.clone())?)),
+            SourceKind::Atlassian(atlassian) => Ok(Self::Atlassian(AtlassianSource::new(atlassian.clone())?)),
         }
     }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FetchError, FetchedPage, Listing, Pace, Position, Refresh, Settings, Source, atlassian::PAGE_LIMIT};
 use crate::{
     model::{
-        condition::Condition,
+        error_kind::ErrorKind,
         repeat::{Repeats, is_worth_telling},
         time::{self, Clock, Timestamp},
     },
@@ -84,7 +84,7 @@ pub struct Poller {
     stored: watch::Sender<u64>,
     fruitless: u32,
     /// The trouble that was told last.
-    told: Option<Condition>,
+    told: Option<ErrorKind>,
     /// Most entries of the next page: fewer than `timing.page_limit` after an answer that was too large.
     page_limit: usize,
     random: fastrand::Rng,
@@ -283,13 +283,13 @@ impl Poller {
                 self.save().await;
                 Next::AtOnce
             }
-            Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())).await,
+            Err(error) => self.failed(FetchError::new(ErrorKind::StoreFailed, error.to_string())).await,
         }
     }
 
     async fn refetch_failed(&mut self, mut refetch: Refetch, error: &FetchError) -> Next {
         // Known events cost only time: behind a cursor that is refused it begins anew.
-        if error.kind == Condition::CursorRefused {
+        if error.kind == ErrorKind::CursorRefused {
             refetch.cursor = None;
         }
         refetch.failures = refetch.failures.saturating_add(1);
@@ -316,7 +316,7 @@ impl Poller {
                     self.page_limit = self.page_limit.saturating_mul(2).min(self.timing.page_limit);
                     return Ok(page);
                 }
-                Err(error) if error.kind == Condition::OversizedAnswer && self.page_limit > 1 => {
+                Err(error) if error.kind == ErrorKind::OversizedAnswer && self.page_limit > 1 => {
                     self.page_limit /= 2;
                     tracing::info!(source = %self.settings.name, limit = self.page_limit, "{}: asking for fewer entries", error.message);
                     self.pace.lock().await.turn().await;
@@ -361,7 +361,7 @@ impl Poller {
                         }
                         self.after_page(entries, new, stuck).await
                     }
-                    Err(error) => self.failed(FetchError::new(Condition::StoreFailed, error.to_string())).await,
+                    Err(error) => self.failed(FetchError::new(ErrorKind::StoreFailed, error.to_string())).await,
                 }
             }
             Err(error) => self.failed(error).await,
@@ -460,14 +460,14 @@ impl Poller {
             record.failures = record.failures.saturating_add(1);
             record.failing_since = record.failing_since.or(Some(now));
             record.error = Some(SourceError { kind, message: error.message.clone(), at: now });
-            if kind == Condition::CursorRefused {
+            if kind == ErrorKind::CursorRefused {
                 record.cursor = None;
                 record.cursor_trouble = Some(now);
             }
         });
         let failures = self.status.borrow().record.failures;
         self.save().await;
-        if kind == Condition::CursorRefused {
+        if kind == ErrorKind::CursorRefused {
             if first || is_worth_telling(failures.into()) {
                 tracing::warn!(source = %self.settings.name, failures, "{}: going back to the time of the newest event", error.message);
             }
@@ -483,7 +483,7 @@ impl Poller {
             self.timing.refused
         } else {
             let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(20));
-            let base = if kind == Condition::RateLimited { self.timing.rate_limited } else { self.timing.first_retry };
+            let base = if kind == ErrorKind::RateLimited { self.timing.rate_limited } else { self.timing.first_retry };
             // Between half of it and all of it, so that many agents do not come back together.
             let wait =
                 base.saturating_mul(doubled).min(self.timing.longest_retry).mul_f64(0.5 + self.random.f64() / 2.0);

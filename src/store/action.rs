@@ -15,7 +15,7 @@ const MAX_ID_BYTES: usize = 200;
 
 /// What a page brought of each action.
 #[derive(Debug, Default)]
-pub(super) struct Counted {
+pub(super) struct ActionCounts {
     actions: BTreeMap<Arc<str>, Count>,
 }
 
@@ -35,7 +35,7 @@ pub(super) enum Fate {
     Dropped,
 }
 
-impl Counted {
+impl ActionCounts {
     pub(super) fn add(&mut self, action: &Arc<str>, time: Timestamp, fate: Fate) {
         if action.len() > MAX_ID_BYTES {
             return;

@@ -15,7 +15,7 @@ use super::{Delivery, Store, StoreError, key, state, value};
 use crate::model::{
     alert::{Alert, AlertChange, LoggedChange, Notice},
     name::{AlertId, EventId, RuleId, RuleVersion, Sequence, SilenceId},
-    outcome::{LoggedPass, LoggedRules, Match, Pass, StateChanges},
+    outcome::{LoggedRules, LoggedWatermark, Match, StateChanges, Watermark},
     silence::Silence,
     time::Timestamp,
 };
@@ -50,16 +50,16 @@ pub struct Commit {
     pub matches: Vec<Match>,
     /// Detection state that changed.
     pub state: StateChanges,
-    /// Deliveries that are owed from now on.
+    /// Deliveries that are pending from now on.
     pub deliveries: Vec<Delivery>,
     /// Silences that changed.
     pub silences: Vec<Silence>,
     /// Alerts that a silence kept from being delivered.
     pub silenced: Vec<(SilenceId, AlertId)>,
     /// What followed from there being no events.
-    pub passes: Vec<Pass>,
+    pub watermarks: Vec<Watermark>,
     /// The last event that has been evaluated; absent where no event was (health checks, people).
-    pub mark: Option<Sequence>,
+    pub checkpoint: Option<Sequence>,
 }
 
 /// The turn to change alerts and silences. Others wait until it is dropped.
@@ -111,7 +111,7 @@ impl Writing<'_> {
                     if let AlertChange::Handled { remark, action, .. } = change {
                         entry.author = Some(remark.author);
                         entry.comment = remark.comment;
-                        if let crate::model::alert::Action::Resolve(disposition) = action {
+                        if let crate::model::alert::AlertAction::Resolve(disposition) = action {
                             entry.disposition = disposition;
                         }
                     }
@@ -124,19 +124,20 @@ impl Writing<'_> {
     }
 
     /// Notes which rules run from here on, unless they are those that ran before; and, if asked to, that those which never ran before
-    /// are owed a hunt. In a store that is new, none is.
+    /// are pending a hunt. In a store that is new, none is.
     pub fn note_rules(&mut self, rules: &BTreeMap<RuleId, RuleVersion>, hunt: bool) -> Result<(), StoreError> {
         let reader = self.store.reader();
         let notes: Vec<LoggedRules> = reader.logged_rules().collect::<Result<_, _>>()?;
         if notes.last().is_some_and(|last| last.rules == *rules) {
             return Ok(());
         }
-        let logged = LoggedRules { mark: reader.mark()?, change: self.last_change()?, rules: rules.clone() };
+        let logged =
+            LoggedRules { checkpoint: reader.checkpoint()?, change: self.last_change()?, rules: rules.clone() };
         let mut batch = sled::Batch::default();
-        batch.insert(key::rules(logged.mark, logged.change), value::to_json(&logged)?);
+        batch.insert(key::rules(logged.checkpoint, logged.change), value::to_json(&logged)?);
         if hunt && !notes.is_empty() {
             for rule in rules.keys().filter(|rule| notes.iter().all(|note| !note.rules.contains_key(*rule))) {
-                batch.insert(key::state(&hunt_key(rule)), logged.mark.0.to_be_bytes().as_slice());
+                batch.insert(key::state(&hunt_key(rule)), logged.checkpoint.0.to_be_bytes().as_slice());
             }
         }
         self.store.apply(batch)
@@ -150,18 +151,18 @@ impl Writing<'_> {
             value::put_framed(&mut batch, key::alert(*id), alert)?;
             batch.insert(key::alert_time(alert.opened_at, *id), &[]);
         }
-        for pass in &commit.passes {
-            let mark = commit.mark.map_or_else(|| store.reader().mark(), Ok)?;
+        for watermark in &commit.watermarks {
+            let checkpoint = commit.checkpoint.map_or_else(|| store.reader().checkpoint(), Ok)?;
             let change = self.last_change()?;
-            let logged = LoggedPass { mark, change, pass: pass.clone() };
-            batch.insert(key::pass(mark, change, &pass.source), value::to_json(&logged)?);
+            let logged = LoggedWatermark { checkpoint, change, watermark: watermark.clone() };
+            batch.insert(key::watermark(checkpoint, change, &watermark.source), value::to_json(&logged)?);
         }
         if !commit.staged.log.is_empty() {
-            let mark = commit.mark.map_or_else(|| store.reader().mark(), Ok)?;
+            let checkpoint = commit.checkpoint.map_or_else(|| store.reader().checkpoint(), Ok)?;
             let mut last = self.last_change()?;
             for entry in &commit.staged.log {
                 last += 1;
-                let entry = LoggedChange { number: last, mark, ..entry.clone() };
+                let entry = LoggedChange { number: last, checkpoint, ..entry.clone() };
                 batch.insert(key::change(last), value::to_json(&entry)?);
                 batch.insert(key::change_of(entry.alert, last), &[]);
             }
@@ -188,8 +189,8 @@ impl Writing<'_> {
             batch.insert(key::silenced_alert(*silence, *alert), &[]);
         }
         store.write_deliveries(&mut batch, &commit.deliveries)?;
-        if let Some(mark) = commit.mark {
-            batch.insert(key::MARK, mark.0.to_be_bytes().as_slice());
+        if let Some(checkpoint) = commit.checkpoint {
+            batch.insert(key::CHECKPOINT, checkpoint.0.to_be_bytes().as_slice());
         }
         store.write(batch)
     }
@@ -207,7 +208,7 @@ impl Writing<'_> {
     }
 }
 
-/// The name of the state that says that a rule is owed a hunt: a run over what was stored before it came.
+/// The name of the state that says that a rule is pending a hunt: a run over what was stored before it came.
 pub fn hunt_key(rule: &RuleId) -> String {
     format!("hunt/{rule}")
 }
@@ -229,6 +230,6 @@ fn logged(alert: &Alert, what: Notice, at: Timestamp) -> LoggedChange {
         author: None,
         comment: None,
         disposition: None,
-        mark: Sequence(0),
+        checkpoint: Sequence(0),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{condition::Condition, time::Timestamp};
+use crate::model::{error_kind::ErrorKind, time::Timestamp};
 
 /// What is kept of a source between runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +109,7 @@ impl Refetch {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceError {
     /// Which kind of trouble.
-    pub kind: Condition,
+    pub kind: ErrorKind,
     /// What was tried and what came back; never a secret.
     pub message: String,
     /// When.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     SourceRecord, Store, StoreError,
-    action::{Counted, Fate},
+    action::{ActionCounts, Fate},
     block, key, quarantine, value,
 };
 use crate::model::{
@@ -74,10 +74,10 @@ impl Store {
         let mut events: Vec<Event> = Vec::with_capacity(page.events.len());
         let mut on_page: HashSet<Vec<u8>> = HashSet::with_capacity(page.events.len());
         // Seen or not, an event tells how far Atlassian has come.
-        let mut counted = Counted::default();
+        let mut counted = ActionCounts::default();
         let mut newest_dropped = None;
         let newest_processed = page.events.iter().filter_map(|event| event.processed).max();
-        let mut quiet: Vec<(Sequence, Sequence)> = Vec::new();
+        let mut skipped: Vec<(Sequence, Sequence)> = Vec::new();
         for incoming in page.events {
             if page.unwanted.drop.is_match(&incoming.action) {
                 let time = incoming.time.or(incoming.processed).unwrap_or(page.arrived);
@@ -95,9 +95,9 @@ impl Store {
             on_page.insert(seen);
             let known_at = incoming.processed.or(incoming.time);
             if page.quiet_before.is_some_and(|before| known_at.is_none_or(|time| time < before)) {
-                match quiet.last_mut() {
+                match skipped.last_mut() {
                     Some((_, last)) if last.next() == next => *last = next,
-                    _ => quiet.push((next, next)),
+                    _ => skipped.push((next, next)),
                 }
             }
             let event = incoming.into_event(page.source.clone(), next, page.arrived);
@@ -110,8 +110,8 @@ impl Store {
         for part in events.chunks(block::FULL_BLOCK) {
             block::write(&mut batch, part)?;
         }
-        for (first, last) in quiet {
-            batch.insert(key::quiet(first), last.0.to_be_bytes().as_slice());
+        for (first, last) in skipped {
+            batch.insert(key::skipped(first), last.0.to_be_bytes().as_slice());
         }
         if !page.rejected.is_empty() {
             appended.quarantined = quarantine::write(self, &mut batch, &page.source, page.arrived, page.rejected)?;

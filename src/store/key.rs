@@ -10,7 +10,7 @@ pub(super) const FORMAT: &[u8] = b"m/format";
 /// The number of the next event.
 pub(super) const NEXT_SEQUENCE: &[u8] = b"m/next";
 /// The number of the last event that was evaluated.
-pub(super) const MARK: &[u8] = b"m/mark";
+pub(super) const CHECKPOINT: &[u8] = b"m/mark";
 /// When the agent was last alive.
 pub(super) const ALIVE: &[u8] = b"m/alive";
 
@@ -42,7 +42,7 @@ pub(super) const ALERT_TIME: u8 = b't';
 pub(super) const MATCH: u8 = b'x';
 /// Matches that exceptions took out of alerting, by exception, number and rule.
 pub(super) const EXCEPTED: u8 = b'v';
-/// Deliveries owed, by destination and the order they came up in.
+/// Deliveries pending, by destination and the order they came up in.
 pub(super) const DELIVERY: u8 = b'o';
 /// Deliveries given up, in the same order.
 pub(super) const DEAD_LETTER: u8 = b'z';
@@ -59,14 +59,14 @@ pub(super) const SILENCE: u8 = b'n';
 /// Alerts that a silence kept from being delivered, by silence and alert.
 pub(super) const SILENCED: u8 = b'y';
 /// Events that are stored and not evaluated: the last number of each run of them, by the first.
-pub(super) const QUIET: u8 = b'u';
+pub(super) const SKIPPED: u8 = b'u';
 /// Entries that were no events, by the order they came in.
 pub(super) const QUARANTINE: u8 = b'q';
 /// Numbers of entries that were no events, by the hash of the entry and the source.
 pub(super) const QUARANTINE_SEEN: u8 = b'Q';
-/// Times up to which a log was known to be whole, by mark, change and source.
+/// Times up to which a log was known to be whole, by checkpoint, change and source.
 pub(super) const PASS: u8 = b'p';
-/// Which rules ran, by mark and change.
+/// Which rules ran, by checkpoint and change.
 pub(super) const RULES: u8 = b'g';
 /// What is known of actions, by source and id.
 pub(super) const ACTION: u8 = b'j';
@@ -103,15 +103,15 @@ pub(super) fn seen(source: &SourceName, id: &EventId) -> Vec<u8> {
     key
 }
 
-pub(super) fn pass(mark: Sequence, change: u64, source: &SourceName) -> Vec<u8> {
-    let mut key = numbered(PASS, mark.0);
+pub(super) fn watermark(checkpoint: Sequence, change: u64, source: &SourceName) -> Vec<u8> {
+    let mut key = numbered(PASS, checkpoint.0);
     key.extend_from_slice(&change.to_be_bytes());
     key.extend_from_slice(source.as_str().as_bytes());
     key
 }
 
-pub(super) fn rules(mark: Sequence, change: u64) -> Vec<u8> {
-    let mut key = numbered(RULES, mark.0);
+pub(super) fn rules(checkpoint: Sequence, change: u64) -> Vec<u8> {
+    let mut key = numbered(RULES, checkpoint.0);
     key.extend_from_slice(&change.to_be_bytes());
     key
 }
@@ -260,8 +260,8 @@ pub(super) fn silenced_alert(id: SilenceId, alert: AlertId) -> Vec<u8> {
     key
 }
 
-pub(super) fn quiet(first: Sequence) -> Vec<u8> {
-    numbered(QUIET, first.0)
+pub(super) fn skipped(first: Sequence) -> Vec<u8> {
+    numbered(SKIPPED, first.0)
 }
 
 pub(super) fn quarantine_seen(source: &SourceName, hash: &str) -> Vec<u8> {

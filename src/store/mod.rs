@@ -2,7 +2,7 @@
 //! encodings; it applies outcomes and understands none.
 //!
 //! Everything that belongs together is one [`sled::Batch`]: a page and the cursor behind it; an evaluated batch with its
-//! alerts, state, deliveries and mark. A batch is on disk, whole, before the call returns: sled's own flush makes it safe
+//! alerts, state, deliveries and checkpoint. A batch is on disk, whole, before the call returns: sled's own flush makes it safe
 //! against the death of the process, and `sync_data` on its file after that against the loss of power. (sled 0.34 flushes with
 //! `sync_file_range` on Linux, which is no barrier. Values are kept small, in chunks, so that sled never writes them to files
 //! of their own, which it does not sync.)
@@ -53,12 +53,12 @@ pub use event::{Appended, Page};
 pub use outbox::{Delivery, DestinationRecord, Together};
 pub use packed::{Block, EventHead, SentBlock, Unpacked};
 pub use quarantine::Quarantined;
-pub use reader::{AlertFilter, Batch, Owed, Reader};
+pub use reader::{AlertFilter, Batch, Pending, Reader};
 pub use repair::{Compacted, compact, recover};
 pub use retention::Removed;
 pub use salvage::Recovered;
 pub use task::TaskStore;
-pub use verify::Verified;
+pub use verify::StoreCheck;
 use written::Written;
 
 /// The version of the layout that this program writes. 2: events, alerts and sources' records are framed.
@@ -172,7 +172,7 @@ struct Inner {
     appending: Mutex<()>,
     /// Held while alerts are read, changed and written back. The number of the last logged change, once it is known.
     writing: Mutex<Option<u64>>,
-    /// The number of the next delivery: above all that are owed or were given up, so that their order is that of their numbers.
+    /// The number of the next delivery: above all that are pending or were given up, so that their order is that of their numbers.
     next_delivery: AtomicU64,
     /// Passed by every write; closed while everything is read as of one moment.
     gate: RwLock<()>,

@@ -1,4 +1,4 @@
-//! Deliveries owed: written with the alert they tell of, struck off when they are settled. Those that could not be made in
+//! Deliveries pending: written with the alert they tell of, struck off when they are settled. Those that could not be made in
 //! time are kept as dead letters, for a person to try again.
 
 use std::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ pub enum Together {
     Silenced(SilenceId),
 }
 
-/// One alert owed to one destination.
+/// One alert pending to one destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     /// Its place in the outbox.
@@ -51,7 +51,7 @@ pub struct Delivery {
     pub due: Timestamp,
     /// What the last attempt came to.
     pub error: Option<String>,
-    /// When it was given up; absent while it is owed.
+    /// When it was given up; absent while it is pending.
     #[serde(default)]
     pub given_up: Option<Timestamp>,
 }
@@ -90,7 +90,7 @@ pub struct DestinationRecord {
     pub holding: bool,
 }
 
-/// The highest number of a delivery that is owed or was given up.
+/// The highest number of a delivery that is pending or was given up.
 pub(super) fn highest_number(tree: &sled::Tree) -> Result<u64, StoreError> {
     let mut highest = 0;
     for prefix in [key::DELIVERY, key::DEAD_LETTER] {

@@ -8,10 +8,10 @@ use super::{
     key, value,
 };
 use crate::model::{
-    alert::{Alert, LoggedChange, Severity, Status},
+    alert::{Alert, AlertStatus, LoggedChange, Severity},
     event::Event,
     name::{AlertId, DestinationName, EventId, ExceptionId, RuleId, Sequence, SilenceId, SourceName},
-    outcome::{LoggedPass, LoggedRules},
+    outcome::{LoggedRules, LoggedWatermark},
     silence::Silence,
     time::{self, Timestamp},
 };
@@ -22,9 +22,9 @@ pub struct Reader {
     tree: sled::Tree,
 }
 
-/// What a destination is owed.
+/// What a destination is pending.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Owed {
+pub struct Pending {
     /// Deliveries.
     pub count: u64,
     /// When the oldest of them came up.
@@ -35,7 +35,7 @@ pub struct Owed {
     pub error: Option<String>,
 }
 
-impl Owed {
+impl Pending {
     fn none() -> Self {
         Self { count: 0, oldest: None, given_up: 0, error: None }
     }
@@ -64,7 +64,7 @@ pub struct AlertFilter {
     /// The source.
     pub source: Option<SourceName>,
     /// Where it stands.
-    pub status: Option<Status>,
+    pub status: Option<AlertStatus>,
 }
 
 impl AlertFilter {
@@ -89,8 +89,8 @@ impl Reader {
     }
 
     /// The number of the last event that has been evaluated; zero if none was.
-    pub fn mark(&self) -> Result<Sequence, StoreError> {
-        let bytes = self.tree.get(key::MARK)?;
+    pub fn checkpoint(&self) -> Result<Sequence, StoreError> {
+        let bytes = self.tree.get(key::CHECKPOINT)?;
         Ok(Sequence(bytes.as_deref().and_then(value::number).unwrap_or(0)))
     }
 
@@ -125,22 +125,22 @@ impl Reader {
     }
 
     /// At most `limit` events that follow `mark`, in order, and never more than a block at a time.
-    pub fn events_after(&self, mark: Sequence, limit: usize) -> Result<Vec<Event>, StoreError> {
-        let Some((directory, contents)) = self.block(|reader| reader.directory_holding(mark.next()))? else {
+    pub fn events_after(&self, checkpoint: Sequence, limit: usize) -> Result<Vec<Event>, StoreError> {
+        let Some((directory, contents)) = self.block(|reader| reader.directory_holding(checkpoint.next()))? else {
             return Ok(Vec::new());
         };
-        let start = usize::try_from(mark.next().0.saturating_sub(directory.first.0)).unwrap_or(usize::MAX);
+        let start = usize::try_from(checkpoint.next().0.saturating_sub(directory.first.0)).unwrap_or(usize::MAX);
         (start..directory.entries.len()).take(limit).map(|index| contents.event(&directory, index)).collect()
     }
 
     /// What is to be evaluated after `mark`: the next events, at most `limit` of them, without those that are only kept.
-    pub fn batch_after(&self, mark: Sequence, limit: usize) -> Result<Option<Batch>, StoreError> {
-        let mut events = self.events_after(mark, limit)?;
+    pub fn batch_after(&self, checkpoint: Sequence, limit: usize) -> Result<Option<Batch>, StoreError> {
+        let mut events = self.events_after(checkpoint, limit)?;
         let (Some(first), Some(last)) = (events.first(), events.last()) else {
             return Ok(None);
         };
         let (first, last) = (first.sequence, last.sequence);
-        for item in self.tree.range(vec![key::QUIET]..=key::quiet(last)).rev() {
+        for item in self.tree.range(vec![key::SKIPPED]..=key::skipped(last)).rev() {
             let (run, end) = item?;
             let (Some(start), Some(end)) = (key::number_at_end(&run), value::number(&end)) else {
                 return Err(StoreError::damaged("a run of events that are not evaluated", "its numbers"));
@@ -362,8 +362,8 @@ impl Reader {
         newest.map(|bytes| value::from_json("a match", &bytes?))
     }
 
-    /// At most `limit` deliveries owed to a destination, in the order they came up.
-    pub fn owed(&self, destination: &DestinationName, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+    /// At most `limit` deliveries pending to a destination, in the order they came up.
+    pub fn pending(&self, destination: &DestinationName, limit: usize) -> Result<Vec<Delivery>, StoreError> {
         self.tree.scan_prefix(key::deliveries(destination)).take(limit).map(|item| read_delivery(&item?)).collect()
     }
 
@@ -422,7 +422,7 @@ impl Reader {
         self.tree.scan_prefix([key::RULES]).map(|item| value::from_json("a note of which rules ran", &item?.1))
     }
 
-    /// Rules that are owed a hunt, by the last event that was evaluated before they came.
+    /// Rules that are pending a hunt, by the last event that was evaluated before they came.
     pub fn hunts(&self) -> Result<BTreeMap<Sequence, Vec<RuleId>>, StoreError> {
         let mut hunts: BTreeMap<Sequence, Vec<RuleId>> = BTreeMap::new();
         let prefix = key::state("hunt/");
@@ -430,17 +430,17 @@ impl Reader {
             let (name, bytes) = item?;
             let rule = name.strip_prefix(prefix.as_slice()).and_then(|rule| std::str::from_utf8(rule).ok());
             if let Some(Ok(rule)) = rule.map(RuleId::parse)
-                && let Some(mark) = value::number(&bytes)
+                && let Some(checkpoint) = value::number(&bytes)
             {
-                hunts.entry(Sequence(mark)).or_default().push(rule);
+                hunts.entry(Sequence(checkpoint)).or_default().push(rule);
             }
         }
         Ok(hunts)
     }
 
     /// Runs of events that are stored and not evaluated: the first number of each, and the last.
-    pub fn quiet(&self) -> impl Iterator<Item = Result<(Sequence, Sequence), StoreError>> + use<> {
-        self.tree.scan_prefix([key::QUIET]).map(|item| {
+    pub fn skipped(&self) -> impl Iterator<Item = Result<(Sequence, Sequence), StoreError>> + use<> {
+        self.tree.scan_prefix([key::SKIPPED]).map(|item| {
             let (first, last) = item?;
             match (key::number_at_end(&first), value::number(&last)) {
                 (Some(first), Some(last)) => Ok((Sequence(first), Sequence(last))),
@@ -450,7 +450,7 @@ impl Reader {
     }
 
     /// Times up to which logs were known to be whole, where something followed from that, in order.
-    pub fn passes(&self) -> impl Iterator<Item = Result<LoggedPass, StoreError>> + use<> {
+    pub fn watermarks(&self) -> impl Iterator<Item = Result<LoggedWatermark, StoreError>> + use<> {
         self.tree.scan_prefix([key::PASS]).map(|item| value::from_json("a pass", &item?.1))
     }
 
@@ -471,22 +471,22 @@ impl Reader {
         Ok(changes)
     }
 
-    /// What each destination is owed; those that are owed nothing are left out.
-    pub fn outbox(&self) -> Result<BTreeMap<DestinationName, Owed>, StoreError> {
-        let mut outbox: BTreeMap<DestinationName, Owed> = BTreeMap::new();
+    /// What each destination is pending; those that are pending nothing are left out.
+    pub fn outbox(&self) -> Result<BTreeMap<DestinationName, Pending>, StoreError> {
+        let mut outbox: BTreeMap<DestinationName, Pending> = BTreeMap::new();
         for item in self.tree.scan_prefix([key::DELIVERY]) {
             let delivery: Delivery = value::from_json("a delivery", &item?.1)?;
             let created = delivery.created;
-            let owed = outbox.entry(delivery.destination).or_insert(Owed::none());
-            owed.count += 1;
-            owed.oldest = Some(owed.oldest.map_or(created, |oldest| oldest.min(created)));
-            owed.error = owed.error.take().or(delivery.error);
+            let pending = outbox.entry(delivery.destination).or_insert(Pending::none());
+            pending.count += 1;
+            pending.oldest = Some(pending.oldest.map_or(created, |oldest| oldest.min(created)));
+            pending.error = pending.error.take().or(delivery.error);
         }
         for item in self.tree.scan_prefix([key::DEAD_LETTER]) {
             let letter: Delivery = value::from_json("a dead letter", &item?.1)?;
-            let owed = outbox.entry(letter.destination).or_insert(Owed::none());
-            owed.given_up += 1;
-            owed.error = owed.error.take().or(letter.error);
+            let pending = outbox.entry(letter.destination).or_insert(Pending::none());
+            pending.given_up += 1;
+            pending.error = pending.error.take().or(letter.error);
         }
         Ok(outbox)
     }

@@ -348,23 +348,23 @@ fn finish(
     let mut last = number(key::NEXT_SEQUENCE).saturating_sub(1);
     let matched =
         all.keys().filter(|name| name.first() == Some(&key::MATCH)).filter_map(|name| key::number_at_end(name)).max();
-    let mut mark = number(key::MARK);
+    let mut checkpoint = number(key::CHECKPOINT);
     for (name, bytes) in &all {
         if name.first() == Some(&key::DIRECTORY) {
             let directory = Directory::parse(bytes)?;
             last = last.max(directory.last().0);
         }
     }
-    last = last.max(matched.unwrap_or(0)).max(mark);
+    last = last.max(matched.unwrap_or(0)).max(checkpoint);
     // A store of an earlier version does not say what retention has left.
     let first = Some(number(key::FIRST)).filter(|first| *first > 0).or(found.oldest);
     found.missing = missing(&all, first, last)?;
     found.lost_events = found.missing.iter().map(|(first, last)| last - first + 1).sum();
-    if !all.contains_key(key::MARK) {
+    if !all.contains_key(key::CHECKPOINT) {
         // It is not known how far evaluation had come: all that is left counts as evaluated.
-        mark = last;
+        checkpoint = last;
     }
-    let backlog = last > mark;
+    let backlog = last > checkpoint;
     let last_change = number(key::LAST_CHANGE).max(changes.iter().copied().max().unwrap_or(0));
     let alive = number(key::ALIVE).cast_signed();
     let put = |all: &mut BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8], number: u64| {
@@ -372,7 +372,7 @@ fn finish(
     };
     put(&mut all, key::FORMAT, u64::from(super::FORMAT));
     put(&mut all, key::NEXT_SEQUENCE, Sequence(last).next().0);
-    put(&mut all, key::MARK, mark);
+    put(&mut all, key::CHECKPOINT, checkpoint);
     put(&mut all, key::LAST_CHANGE, last_change);
 
     let mut names: Vec<SourceName> = sources.to_vec();

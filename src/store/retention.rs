@@ -1,6 +1,6 @@
 //! Housekeeping in the background: old events, matches and alerts are removed, and small blocks merged into full ones.
 //!
-//! Never past the mark, and never an alert that a delivery is still owed of. sled gives no space back to the file system, but
+//! Never past the checkpoint, and never an alert that a delivery is still pending of. sled gives no space back to the file system, but
 //! reuses what was freed: in steady state the store stays below four times its live data (a test holds it; 2 to 3 is usual).
 
 use std::collections::HashSet;
@@ -13,7 +13,7 @@ use super::{
 use crate::model::{
     event::Event,
     name::AlertId,
-    outcome::{LoggedPass, LoggedRules},
+    outcome::{LoggedRules, LoggedWatermark},
     silence::Silence,
     time::Timestamp,
 };
@@ -38,11 +38,11 @@ impl Store {
     /// Removes events that arrived before `cutoff`, whole blocks at a time, and alerts that were raised before it.
     pub fn remove_before(&self, cutoff: Timestamp) -> Result<Removed, StoreError> {
         let mut removed = Removed::default();
-        let mark = self.reader().mark()?;
+        let checkpoint = self.reader().checkpoint()?;
         let mut first = self.tree().get(key::FIRST)?.and_then(|bytes| value::number(&bytes)).unwrap_or(0);
         for directory in self.reader().directories() {
             let directory = directory?;
-            if directory.last() > mark {
+            if directory.last() > checkpoint {
                 break;
             }
             // Blocks are in the order of arrival; a late page may stand between newer ones, so all are looked at.
@@ -80,13 +80,13 @@ impl Store {
     /// Forgets which events are not evaluated where these events are gone.
     fn remove_quiet_runs(&self) -> Result<(), StoreError> {
         let oldest = self.reader().directories().next().transpose()?.map(|directory| directory.first);
-        let mark = self.reader().mark()?;
+        let checkpoint = self.reader().checkpoint()?;
         let mut batch = sled::Batch::default();
         let mut any = false;
-        for item in self.tree().scan_prefix([key::QUIET]) {
+        for item in self.tree().scan_prefix([key::SKIPPED]) {
             let (run, last) = item?;
             let last = value::number(&last).unwrap_or(0);
-            if last <= mark.0 && oldest.is_none_or(|oldest| last < oldest.0) {
+            if last <= checkpoint.0 && oldest.is_none_or(|oldest| last < oldest.0) {
                 batch.remove(run);
                 any = true;
             }
@@ -94,7 +94,7 @@ impl Store {
         if any { self.apply(batch) } else { Ok(()) }
     }
 
-    /// Removes dead letters given up, silences that ended, matches that exceptions hid, and passes, before `cutoff`.
+    /// Removes dead letters given up, silences that ended, matches that exceptions hid, and watermarks, before `cutoff`.
     fn remove_old_letters(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         let mut any = false;
@@ -107,9 +107,9 @@ impl Store {
             }
         }
         for item in self.tree().scan_prefix([key::PASS]) {
-            let (pass, bytes) = item?;
-            if value::from_json::<LoggedPass>("a pass", &bytes)?.pass.until < cutoff {
-                batch.remove(pass);
+            let (watermark, bytes) = item?;
+            if value::from_json::<LoggedWatermark>("a pass", &bytes)?.watermark.until < cutoff {
+                batch.remove(watermark);
                 any = true;
             }
         }
@@ -117,8 +117,8 @@ impl Store {
         let oldest = self.reader().directories().next().transpose()?.map(|directory| directory.first);
         let notes: Vec<LoggedRules> = self.reader().logged_rules().collect::<Result<_, _>>()?;
         for (note, next) in notes.iter().zip(notes.iter().skip(1)) {
-            if oldest.is_some_and(|oldest| next.mark < oldest) {
-                batch.remove(key::rules(note.mark, note.change));
+            if oldest.is_some_and(|oldest| next.checkpoint < oldest) {
+                batch.remove(key::rules(note.checkpoint, note.change));
                 any = true;
             }
         }
@@ -141,21 +141,21 @@ impl Store {
     }
 
     fn remove_alerts_before(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
-        let mut owed: HashSet<AlertId> = HashSet::new();
+        let mut pending: HashSet<AlertId> = HashSet::new();
         for prefix in [key::DELIVERY, key::DEAD_LETTER] {
             for item in self.tree().scan_prefix([prefix]) {
-                owed.insert(value::from_json::<Delivery>("a delivery", &item?.1)?.alert);
+                pending.insert(value::from_json::<Delivery>("a delivery", &item?.1)?.alert);
             }
         }
-        // What a silence will list when it ends is owed as well.
-        owed.extend(self.tree().scan_prefix([key::SILENCED]).keys().filter_map(|key| key::alert_at_end(&key.ok()?)));
+        // What a silence will list when it ends is pending as well.
+        pending.extend(self.tree().scan_prefix([key::SILENCED]).keys().filter_map(|key| key::alert_at_end(&key.ok()?)));
         let mut count = 0;
         for item in self.tree().range(vec![key::ALERT_TIME]..key::alert_times_from(cutoff)) {
             let (time_key, _) = item?;
             let Some(id) = key::alert_at_end(&time_key) else {
                 continue;
             };
-            if owed.contains(&id) {
+            if pending.contains(&id) {
                 continue;
             }
             // What it is about may be long past when it is raised; it is kept from then on.
@@ -181,14 +181,14 @@ impl Store {
         Ok(count)
     }
 
-    /// Merges small blocks that stand next to each other, up to the mark. Returns how many blocks became one fewer.
+    /// Merges small blocks that stand next to each other, up to the checkpoint. Returns how many blocks became one fewer.
     pub fn merge_blocks(&self) -> Result<u64, StoreError> {
-        let mark = self.reader().mark()?;
+        let checkpoint = self.reader().checkpoint()?;
         let mut merged = 0;
         let mut run: Vec<Directory> = Vec::new();
         for directory in self.reader().directories() {
             let directory = directory?;
-            if directory.last() > mark {
+            if directory.last() > checkpoint {
                 break;
             }
             let fits = run.last().is_none_or(|last| last.last().next() == directory.first)

@@ -19,7 +19,7 @@ use crate::model::{
     alert::{Alert, LoggedChange},
     event::{Event, IncomingEvent},
     name::{Sequence, SourceName},
-    outcome::{LoggedPass, LoggedRules},
+    outcome::{LoggedRules, LoggedWatermark},
     silence::Silence,
     time::{self, Timestamp},
 };
@@ -39,7 +39,7 @@ pub struct Recovered {
     /// Events that had been stored and are missing, as runs of their numbers: the first and the last of each.
     pub missing: Vec<(u64, u64)>,
     /// Whether sled did not open the store, and its file was searched byte by byte: nothing but events, alerts and sources' records is
-    /// found so. What rules remember, deliveries owed and silences are lost.
+    /// found so. What rules remember, deliveries pending and silences are lost.
     pub searched: bool,
     /// Records of any kind that could not be read.
     pub unreadable: u64,
@@ -97,7 +97,7 @@ pub(super) fn search(
     let held = known.values().filter_map(|bytes| Directory::parse(bytes).ok());
     let held: Vec<(Sequence, Sequence)> = held.map(|directory| (directory.first, directory.last())).collect();
     events.retain(|sequence, _| !held.iter().any(|(first, last)| (first..=last).contains(&sequence)));
-    let mark = known.get(key::MARK).and_then(|bytes| value::number(bytes));
+    let checkpoint = known.get(key::CHECKPOINT).and_then(|bytes| value::number(bytes));
     let all: Vec<Event> = events.into_values().collect();
     // Numbers in a block follow one another.
     for run in
@@ -106,7 +106,7 @@ pub(super) fn search(
         for event in run {
             known.insert(key::seen(&event.source, &event.id), event.sequence.0.to_be_bytes().to_vec());
             found.events += 1;
-            note_evaluated(event, mark, evaluated);
+            note_evaluated(event, checkpoint, evaluated);
         }
         known.extend(block::pairs(run).unwrap_or_default());
     }
@@ -141,7 +141,7 @@ fn block_of(directory: &Directory, chunks: &BTreeMap<Vec<u8>, Vec<Vec<u8>>>) -> 
 pub(super) fn set_numbers(pairs: &mut Vec<Pair>, written: Written) {
     for (name, number) in [
         (key::NEXT_SEQUENCE, written.next),
-        (key::MARK, written.mark),
+        (key::CHECKPOINT, written.checkpoint),
         (key::LAST_CHANGE, written.change),
         (key::FIRST, written.first),
     ] {
@@ -156,9 +156,9 @@ pub(super) fn set_numbers(pairs: &mut Vec<Pair>, written: Written) {
 }
 
 /// What Atlassian had processed when an event was evaluated.
-fn note_evaluated(event: &Event, mark: Option<u64>, evaluated: &mut BTreeMap<SourceName, Timestamp>) {
+fn note_evaluated(event: &Event, checkpoint: Option<u64>, evaluated: &mut BTreeMap<SourceName, Timestamp>) {
     let processed = IncomingEvent::parse(&event.raw).ok().and_then(|event| event.processed);
-    if let (Some(processed), true) = (processed, mark.is_none_or(|mark| event.sequence.0 <= mark)) {
+    if let (Some(processed), true) = (processed, checkpoint.is_none_or(|checkpoint| event.sequence.0 <= checkpoint)) {
         let newest = evaluated.entry(event.source.clone()).or_insert(processed);
         *newest = processed.max(*newest);
     }
@@ -218,17 +218,17 @@ pub(super) fn read(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMa
         key::DESTINATION => value::from_json::<DestinationRecord>("", bytes).is_ok(),
         key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
         key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
-        key::PASS => value::from_json::<LoggedPass>("", bytes).is_ok(),
+        key::PASS => value::from_json::<LoggedWatermark>("", bytes).is_ok(),
         key::RULES => value::from_json::<LoggedRules>("", bytes).is_ok(),
         key::CRASH => value::from_json::<CrashRecord>("", bytes).is_ok(),
-        key::META | key::QUIET | key::QUARANTINE_SEEN => bytes.len() == 8,
+        key::META | key::SKIPPED | key::QUARANTINE_SEEN => bytes.len() == 8,
         key::EXCEPTED => value::from_json::<Excepted>("", bytes).is_ok(),
         key::MATCH => std::str::from_utf8(bytes).is_ok(),
         key::STATE | key::STATE_PIECE | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => true,
         _ => false,
     });
     found.unreadable += (all - pairs.len()) as u64;
-    let mark = pairs.iter().find(|(name, _)| name == key::MARK).and_then(|(_, bytes)| value::number(bytes));
+    let checkpoint = pairs.iter().find(|(name, _)| name == key::CHECKPOINT).and_then(|(_, bytes)| value::number(bytes));
     let mut last = Sequence(0);
     for (name, bytes) in directories {
         let read = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<_, StoreError> {
@@ -247,7 +247,7 @@ pub(super) fn read(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMa
                 for event in events {
                     pairs.push((key::seen(&event.source, &event.id), event.sequence.0.to_be_bytes().to_vec()));
                     found.events += 1;
-                    note_evaluated(&event, mark, evaluated);
+                    note_evaluated(&event, checkpoint, evaluated);
                 }
                 pairs.push((name, bytes));
                 pairs.extend(chunks);
@@ -258,7 +258,7 @@ pub(super) fn read(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMa
                 let Ok(directory) = Directory::parse(&bytes) else { continue };
                 let first = directory.first.0;
                 found.oldest = Some(found.oldest.map_or(first, |oldest| oldest.min(first)));
-                if mark.is_none_or(|mark| directory.last().0 <= mark) {
+                if checkpoint.is_none_or(|checkpoint| directory.last().0 <= checkpoint) {
                     // They were evaluated, and their directory says about when they were processed.
                     let arrived = directory.entries.iter().map(|entry| entry.arrived).max().unwrap_or(i64::MIN);
                     let processed = arrived

@@ -17,7 +17,7 @@ use crate::model::{
     alert::{Alert, LoggedChange},
     event::IncomingEvent,
     name::{AlertId, Sequence},
-    outcome::{LoggedPass, LoggedRules},
+    outcome::{LoggedRules, LoggedWatermark},
     silence::Silence,
 };
 
@@ -26,7 +26,7 @@ const TOLD: usize = 50;
 
 /// What a store holds, and what is wrong with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verified {
+pub struct StoreCheck {
     /// Events.
     pub events: u64,
     /// Blocks they are in.
@@ -37,8 +37,8 @@ pub struct Verified {
     pub matches: u64,
     /// Changes of alerts.
     pub changes: u64,
-    /// Deliveries owed.
-    pub owed: u64,
+    /// Deliveries pending.
+    pub pending: u64,
     /// Deliveries given up.
     pub given_up: u64,
     /// Pieces of detection state.
@@ -54,7 +54,7 @@ pub struct Verified {
     pub problems: Vec<String>,
 }
 
-impl Verified {
+impl StoreCheck {
     fn wrong(&mut self, problem: impl FnOnce() -> String) {
         self.wrong += 1;
         if self.problems.len() < TOLD {
@@ -71,9 +71,9 @@ impl Verified {
 
 impl Store {
     /// Reads everything, as of one moment. Writers wait meanwhile.
-    pub fn verify(&self) -> Result<Verified, StoreError> {
+    pub fn verify(&self) -> Result<StoreCheck, StoreError> {
         let _still = self.stand_still();
-        let mut found = Verified { lost: self.lost()?, ..Verified::default() };
+        let mut found = StoreCheck { lost: self.lost()?, ..StoreCheck::default() };
         let lost = found.lost;
         found.expect(lost == 0, || {
             format!("at least {lost} events or records that had been written are gone: the store once opened as it was earlier")
@@ -87,10 +87,12 @@ impl Store {
         Ok(found)
     }
 
-    fn verify_all(&self, found: &mut Verified) -> Result<(), StoreError> {
+    fn verify_all(&self, found: &mut StoreCheck) -> Result<(), StoreError> {
         let last = self.reader().last_sequence()?;
-        let mark = self.reader().mark()?;
-        found.expect(mark <= last, || format!("event {mark} counts as evaluated, but the last stored is {last}"));
+        let checkpoint = self.reader().checkpoint()?;
+        found.expect(checkpoint <= last, || {
+            format!("event {checkpoint} counts as evaluated, but the last stored is {last}")
+        });
         let alerts = match self.verify_records(found) {
             Err(StoreError::Disk(error)) => {
                 found.wrong(|| format!("sled cannot read its file: {error}"));
@@ -103,7 +105,7 @@ impl Store {
     }
 
     /// Every record but events decodes. Returns the alerts that are there.
-    fn verify_records(&self, found: &mut Verified) -> Result<HashSet<AlertId>, StoreError> {
+    fn verify_records(&self, found: &mut StoreCheck) -> Result<HashSet<AlertId>, StoreError> {
         let mut alerts = HashSet::new();
         for item in self.tree() {
             let (name, bytes) = item?;
@@ -126,7 +128,7 @@ impl Store {
                     value::from_json::<LoggedChange>("a change", &bytes).map(drop)
                 }
                 key::DELIVERY => {
-                    found.owed += 1;
+                    found.pending += 1;
                     value::from_json::<Delivery>("a delivery", &bytes).map(drop)
                 }
                 key::DEAD_LETTER => {
@@ -147,7 +149,7 @@ impl Store {
                     found.matches += 1;
                     value::from_json::<Excepted>("a match", &bytes).map(drop)
                 }
-                key::PASS => value::from_json::<LoggedPass>("a pass", &bytes).map(drop),
+                key::PASS => value::from_json::<LoggedWatermark>("a pass", &bytes).map(drop),
                 key::RULES => value::from_json::<LoggedRules>("a note of which rules ran", &bytes).map(drop),
                 key::SOURCE => value::from_json::<SourceRecord>("a source's record", &bytes).map(drop),
                 key::ACTION => value::from_json::<ActionRecord>("what is known of an action", &bytes).map(drop),
@@ -155,7 +157,7 @@ impl Store {
                 key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),
                 key::QUARANTINE => value::from_json::<Quarantined>("a quarantined entry", &bytes).map(drop),
                 key::CRASH => value::from_json::<CrashRecord>("a record of crashes", &bytes).map(drop),
-                key::META | key::QUIET | key::SEEN | key::QUARANTINE_SEEN => {
+                key::META | key::SKIPPED | key::SEEN | key::QUARANTINE_SEEN => {
                     let whole = bytes.len() == 8;
                     if whole { Ok(()) } else { Err(StoreError::damaged("a number", "it has not eight bytes")) }
                 }
@@ -178,7 +180,7 @@ impl Store {
     }
 
     /// Blocks decompress, do not overlap, hold what their directories say, and every event is found by its id.
-    fn verify_blocks(&self, found: &mut Verified, last: Sequence) -> Result<(), StoreError> {
+    fn verify_blocks(&self, found: &mut StoreCheck, last: Sequence) -> Result<(), StoreError> {
         let mut before = Sequence(0);
         let mut chunks = 0_u64;
         for item in self.tree().scan_prefix([key::DIRECTORY]) {
@@ -233,7 +235,7 @@ impl Store {
     /// Whatever names an alert names one that is there.
     fn verify_references(
         &self,
-        found: &mut Verified,
+        found: &mut StoreCheck,
         alerts: &HashSet<AlertId>,
         last: Sequence,
     ) -> Result<(), StoreError> {

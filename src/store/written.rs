@@ -17,7 +17,7 @@ pub(super) struct Written {
     /// The number of the next event.
     pub(super) next: u64,
     /// The last event that was evaluated.
-    pub(super) mark: u64,
+    pub(super) checkpoint: u64,
     /// The last logged change.
     pub(super) change: u64,
     /// The first event that retention has left; 0: not known.
@@ -32,7 +32,7 @@ impl Written {
         };
         Ok(Self {
             next: number(key::NEXT_SEQUENCE)?,
-            mark: number(key::MARK)?,
+            checkpoint: number(key::CHECKPOINT)?,
             change: number(key::LAST_CHANGE)?,
             first: number(key::FIRST)?,
         })
@@ -43,27 +43,27 @@ impl Written {
         let text = fs::read_to_string(file(store)).ok()?;
         let mut numbers = text.split_whitespace().map(|number| number.parse::<u64>().ok());
         let mut number = || numbers.next().flatten();
-        let written = Self { next: number()?, mark: number()?, change: number()?, first: number()? };
+        let written = Self { next: number()?, checkpoint: number()?, change: number()?, first: number()? };
         let sum = number()?;
         (sum == written.sum()).then_some(written)
     }
 
     /// Notes it. Not synced: after a loss of power an older note is as true.
     pub(super) fn note(self, store: &Path) -> std::io::Result<()> {
-        let Self { next, mark, change, first } = self;
-        let text = format!("{next:20} {mark:20} {change:20} {first:20} {:20}\n", self.sum());
+        let Self { next, checkpoint, change, first } = self;
+        let text = format!("{next:20} {checkpoint:20} {change:20} {first:20} {:20}\n", self.sum());
         let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file(store))?;
         file.write_all(text.as_bytes())
     }
 
     fn sum(self) -> u64 {
-        self.next ^ self.mark.rotate_left(16) ^ self.change.rotate_left(32) ^ self.first.rotate_left(48)
+        self.next ^ self.checkpoint.rotate_left(16) ^ self.change.rotate_left(32) ^ self.first.rotate_left(48)
     }
 
     /// What a store lacks that had been written: the events, and whether anything else.
     pub(super) fn lacks(self, has: Self) -> Option<(u64, bool)> {
         let events = self.next.saturating_sub(has.next);
-        let else_lost = self.mark > has.mark || self.change > has.change;
+        let else_lost = self.checkpoint > has.checkpoint || self.change > has.change;
         (events > 0 || else_lost).then_some((events, else_lost))
     }
 }

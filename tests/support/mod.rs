@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use watchbell::{
-    agent::{Agent, Options},
+    agent::{Agent, AgentOptions},
     config::Config,
     deliver::{Terminal, TerminalFormat},
     detect::Settings,
@@ -41,8 +41,8 @@ pub(crate) fn now() -> Timestamp {
 }
 
 /// A flawless organization in which these entries happened, at [`now`].
-pub(crate) fn organization(entries: &[Value]) -> simulator::Options {
-    simulator::Options { clock: Clock::manual(now()), ..simulator::Options::new(scenario(entries)) }
+pub(crate) fn organization(entries: &[Value]) -> simulator::SimulatorOptions {
+    simulator::SimulatorOptions { clock: Clock::manual(now()), ..simulator::SimulatorOptions::new(scenario(entries)) }
 }
 
 /// An entry of the log as it is sent, so many seconds after [`base`].
@@ -154,7 +154,7 @@ impl Lab {
     }
 
     /// Starts a simulated organization and writes a configuration for it.
-    pub(crate) fn with_organization(options: simulator::Options, more: &str) -> Self {
+    pub(crate) fn with_organization(options: simulator::SimulatorOptions, more: &str) -> Self {
         let mut lab = Self::new();
         lab.start_simulator(options.clone());
         lab.write("key", &options.key);
@@ -162,7 +162,7 @@ impl Lab {
         lab
     }
 
-    pub(crate) fn start_simulator(&mut self, options: simulator::Options) {
+    pub(crate) fn start_simulator(&mut self, options: simulator::SimulatorOptions) {
         self.simulator = Some(self.runtime.block_on(Simulator::start(options)).unwrap());
     }
 
@@ -235,7 +235,7 @@ impl Lab {
             ..Timing::default()
         };
         let terminal = Terminal::new(Box::new(std::io::sink()), TerminalFormat::Human);
-        let options = Options { clock: clock.clone(), timing, terminal, pulse: Some(Duration::from_millis(50)) };
+        let options = AgentOptions { clock: clock.clone(), timing, terminal, pulse: Some(Duration::from_millis(50)) };
         let reached = self.runtime.block_on(async {
             let agent = Agent::open(self.config(), options).unwrap();
             let reader = agent.reader();
@@ -283,7 +283,7 @@ pub(crate) fn stored_ids(reader: &Reader) -> Vec<String> {
 
 /// Whether everything that is stored has been evaluated, and so many events are.
 pub(crate) fn evaluated(reader: &Reader, events: u64) -> bool {
-    let mark = reader.mark().unwrap();
+    let mark = reader.checkpoint().unwrap();
     mark.0 >= events && mark == reader.last_sequence().unwrap()
 }
 
@@ -292,7 +292,7 @@ pub(crate) fn alerts(reader: &Reader) -> Vec<(String, String, u64)> {
     let mut alerts: Vec<_> = reader
         .alerts(AlertFilter::default())
         .map(Result::unwrap)
-        .filter(|alert| alert.kind != watchbell::model::alert::Kind::Health)
+        .filter(|alert| alert.kind != watchbell::model::alert::AlertKind::Health)
         .map(|alert| (alert.id.to_string(), alert.title, alert.count))
         .collect();
     alerts.sort();

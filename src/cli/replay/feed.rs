@@ -9,10 +9,10 @@ use watchbell::{
     model::{
         event::Event,
         name::SourceName,
-        outcome::LoggedPass,
+        outcome::LoggedWatermark,
         time::{Clock, Timestamp},
     },
-    replay::{self, Progress, Run},
+    replay::{self, ReplayProgress, Run},
     source::file,
     store::Block,
 };
@@ -37,8 +37,8 @@ impl Feed {
         // Only for the progress bar: a damaged block keeps it from being known, and the rest is replayed all the same.
         let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {}).ok().flatten();
         run.changes = client.all(Request::HandledChanges {})?;
-        let passes: Vec<LoggedPass> = client.all(Request::Passes {})?;
-        run.passes = passes;
+        let passes: Vec<LoggedWatermark> = client.all(Request::Watermarks {})?;
+        run.watermarks = passes;
         Ok(Self::Stored(client, totals.map_or(0, |totals| totals.events)))
     }
 
@@ -104,7 +104,7 @@ impl Feed {
 
 /// Lets the replay end at the first Ctrl-C, and the program at the second.
 #[expect(clippy::exit, clippy::disallowed_methods, reason = "the second Ctrl-C is the way out of whatever hangs")]
-pub(super) fn on_interrupt(told: &Progress) {
+pub(super) fn on_interrupt(told: &ReplayProgress) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return;
     };

@@ -7,7 +7,7 @@ use watchbell::{
 
 use super::{
     super::output::{self, xml},
-    page::{self, Page},
+    page::{self, PageTemplate},
 };
 
 /// Bars of a timeline.
@@ -28,7 +28,7 @@ details { border-bottom: 1px solid var(--line); padding: .3rem 0; } summary { cu
 .severity { display: inline-block; min-width: 4.5rem; font-weight: 600; } .critical, .high { color: var(--bad); }
 ";
 
-pub(super) fn html(page: &Page<'_>) -> String {
+pub(super) fn html(page: &PageTemplate<'_>) -> String {
     let mut text = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
@@ -51,7 +51,7 @@ pub(super) fn html(page: &Page<'_>) -> String {
     text
 }
 
-fn rules(text: &mut String, page: &Page<'_>) {
+fn rules(text: &mut String, page: &PageTemplate<'_>) {
     let rules = page.rules();
     text.push_str("<h2>Rules</h2>\n");
     if !rules.is_empty() {
@@ -73,7 +73,7 @@ fn rules(text: &mut String, page: &Page<'_>) {
     }
 }
 
-fn row(text: &mut String, page: &Page<'_>, id: &str, rule: &RuleReport) {
+fn row(text: &mut String, page: &PageTemplate<'_>, id: &str, rule: &RuleReport) {
     let top = |tally: &watchbell::replay::Tally| {
         let top = tally.top().into_iter().map(|(text, count)| format!("{text} ({count})"));
         top.collect::<Vec<_>>().join(", ")
@@ -88,13 +88,13 @@ fn row(text: &mut String, page: &Page<'_>, id: &str, rule: &RuleReport) {
         rule.alerts,
         page.a_day(rule.alerts),
         rule.errors,
-        Page::spent(rule),
+        PageTemplate::spent(rule),
         timeline(page, rule)
     ));
 }
 
 /// Bars over time; the number and the time of each stand in its tip.
-fn timeline(page: &Page<'_>, rule: &RuleReport) -> String {
+fn timeline(page: &PageTemplate<'_>, rule: &RuleReport) -> String {
     let columns = page.columns(rule, BARS);
     let most = columns.iter().copied().max().unwrap_or(0).max(1);
     let (Some(earliest), Some(latest)) = (page.report.earliest, page.report.latest) else {
@@ -130,7 +130,7 @@ fn differences(text: &mut String, against: &str, diff: &Diff) {
     text.push_str(&format!("<p class=\"dim\">{} the same</p>\n", output::count(diff.same, "rule")));
     if !diff.rules.is_empty() {
         text.push_str("<table><tr><th>rule</th><th></th><th>matches</th><th>alerts</th><th>errors</th><th>added, gone, changed</th></tr>\n");
-        for (id, rule) in Page::rule_changes(diff) {
+        for (id, rule) in PageTemplate::rule_changes(diff) {
             text.push_str(&format!(
                 "<tr><td><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
                 xml(id.as_str()),

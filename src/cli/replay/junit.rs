@@ -2,10 +2,10 @@
 
 use super::{
     super::output::xml,
-    page::{self, Page},
+    page::{self, PageTemplate},
 };
 
-pub(super) fn junit(page: &Page<'_>) -> String {
+pub(super) fn junit(page: &PageTemplate<'_>) -> String {
     let failed = page.report.rules.values().filter(|rule| rule.errors > 0 || rule.suspended).count();
     let (tests, failures) = (page.report.rules.len() + page.limits.len(), failed + page.broken.len());
     let mut text = format!(

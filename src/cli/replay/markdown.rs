@@ -9,10 +9,10 @@ use watchbell::{
 
 use super::{
     super::output,
-    page::{self, Page},
+    page::{self, PageTemplate},
 };
 
-pub(super) fn markdown(page: &Page<'_>) -> String {
+pub(super) fn markdown(page: &PageTemplate<'_>) -> String {
     let mut text = String::from("### watchbell replay\n\n");
     for line in page.summary() {
         text.push_str(&format!("{}  \n", escape(&line)));
@@ -28,7 +28,7 @@ pub(super) fn markdown(page: &Page<'_>) -> String {
     text
 }
 
-fn found(text: &mut String, page: &Page<'_>) {
+fn found(text: &mut String, page: &PageTemplate<'_>) {
     let rules = page.rules();
     if rules.is_empty() {
         text.push_str("No rule found anything.\n");
@@ -53,7 +53,7 @@ fn found(text: &mut String, page: &Page<'_>) {
     list(text, "Alerts", &page.report.alerts, page.show);
 }
 
-fn differences(text: &mut String, page: &Page<'_>, against: &str, diff: &Diff) {
+fn differences(text: &mut String, page: &PageTemplate<'_>, against: &str, diff: &Diff) {
     if let Some((before, after)) = diff.other_events {
         text.push_str(&format!("**Not the same events**: {before} before, {after} now.\n\n"));
     }
@@ -72,7 +72,7 @@ fn differences(text: &mut String, page: &Page<'_>, against: &str, diff: &Diff) {
     text.push_str(
         "| rule | | matches | alerts | errors | added | gone | changed |\n|---|---|---:|---:|---:|---:|---:|---:|\n",
     );
-    for (id, rule) in Page::rule_changes(diff) {
+    for (id, rule) in PageTemplate::rule_changes(diff) {
         let (matches, alerts) = (page::step(rule, |found| found.matches), page::step(rule, |found| found.alerts));
         let errors = page::step(rule, |found| found.errors);
         let (id, change) = (code(id.as_str()), page::change(rule.rule));

@@ -16,7 +16,7 @@ use watchbell::{
         action::Catalog,
         time::{self, Clock, Timestamp},
     },
-    replay::{self, Diff, Progress, Report, Run, Side},
+    replay::{self, Diff, ReplayProgress, Report, Run, Side},
     rule::{RuleSources, Selector},
 };
 
@@ -36,10 +36,10 @@ use against::{Against, Rules};
 pub(super) use feed::Feed;
 pub(super) use feed::progress;
 use limit::Limit;
-use page::Page;
+use page::PageTemplate;
 
 #[derive(Debug, Args)]
-pub(super) struct Replay {
+pub(super) struct ReplayArgs {
     /// Rules to run: a directory or a file; by default those of the configuration
     #[arg(long, value_name = "DIR")]
     rules: Vec<PathBuf>,
@@ -100,7 +100,7 @@ struct Document<'a> {
     diff: Option<&'a Diff>,
 }
 
-impl Replay {
+impl ReplayArgs {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let now = Clock::system().now();
         if let Some(limit) = self.fail_on.iter().find(|limit| limit.compares() && self.against.is_none()) {
@@ -155,7 +155,7 @@ impl Replay {
         let broken: Vec<String> =
             self.fail_on.iter().filter_map(|limit| limit.broken_by(&report, diff.as_ref())).collect();
         let limits: Vec<String> = self.fail_on.iter().map(|limit| limit.text().to_owned()).collect();
-        let page = Page {
+        let page = PageTemplate {
             report: &report,
             diff: self.against.as_deref().zip(diff.as_ref()),
             broken: &broken,
@@ -261,7 +261,7 @@ pub(super) fn sources(
 
 /// Replays, shows how far it has come, and ends early at Ctrl-C.
 fn run_beside(feed: Feed, sides: &[Side], settings: &detect::Settings, run: &Run) -> Result<Vec<Report>, CliError> {
-    let told = Progress::default();
+    let told = ReplayProgress::default();
     let bar = progress(feed.events());
     let (sender, receiver) = mpsc::sync_channel(8);
     let reports = std::thread::scope(|scope| {
@@ -298,7 +298,7 @@ fn save(path: &std::path::Path, report: &Report) -> Result<(), CliError> {
     written.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
 }
 
-fn show(context: &Context, page: &Page<'_>) -> Result<(), CliError> {
+fn show(context: &Context, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let out = &context.output;
     match context.format {
         Format::Json => {
@@ -320,7 +320,7 @@ fn show(context: &Context, page: &Page<'_>) -> Result<(), CliError> {
 }
 
 /// The alerts, one a line; or what differs of them.
-fn lines(out: &output::Output, page: &Page<'_>) -> Result<(), CliError> {
+fn lines(out: &output::Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let Some((_, diff)) = page.diff else {
         for alert in &page.report.alerts {
             out.json_line(alert)?;

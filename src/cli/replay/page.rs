@@ -14,7 +14,7 @@ use watchbell::{
 use super::super::output;
 
 /// What is told of a replay.
-pub(super) struct Page<'a> {
+pub(super) struct PageTemplate<'a> {
     pub(super) report: &'a Report,
     /// What it was compared with, and what differs.
     pub(super) diff: Option<(&'a str, &'a Diff)>,
@@ -31,7 +31,7 @@ pub(super) struct Page<'a> {
 /// Bars of a timeline in text.
 const COLUMNS: usize = 24;
 
-impl Page<'_> {
+impl PageTemplate<'_> {
     /// Rules that found something or failed, those with the most alerts first.
     pub(super) fn rules(&self) -> Vec<(&RuleId, &RuleReport)> {
         let found = |(_, rule): &(&RuleId, &RuleReport)| rule.matches + rule.alerts + rule.errors > 0 || rule.suspended;

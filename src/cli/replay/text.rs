@@ -11,13 +11,13 @@ use super::{
         CliError,
         output::{self, Output},
     },
-    page::{self, Page},
+    page::{self, PageTemplate},
 };
 
 /// Rules whose noisiest keys and actors are told.
 const NOISY: usize = 5;
 
-pub(super) fn show(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
+pub(super) fn show(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     for line in page.summary() {
         out.line(&line)?;
     }
@@ -41,14 +41,22 @@ pub(super) fn show(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
     Ok(())
 }
 
-fn rules(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
+fn rules(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let rules = page.rules();
     let quiet = page.quiet();
     if !rules.is_empty() {
         let row = |rule: &RuleReport, id: &str| {
             let (matches, alerts, errors) =
                 (rule.matches.to_string(), rule.alerts.to_string(), rule.errors.to_string());
-            vec![id.to_owned(), matches, alerts, page.a_day(rule.alerts), errors, Page::spent(rule), page.when(rule)]
+            vec![
+                id.to_owned(),
+                matches,
+                alerts,
+                page.a_day(rule.alerts),
+                errors,
+                PageTemplate::spent(rule),
+                page.when(rule),
+            ]
         };
         let rows = rules.iter().map(|(id, rule)| row(rule, id.as_str())).collect();
         out.table(&["rule", "matches", "alerts", "a day", "errors", "time", "when"], rows)?;
@@ -72,7 +80,7 @@ fn rules(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
     Ok(())
 }
 
-fn failures(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
+fn failures(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let rules = page.rules();
     let failing: Vec<_> = rules.iter().filter(|(_, rule)| rule.errors > 0 || rule.suspended).collect();
     for (id, rule) in &failing {
@@ -85,7 +93,7 @@ fn failures(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
 }
 
 /// What a rule's matches have in common, where it has many.
-fn noisy(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
+fn noisy(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let rules = page.rules();
     let noisy: Vec<_> = rules.iter().filter(|(_, rule)| rule.alerts > 1).take(NOISY).collect();
     if noisy.is_empty() {
@@ -113,7 +121,7 @@ fn shortened(text: &str, most: usize) -> String {
     text.chars().take(most).chain(['…']).collect()
 }
 
-fn alerts(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
+fn alerts(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let report = page.report;
     for alert in report.alerts.iter().take(page.show) {
         let message = Message::alert(Notice::Opened, alert.clone());
@@ -128,7 +136,7 @@ fn alerts(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
     Ok(())
 }
 
-fn differences(out: &Output, page: &Page<'_>, against: &str, diff: &Diff) -> Result<(), CliError> {
+fn differences(out: &Output, page: &PageTemplate<'_>, against: &str, diff: &Diff) -> Result<(), CliError> {
     if let Some((before, after)) = diff.other_events {
         out.line(&format!(
             "not the same events: {against} was found in {before}, this in {after}; what differs may come from that\n"
@@ -141,7 +149,7 @@ fn differences(out: &Output, page: &Page<'_>, against: &str, diff: &Diff) -> Res
         out.line(&format!("nothing differs from {against}: {} find the same", output::count(diff.same, "rule")))?;
         return Ok(());
     }
-    let rows = Page::rule_changes(diff).map(|(id, rule)| {
+    let rows = PageTemplate::rule_changes(diff).map(|(id, rule)| {
         vec![
             id.to_string(),
             page::change(rule.rule).to_owned(),
@@ -192,7 +200,7 @@ fn more(out: &Output, all: usize, shown: usize) -> Result<(), CliError> {
 }
 
 /// What each rule and each function cost, the most costly rule first.
-fn profile(out: &Output, page: &Page<'_>) -> Result<(), CliError> {
+fn profile(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let mut rules: Vec<_> = page.report.rules.iter().filter_map(|(id, rule)| Some((id, rule.cost.as_ref()?))).collect();
     rules.sort_by(|(one, first), (other, second)| second.microseconds.cmp(&first.microseconds).then(one.cmp(other)));
     let all: u64 = rules.iter().map(|(_, cost)| cost.microseconds).sum();

@@ -6,7 +6,7 @@ use watchbell::{
     api::{Client, Request, wire},
     config::Config,
     model::time::Clock,
-    replay::verify::{DifferentAlert, Evidence, Reason, Verification, Verified},
+    replay::verify::{DifferentAlert, History, Reason, Verification, Verified},
     rule::RuleSet,
     store::{Block, StoreError},
 };
@@ -29,8 +29,8 @@ pub(super) fn verify(context: &Context, config: &Config, rules: &Arc<RuleSet>, s
     }
     let client = Client::open(config, &Clock::system())?;
     let evidence = evidence(&client)?;
-    let mark = evidence.mark;
-    let bar = progress(mark.0);
+    let checkpoint = evidence.checkpoint;
+    let bar = progress(checkpoint.0);
     let mut verification = Verification::new(Arc::clone(rules), config.detection.clone(), evidence);
     let mut unreadable: Option<StoreError> = None;
     let fed = on_a_rules_thread(|| {
@@ -71,7 +71,7 @@ fn feed(verification: &mut Verification, block: Block) -> Result<u64, StoreError
 }
 
 /// What the agent did, at one moment.
-fn evidence(client: &Client) -> Result<Evidence, CliError> {
+fn evidence(client: &Client) -> Result<History, CliError> {
     let evaluated = || -> Result<wire::Evaluated, CliError> {
         let answer: Option<wire::Evaluated> = client.one(Request::Evaluated {})?;
         answer.ok_or_else(|| CliError::Usage("the agent did not say how far it has come".to_owned()))
@@ -80,11 +80,11 @@ fn evidence(client: &Client) -> Result<Evidence, CliError> {
         let before = evaluated()?;
         let alerts = client.all(Request::Alerts(wire::AlertQuery::default()))?;
         let changes = client.all(Request::HandledChanges {})?;
-        let passes = client.all(Request::Passes {})?;
+        let watermarks = client.all(Request::Watermarks {})?;
         let after = evaluated()?;
         if before == after {
-            let wire::Evaluated { mark, quiet, rules, .. } = after;
-            return Ok(Evidence { mark, quiet, rules, changes, passes, alerts });
+            let wire::Evaluated { checkpoint, skipped, rules, .. } = after;
+            return Ok(History { checkpoint, skipped, rules, changes, watermarks, alerts });
         }
         std::thread::sleep(PAUSE);
     }

@@ -93,7 +93,7 @@ fn index(rules: &[Documented]) -> String {
     text.push_str(
         "## How well the action ids are supported\n\nAtlassian publishes no list of action ids, so each rule says what its ids are based on. Where it \
          lists several, the least sure decides; its page grades each of them. Your own organization's list settles it: `watchbell actions refresh` \
-         fetches it, and `watchbell rules list` then shows as *blind* each rule that can match none of its actions, with the nearest ids that could be \
+         fetches it, and `watchbell rules list` then shows as *unmatched* each rule that can match none of its actions, with the nearest ids that could be \
          meant.\n\n| evidence | rules | what it means |\n| --- | --- | --- |\n",
     );
     for certainty in Certainty::ALL {

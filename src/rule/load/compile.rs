@@ -22,7 +22,7 @@ use crate::rule::{
         conditions::{self, Conditions},
         cost::Cost,
         fold,
-        host::{Call, Running},
+        host::{Call, CurrentRun},
         import::Constants,
         meter::Limits,
         resources::Resources,
@@ -115,7 +115,7 @@ impl Compiler {
 
         self.call.begin(LOAD_TIME);
         let resources = Arc::clone(&self.resources);
-        self.call.set_current(Arc::new(Running { rule: placeholder_id(), resources, constants: Arc::default() }));
+        self.call.set_current(Arc::new(CurrentRun { rule: placeholder_id(), resources, constants: Arc::default() }));
         let mut run = first.clone();
         run.set_source(file.to_string_lossy().as_ref());
         let mut scope = Scope::new();
@@ -201,8 +201,11 @@ impl Compiler {
         // A rule that listens is asked about matches.
         let conditions =
             if metadata.on.is_some() { Conditions::default() } else { conditions::conditions(&ast, &known) };
-        let running =
-            Running { rule: metadata.id.clone(), resources: Arc::clone(&self.resources), constants: Arc::new(known) };
+        let running = CurrentRun {
+            rule: metadata.id.clone(),
+            resources: Arc::clone(&self.resources),
+            constants: Arc::new(known),
+        };
         let rule = CompiledRule {
             running: Arc::new(running),
             conditions,

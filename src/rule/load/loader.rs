@@ -19,7 +19,7 @@ use crate::rule::{
         shipped::BUILTIN,
     },
     manifest::{
-        exception::{self, Condition, EXCEPTIONS, Exception},
+        exception::{self, EXCEPTIONS, Exception, ExceptionCondition},
         overrides::{self, OVERRIDES, Overrides},
     },
     script::{
@@ -311,7 +311,7 @@ impl Loader {
                 Ok(mut read) => {
                     // Nobody else has them yet.
                     for exception in read.iter_mut().filter_map(Arc::get_mut) {
-                        if let Condition::Expression { ast, .. } = &exception.condition {
+                        if let ExceptionCondition::Expression { ast, .. } = &exception.condition {
                             exception.reads = scan::of_condition(ast);
                         }
                     }

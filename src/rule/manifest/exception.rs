@@ -29,7 +29,7 @@ pub struct Exception {
     /// For which rules.
     pub rules: Vec<Selector>,
     /// When it applies.
-    pub condition: Condition,
+    pub condition: ExceptionCondition,
     /// Why it is there.
     pub reason: String,
     /// Who made it.
@@ -46,7 +46,7 @@ pub struct Exception {
 
 /// When an exception applies.
 #[derive(Debug)]
-pub enum Condition {
+pub enum ExceptionCondition {
     /// When an expression is true.
     Expression {
         /// The expression.
@@ -68,8 +68,8 @@ impl Exception {
     pub fn is_about(&self, rule: &Metadata) -> bool {
         let selected = self.rules.iter().any(|selector| selector.selects(rule));
         match &self.condition {
-            Condition::Expression { .. } => selected,
-            Condition::Values { slot, .. } => selected && rule.exception_slots.contains_key(slot),
+            ExceptionCondition::Expression { .. } => selected,
+            ExceptionCondition::Values { slot, .. } => selected && rule.exception_slots.contains_key(slot),
         }
     }
 
@@ -143,20 +143,20 @@ fn expiry(table: &mut TableReader<'_>) -> Option<Timestamp> {
     date.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|midnight| midnight.timestamp())
 }
 
-fn condition(engine: &mut Engine, table: &mut TableReader<'_>) -> Option<Condition> {
+fn condition(engine: &mut Engine, table: &mut TableReader<'_>) -> Option<ExceptionCondition> {
     let text = table.text("condition").map(str::to_owned);
     let slot = table.text("slot").map(str::to_owned);
     let values = table.json("values");
     match (text, slot, values) {
         (Some(text), None, None) => match compile(engine, &text) {
-            Ok(ast) => Some(Condition::Expression { text, ast: Box::new(ast) }),
+            Ok(ast) => Some(ExceptionCondition::Expression { text, ast: Box::new(ast) }),
             Err(problem) => {
                 table.problem("condition", problem, None);
                 None
             }
         },
         (None, Some(slot), Some(values)) => match tuples(&values) {
-            Some(values) if !values.is_empty() => Some(Condition::Values { slot, values }),
+            Some(values) if !values.is_empty() => Some(ExceptionCondition::Values { slot, values }),
             _ => {
                 let wanted = "`values` must be a list of texts, or of lists with a text for each field of the slot";
                 table.problem("values", wanted, None);
@@ -218,7 +218,7 @@ pub(in crate::rule) fn unused<'a>(
             found.push(exception.place.warning("W311", message));
             continue;
         }
-        let Condition::Values { slot, values } = &exception.condition else {
+        let ExceptionCondition::Values { slot, values } = &exception.condition else {
             continue;
         };
         let fields: Vec<usize> =

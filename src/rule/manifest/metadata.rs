@@ -22,7 +22,7 @@ use crate::{
 
 /// A key of `RULE`.
 #[derive(Debug, Clone, Copy)]
-pub struct Key {
+pub struct MetadataKey {
     /// Its name.
     pub name: &'static str,
     /// What stands there, in the words of the reference.
@@ -31,12 +31,12 @@ pub struct Key {
     pub about: &'static str,
 }
 
-const fn key(name: &'static str, takes: &'static str, about: &'static str) -> Key {
-    Key { name, takes, about }
+const fn key(name: &'static str, takes: &'static str, about: &'static str) -> MetadataKey {
+    MetadataKey { name, takes, about }
 }
 
 /// Every key of `RULE`, in the order of the documentation.
-pub const KEY_TABLE: &[Key] = &[
+pub const KEY_TABLE: &[MetadataKey] = &[
     key("id", "text, required", "Unique, in parts joined by dots: `team.subject.what_happened`."),
     key("title", "text, required", "The alert's title where there is no `fn title`."),
     key("severity", "text, required", "`info`, `low`, `medium`, `high` or `critical`."),

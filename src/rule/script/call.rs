@@ -18,7 +18,7 @@ use crate::model::{
 };
 use crate::rule::{
     manifest::{
-        exception::{Condition, Exception},
+        exception::{Exception, ExceptionCondition},
         problem::{FailureKind, RuleFailure},
         runbook,
         value::to_json_value,
@@ -391,7 +391,7 @@ impl RuleHost {
         let event = input.value_for(rule);
         self.call.set_about(Some(input.about(rule, "exception")));
         match &exception.condition {
-            Condition::Expression { ast, .. } => {
+            ExceptionCondition::Expression { ast, .. } => {
                 let answer = self.guarded(rule, "exceptions", || {
                     let mut scope = Scope::new();
                     scope.push_constant("event", event);
@@ -401,7 +401,7 @@ impl RuleHost {
                 let wrong = || RuleFailure::wrong_type("the condition", "true or false", &answer);
                 answer.as_bool().map_err(|_| wrong())
             }
-            Condition::Values { slot, values } => {
+            ExceptionCondition::Values { slot, values } => {
                 let Some(fields) = rule.metadata.exception_slots.get(slot) else {
                     return Ok(false);
                 };

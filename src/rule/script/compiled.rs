@@ -11,7 +11,7 @@ use crate::rule::{
         reads::Reads,
         selector::Selector,
     },
-    script::{conditions::Conditions, cost::Cost, host::Running, lists::Lists},
+    script::{conditions::Conditions, cost::Cost, host::CurrentRun, lists::Lists},
 };
 
 /// The optional functions of a detection rule, each with one parameter.
@@ -49,7 +49,7 @@ pub struct CompiledRule {
     /// What it reads beside its event.
     pub(in crate::rule) reads: Reads,
     /// What its calls can reach.
-    pub(in crate::rule) running: Arc<Running>,
+    pub(in crate::rule) running: Arc<CurrentRun>,
     /// It imports: its top level runs before each call, so that its functions see the modules.
     pub(in crate::rule) imports: bool,
     /// The conditions that `fn rule` begins with, as far as they are understood.

@@ -23,7 +23,7 @@ use crate::rule::{
 
 /// What a condition says of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::rule) enum Answer {
+pub(in crate::rule) enum Truth {
     /// It holds.
     True,
     /// It does not.
@@ -83,29 +83,29 @@ pub(in crate::rule) enum Condition {
 
 impl Test {
     /// What the script would say, where that is sure.
-    pub(in crate::rule) fn of(&self, seen: &Seen<'_>) -> Answer {
+    pub(in crate::rule) fn of(&self, seen: &Seen<'_>) -> Truth {
         if matches!(seen, Seen::Trouble) {
-            return Answer::Unknown;
+            return Truth::Unknown;
         }
-        let told = |told: bool| if told { Answer::True } else { Answer::False };
+        let told = |told: bool| if told { Truth::True } else { Truth::False };
         // Texts are asked by what they are, the absent has nothing, all else is an error that the script makes.
         let ask = |ask: &dyn Fn(&str) -> bool| match seen {
             Seen::Text(text) => told(ask(text)),
-            Seen::Absent => Answer::False,
-            _ => Answer::Unknown,
+            Seen::Absent => Truth::False,
+            _ => Truth::Unknown,
         };
         match self {
             Self::Equals(constant) => match (constant, seen) {
-                (_, Seen::Other) => Answer::Unknown,
-                (Constant::Absent, Seen::Absent) => Answer::True,
+                (_, Seen::Other) => Truth::Unknown,
+                (Constant::Absent, Seen::Absent) => Truth::True,
                 (Constant::Bool(wanted), Seen::Bool(found)) => told(wanted == found),
                 (Constant::Int(wanted), Seen::Int(found)) => told(wanted == found),
-                _ => Answer::False,
+                _ => Truth::False,
             },
             Self::OneOf(texts) => match seen {
                 Seen::Text(text) => told(texts.contains(&**text)),
-                Seen::Other => Answer::Unknown,
-                _ => Answer::False,
+                Seen::Other => Truth::Unknown,
+                _ => Truth::False,
             },
             Self::StartsWith(part) => ask(&|text| text.starts_with(&**part)),
             Self::EndsWith(part) => ask(&|text| text.ends_with(&**part)),
@@ -115,7 +115,7 @@ impl Test {
             Self::Same(texts) => told(matches!(seen, Seen::Text(text) if texts.contains(&text.to_lowercase()))),
             Self::Holds => match seen {
                 Seen::Bool(value) => told(*value),
-                _ => Answer::Unknown,
+                _ => Truth::Unknown,
             },
         }
     }

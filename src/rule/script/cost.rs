@@ -7,7 +7,7 @@ use std::{
 
 /// How often a rule's functions were called, and for how long they ran. For people to look at; detection does not read it.
 #[derive(Debug, Default)]
-pub struct Cost([FunctionCost; COUNTED_FUNCTIONS.len()]);
+pub struct Cost([FunctionMeter; COUNTED_FUNCTIONS.len()]);
 
 /// What is counted by name, the most frequent first; all else stands under the last.
 const COUNTED_FUNCTIONS: [&str; 13] = [
@@ -27,7 +27,7 @@ const COUNTED_FUNCTIONS: [&str; 13] = [
 ];
 
 #[derive(Debug, Default)]
-struct FunctionCost {
+struct FunctionMeter {
     calls: AtomicU64,
     nanoseconds: AtomicU64,
 }

@@ -31,7 +31,7 @@ const STEPS_OF_AN_OPERATION: usize = 256 * 1024;
 
 /// Who is running, with what it can reach.
 #[derive(Debug)]
-pub(in crate::rule) struct Running {
+pub(in crate::rule) struct CurrentRun {
     pub(in crate::rule) rule: RuleId,
     pub(in crate::rule) resources: Arc<Resources>,
     /// What its functions see beside their own variables.
@@ -44,7 +44,7 @@ pub(in crate::rule) struct Call {
     /// What it has used.
     meter: Meter,
     /// Who is running, with what it can reach.
-    current: Mutex<Option<Arc<Running>>>,
+    current: Mutex<Option<Arc<CurrentRun>>>,
     /// The lists that were looked into, with their versions, since it was last asked.
     lists: Mutex<BTreeMap<String, String>>,
     /// What rules remember.
@@ -145,7 +145,7 @@ impl Call {
         printer.line(&rule, text, self.meter.now()).map(|line| (rule, line))
     }
 
-    pub(in crate::rule) fn set_current(&self, running: Arc<Running>) {
+    pub(in crate::rule) fn set_current(&self, running: Arc<CurrentRun>) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
     }
 

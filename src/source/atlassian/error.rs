@@ -4,17 +4,17 @@
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::model::{condition::Condition, text::printable};
+use crate::model::{error_kind::ErrorKind, text::printable};
 
-pub(super) fn kind(status: StatusCode, with_cursor: bool) -> Condition {
+pub(super) fn kind(status: StatusCode, with_cursor: bool) -> ErrorKind {
     match status.as_u16() {
-        401 => Condition::KeyRefused,
-        403 => Condition::KeyLacksScope,
-        404 => Condition::OrganizationNotFound,
-        400 | 410 if with_cursor => Condition::CursorRefused,
-        429 => Condition::RateLimited,
-        500..=599 => Condition::ServerError,
-        _ => Condition::UnreadableAnswer,
+        401 => ErrorKind::KeyRefused,
+        403 => ErrorKind::KeyLacksScope,
+        404 => ErrorKind::OrganizationNotFound,
+        400 | 410 if with_cursor => ErrorKind::CursorRefused,
+        429 => ErrorKind::RateLimited,
+        500..=599 => ErrorKind::ServerError,
+        _ => ErrorKind::UnreadableAnswer,
     }
 }
 
@@ -48,7 +48,7 @@ mod tests {
         let scopes = r#"{"message":"no\u202e","acceptableScopes":["a","SECRET\u202e"]}"#;
         assert_eq!(detail(scopes.as_bytes(), "SECRET"), ": no  (acceptable scopes: [\"a\",\"… \"])");
         assert_eq!(detail(b"<html>", "SECRET"), "");
-        assert_eq!(kind(StatusCode::GONE, true), Condition::CursorRefused);
-        assert_eq!(kind(StatusCode::BAD_REQUEST, false), Condition::UnreadableAnswer);
+        assert_eq!(kind(StatusCode::GONE, true), ErrorKind::CursorRefused);
+        assert_eq!(kind(StatusCode::BAD_REQUEST, false), ErrorKind::UnreadableAnswer);
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         settings::TableReader,
     },
     http,
-    model::{action::ListedAction, condition::Condition, time::Timestamp},
+    model::{action::ListedAction, error_kind::ErrorKind, time::Timestamp},
 };
 
 mod error;
@@ -81,7 +81,7 @@ fn parse_base_url(text: &str) -> Result<Url, String> {
 }
 
 /// What came back.
-struct Answer {
+struct Response {
     body: Vec<u8>,
     /// The server's clock, if it told.
     server_time: Option<Timestamp>,
@@ -164,7 +164,7 @@ impl AtlassianSource {
         query: &[(&str, &str)],
         timeout: Duration,
         now: Timestamp,
-    ) -> Result<Answer, FetchError> {
+    ) -> Result<Response, FetchError> {
         let mut url = self.settings.base_url.clone();
         url.set_path(&format!("/admin/v1/orgs/{}/{what}", self.settings.org_id));
         let request = self
@@ -180,7 +180,7 @@ impl AtlassianSource {
         let retry_after = http::retry_after(response.headers(), now);
         if status.is_redirection() {
             let message = format!("{} answered {status}, a redirect", self.host());
-            return Err(FetchError::new(Condition::Redirected, message));
+            return Err(FetchError::new(ErrorKind::Redirected, message));
         }
         let body = self.body(response, status).await?;
         if status != StatusCode::OK {
@@ -189,12 +189,12 @@ impl AtlassianSource {
             let message = format!("{} answered {status}{detail}", self.host());
             return Err(FetchError { kind, message, retry_after });
         }
-        Ok(Answer { body, server_time })
+        Ok(Response { body, server_time })
     }
 
     fn unreadable(&self, what: &str, reason: &str) -> FetchError {
         let message = format!("{} answered with no {what}: {reason}", self.host());
-        FetchError::new(Condition::UnreadableAnswer, message)
+        FetchError::new(ErrorKind::UnreadableAnswer, message)
     }
 
     async fn body(&self, response: reqwest::Response, status: StatusCode) -> Result<Vec<u8>, FetchError> {
@@ -205,7 +205,7 @@ impl AtlassianSource {
             Ok(http::Body::Cut(body)) if status != StatusCode::OK => Ok(body),
             Ok(http::Body::Cut(_)) => {
                 let message = format!("{} answered with more than {} MiB", self.host(), MAX_BODY_BYTES >> 20);
-                Err(FetchError::new(Condition::OversizedAnswer, message))
+                Err(FetchError::new(ErrorKind::OversizedAnswer, message))
             }
             Err(error) => Err(self.transport_error(&error)),
         }

@@ -5,14 +5,14 @@ use super::{Lint, Vocabulary};
 use crate::{
     config::diagnostic::Diagnostic,
     rule::{
-        manifest::exception::{Condition, Exception},
+        manifest::exception::{Exception, ExceptionCondition},
         script::{compiled::CompiledRule, meter::Limits, sandbox},
     },
 };
 
 /// What is doubtful about an exception's condition, for one of the rules that it is about.
 pub fn lint_exception(exception: &Exception, rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
-    let Condition::Expression { text, .. } = &exception.condition else {
+    let ExceptionCondition::Expression { text, .. } = &exception.condition else {
         // Slots are held to what rules declare where exceptions are loaded.
         return Vec::new();
     };

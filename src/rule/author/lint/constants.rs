@@ -9,14 +9,14 @@ use crate::{
     model::time,
     rule::{
         manifest::pattern,
-        script::{library::SUBJECTS, meter::Limits, sandbox, vocabulary::Vocabulary},
+        script::{library::TOPICS, meter::Limits, sandbox, vocabulary::Vocabulary},
     },
 };
 
 impl Lint<'_> {
     /// Host functions that are given what they always refuse: asked of them, with nothing in place of what only an event knows.
     pub(super) fn arguments(&mut self, call: &FnCallExpr, position: Position, method: bool) {
-        let host = SUBJECTS.iter().flat_map(|subject| subject.functions).find(|function| function.name == call.name);
+        let host = TOPICS.iter().flat_map(|subject| subject.functions).find(|function| function.name == call.name);
         let Some(function) = host.filter(|function| !function.errors.is_empty()) else {
             return;
         };

@@ -11,7 +11,7 @@ use crate::rule::{
     manifest::problem::span,
     script::{
         compiled::{CompiledRule, EXPIRED, OPTIONAL_FUNCTIONS, RuleKind},
-        library::SUBJECTS,
+        library::TOPICS,
         meter::Limits,
         sandbox,
         vocabulary::Vocabulary,
@@ -414,7 +414,7 @@ impl Lint<'_> {
             }
             return;
         }
-        let host = SUBJECTS.iter().flat_map(|subject| subject.functions).find(|function| function.name == name);
+        let host = TOPICS.iter().flat_map(|subject| subject.functions).find(|function| function.name == name);
         let standard = STANDARD.contains(&name);
         match host {
             Some(function) if !standard && !function.takes(arguments) => {
@@ -427,7 +427,7 @@ impl Lint<'_> {
             None if standard => {}
             None => {
                 // Ours first: a near miss of one of them is likelier meant.
-                let ours = SUBJECTS.iter().flat_map(|subject| subject.functions).map(|function| function.name);
+                let ours = TOPICS.iter().flat_map(|subject| subject.functions).map(|function| function.name);
                 let ours = ours.chain(own.iter().map(|(name, _)| name.as_str()));
                 if let Some(near) = nearest(name, ours).or_else(|| nearest(name, STANDARD.iter().copied())) {
                     let message = format!("there is no function `{name}`");

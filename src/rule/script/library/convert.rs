@@ -2,11 +2,11 @@
 
 use rhai::{Array, Dynamic};
 
-use super::{Answer, HostFunction, Subject, argument, first, given, may, needs};
+use super::{HostFunction, Returned, Topic, argument, first, given, may, needs};
 use crate::rule::manifest::value::data;
 use crate::rule::script::host::Call;
 
-pub(super) const SUBJECT: Subject = Subject {
+pub(super) const TOPIC: Topic = Topic {
     title: "Values",
     about: "Fields of real events are sometimes of another type than documented. These take them for what is meant.",
     functions: FUNCTIONS,
@@ -42,7 +42,7 @@ const FUNCTIONS: &[HostFunction] = &[
     },
 ];
 
-fn number(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn number(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let value = first(arguments, 0);
     let default = || argument(arguments, 1).cloned().unwrap_or(Dynamic::UNIT);
     if let Ok(number) = value.as_int() {
@@ -61,7 +61,7 @@ fn number(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(text.parse::<f64>().ok().filter(|number| number.is_finite()).map_or_else(default, Dynamic::from))
 }
 
-fn as_list(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn as_list(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let value = first(arguments, 0);
     if value.is_unit() {
         return Ok(Array::new().into());
@@ -72,7 +72,7 @@ fn as_list(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(vec![value.clone()].into())
 }
 
-fn join(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn join(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let (Some(items), Some(separator)) =
         (first(arguments, 0).read_lock::<Array>(), given(first(arguments, 1), "the separator")?)
     else {

@@ -2,13 +2,13 @@
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-use super::{Answer, HostFunction, Subject, Texts, argument, first, given, may, needs, or_unit, texts};
+use super::{HostFunction, Returned, Texts, Topic, argument, first, given, may, needs, or_unit, texts};
 use crate::rule::script::fields::{
     actor_name_of, follow, follow_all, is_actor, is_of_type, items, name_of, origin_of, target, text_at,
 };
 use crate::rule::script::host::Call;
 
-pub(super) const SUBJECT: Subject = Subject {
+pub(super) const TOPIC: Topic = Topic {
     title: "The event",
     about: "`event` has everything under Atlassian's own names (`event.attributes.…`, `event.message.content`), and beside them \
             `action`, `activity` (the action's name for people, where the organization's list of actions has one), `category` (`admin`, \
@@ -252,25 +252,25 @@ fn path_of(arguments: &[&Dynamic]) -> Result<Option<ImmutableString>, String> {
     given(first(arguments, 1), "the path")
 }
 
-fn get(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn get(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let found =
         path_of(arguments)?.and_then(|path| follow(first(arguments, 0), &path)).filter(|value| !value.is_unit());
     Ok(found.or_else(|| argument(arguments, 2).cloned()).unwrap_or(Dynamic::UNIT))
 }
 
-fn has(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn has(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let found = path_of(arguments)?.and_then(|path| follow(first(arguments, 0), &path));
     Ok(found.is_some_and(|value| !value.is_unit()).into())
 }
 
-fn all(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn all(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let Some(path) = path_of(arguments)? else {
         return Ok(Array::new().into());
     };
     Ok(follow_all(first(arguments, 0), &path).into())
 }
 
-fn targets(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn targets(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let kind = match argument(arguments, 1) {
         // `event.targets(event.nothing)`: nothing is of a type that is absent.
         Some(kind) if kind.is_unit() => return Ok(Array::new().into()),
@@ -282,25 +282,25 @@ fn targets(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(context.into_iter().filter(wanted).collect::<Array>().into())
 }
 
-fn actor_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn actor_name(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(actor_name_of(first(arguments, 0)).unwrap_or_else(|| "somebody".to_owned()).into())
 }
 
-fn actor_is_app(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn actor_is_app(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let event = first(arguments, 0);
     let app = follow(event, "attributes.actor.app").is_some_and(|app| app.is_map());
     let no_address = text_at(event, "attributes.actor.email").is_some_and(|email| !email.contains('@'));
     Ok((app || no_address).into())
 }
 
-fn actor_key(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn actor_key(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let event = first(arguments, 0);
     let keys =
         ["attributes.actor.id", "attributes.actor.email", "attributes.actor.name", "attributes.location.ip", "id"];
     Ok(keys.into_iter().find_map(|path| text_at(event, path)).unwrap_or_default().into())
 }
 
-fn is_the_actor(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn is_the_actor(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let attributes = follow(first(arguments, 0), "attributes");
     let attributes = attributes.as_ref().and_then(|attributes| attributes.read_lock::<Map>());
     Ok(attributes.is_some_and(|attributes| is_actor(&attributes, first(arguments, 1))).into())
@@ -328,11 +328,11 @@ fn wanted(arguments: &[&Dynamic]) -> Result<Option<Dynamic>, String> {
     Ok(of_type().find(|item| !is_actor(&attributes, item)).or_else(|| of_type().next()).cloned())
 }
 
-fn target_of(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn target_of(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(or_unit(wanted(arguments)?))
 }
 
-fn target_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn target_name(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let name = match wanted(arguments)? {
         Some(target) => name_of(&target),
         // What happened to a site or to the organization as a whole.
@@ -343,16 +343,16 @@ fn target_name(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(name.unwrap_or_else(|| "an unknown target".into()).into())
 }
 
-fn target_id(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn target_id(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(or_unit(wanted(arguments)?.and_then(|target| text_at(&target, "id"))))
 }
 
-fn target_key(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn target_key(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let key = wanted(arguments)?.and_then(|target| text_at(&target, "id").or_else(|| name_of(&target)));
     Ok(key.or_else(|| text_at(first(arguments, 0), "id")).unwrap_or_default().into())
 }
 
-fn action_has(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn action_has(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let action = text_at(first(arguments, 0), "attributes.action").unwrap_or_default();
     let patterns = match texts(first(arguments, 1), "the words")? {
         Some(Texts::One(word)) => vec![word],
@@ -377,7 +377,7 @@ fn action_has(call: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(false.into())
 }
 
-fn what(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn what(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let event = first(arguments, 0);
     let done = text_at(event, "activity").or_else(|| text_at(event, "attributes.action"));
     let done = done.unwrap_or_else(|| "an unknown action".into());
@@ -385,15 +385,15 @@ fn what(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(to.map_or_else(|| done.to_string(), |to| format!("{done}: {to}")).into())
 }
 
-fn origin(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn origin(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(origin_of(first(arguments, 0)).unwrap_or_else(|| "an unknown address".to_owned()).into())
 }
 
-fn from(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn from(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(origin_of(first(arguments, 0)).map_or_else(String::new, |origin| format!(" from {origin}")).into())
 }
 
-fn site(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn site(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let event = first(arguments, 0);
     let entries = ["attributes.container", "attributes.context"];
     let found = entries.into_iter().filter_map(|path| follow(event, path)).flat_map(items).find_map(|entry| {
@@ -403,7 +403,7 @@ fn site(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(or_unit(found))
 }
 
-fn link(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn link(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let address = text_at(first(arguments, 0), "links.self");
     let organization = address.as_ref().and_then(|address| address.split_once("/orgs/")).map(|(_, rest)| {
         rest.chars().take_while(|character| character.is_ascii_alphanumeric() || *character == '-').collect::<String>()

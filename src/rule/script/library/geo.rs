@@ -2,10 +2,10 @@
 
 use rhai::Dynamic;
 
-use super::{Answer, HostFunction, Subject, first, needs};
+use super::{HostFunction, Returned, Topic, first, needs};
 use crate::rule::{manifest::value::data, script::host::Call};
 
-pub(super) const SUBJECT: Subject = Subject {
+pub(super) const TOPIC: Topic = Topic {
     title: "Places",
     about: "`event.geo` is what Atlassian says of where the actor was. `geo_ip` looks an address up in databases of your own: set \
             `geoip = [\"GeoLite2-City.mmdb\", \"GeoLite2-ASN.mmdb\"]` under `[rules]`. Without one it gives `()`, so a rule that uses it works \
@@ -24,7 +24,7 @@ const FUNCTIONS: &[HostFunction] = &[HostFunction {
     run: geo_ip,
 }];
 
-fn geo_ip(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn geo_ip(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let found = data(first(arguments, 0)).and_then(|text| call.resources()?.geo.look_up(&text));
     Ok(found.map_or(Dynamic::UNIT, Dynamic::from))
 }

@@ -4,13 +4,13 @@ use std::any::TypeId;
 
 use rhai::{Array, Dynamic, Engine, Module};
 
-use super::{Answer, HostFunction, Subject, first, given, needs, or_unit};
+use super::{HostFunction, Returned, Topic, first, given, needs, or_unit};
 use crate::rule::{
     manifest::value::data,
     script::{host::Call, lists::NamedList},
 };
 
-pub(super) const SUBJECT: Subject = Subject {
+pub(super) const TOPIC: Topic = Topic {
     title: "Lists",
     about: "Files under `rules/lists/`: `admins.txt` is `list(\"admins\")`. A `.txt` has an entry a line, with `#` for comments; a `.csv` a header \
             row, and entries in its first column; a `.json` a list of texts, or an object whose keys are the entries. They are read again \
@@ -74,12 +74,12 @@ pub(super) fn register(engine: &mut Engine) {
     engine.register_global_module(entries.into());
 }
 
-fn list(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn list(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let name = given(first(arguments, 0), "the list's name")?.unwrap_or_default();
     call.list(&name).map(Dynamic::from)
 }
 
-fn lookup(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn lookup(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let name = given(first(arguments, 0), "the list's name")?.unwrap_or_default();
     let list = call.list(&name)?;
     let key = data(first(arguments, 1));

@@ -58,15 +58,15 @@ pub struct HostFunction {
     pub examples: &'static [(&'static str, &'static str)],
     /// When it throws; empty: never.
     pub errors: &'static str,
-    run: fn(&Call, &[&Dynamic]) -> Answer,
+    run: fn(&Call, &[&Dynamic]) -> Returned,
 }
 
 /// What a function gives, or what the author of the rule did wrong.
-type Answer = Result<Dynamic, String>;
+type Returned = Result<Dynamic, String>;
 
 /// Functions about one subject.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject {
+pub struct Topic {
     /// Heading in the reference.
     pub title: &'static str,
     /// A few words about it.
@@ -76,16 +76,8 @@ pub struct Subject {
 }
 
 /// All host functions, by subject, in the order of the reference.
-pub const SUBJECTS: &[Subject] = &[
-    event::SUBJECT,
-    text::SUBJECT,
-    net::SUBJECT,
-    time::SUBJECT,
-    list::SUBJECT,
-    geo::SUBJECT,
-    convert::SUBJECT,
-    state::SUBJECT,
-];
+pub const TOPICS: &[Topic] =
+    &[event::TOPIC, text::TOPIC, net::TOPIC, time::TOPIC, list::TOPIC, geo::TOPIC, convert::TOPIC, state::TOPIC];
 
 impl std::fmt::Debug for HostFunction {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -117,12 +109,12 @@ impl HostFunction {
 
 /// Whether a function of this name is about what rules remember.
 pub(in crate::rule) fn remembers(name: &str) -> bool {
-    state::SUBJECT.functions.iter().any(|function| function.name == name)
+    state::TOPIC.functions.iter().any(|function| function.name == name)
 }
 
 /// Whether a function of this name looks into address databases.
 pub(in crate::rule) fn reads_places(name: &str) -> bool {
-    geo::SUBJECT.functions.iter().any(|function| function.name == name)
+    geo::TOPIC.functions.iter().any(|function| function.name == name)
 }
 
 /// A parameter that must be given.
@@ -140,7 +132,7 @@ pub(in crate::rule) fn register(engine: &mut Engine, call: &Arc<Call>) {
     absent::register(engine);
     list::register(engine);
     state::register(engine);
-    for function in SUBJECTS.iter().flat_map(|subject| subject.functions) {
+    for function in TOPICS.iter().flat_map(|subject| subject.functions) {
         // A call on `common("name")` has that as its first argument.
         let most = function.parameters.len() + usize::from(function.remembers());
         for arguments in function.least()..=most {

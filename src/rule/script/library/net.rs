@@ -4,14 +4,14 @@ use std::net::IpAddr;
 
 use rhai::Dynamic;
 
-use super::{Answer, HostFunction, Subject, Texts, first, needs, texts};
+use super::{HostFunction, Returned, Texts, Topic, first, needs, texts};
 use crate::rule::manifest::value::data;
 use crate::rule::script::{
     address::{address, network},
     host::Call,
 };
 
-pub(super) const SUBJECT: Subject = Subject {
+pub(super) const TOPIC: Topic = Topic {
     title: "Addresses",
     about: "IPv4 and IPv6. An IPv4 address that is written as an IPv6 one (`::ffff:10.0.0.1`) is taken for what it is.",
     functions: FUNCTIONS,
@@ -55,7 +55,7 @@ const FUNCTIONS: &[HostFunction] = &[
     },
 ];
 
-fn in_cidr(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn in_cidr(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let networks = texts(first(arguments, 1), "the network")?;
     let (Some(address), Some(networks)) = (data(first(arguments, 0)).and_then(|text| address(&text)), networks) else {
         return Ok(false.into());
@@ -74,7 +74,7 @@ fn in_cidr(_: &Call, arguments: &[&Dynamic]) -> Answer {
     }
 }
 
-fn is_private(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn is_private(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let address = data(first(arguments, 0)).and_then(|text| address(&text));
     Ok(address
         .is_some_and(|address| match address {
@@ -99,6 +99,6 @@ fn is_private(_: &Call, arguments: &[&Dynamic]) -> Answer {
         .into())
 }
 
-fn is_ip(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn is_ip(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(data(first(arguments, 0)).is_some_and(|text| address(&text).is_some()).into())
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::{HostFunction, SUBJECTS};
+use super::{HostFunction, TOPICS};
 use crate::rule::manifest::metadata;
 
 /// The event that the examples are about.
@@ -140,7 +140,7 @@ pub fn reference() -> String {
     for (name, content) in EXAMPLE_LISTS {
         write!(text, "\n`lists/{name}`:\n\n```\n{content}```\n").ok();
     }
-    for subject in SUBJECTS {
+    for subject in TOPICS {
         write!(text, "\n### {}\n\n{}\n", subject.title, subject.about).ok();
         for function in subject.functions {
             write!(text, "\n#### `{}`\n\n{} Gives {}.", signature(function), function.about, function.gives).ok();
@@ -163,7 +163,7 @@ pub fn definitions() -> Vec<(String, String)> {
         "module static;\n\n/// The event: Atlassian's own names, and `action`, `activity`, `category`, `actor`, `time`, `ip`, `geo`, `source`.\nconst event: map;\n\n\
          /// The rule's parameters, as `RULE.params` and the overrides say.\nconst params: map;\n",
     );
-    for function in SUBJECTS.iter().flat_map(|subject| subject.functions) {
+    for function in TOPICS.iter().flat_map(|subject| subject.functions) {
         for arguments in function.least()..=function.parameters.len() {
             writeln!(text, "\n/// {}", function.about).ok();
             for (call, value) in function.examples {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 
-use super::{Answer, HostFunction, Subject, argument, first, given, may, needs};
+use super::{HostFunction, Returned, Topic, argument, first, given, may, needs};
 use crate::rule::manifest::value::data;
 use crate::{
     model::time,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-pub(super) const SUBJECT: Subject = Subject {
+pub(super) const TOPIC: Topic = Topic {
     title: "Memory",
     about: "What a rule knows of earlier events, by a key of your choice: an actor, an address, both. Each rule has a memory of its own; \
             `common(\"name\")` is one that rules share on purpose: `common(\"logins\").count(key, \"10m\")`. It survives restarts, is the same in a \
@@ -249,24 +249,24 @@ fn tally(call: &Call, arguments: &[&Dynamic], writes: bool) -> Result<(usize, i6
     Ok((call.memory().count(to.place(), &key, to.now, length, to.writes && writes), length))
 }
 
-fn count(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn count(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (count, _) = tally(call, arguments, true)?;
     Ok(i64::try_from(count).unwrap_or(i64::MAX).into())
 }
 
-fn counted(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn counted(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (count, _) = tally(call, arguments, false)?;
     Ok(i64::try_from(count).unwrap_or(i64::MAX).into())
 }
 
-fn rate(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn rate(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (count, window) = tally(call, arguments, true)?;
     #[expect(clippy::cast_precision_loss, reason = "counts and windows are far below what a float holds exactly")]
     let a_minute = count as f64 * 60_000.0 / window as f64;
     Ok(a_minute.into())
 }
 
-fn distinct(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn distinct(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = memory(call, arguments)?;
     let length = window(first(rest, 2), "the window")?;
     let (Some(key), value) = (key(first(rest, 0)), key(first(rest, 1))) else {
@@ -276,7 +276,7 @@ fn distinct(call: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(i64::try_from(count).unwrap_or(i64::MAX).into())
 }
 
-fn first_seen(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn first_seen(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = memory(call, arguments)?;
     let lifetime = window(first(rest, 2), "the lifetime")?;
     let learn = match argument(rest, 3) {
@@ -305,7 +305,7 @@ fn learn(options: &Dynamic) -> Result<Option<i64>, String> {
     options.get("learn").map(|learn| window(learn, "`learn`")).transpose()
 }
 
-fn new_country(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn new_country(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = memory(call, arguments)?;
     let lifetime = match argument(rest, 2) {
         Some(lifetime) => window(lifetime, "the lifetime")?,
@@ -323,7 +323,7 @@ fn name(value: &Dynamic) -> Result<ImmutableString, String> {
     given(value, "the name")?.ok_or_else(|| "the name must be a text".to_owned())
 }
 
-fn mark(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn mark(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = memory(call, arguments)?;
     let (name, lifetime) = (name(first(rest, 1))?, window(first(rest, 2), "the lifetime")?);
     if let (Some(key), true) = (key(first(rest, 0)), to.writes) {
@@ -332,13 +332,13 @@ fn mark(call: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(true.into())
 }
 
-fn marked(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn marked(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = memory(call, arguments)?;
     let name = name(first(rest, 1))?;
     Ok(key(first(rest, 0)).is_some_and(|key| call.memory().is_marked(&to.space, &key, &name, to.now)).into())
 }
 
-fn sequence(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn sequence(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = memory(call, arguments)?;
     let length = window(first(rest, 2), "the window")?;
     let names: Option<Vec<ImmutableString>> =
@@ -362,7 +362,7 @@ fn sequence(call: &Call, arguments: &[&Dynamic]) -> Answer {
 /// What is written down may not be larger, as JSON.
 const MAX_NOTE: usize = 4_096;
 
-fn remember(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn remember(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = memory(call, arguments)?;
     let lifetime = window(first(rest, 2), "the lifetime")?;
     let value = to_json_value(first(rest, 1)).to_string();
@@ -375,7 +375,7 @@ fn remember(call: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(true.into())
 }
 
-fn recall(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn recall(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = memory(call, arguments)?;
     let Some(key) = key(first(rest, 0)) else {
         return Ok(Dynamic::UNIT);
@@ -385,7 +385,7 @@ fn recall(call: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(value.map_or(Dynamic::UNIT, |value: serde_json::Value| frozen(&value)))
 }
 
-fn forget(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn forget(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = memory(call, arguments)?;
     if let (Some(key), true) = (key(first(rest, 0)), to.writes) {
         call.memory().forget(&to.space, &key);
@@ -393,7 +393,7 @@ fn forget(call: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(true.into())
 }
 
-fn expect(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn expect(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = own_memory(call, arguments)?;
     let (within, name) = (window(first(rest, 1), "the time")?, name(first(rest, 2))?);
     let event = to
@@ -406,7 +406,7 @@ fn expect(call: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(true.into())
 }
 
-fn met(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn met(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (to, rest) = own_memory(call, arguments)?;
     let name = name(first(rest, 1))?;
     let Some(key) = key(first(rest, 0)) else {

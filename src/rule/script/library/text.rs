@@ -3,11 +3,11 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rhai::{Dynamic, Map};
 
-use super::{Answer, HostFunction, Subject, Texts, first, given, needs, or_unit, texts};
+use super::{HostFunction, Returned, Texts, Topic, first, given, needs, or_unit, texts};
 use crate::rule::manifest::value::data;
 use crate::rule::script::host::Call;
 
-pub(super) const SUBJECT: Subject = Subject {
+pub(super) const TOPIC: Topic = Topic {
     title: "Texts",
     about: "Rhai's own `contains`, `starts_with`, `ends_with`, `to_lower`, `split`, `sub_string` and others work as well, also on \
             absent data.",
@@ -114,7 +114,7 @@ const FUNCTIONS: &[HostFunction] = &[
     },
 ];
 
-fn same(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn same(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let (text, others) = (data(first(arguments, 0)), texts(first(arguments, 1), "the other")?);
     let (Some(text), Some(others)) = (text, others) else {
         return Ok(false.into());
@@ -128,7 +128,7 @@ fn same(_: &Call, arguments: &[&Dynamic]) -> Answer {
     .into())
 }
 
-fn glob(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn glob(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (text, patterns) = (data(first(arguments, 0)), texts(first(arguments, 1), "the pattern")?);
     let (Some(text), Some(patterns)) = (text, patterns) else {
         return Ok(false.into());
@@ -153,7 +153,7 @@ fn glob(call: &Call, arguments: &[&Dynamic]) -> Answer {
 /// What a pattern of a named list counts for: all of them are searched at once.
 const BYTES_OF_AN_ENTRY: usize = 64;
 
-fn matches(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn matches(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (text, regex) = (data(first(arguments, 0)), given(first(arguments, 1), "the regular expression")?);
     let (Some(text), Some(regex)) = (text, regex) else {
         return Ok(false.into());
@@ -161,7 +161,7 @@ fn matches(call: &Call, arguments: &[&Dynamic]) -> Answer {
     call.regex(&regex, &text).map(|regex| regex.is_match(&text).into())
 }
 
-fn captures(call: &Call, arguments: &[&Dynamic]) -> Answer {
+fn captures(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (text, regex) = (data(first(arguments, 0)), given(first(arguments, 1), "the regular expression")?);
     let (Some(text), Some(regex)) = (text, regex) else {
         return Ok(Dynamic::UNIT);
@@ -181,26 +181,26 @@ fn captures(call: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(map.into())
 }
 
-fn domain(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn domain(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let address = data(first(arguments, 0));
     let domain = address.as_ref().and_then(|address| address.rsplit_once('@')).map(|(_, domain)| domain);
     Ok(or_unit(domain.filter(|domain| !domain.is_empty()).map(str::to_lowercase)))
 }
 
-fn trimmed(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn trimmed(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(or_unit(data(first(arguments, 0)).map(|text| text.trim().to_owned())))
 }
 
-fn base64_encode(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn base64_encode(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(or_unit(data(first(arguments, 0)).map(|text| STANDARD.encode(text.as_bytes()))))
 }
 
-fn base64_decode(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn base64_decode(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let decoded = data(first(arguments, 0)).and_then(|text| STANDARD.decode(text.trim()).ok());
     Ok(or_unit(decoded.and_then(|bytes| String::from_utf8(bytes).ok())))
 }
 
-fn defang(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn defang(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let text = data(first(arguments, 0));
     Ok(or_unit(text.map(|text| {
         // A dot between two characters of a name is one that a program would make a link of.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use jiff::{Timestamp, Zoned, civil, tz::TimeZone};
 use rhai::Dynamic;
 
-use super::{Answer, HostFunction, Subject, argument, first, given, may, needs, or_unit};
+use super::{HostFunction, Returned, Topic, argument, first, given, may, needs, or_unit};
 use crate::rule::manifest::value::data;
 use crate::{model::time, rule::script::host::Call};
 
-pub(super) const SUBJECT: Subject = Subject {
+pub(super) const TOPIC: Topic = Topic {
     title: "Times",
     about: "`event.time` is a text in UTC, such as `2026-03-01T12:00:00Z`. A rule cannot read the clock. Time zones are names of the \
             IANA database (`Europe/Berlin`), which is built in; without one it is UTC. Durations are texts such as `30s`, `1h30m`, \
@@ -118,7 +118,7 @@ fn zoned(arguments: &[&Dynamic], zone: usize) -> Result<Option<Zoned>, String> {
     Ok(time_of(first(arguments, 0)).map(|time| time.to_zoned(zone)))
 }
 
-fn hour(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn hour(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(or_unit(zoned(arguments, 1)?.map(|time| i64::from(time.hour()))))
 }
 
@@ -128,11 +128,11 @@ fn day(time: &Zoned) -> usize {
     usize::try_from(time.weekday().to_monday_zero_offset()).unwrap_or(0)
 }
 
-fn weekday(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn weekday(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(or_unit(zoned(arguments, 1)?.and_then(|time| DAYS.get(day(&time)).map(|name| (*name).to_owned()))))
 }
 
-fn within(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn within(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let Some(span) = given(first(arguments, 1), "the span")? else {
         return Ok(false.into());
     };
@@ -187,16 +187,16 @@ fn parse_span(text: &str) -> Option<Span> {
     Some((days, clock(from)?, clock(to)?))
 }
 
-fn parse_time(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn parse_time(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(or_unit(time_of(first(arguments, 0)).map(Timestamp::as_second)))
 }
 
-fn seconds_between(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn seconds_between(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let (earlier, later) = (time_of(first(arguments, 0)), time_of(first(arguments, 1)));
     Ok(or_unit(earlier.zip(later).map(|(earlier, later)| later.duration_since(earlier).as_secs())))
 }
 
-fn time_plus(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn time_plus(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let Some(text) = given(first(arguments, 1), "the duration")? else {
         return Ok(Dynamic::UNIT);
     };
@@ -207,7 +207,7 @@ fn time_plus(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(or_unit(moved.map(|time| time.to_string())))
 }
 
-fn duration(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn duration(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let Some(text) = given(first(arguments, 0), "the duration")? else {
         return Ok(Dynamic::UNIT);
     };
@@ -215,7 +215,7 @@ fn duration(_: &Call, arguments: &[&Dynamic]) -> Answer {
     Ok(i64::try_from(seconds).unwrap_or(i64::MAX).into())
 }
 
-fn duration_text(_: &Call, arguments: &[&Dynamic]) -> Answer {
+fn duration_text(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let seconds = first(arguments, 0).as_int().ok();
     Ok(or_unit(seconds.map(|seconds| time::show_duration(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))))))
 }

@@ -10,7 +10,7 @@ use rhai::{
 use super::*;
 use crate::rule::{
     manifest::problem::Exceeded,
-    script::{library::SUBJECTS, meter::Limits, sandbox::sandbox},
+    script::{library::TOPICS, meter::Limits, sandbox::sandbox},
 };
 
 /// Name, number of overloads, judgement.
@@ -76,7 +76,7 @@ fn hostile_arguments_do_no_harm() {
     let limits = Limits { operations: 20_000, time: std::time::Duration::from_secs(20) };
     let (engine, call) = sandbox(&limits);
     let mut names: Vec<String> = judged().into_iter().map(|(name, ..)| name.to_owned()).collect();
-    names.extend(SUBJECTS.iter().flat_map(|subject| subject.functions).map(|function| function.name.to_owned()));
+    names.extend(TOPICS.iter().flat_map(|subject| subject.functions).map(|function| function.name.to_owned()));
     names.extend(["curry", "type_of", "is_shared", "call", "keys", "print"].map(str::to_owned));
     // Operators are written differently, and getters are called as `x.name`.
     let word = |name: &String| name.chars().all(|character| character.is_alphanumeric() || character == '_');

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What keeps a source from being read, or a destination from being reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Condition {
+pub enum ErrorKind {
     /// 401.
     KeyRefused,
     /// 403.
@@ -40,7 +40,7 @@ pub enum Condition {
     StoreFailed,
 }
 
-impl Condition {
+impl ErrorKind {
     /// The name in records, logs and JSON.
     pub fn name(self) -> &'static str {
         match self {
