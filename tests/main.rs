@@ -16,6 +16,7 @@ mod support;
 mod actions;
 /// Writing rules: their tests, what is doubtful about them, why they did or did not fire, beginning and formatting them.
 mod authoring;
+mod control_api;
 /// The outbox: routing, failing destinations, rotation.
 mod deliver;
 /// Every kind of destination against a server on loopback.

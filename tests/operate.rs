@@ -25,7 +25,7 @@ fn each(id: &str) -> String {
 }
 
 /// Entries that happened just now: the agents here are processes with the machine's clock.
-fn recent(count: usize) -> Vec<Value> {
+pub(crate) fn recent(count: usize) -> Vec<Value> {
     let start = time::before(Clock::system().now(), Duration::from_secs(3_600));
     let offset = start.as_second() - base().as_second();
     (0..count)
@@ -41,14 +41,14 @@ fn recent(count: usize) -> Vec<Value> {
         .collect()
 }
 
-fn lab(entries: &[Value]) -> Lab {
+pub(crate) fn lab(entries: &[Value]) -> Lab {
     let lab = Lab::with_organization(SimulatorOptions::new(scenario(entries)), "drop_off = \"30d\"");
     lab.write("rules/each.rhai", each("team.each"));
     lab
 }
 
 /// Starts an agent and waits until its socket answers and it has read everything.
-fn start(lab: &Lab, events: u64) -> Running {
+pub(crate) fn start(lab: &Lab, events: u64) -> Running {
     let mut command = lab.command(&["run", "--format", "json"]);
     command.stdout(Stdio::null()).stderr(fs::File::create(lab.path("run.log")).unwrap());
     let agent = Running(command.spawn().unwrap());
@@ -395,7 +395,7 @@ fn raw(lab: &Lab, request: &[u8]) -> String {
 
 fn ask(body: &str, headers: &str) -> Vec<u8> {
     let length = body.len();
-    format!("POST /v1/ask HTTP/1.1\r\nhost: agent\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n{body}")
+    format!("POST /v1/alerts HTTP/1.1\r\nhost: agent\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n{body}")
         .into_bytes()
 }
 
@@ -405,7 +405,7 @@ fn the_socket_refuses_what_it_should() {
     let agent = start(&lab, 2);
     let mode = |path: &str| fs::metadata(lab.path(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("data"), mode("data/agent.sock")), (0o700, 0o600));
-    let status = r#"{"ask":"status"}"#;
+    let status = "{}";
     assert!(raw(&lab, &ask(status, "")).contains("200"));
     // A page in a browser says where it comes from.
     assert!(raw(&lab, &ask(status, "origin: http://evil.example\r\n")).contains("403"));
@@ -413,11 +413,9 @@ fn the_socket_refuses_what_it_should() {
     let form =
         ask(status, "").iter().map(|byte| *byte as char).collect::<String>().replace("application/json", "text/plain");
     assert!(raw(&lab, form.as_bytes()).contains("415"));
-    assert!(raw(&lab, b"GET /v1/ask HTTP/1.1\r\nhost: a\r\n\r\n").contains("405"));
+    assert!(raw(&lab, b"GET /v1/alerts HTTP/1.1\r\nhost: a\r\n\r\n").contains("405"));
     assert!(raw(&lab, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").contains("404"));
-    for nonsense in
-        ["", "{}", "[]", r#"{"ask":"format_the_disk"}"#, r#"{"ask":"events","unknown":1}"#, &"[".repeat(100_000)]
-    {
+    for nonsense in ["", "[]", r#"{"limit":-1}"#, r#"{"unknown":1}"#, &"[".repeat(100_000)] {
         assert!(raw(&lab, &ask(nonsense, "")).contains("400"), "{nonsense:.40}");
     }
     assert!(raw(&lab, b"\x16\x03\x01 no http at all \r\n\r\n").contains("400"));
@@ -436,7 +434,7 @@ fn the_socket_refuses_what_it_should() {
     assert_eq!(finished.code, Some(0), "{}", finished.show());
     // One that stops in the middle of a request is cut off, and has held up nobody.
     let mut slow = UnixStream::connect(lab.path("data/agent.sock")).unwrap();
-    slow.write_all(b"POST /v1/ask HTTP/1.1\r\nhost: a\r\n").unwrap();
+    slow.write_all(b"POST /v1/alerts HTTP/1.1\r\nhost: a\r\n").unwrap();
     assert_eq!(lab.watchbell(&["status"]).code, Some(0));
     slow.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut rest = Vec::new();
@@ -493,7 +491,7 @@ fn metrics_and_health_say_whether_the_agent_does_its_job() {
     }
     assert_eq!((get(port, "/healthz", "").0, get(port, "/readyz", "").0), (200, 200));
     assert_eq!(get(port, "/metrics", "origin: http://evil.example\r\n").0, 403);
-    assert_eq!(get(port, "/v1/ask", "").0, 404, "no verb is reached here");
+    assert_eq!(get(port, "/v1/alerts", "").0, 404, "no verb is reached here");
     // A page that has given its own name this address.
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: evil.example\r\n\r\n").unwrap();

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, DeskSettings, Service, server::Socket},
+    api::{self, Service, ServiceSettings, server::Socket},
     config::{Config, diagnostic::Diagnostic},
     deliver::{DestinationStatus, OpenError, Terminal, Worker},
     dispatch::{Recorder, Router},
@@ -308,7 +308,7 @@ impl Agent {
         let service = Service::new(
             self.store.clone(),
             recorder.clone(),
-            DeskSettings { sources: self.config.sources.clone(), destinations: self.config.destinations.clone() },
+            ServiceSettings { sources: self.config.sources.clone(), destinations: self.config.destinations.clone() },
             self.options.clock.clone(),
             Some(Arc::clone(&live) as Arc<dyn api::Live>),
         );

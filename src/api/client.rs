@@ -1,12 +1,13 @@
-//! The asking side: through the socket where an agent runs, of the store itself where none does. Whoever asks need not know.
+//! The client of the control API: through the socket if an agent runs, else on the store itself. Callers need not know which.
 
 use std::{path::Path, time::Duration};
 
-use serde::{Serialize, de::DeserializeOwned};
-
 use super::{
-    DeskError, DeskSettings, Service, socket,
-    wire::{Line, Request},
+    Request, Service, ServiceError, ServiceSettings,
+    request::Blocks,
+    respond::Respond,
+    socket,
+    wire::{self, API_HEADER, API_VERSION, Line, PROGRAM_HEADER},
 };
 use crate::{
     config::Config,
@@ -15,19 +16,19 @@ use crate::{
     store::{Block, SentBlock, Store, StoreError},
 };
 
-/// An agent sends a line every 15 seconds at least, and waits for news for half a minute at most: one that is silent for longer hangs.
+/// An agent sends a line at least every 15 seconds, and waits for news for at most 30: one that is silent for longer hangs.
 const SILENCE: Duration = Duration::from_secs(45);
-/// How long another process may take to let go of the store, or to answer.
+/// How long another process may take to close the store, or to begin to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A line longer than this is nonsense.
+/// The longest line of an answer.
 const MAX_LINE: usize = 256 * 1024 * 1024;
 
-/// Somebody to ask.
+/// Where requests are answered.
 #[derive(Debug)]
 pub enum Client {
-    /// An agent that runs, through its socket.
+    /// By a running agent, through its socket.
     Agent(Remote),
-    /// The store, opened by this process.
+    /// In this process, which has opened the store.
     Store(Box<Service>),
 }
 
@@ -38,41 +39,46 @@ pub struct Remote {
     runtime: tokio::runtime::Runtime,
 }
 
-/// Why there is no answer.
+/// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nothing has been stored yet.
-    #[error("there is no store in `{0}` yet: `watchbell run` makes it")]
+    #[error("no store in `{0}`: start the agent with `watchbell run`")]
     NoStore(String),
-    /// The question cannot be answered as it is.
+    /// The request itself is wrong.
     #[error("{0}")]
     Wrong(String),
-    /// The store is not to be had, or failed.
+    /// The store cannot be opened, or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The agent is of a version that has another control API.
+    #[error("the running agent is {agent}, this program is {program}: use the same version, or restart the agent")]
+    OtherVersion {
+        /// The agent's version.
+        agent: String,
+        /// The version of this program.
+        program: &'static str,
+    },
     /// The agent did not answer, or not as it should.
     #[error("the agent does not answer: {0}")]
     Agent(String),
-    /// What an answer was written to cannot be written.
-    #[error("output cannot be written: {0}")]
+    /// The answer cannot be written to the output.
+    #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
 }
 
-impl From<DeskError> for ClientError {
-    fn from(error: DeskError) -> Self {
+impl From<ServiceError> for ClientError {
+    fn from(error: ServiceError) -> Self {
         match error {
-            DeskError::Wrong(message) => Self::Wrong(message),
-            DeskError::Store(error) => Self::Store(error),
-            DeskError::Gone => Self::Output(std::io::ErrorKind::BrokenPipe.into()),
+            ServiceError::Wrong(message) => Self::Wrong(message),
+            ServiceError::Store(error) => Self::Store(error),
+            ServiceError::Gone => Self::Output(std::io::ErrorKind::BrokenPipe.into()),
         }
     }
 }
 
-/// What becomes of an item of an answer.
-type Each<'a> = &'a mut dyn FnMut(&str) -> Result<(), ClientError>;
-
 impl Client {
-    /// Finds whom to ask: the agent that holds the store, or the store.
+    /// Connects to the agent that has the store open, or opens the store.
     pub fn open(config: &Config, clock: &Clock) -> Result<Self, ClientError> {
         let path = socket(&config.data_dir);
         let began = std::time::Instant::now();
@@ -85,7 +91,7 @@ impl Client {
             }
             match Store::open(&config.data_dir) {
                 Ok(store) => return Ok(Self::Store(Box::new(service(store, config, clock)))),
-                // An agent that starts or stops, or another verb: it will be over in a moment.
+                // An agent that starts or stops, or another verb: wait a moment.
                 Err(StoreError::Locked { .. }) if began.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(50));
                 }
@@ -94,35 +100,26 @@ impl Client {
         }
     }
 
-    /// Whether a running agent is asked.
+    /// Whether a running agent answers.
     pub fn is_agent(&self) -> bool {
         matches!(self, Self::Agent(_))
     }
 
-    /// Asks, and hands on each item of the answer.
-    pub fn each<T: DeserializeOwned>(
+    /// Sends a request, and hands on each item of the answer.
+    pub fn each<R: Respond>(
         &self,
-        request: Request,
-        mut each: impl FnMut(T) -> Result<(), ClientError>,
+        request: R,
+        mut each: impl FnMut(R::Item) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
-        let mut parse = |item: &str| {
-            let item = serde_json::from_str(item).map_err(|error| {
-                ClientError::Agent(format!(
-                    "its answer is not understood ({error}); is it as old or new as this program?"
-                ))
-            })?;
-            each(item)
-        };
         match self {
-            Self::Agent(remote) => remote.ask(&request, &mut parse),
+            Self::Agent(remote) => remote.send(&request, &mut each),
             Self::Store(service) => {
                 let mut failed = None;
-                let answered = service.answer(request, &mut |item| match parse(&item) {
-                    Ok(()) => true,
-                    Err(error) => {
+                let answered = request.respond(service, &mut |item| {
+                    each(item).map_err(|error| {
                         failed = Some(error);
-                        false
-                    }
+                        ServiceError::Gone
+                    })
                 });
                 match failed {
                     Some(error) => Err(error),
@@ -132,7 +129,7 @@ impl Client {
         }
     }
 
-    /// Hands on all stored events, packed; `false` ends it.
+    /// Hands on all stored events, packed, until `each` returns `false`.
     pub fn blocks(&self, mut each: impl FnMut(Block) -> bool) -> Result<(), ClientError> {
         match self {
             Self::Store(service) => {
@@ -146,7 +143,7 @@ impl Client {
             Self::Agent(_) => {
                 let ended = || ClientError::Output(std::io::ErrorKind::Interrupted.into());
                 let mut more = true;
-                let sent = self.each(Request::Blocks {}, |block: SentBlock| {
+                let sent = self.each(Blocks {}, |block: SentBlock| {
                     more = each(block.block()?);
                     if more { Ok(()) } else { Err(ended()) }
                 });
@@ -155,8 +152,8 @@ impl Client {
         }
     }
 
-    /// Asks, and collects the items of the answer.
-    pub fn all<T: DeserializeOwned>(&self, request: Request) -> Result<Vec<T>, ClientError> {
+    /// Sends a request, and collects the items of the answer.
+    pub fn all<R: Respond>(&self, request: R) -> Result<Vec<R::Item>, ClientError> {
         let mut items = Vec::new();
         self.each(request, |item| {
             items.push(item);
@@ -165,8 +162,8 @@ impl Client {
         Ok(items)
     }
 
-    /// Asks for one thing; none if the answer is empty.
-    pub fn one<T: DeserializeOwned>(&self, request: Request) -> Result<Option<T>, ClientError> {
+    /// Sends a request for one item; `None` if the answer is empty.
+    pub fn one<R: Respond>(&self, request: R) -> Result<Option<R::Item>, ClientError> {
         Ok(self.all(request)?.into_iter().next())
     }
 }
@@ -174,7 +171,7 @@ impl Client {
 /// A service without an agent.
 fn service(store: Store, config: &Config, clock: &Clock) -> Service {
     let recorder = Recorder::new(store.clone(), Router::new(config.destinations.clone()));
-    let settings = DeskSettings { sources: config.sources.clone(), destinations: config.destinations.clone() };
+    let settings = ServiceSettings { sources: config.sources.clone(), destinations: config.destinations.clone() };
     Service::new(store, recorder, settings, clock.clone(), None)
 }
 
@@ -195,10 +192,17 @@ impl Remote {
         Ok(Self { client, runtime })
     }
 
-    fn ask<T: Serialize>(&self, request: &T, each: Each<'_>) -> Result<(), ClientError> {
+    fn send<R: Request>(
+        &self,
+        request: &R,
+        each: &mut dyn FnMut(R::Item) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
         self.runtime.block_on(async {
             let failed = |error: reqwest::Error| ClientError::Agent(crate::http::failure(&error).1);
-            let mut response = self.client.post("http://agent/v1/ask").json(request).send().await.map_err(failed)?;
+            let url = format!("http://agent{}", wire::path(R::NAME));
+            let request = self.client.post(url).header(API_HEADER, API_VERSION).json(request);
+            let mut response = request.send().await.map_err(failed)?;
+            same_version(response.headers())?;
             let status = response.status();
             if !status.is_success() {
                 let text = response.text().await.unwrap_or_default();
@@ -217,7 +221,7 @@ impl Remote {
                     let line = buffer.get(start..end).unwrap_or_default();
                     start = end + 1;
                     search = start;
-                    // It takes long.
+                    // Keep-alive line.
                     if line.is_empty() {
                         continue;
                     }
@@ -226,10 +230,12 @@ impl Remote {
                     match line {
                         Line::Item(item) => {
                             count += 1;
-                            each(item.get())?;
+                            each(serde_json::from_str(item.get()).map_err(|error| {
+                                ClientError::Agent(format!("its answer to `{}` is not understood: {error}", R::NAME))
+                            })?)?;
                         }
                         Line::End(all) if all == count => return Ok(()),
-                        Line::End(_) => return Err(ClientError::Agent("the answer is not whole".to_owned())),
+                        Line::End(_) => return Err(ClientError::Agent("the answer is incomplete".to_owned())),
                         Line::Error(error) if error.wrong => return Err(ClientError::Wrong(error.message)),
                         Line::Error(error) => return Err(ClientError::Agent(error.message)),
                     }
@@ -239,7 +245,17 @@ impl Remote {
                     return Err(ClientError::Agent("the answer is too large".to_owned()));
                 }
             }
-            Err(ClientError::Agent("the answer broke off".to_owned()))
+            Err(ClientError::Agent("the answer was cut off".to_owned()))
         })
     }
+}
+
+/// Whether an agent of the same version of the API answered.
+fn same_version(headers: &reqwest::header::HeaderMap) -> Result<(), ClientError> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if text(API_HEADER).and_then(|version| version.parse().ok()) == Some(API_VERSION) {
+        return Ok(());
+    }
+    let agent = text(PROGRAM_HEADER).unwrap_or("an older version").to_owned();
+    Err(ClientError::OtherVersion { agent, program: env!("CARGO_PKG_VERSION") })
 }

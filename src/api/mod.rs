@@ -1,38 +1,43 @@
-//! The control API: what the other verbs ask, whether an agent runs or not.
+//! The control API: what the other verbs ask for, whether an agent runs or not.
 //!
-//! A question ([`Request`]) is answered by a [`Service`], as items of JSON, one after another. Beside a running agent the service is
-//! the agent's and the question goes through a unix socket in the data directory ([`server`]); otherwise the verb opens the
-//! store itself and asks a service of its own. [`Client`] hides which. Both give the same answers because they are the same code.
+//! Each [`request`] is answered by a [`Service`] with items, one after another. If an agent runs, the service is the agent's
+//! and the request goes through a unix socket in the data directory ([`server`]). Otherwise the verb opens the store and uses
+//! a service in its own process. [`Client`] hides the difference. Both give the same answers because they are the same code.
 
 use crate::model::alert::{Alert, AlertAction, AlertKind};
 
+pub mod answer;
 mod client;
 pub mod metrics;
+pub mod request;
+mod respond;
 pub mod server;
 mod service;
 mod status;
 mod task;
-pub mod wire;
+mod wire;
 
 pub use client::{Client, ClientError};
-pub use service::{DeskError, DeskSettings, Live, Service};
+pub use request::Request;
+pub use respond::{Respond, Sink};
+pub use service::{Live, Service, ServiceError, ServiceSettings};
 pub use status::{
     CategoryState, DestinationState, DropOff, EventState, Health, RuleState, Running, RunningDestination,
     RunningSource, SeverityCounts, SourceState, Status,
 };
-pub use wire::Request;
+pub use wire::API_VERSION;
 
 /// The socket of an agent on a data directory.
 pub fn socket(data_dir: &std::path::Path) -> std::path::PathBuf {
     data_dir.join("agent.sock")
 }
 
-/// Whether a person may do this with an alert; if not, why. `lasts`: what a health alert is about still lasts.
+/// Whether a person may do this with an alert, and why not. `lasts`: the cause of a health alert still lasts.
 pub fn allowed(alert: &Alert, action: AlertAction, lasts: bool) -> Result<(), String> {
     alert.allows(action)?;
     if matches!(action, AlertAction::Resolve(_)) && alert.kind == AlertKind::Health && lasts {
         return Err(format!(
-            "alert {} resolves itself once what it is about has passed: acknowledge it, or silence its rule for a while",
+            "alert {} resolves itself once its cause is gone: acknowledge it, or silence its rule for a while",
             alert.id.short()
         ));
     }

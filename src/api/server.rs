@@ -1,8 +1,7 @@
-//! Serving HTTP to neighbours: the control socket, and the port for metrics and health. Both are bounded in connections, in
-//! sizes and in time.
+//! The HTTP servers: the control socket, and the port for metrics and health. Both bound connections, sizes and times.
 //!
-//! The socket belongs to the agent's user alone: its file has the mode 0600 in a directory of mode 0700, and whoever connects
-//! must be that user, or root. What comes from a browser carries an `Origin`, and is refused wherever it gets to.
+//! Only the agent's user can use the socket: its file has mode 0600 in a directory of mode 0700, and the peer must be that
+//! user, or root. Requests from browsers carry an `Origin`, and are refused on both.
 
 use std::{
     convert::Infallible,
@@ -38,28 +37,30 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Service, metrics,
-    service::DeskError,
+    Service, ServiceError, metrics,
+    request::{self, for_each_request},
+    respond::Respond,
     task::TaskService,
-    wire::{Line, Request, WireError},
+    wire::{self, API_HEADER, API_VERSION, Line, PROGRAM_HEADER, WireError},
 };
+use crate::model::text::shortened;
 
-/// Connections at a time; more wait their turn.
+/// The most connections at a time; more wait.
 const CONNECTIONS: usize = 64;
 /// How long a request's head may take, and its body.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// A connection on which nothing moves for so long is cut.
+/// A connection on which nothing moves for this long is closed.
 const STALLED: Duration = Duration::from_secs(90);
-/// After so long without a line, an empty one is sent.
+/// After this long without a line, an empty one is sent.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// The largest question: an import of 500 events.
+/// The largest request body, in bytes: an import of 500 events.
 const MAX_BODY: usize = 48 * 1024 * 1024;
-/// A question is rarely larger than this.
+/// Request bodies are rarely larger than this.
 const LARGE: u64 = 1024 * 1024;
-/// Lines of an answer that wait for a slow reader.
+/// The most lines of an answer that wait for a slow reader.
 const LINES: usize = 64;
 
-/// A control socket that listens.
+/// A listening control socket.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
@@ -67,7 +68,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Makes the socket. The caller holds the store, so a file that is there was left behind by a process that is gone.
+    /// Creates the socket. The caller has the store open, so an existing file was left behind by a process that has ended.
     pub fn bind(path: &Path) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -80,13 +81,19 @@ impl Socket {
 
     /// Answers until `stop`.
     pub async fn serve(self, service: Service, stop: CancellationToken) {
-        let router = Router::new()
-            .route("/v1/ask", post(ask))
+        macro_rules! routes {
+            ($($name:literal $request:ident -> $item:ty,)*) => {
+                Router::new()$(.route(&wire::path($name), post(answer::<request::$request>)))*
+            };
+        }
+        let router = for_each_request!(routes)
+            .fallback(unknown_request)
+            .layer(middleware::from_fn(same_version))
             .layer(middleware::from_fn(no_browsers))
             .layer(axum::Extension(ServerLimits::default()))
             .with_state(TaskService::new(service));
         serve(Listener::Socket(self.listener), router, stop).await;
-        // Left behind, it would only be in the way.
+        // The next agent would remove it, but other programs may look for it.
         std::fs::remove_file(&self.path).ok();
     }
 }
@@ -100,7 +107,7 @@ pub async fn serve_metrics(listener: TcpListener, service: Service, stop: Cancel
         .route("/readyz", get(metrics::readyz))
         .layer(DefaultBodyLimit::max(1024))
         .layer(middleware::from_fn(no_browsers))
-        .layer(middleware::from_fn_with_state(local, by_its_own_name))
+        .layer(middleware::from_fn_with_state(local, expected_host))
         .with_state(TaskService::new(service));
     serve(Listener::Port(listener), router, stop).await;
 }
@@ -111,7 +118,7 @@ enum Listener {
     Port(TcpListener),
 }
 
-/// A connection, whatever it runs over.
+/// A connection, over the socket or the port.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -125,7 +132,7 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 let peer = stream.peer_cred()?.uid();
                 if peer != rustix::process::geteuid().as_raw() && peer != 0 {
-                    tracing::warn!(uid = peer, "another user was refused at the control socket");
+                    tracing::warn!(uid = peer, "refused a connection from another user to the control socket");
                     return Ok(None);
                 }
                 Ok(Some(Box::new(stream)))
@@ -151,8 +158,8 @@ async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
             Ok((Some(stream), turn)) => (stream, turn),
             Ok((None, _)) => continue,
             Err(error) => {
-                // Out of file descriptors, usually: it passes.
-                tracing::warn!(%error, "a connection was not accepted");
+                // Usually out of file descriptors, for a while.
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -168,7 +175,7 @@ async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
                 .max_buf_size(64 * 1024)
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
             tokio::select! {
-                // Whatever goes wrong on a connection is that client's business.
+                // An error concerns this client only.
                 _ = connection => {}
                 () = activity.stalled() => {}
             }
@@ -178,12 +185,12 @@ async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
     connections.shutdown().await;
 }
 
-/// What is bounded beside connections.
+/// What is bounded in addition to connections.
 #[derive(Debug, Clone)]
 struct ServerLimits {
     /// Answers that are being made.
     answers: Arc<Semaphore>,
-    /// Large questions that are being read.
+    /// Large request bodies that are being read.
     large: Arc<Semaphore>,
 }
 
@@ -224,29 +231,53 @@ impl Activity {
     }
 }
 
-/// Browsers say where a request comes from; nobody else does.
+/// Refuses browsers, the only clients that say which page a request comes from.
 async fn no_browsers(request: HttpRequest, next: Next) -> Response {
     let headers = request.headers();
     let browser = ["origin", "sec-fetch-site", "referer"].iter().any(|name| headers.contains_key(*name));
     if browser {
-        return (StatusCode::FORBIDDEN, "this is not for browsers\n").into_response();
+        return (StatusCode::FORBIDDEN, "requests from browsers are not allowed\n").into_response();
     }
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
     response
 }
 
-/// A port on loopback answers to loopback's names only, so that a page which gives its own name that address learns nothing.
-async fn by_its_own_name(State(local): State<bool>, request: HttpRequest, next: Next) -> Response {
+/// A port on loopback accepts only loopback's names as `Host`, which defeats DNS rebinding.
+async fn expected_host(State(local): State<bool>, request: HttpRequest, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
     if local && !crate::http::is_loopback_host(name) {
-        return (StatusCode::FORBIDDEN, "ask for it by its own name\n").into_response();
+        return (StatusCode::FORBIDDEN, "unexpected `Host` header: use `localhost` or an IP address\n").into_response();
     }
     next.run(request).await
 }
 
-async fn ask(
+async fn unknown_request(request: HttpRequest) -> Response {
+    let known = request::NAMES.join(", ");
+    let path = shortened(request.uri().path(), 100);
+    (StatusCode::NOT_FOUND, format!("unknown request `{path}`: post to {} with one of {known}\n", wire::path("NAME")))
+        .into_response()
+}
+
+/// Refuses clients of another version of the API, and names the agent's version in each answer.
+async fn same_version(request: HttpRequest, next: Next) -> Response {
+    let asked = request.headers().get(API_HEADER).map(|version| version.to_str().unwrap_or_default().to_owned());
+    let mut response = match asked {
+        Some(version) if version != API_VERSION.to_string() => {
+            let version = shortened(&version, 20);
+            let message = format!("the agent has version {API_VERSION} of the control API, not {version}\n");
+            (StatusCode::BAD_REQUEST, message).into_response()
+        }
+        _ => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    headers.insert(API_HEADER, header::HeaderValue::from(API_VERSION));
+    headers.insert(PROGRAM_HEADER, header::HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+    response
+}
+
+async fn answer<R: Respond>(
     State(service): State<TaskService>,
     axum::Extension(activity): axum::Extension<Activity>,
     axum::Extension(limits): axum::Extension<ServerLimits>,
@@ -255,11 +286,12 @@ async fn ask(
 ) -> Response {
     let json = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == b"application/json");
     if !json {
-        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "a question is application/json\n").into_response();
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body of a request must be application/json\n")
+            .into_response();
     }
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > MAX_BODY as u64) {
-        return (StatusCode::PAYLOAD_TOO_LARGE, "the question is too large\n").into_response();
+        return (StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large\n").into_response();
     }
     activity.moved();
     // Few large ones at a time: each is held more than once while it is read.
@@ -270,30 +302,36 @@ async fn ask(
     let body = tokio::time::timeout(REQUEST_TIME, axum::body::to_bytes(request.into_body(), MAX_BODY)).await;
     let body = match body {
         Ok(Ok(body)) => body,
-        Ok(Err(_)) => return (StatusCode::PAYLOAD_TOO_LARGE, "the question is too large\n").into_response(),
-        Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the question took too long\n").into_response(),
+        Ok(Err(_)) => return (StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large\n").into_response(),
+        Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the request body took too long\n").into_response(),
     };
-    let question: Request = match serde_json::from_slice(&body) {
-        Ok(question) => question,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("this is no question: {error}\n")).into_response(),
+    // Serde would also read a list of the fields' values, in order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return (StatusCode::BAD_REQUEST, format!("invalid request `{}`: expected a JSON object\n", R::NAME))
+            .into_response();
+    }
+    let mut request: R = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            return (StatusCode::BAD_REQUEST, format!("invalid request `{}`: {error}\n", R::NAME)).into_response();
+        }
     };
     drop(body);
     // Waiting for news keeps no thread.
     let began = Instant::now();
-    let mut question = question;
     loop {
-        let asked = service.run(move |service| (service.waits(&question), question)).await;
+        let asked = service.run(move |service| (request.wait(&service.store.reader()), request)).await;
         let Some((wait, same)) = asked else {
             return (StatusCode::INTERNAL_SERVER_ERROR, "the store could not be read\n").into_response();
         };
-        question = same;
+        request = same;
         if wait.is_none_or(|wait| began.elapsed() >= wait) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     activity.moved();
-    // Whoever goes away leaves an answer behind that is still being made: it counts as long as it is.
+    // The answer to a client that went away goes on for a while, and counts until it ends.
     let Ok(turn) = Arc::clone(&limits.answers).acquire_owned().await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n").into_response();
     };
@@ -310,15 +348,17 @@ async fn ask(
                 .block_on(async { tokio::time::timeout(STALLED, sender.send(line)).await })
                 .is_ok_and(|sent| sent.is_ok())
         };
-        let result = service.answer(question, &mut |item| {
+        let result = request.respond(service, &mut |item| {
             count += 1;
-            send(format!("{{\"item\":{item}}}\n"))
+            let item = serde_json::to_string(&item)
+                .map_err(|error| ServiceError::Wrong(format!("an item cannot be written as JSON: {error}")))?;
+            if send(format!("{{\"item\":{item}}}\n")) { Ok(()) } else { Err(ServiceError::Gone) }
         });
         let last = match result {
             Ok(()) => Line::End(count),
-            Err(DeskError::Gone) => return,
+            Err(ServiceError::Gone) => return,
             Err(error) => {
-                Line::Error(WireError { wrong: matches!(error, DeskError::Wrong(_)), message: error.to_string() })
+                Line::Error(WireError { wrong: matches!(error, ServiceError::Wrong(_)), message: error.to_string() })
             }
         };
         if let Ok(line) = serde_json::to_string(&last) {
@@ -331,7 +371,7 @@ async fn ask(
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 
-/// An answer's lines, as they come; an empty one where the next takes long, so that the reader knows it will.
+/// The lines of an answer as they come; an empty one while the next takes long, to keep the connection alive.
 struct Lines {
     receiver: mpsc::Receiver<Bytes>,
     activity: Activity,

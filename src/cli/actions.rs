@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use watchbell::{
-    api::{Request, wire},
+    api::{answer, request},
     config::Config,
     model::{
         name::{RuleId, SourceName},
@@ -57,7 +57,7 @@ struct List {
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     #[serde(flatten)]
-    entry: &'a wire::ActionEntry,
+    entry: &'a answer::ActionEntry,
     rules: Vec<&'a RuleId>,
 }
 
@@ -73,7 +73,7 @@ impl Actions {
 impl List {
     fn run(&self, context: &Context) -> Result<(), CliError> {
         let (config, client) = context.client()?;
-        let entries: Vec<wire::ActionEntry> = client.all(Request::Actions {})?;
+        let entries: Vec<answer::ActionEntry> = client.all(request::Actions {})?;
         drop(client);
         let mut sources = config.rules.clone();
         sources.catalog = super::catalog_of(&entries).into();
@@ -150,8 +150,8 @@ fn show(context: &Context, rows: &[Row<'_>]) -> Result<(), CliError> {
 
 fn refresh(context: &Context, wanted: Option<&SourceName>) -> Result<(), CliError> {
     let (config, client) = context.client_or_new_store()?;
-    let answers: Vec<wire::ListAnswer> = if client.is_agent() {
-        client.all(Request::ListActions { source: wanted.cloned() })?
+    let answers: Vec<answer::ListAnswer> = if client.is_agent() {
+        client.all(request::ListActions { source: wanted.cloned() })?
     } else {
         drop(client);
         ask(&config, wanted)?
@@ -180,7 +180,7 @@ fn refresh(context: &Context, wanted: Option<&SourceName>) -> Result<(), CliErro
 }
 
 /// Where no agent runs, this process asks.
-fn ask(config: &Config, wanted: Option<&SourceName>) -> Result<Vec<wire::ListAnswer>, CliError> {
+fn ask(config: &Config, wanted: Option<&SourceName>) -> Result<Vec<answer::ListAnswer>, CliError> {
     let store = Store::open_patiently(&config.data_dir, std::time::Duration::from_secs(3))?;
     let clock = Clock::system();
     let mut answers = Vec::new();
@@ -197,14 +197,14 @@ fn ask(config: &Config, wanted: Option<&SourceName>) -> Result<Vec<wire::ListAns
                 let count = listed.len() as u64;
                 record.actions = ActionList { first, fetched: Some(now), tried: Some(now), listed: count, error: None };
                 let new = store.save_listed(&settings.name, &listed, &record, now)? as u64;
-                wire::ListAnswer { source, refreshed: Some(Refreshed { listed: count, new }), error: None }
+                answer::ListAnswer { source, refreshed: Some(Refreshed { listed: count, new }), error: None }
             }
             Err(error) => {
                 let message = error.message.clone();
                 record.actions.error = Some(SourceError { kind: error.kind, message, at: now });
                 store.save_source(&settings.name, &record)?;
                 store.flush()?;
-                wire::ListAnswer { source, refreshed: None, error: Some(error.message) }
+                answer::ListAnswer { source, refreshed: None, error: Some(error.message) }
             }
         });
     }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use watchbell::{
-    api::{Client, ClientError, Request, wire},
+    api::{Client, ClientError, answer, request},
     deliver::{Message, render},
     model::{
         alert::{Alert, AlertAction, AlertStatus, Disposition, LoggedChange, Notice, Severity},
@@ -118,7 +118,7 @@ impl Handling {
         let (_, client) = context.client()?;
         for id in &self.ids {
             let details = details(&client, id)?;
-            let request = Request::Handle {
+            let request = request::Handle {
                 alert: details.alert.id,
                 action,
                 author: author.clone(),
@@ -137,8 +137,8 @@ impl Handling {
     }
 }
 
-fn details(client: &Client, id: &str) -> Result<wire::AlertDetails, CliError> {
-    let details = client.one(Request::Alert { id: id.to_owned() })?;
+fn details(client: &Client, id: &str) -> Result<answer::AlertDetails, CliError> {
+    let details = client.one(request::Alert { id: id.to_owned() })?;
     details.ok_or_else(|| CliError::Usage(format!("there is no alert `{id}`")))
 }
 
@@ -146,7 +146,7 @@ impl List {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
         let (since, until) = self.range.bounds(Clock::system().now())?;
         let (_, client) = context.client()?;
-        let query = wire::AlertQuery {
+        let query = request::Alerts {
             since,
             until,
             severity: self.severity,
@@ -158,10 +158,10 @@ impl List {
         };
         let out = &context.output;
         if context.is_json() {
-            return Ok(client.each(Request::Alerts(query), |alert: Alert| Ok(out.json_line(&alert)?))?);
+            return Ok(client.each(query, |alert: Alert| Ok(out.json_line(&alert)?))?);
         }
         let mut rows = Vec::new();
-        client.each(Request::Alerts(query), |alert: Alert| {
+        client.each(query, |alert: Alert| {
             rows.push(vec![
                 alert.id.short(),
                 output::time(alert.opened_at),
@@ -197,7 +197,7 @@ fn status(alert: &Alert) -> String {
 
 fn show(context: &mut Context, id: String) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let wire::AlertDetails { alert, changes, events } = details(&client, &id)?;
+    let answer::AlertDetails { alert, changes, events } = details(&client, &id)?;
     if context.is_json() {
         let mut value = serde_json::to_value(&alert).map_err(std::io::Error::from)?;
         if let Some(object) = value.as_object_mut() {
@@ -283,14 +283,14 @@ fn tail(context: &mut Context, follow: bool, lines: usize) -> Result<(), CliErro
     let (config, client) = context.client()?;
     let out = &context.output;
     let json = context.is_json();
-    let print = |line: &wire::ChangeLine| -> Result<(), ClientError> {
+    let print = |line: &answer::ChangeLine| -> Result<(), ClientError> {
         if json {
             return Ok(out.json_line(line)?);
         }
         Ok(out.line(&output::printable(&change_line(&line.change, line.alert.as_ref())))?)
     };
     let mut after = 0;
-    client.each(Request::Changes { after: None, limit: lines.max(1), wait: 0 }, |line: wire::ChangeLine| {
+    client.each(request::Changes { after: None, limit: lines.max(1), wait: 0 }, |line: answer::ChangeLine| {
         after = after.max(line.change.number);
         if lines > 0 { print(&line) } else { Ok(()) }
     })?;
@@ -298,7 +298,7 @@ fn tail(context: &mut Context, follow: bool, lines: usize) -> Result<(), CliErro
         return Ok(());
     }
     super::follow(context, &config, client, |client| {
-        client.each(Request::Changes { after: Some(after), limit: 1_000, wait: 25 }, |line: wire::ChangeLine| {
+        client.each(request::Changes { after: Some(after), limit: 1_000, wait: 25 }, |line: answer::ChangeLine| {
             after = after.max(line.change.number);
             print(&line)
         })

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use watchbell::{
-    api::{Client, Request},
+    api::{Client, request},
     config::diagnostic::any_error,
     model::{
         event::Event,
@@ -55,7 +55,7 @@ impl New {
                     .ok_or_else(|| CliError::Usage("there is no configuration that names a store".to_owned()))?;
                 let id = EventId::parse(id).map_err(|error| CliError::Usage(error.to_string()))?;
                 let client = Client::open(config, &Clock::system())?;
-                let event: Option<Event> = client.one(Request::Event { id: id.clone() })?;
+                let event: Option<Event> = client.one(request::Event { id: id.clone() })?;
                 event
                     .ok_or_else(|| {
                         CliError::Usage(format!("there is no event `{id}`: `watchbell events list` lists them"))

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
-    api::{DestinationState, Request, Status, wire},
+    api::{DestinationState, Status, request},
     deliver::{Message, SendOutcome, test_alert},
     model::{alert::Notice, name::DestinationName, time::Clock},
     store::Delivery,
@@ -57,7 +57,7 @@ impl Destinations {
 
 fn list(context: &mut Context) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let Some(status) = client.one::<Status>(Request::Status {})? else {
+    let Some(status) = client.one(request::Status {})? else {
         return Ok(());
     };
     if context.is_json() {
@@ -134,7 +134,7 @@ fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
 
 fn dead(context: &mut Context, name: Option<DestinationName>) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let letters: Vec<Delivery> = client.all(Request::DeadLetters { destination: name })?;
+    let letters: Vec<Delivery> = client.all(request::DeadLetters { destination: name })?;
     if context.is_json() {
         for letter in &letters {
             context.output.json_line(letter)?;
@@ -164,7 +164,7 @@ fn dead(context: &mut Context, name: Option<DestinationName>) -> Result<(), CliE
 
 fn settle(context: &mut Context, name: Option<DestinationName>, discard: bool) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let counted = client.one::<wire::Count>(Request::Settle { destination: name, discard })?;
+    let counted = client.one(request::Settle { destination: name, discard })?;
     let count = counted.map_or(0, |counted| counted.count);
     if context.is_json() {
         return Ok(context.output.json(&json!({ "count": count }))?);

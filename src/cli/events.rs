@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use watchbell::{
-    api::{Client, ClientError, Request, wire},
+    api::{Client, ClientError, answer, request},
     model::{
         category::Category,
         event::Event,
@@ -63,16 +63,16 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn query(&self) -> Result<wire::EventQuery, CliError> {
+    fn query(&self) -> Result<request::Events, CliError> {
         let (since, until) = self.range.bounds(Clock::system().now())?;
-        Ok(wire::EventQuery {
+        Ok(request::Events {
             since,
             until,
             action: self.action.clone(),
             source: self.range.source(),
             category: self.category,
             actor: self.actor.clone(),
-            ..wire::EventQuery::default()
+            ..request::Events::default()
         })
     }
 }
@@ -148,19 +148,17 @@ impl Events {
 
 impl List {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let query = wire::EventQuery { limit: Some(self.limit), newest_first: true, ..self.wanted.query()? };
+        let query = request::Events { limit: Some(self.limit), newest_first: true, ..self.wanted.query()? };
         let (_, client) = context.client()?;
         if self.quarantined {
             return quarantined(context, &client, self.limit);
         }
         let out = &context.output;
         if context.is_json() {
-            return Ok(
-                client.each(Request::Events(query), |event: Event| Ok(out.line(&json_escaped(&raw_line(&event)))?))?
-            );
+            return Ok(client.each(query, |event: Event| Ok(out.line(&json_escaped(&raw_line(&event)))?))?);
         }
         let mut rows = Vec::new();
-        client.each(Request::Events(query), |event: Event| {
+        client.each(query, |event: Event| {
             let evidence = event.evidence();
             rows.push(vec![
                 output::time(event.time),
@@ -185,7 +183,7 @@ fn raw_line(event: &Event) -> String {
 }
 
 fn quarantined(context: &Context, client: &Client, limit: usize) -> Result<(), CliError> {
-    let entries: Vec<Quarantined> = client.all(Request::Quarantined { limit })?;
+    let entries: Vec<Quarantined> = client.all(request::Quarantined { limit })?;
     if context.is_json() {
         for entry in &entries {
             context.output.json_line(entry)?;
@@ -208,7 +206,7 @@ fn quarantined(context: &Context, client: &Client, limit: usize) -> Result<(), C
 
 fn show(context: &mut Context, id: EventId) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let Some(event) = client.one::<Event>(Request::Event { id: id.clone() })? else {
+    let Some(event) = client.one(request::Event { id: id.clone() })? else {
         return Err(CliError::Usage(format!("there is no event `{id}`: `watchbell events list` lists them")));
     };
     let out = &context.output;
@@ -238,10 +236,10 @@ impl Tail {
             let line = format!("{}  {:<40}  {who}{whence}", output::time(event.time), event.action);
             Ok(out.line(&output::printable(&line))?)
         };
-        let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {})?;
+        let totals: Option<answer::EventTotals> = client.one(request::EventTotals {})?;
         let mut after = totals.map_or(0, |totals| totals.last);
-        let last = wire::EventQuery { limit: Some(self.lines), newest_first: true, ..query.clone() };
-        let mut events: Vec<Event> = client.all(Request::Events(last))?;
+        let last = request::Events { limit: Some(self.lines), newest_first: true, ..query.clone() };
+        let mut events: Vec<Event> = client.all(last)?;
         events.reverse();
         for event in &events {
             print(event)?;
@@ -251,12 +249,12 @@ impl Tail {
             return Ok(());
         }
         super::follow(context, &config, client, |client| {
-            let query = wire::EventQuery { after: Some(after), limit: Some(1_000), wait: 25, ..query.clone() };
+            let query = request::Events { after: Some(after), limit: Some(1_000), wait: 25, ..query.clone() };
             // What does not fit the filter is passed over as well.
-            let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {})?;
+            let totals: Option<answer::EventTotals> = client.one(request::EventTotals {})?;
             let mut count = 0;
             let mut newest = after;
-            client.each(Request::Events(query), |event: Event| {
+            client.each(query, |event: Event| {
                 count += 1;
                 newest = newest.max(event.sequence.0);
                 print(&event)
@@ -352,7 +350,7 @@ impl Import {
         if entries.is_empty() {
             return Ok(());
         }
-        let request = Request::Import { source: self.source.clone(), entries, evaluate: !self.no_evaluate };
+        let request = request::Import { source: self.source.clone(), entries, evaluate: !self.no_evaluate };
         client.each(request, |appended| {
             add(appended);
             Ok(())
@@ -383,7 +381,7 @@ impl Export {
             Some(path) => Box::new(std::io::BufWriter::new(super::private_file(path)?)),
         };
         let mut count = 0;
-        client.each(Request::Events(query), |event: Event| {
+        client.each(query, |event: Event| {
             count += 1;
             target.write_all(raw_line(&event).as_bytes())?;
             Ok(target.write_all(b"\n")?)
@@ -400,7 +398,7 @@ impl Fetch {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
         let (_, client) = context.client()?;
         let since = self.since.resolve(Clock::system().now());
-        let answers: Vec<wire::FetchAnswer> = client.all(Request::Fetch { source: self.source, since })?;
+        let answers: Vec<answer::FetchAnswer> = client.all(request::Fetch { source: self.source, since })?;
         for answer in &answers {
             if context.is_json() {
                 context.output.json_line(answer)?;

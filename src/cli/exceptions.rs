@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
-    api::{Client, Request, wire},
+    api::{Client, answer, request},
     config::Config,
     detect::ExceptionRecord,
     model::{
@@ -151,7 +151,8 @@ fn list(context: &Context, set: &RuleSet) -> Result<(), CliError> {
 
 fn stats(context: &Context, config: &Config, set: &RuleSet) -> Result<(), CliError> {
     let records: HashMap<ExceptionId, ExceptionRecord> = if config.data_dir.join("store").exists() {
-        let entries: Vec<wire::ExceptionEntry> = Client::open(config, &Clock::system())?.all(Request::Exceptions {})?;
+        let entries: Vec<answer::ExceptionEntry> =
+            Client::open(config, &Clock::system())?.all(request::Exceptions {})?;
         entries.into_iter().map(|entry| (entry.exception, entry.record)).collect()
     } else {
         HashMap::new()
@@ -206,7 +207,7 @@ fn stats(context: &Context, config: &Config, set: &RuleSet) -> Result<(), CliErr
 
 fn hits(context: &Context, exception: ExceptionId, limit: usize) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let found: Vec<Excepted> = client.all(Request::Excepted { exception, limit })?;
+    let found: Vec<Excepted> = client.all(request::Excepted { exception, limit })?;
     if context.is_json() {
         for found in &found {
             context.output.json_line(found)?;
@@ -225,7 +226,7 @@ impl Add {
     fn run(self, context: &Context, config: &Config, set: &Arc<RuleSet>) -> Result<(), CliError> {
         let now = Clock::system().now();
         let client = Client::open(config, &Clock::system())?;
-        let details: Option<wire::AlertDetails> = client.one(Request::Alert { id: self.from_alert.clone() })?;
+        let details: Option<answer::AlertDetails> = client.one(request::Alert { id: self.from_alert.clone() })?;
         let alert = details.map(|details| details.alert);
         let alert = alert.ok_or_else(|| CliError::Usage(format!("there is no alert `{}`", self.from_alert)))?;
         let rule = set.detections.iter().find(|rule| *rule.id() == alert.rule);
@@ -237,7 +238,7 @@ impl Add {
         })?;
         let first = alert.first_events.first().cloned();
         let first = first.ok_or_else(|| CliError::Usage("the alert names no event".to_owned()))?;
-        let event: Option<Event> = client.one(Request::Event { id: first.clone() })?;
+        let event: Option<Event> = client.one(request::Event { id: first.clone() })?;
         let event = event.ok_or_else(|| CliError::Usage(format!("event `{first}` is no longer stored")))?;
 
         let root = config.rules.roots.iter().find(|root| root.is_dir());
@@ -259,10 +260,10 @@ impl Add {
         let exception =
             exception.ok_or_else(|| CliError::Usage("the exception is not there: please report this".to_owned()))?;
 
-        let query = wire::EventQuery { since: Some(self.since.resolve(now)), ..wire::EventQuery::default() };
+        let query = request::Events { since: Some(self.since.resolve(now)), ..request::Events::default() };
         let mut history = Vec::new();
         let wanted = set.alone(rule);
-        client.each(Request::Events(query), |event: Event| {
+        client.each(query, |event: Event| {
             if wanted.wants(&event) {
                 history.push(event);
             }

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use clap::Args;
 use watchbell::{
-    api::{Client, Request, wire},
+    api::{Client, request},
     config::Config,
     model::{
         event::Event,
@@ -79,7 +79,7 @@ impl Explain {
         }
         let id = EventId::parse(&self.event).map_err(|error| CliError::Usage(error.to_string()))?;
         let client = Client::open(config, &Clock::system())?;
-        let event: Option<Event> = client.one(Request::Event { id })?;
+        let event: Option<Event> = client.one(request::Event { id })?;
         let event = event.ok_or_else(|| {
             CliError::Usage(format!(
                 "there is no event `{}`, and no such file: `watchbell events list` lists them",
@@ -91,14 +91,14 @@ impl Explain {
         let alone = set.alone(rule);
         // What a rule remembers may come from anywhere before.
         let remembers = alone.detections.iter().any(|rule| rule.remembers);
-        let query = wire::EventQuery {
+        let query = request::Events {
             since: (!remembers).then(|| time::before(event.time, reach)),
             until: Some(time::after(event.time, reach)),
             source: Some(event.source.clone()),
-            ..wire::EventQuery::default()
+            ..request::Events::default()
         };
         let mut before = Vec::new();
-        client.each(Request::Events(query), |earlier: Event| {
+        client.each(query, |earlier: Event| {
             if earlier.sequence < event.sequence && alone.wants(&earlier) {
                 before.push(earlier);
             }

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use watchbell::{
     agent::AgentError,
-    api::{Client, ClientError, Request, wire},
+    api::{Client, ClientError, answer, request},
     config::{
         Config,
         diagnostic::{Diagnostic, any_error},
@@ -329,8 +329,7 @@ impl Context {
     fn rule_sources(&self, config: &Config) -> RuleSources {
         let mut sources = config.rules.clone();
         if config.data_dir.join("store").exists() {
-            let entries = Client::open(config, &Clock::system())
-                .and_then(|client| client.all::<wire::ActionEntry>(Request::Actions {}));
+            let entries = Client::open(config, &Clock::system()).and_then(|client| client.all(request::Actions {}));
             match entries {
                 Ok(entries) => sources.catalog = Arc::new(catalog_of(&entries)),
                 // Rules can be looked at without a store, too.
@@ -348,9 +347,9 @@ impl Context {
 }
 
 /// What organizations say of their actions.
-fn catalog_of(entries: &[wire::ActionEntry]) -> Catalog {
+fn catalog_of(entries: &[answer::ActionEntry]) -> Catalog {
     let listed = entries.iter().filter(|entry| entry.record.listed.is_some());
-    let action = |entry: &wire::ActionEntry| ListedAction {
+    let action = |entry: &answer::ActionEntry| ListedAction {
         id: entry.id.as_str().into(),
         name: entry.record.name.clone(),
         group: entry.record.group.clone(),

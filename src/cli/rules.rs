@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
-    api::{Client, Request, wire},
+    api::{Client, answer, request},
     deliver::wrapped,
     detect::RuleRecord,
     model::{
@@ -75,9 +75,9 @@ impl RulesArgs {
         // Before there is a store, rules are listed without their records.
         let known = if config.data_dir.join("store").exists() {
             let client = Client::open(&config, &Clock::system())?;
-            let entries: Vec<wire::RuleEntry> = client.all(Request::Rules {})?;
+            let entries: Vec<answer::RuleEntry> = client.all(request::Rules {})?;
             let records = entries.into_iter().map(|entry| (entry.rule, entry.record)).collect();
-            Known { records, ..Known::of(&client.all(Request::Actions {})?, &loaded.set) }
+            Known { records, ..Known::of(&client.all(request::Actions {})?, &loaded.set) }
         } else {
             Known::default()
         };
@@ -105,7 +105,7 @@ struct Known {
 }
 
 impl Known {
-    fn of(entries: &[wire::ActionEntry], set: &RuleSet) -> Self {
+    fn of(entries: &[answer::ActionEntry], set: &RuleSet) -> Self {
         let known: Vec<_> = entries.iter().map(|entry| (entry.id.clone(), entry.record.name.clone())).collect();
         Self {
             records: HashMap::new(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use watchbell::{
-    api::Request,
+    api::request,
     model::{
         name::{SilenceId, SourceName},
         silence::{NewSilence, Silence, rule_pattern},
@@ -62,7 +62,7 @@ impl Silences {
                 let (_, client) = context.client_or_new_store()?;
                 let until = time::after(now, duration);
                 let wanted = NewSilence { rule, actor, source, until, author, comment: who.comment };
-                client.each(Request::AddSilence(wanted), |silence: Silence| {
+                client.each(request::AddSilence(wanted), |silence: Silence| {
                     if context.is_json() {
                         return Ok(context.output.json(&silence)?);
                     }
@@ -73,12 +73,12 @@ impl Silences {
             }
             Verb::List { all } => {
                 let (_, client) = context.client()?;
-                let silences: Vec<Silence> = client.all(Request::Silences { all })?;
+                let silences: Vec<Silence> = client.all(request::Silences { all })?;
                 list(context, &silences)
             }
             Verb::Expire { id } => {
                 let (_, client) = context.client()?;
-                client.each(Request::EndSilence { id }, |silence: Silence| {
+                client.each(request::EndSilence { id }, |silence: Silence| {
                     if context.is_json() {
                         return Ok(context.output.json(&silence)?);
                     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use watchbell::{
-    api::{Request, wire},
+    api::{answer, request},
     model::time,
     rule::Remembered,
 };
@@ -44,16 +44,16 @@ impl StateVerbs {
         let (_, client) = context.client()?;
         match self.verb {
             Verb::List => {
-                let all: Vec<Remembered> = client.all(Request::Memory { space: None })?;
+                let all: Vec<Remembered> = client.all(request::Memory { space: None })?;
                 list(context, &all)
             }
             Verb::Show { rule, key } => {
-                let mut all: Vec<Remembered> = client.all(Request::Memory { space: Some(rule) })?;
+                let mut all: Vec<Remembered> = client.all(request::Memory { space: Some(rule) })?;
                 all.retain(|item| key.as_ref().is_none_or(|key| item.key.contains(key.as_str())));
                 show(context, &all)
             }
             Verb::Clear { rule } => {
-                let count: Option<wire::Count> = client.one(Request::ClearMemory { space: rule.clone() })?;
+                let count: Option<answer::Count> = client.one(request::ClearMemory { space: rule.clone() })?;
                 let count = count.map_or(0, |count| count.count);
                 if context.is_json() {
                     return Ok(context.output.json(&json!({ "rule": rule, "forgotten": count }))?);

@@ -4,7 +4,7 @@ use std::{io::IsTerminal, time::Duration};
 
 use clap::Args;
 use watchbell::{
-    api::{CategoryState, Request, SeverityCounts, Status},
+    api::{CategoryState, SeverityCounts, Status, request},
     model::time::{self, Timestamp},
 };
 
@@ -25,7 +25,7 @@ impl StatusVerb {
             // Anew each time: an agent may start or stop meanwhile.
             let status = {
                 let (_, client) = context.client()?;
-                client.one::<Status>(Request::Status {})?
+                client.one(request::Status {})?
             };
             if let Some(status) = &status {
                 if self.watch && !context.is_json() && std::io::stdout().is_terminal() {

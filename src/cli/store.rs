@@ -9,9 +9,9 @@ use std::{
 use base64::Engine as _;
 use clap::{Args, Subcommand};
 use watchbell::{
-    api::{ClientError, Request, wire},
+    api::{ClientError, answer, request},
     model::time::{self, Clock},
-    store::{self, StoreCheck},
+    store,
 };
 
 use super::{CliError, Context, output};
@@ -62,7 +62,7 @@ impl StoreVerbs {
 
 fn verify(context: &mut Context) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let Some(found) = client.one::<StoreCheck>(Request::Verify {})? else {
+    let Some(found) = client.one(request::Verify {})? else {
         return Err(CliError::Usage("the store was not verified".to_owned()));
     };
     let out = &context.output;
@@ -109,7 +109,7 @@ fn backup(context: &mut Context, file: &Path) -> Result<(), CliError> {
     let part = PathBuf::from(name);
     let mut target = super::private_file(&part)?;
     let mut bytes = 0_u64;
-    let written = client.each(Request::Backup {}, |piece: wire::BackupPart| {
+    let written = client.each(request::Backup {}, |piece: answer::BackupPart| {
         let piece = base64::engine::general_purpose::STANDARD
             .decode(piece.bytes)
             .map_err(|error| ClientError::Agent(error.to_string()))?;

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use watchbell::{
-    api::{Client, Request, wire},
+    api::{Client, request},
     config::{
         Config,
         diagnostic::{Diagnostic, Level, any_error},
@@ -23,11 +23,11 @@ pub(super) fn vocabulary(config: &Config) -> Vocabulary {
     if !config.data_dir.join("store").exists() {
         return vocabulary;
     }
-    let query = wire::EventQuery { limit: Some(EVENTS), newest_first: true, ..wire::EventQuery::default() };
+    let query = request::Events { limit: Some(EVENTS), newest_first: true, ..request::Events::default() };
     // Without the store there is less to compare with, and nothing that would keep rules from being checked.
     let read = Client::open(config, &Clock::system()).and_then(|client| {
-        vocabulary.add_catalog(&super::catalog_of(&client.all(Request::Actions {})?));
-        client.each(Request::Events(query), |event: Event| {
+        vocabulary.add_catalog(&super::catalog_of(&client.all(request::Actions {})?));
+        client.each(query, |event: Event| {
             vocabulary.add_event(&event.value());
             Ok(())
         })

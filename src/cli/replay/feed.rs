@@ -4,7 +4,7 @@ use std::{fmt::Write, io::IsTerminal, path::PathBuf, time::Duration};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use watchbell::{
-    api::{Client, Request, wire},
+    api::{Client, answer, request},
     config::Config,
     model::{
         event::Event,
@@ -35,9 +35,9 @@ impl Feed {
         }
         let client = Client::open(config, &Clock::system())?;
         // Only for the progress bar: a damaged block keeps it from being known, and the rest is replayed all the same.
-        let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {}).ok().flatten();
-        run.changes = client.all(Request::HandledChanges {})?;
-        let passes: Vec<LoggedWatermark> = client.all(Request::Watermarks {})?;
+        let totals: Option<answer::EventTotals> = client.one(request::EventTotals {}).ok().flatten();
+        run.changes = client.all(request::HandledChanges {})?;
+        let passes: Vec<LoggedWatermark> = client.all(request::Watermarks {})?;
         run.watermarks = passes;
         Ok(Self::Stored(client, totals.map_or(0, |totals| totals.events)))
     }

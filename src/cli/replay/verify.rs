@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use watchbell::{
-    api::{Client, Request, wire},
+    api::{Client, answer, request},
     config::Config,
     model::time::Clock,
     replay::verify::{DifferentAlert, History, Reason, Verification, Verified},
@@ -72,18 +72,18 @@ fn feed(verification: &mut Verification, block: Block) -> Result<u64, StoreError
 
 /// What the agent did, at one moment.
 fn evidence(client: &Client) -> Result<History, CliError> {
-    let evaluated = || -> Result<wire::Evaluated, CliError> {
-        let answer: Option<wire::Evaluated> = client.one(Request::Evaluated {})?;
+    let evaluated = || -> Result<answer::Evaluated, CliError> {
+        let answer: Option<answer::Evaluated> = client.one(request::Evaluation {})?;
         answer.ok_or_else(|| CliError::Usage("the agent did not say how far it has come".to_owned()))
     };
     for _ in 0..TRIES {
         let before = evaluated()?;
-        let alerts = client.all(Request::Alerts(wire::AlertQuery::default()))?;
-        let changes = client.all(Request::HandledChanges {})?;
-        let watermarks = client.all(Request::Watermarks {})?;
+        let alerts = client.all(request::Alerts::default())?;
+        let changes = client.all(request::HandledChanges {})?;
+        let watermarks = client.all(request::Watermarks {})?;
         let after = evaluated()?;
         if before == after {
-            let wire::Evaluated { checkpoint, skipped, rules, .. } = after;
+            let answer::Evaluated { checkpoint, skipped, rules, .. } = after;
             return Ok(History { checkpoint, skipped, rules, changes, watermarks, alerts });
         }
         std::thread::sleep(PAUSE);
