@@ -5,8 +5,8 @@
     python3 contrib/picture/demo-svg.py [--binary target/release/watchbell] [--output docs/assets/demo.svg]
 
 The demo runs in a pseudo-terminal with a fixed seed and duration, so the alerts are the same each time; only their
-times and the counts in the summary differ. The picture shows the alerts of the rules in SHOWN as they were printed, and
-says how many it leaves out. Needs Python 3.9 or newer on Linux or macOS, and only its standard library.
+times differ. The picture shows the alerts of the rules in SHOWN as they were printed, and says how many it leaves out.
+It needs Python 3.9 or newer on Linux or macOS, and only its standard library.
 """
 
 import argparse
@@ -141,7 +141,8 @@ def drawn(lines):
         "<!-- Made by contrib/picture/demo-svg.py from the output of the program. -->",
         f'<rect x="0.5" y="0.5" width="{width - 1:g}" height="{height - 1:g}" rx="8" fill="{BACKGROUND}"'
         f' stroke="{BORDER}"/>',
-        f'<path d="M1 {BAR_HEIGHT}V8.5A7.5 7.5 0 0 1 8.5 1H{width - 8.5:g}A7.5 7.5 0 0 1 {width - 1:g} 8.5V{BAR_HEIGHT}Z"'
+        f'<path d="M1 {BAR_HEIGHT}V8.5A7.5 7.5 0 0 1 8.5 1H{width - 8.5:g}'
+        f'A7.5 7.5 0 0 1 {width - 1:g} 8.5V{BAR_HEIGHT}Z"'
         f' fill="{BAR}"/>',
     ]
     for number, colour in enumerate(("#ff5f57", "#febc2e", "#28c840")):
