@@ -114,7 +114,7 @@ fn a_client_says_that_the_agent_is_of_another_version() {
             drop(listener.accept().unwrap());
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 4096];
-            stream.read(&mut request).unwrap();
+            assert!(stream.read(&mut request).unwrap() > 0);
             let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n{headers}\r\n");
             stream.write_all(answer.as_bytes()).unwrap();
         }

@@ -56,7 +56,7 @@ fn may_use(module: &str) -> &'static [&'static str] {
         "dispatch" => &["deliver", "store"],
         "replay" => &["detect", "rule", "store"],
         "config" => &["deliver", "detect", "heartbeat", "rule", "source"],
-        "api" => &["config", "deliver", "detect", "dispatch", "http", "source", "store"],
+        "api" => &["config", "deliver", "detect", "dispatch", "http", "rule", "source", "store"],
         "agent" => &[
             "api",
             "config",
