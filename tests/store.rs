@@ -102,7 +102,7 @@ fn retention_keeps_the_disk_below_four_times_the_live_data() {
     assert!(kept.windows(2).all(|pair| pair[1] == pair[0] + 1));
     // Ids of removed events are forgotten with them: the store does not grow by what it has seen.
     drop(store);
-    let reopened = Store::open(directory.path()).unwrap();
+    let reopened = Store::open_patiently(directory.path(), Duration::from_secs(10)).unwrap();
     assert_eq!(numbers(&reopened), kept);
 }
 
@@ -278,4 +278,64 @@ fn large_state_is_kept_in_pieces() {
         }
     };
     assert_eq!(db.scan_prefix(b"r").count(), 0);
+}
+
+/// The numbers of alerts by status are right after each change, after retention, and in a store that does not have them yet.
+#[test]
+fn alerts_are_counted_by_status() {
+    use watchbell::model::{
+        alert::{AlertAction, AlertChange, AlertStatus, Remark, Severity},
+        name::{AlertId, RuleId},
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let rule = RuleId::parse("team.rule").unwrap();
+    let open = |number: u64, severity: Severity, at: Timestamp| {
+        let mut alert = watchbell::deliver::test_alert(at).unwrap();
+        alert.id = AlertId::derive(&rule, "", &number.to_string(), "");
+        alert.severity = severity;
+        AlertChange::Opened(Box::new(alert))
+    };
+    let commit = |changes: Vec<AlertChange>, now: Timestamp| {
+        let mut writing = store.writing();
+        let staged = writing.stage(changes, now).unwrap();
+        writing.commit(&Commit { staged, ..Commit::default() }).unwrap();
+    };
+    let counts = || {
+        let counts = store.reader().alert_counts().unwrap();
+        assert!(store.verify().unwrap().problems.is_empty());
+        AlertStatus::ALL.map(|status| Severity::ALL.map(|severity| counts.of(status, severity)))
+    };
+    let later = time::after(base(), Duration::from_secs(86_400));
+    commit(
+        vec![open(1, Severity::Low, base()), open(2, Severity::High, base()), open(3, Severity::High, base())],
+        base(),
+    );
+    assert_eq!(counts(), [[0, 1, 0, 2, 0], [0; 5], [0; 5]]);
+    let changes = store.reader().alerts(watchbell::store::AlertFilter::default()).map(Result::unwrap).map(|alert| {
+        let action = match alert.severity {
+            Severity::Low => AlertAction::Acknowledge,
+            _ => AlertAction::Resolve(None),
+        };
+        let remark = Remark { author: "dana".to_owned(), at: base(), comment: None };
+        AlertChange::Handled { alert: alert.id, action, remark }
+    });
+    commit(changes.collect(), base());
+    commit(vec![open(4, Severity::Critical, later)], later);
+    assert_eq!(counts(), [[0, 0, 0, 0, 1], [0, 1, 0, 0, 0], [0, 0, 0, 2, 0]]);
+    store.remove_before(later).unwrap();
+    assert_eq!(counts(), [[0, 0, 0, 0, 1], [0; 5], [0; 5]]);
+    // As a store that an earlier version has written.
+    drop(store);
+    let db = loop {
+        // sled lets go of a store some milliseconds after it was closed.
+        if let Ok(db) = sled::open(directory.path().join("store")) {
+            break db;
+        }
+    };
+    assert!(db.remove("m/alerts").unwrap().is_some());
+    db.flush().unwrap();
+    drop(db);
+    let store = Store::open_patiently(directory.path(), Duration::from_secs(10)).unwrap();
+    assert_eq!(store.reader().alert_counts().unwrap().of(AlertStatus::Open, Severity::Critical), 1);
 }

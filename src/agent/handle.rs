@@ -21,7 +21,7 @@ use crate::{
         name::{AlertId, DestinationName, SourceName},
         time::{self, Clock, Timestamp},
     },
-    rule::{RuleSet, fingerprint_on_disk},
+    rule::{RuleSet, fingerprint_on_disk, stamp_on_disk},
     source::{Refresh, Refreshed, Settings, SourceStatus},
     store::Refetch,
 };
@@ -54,6 +54,32 @@ pub(super) struct LiveAgent {
     pub(super) requests: mpsc::Sender<RulesRequest>,
     pub(super) beat: Arc<Beat>,
     pub(super) last_heartbeat: Mutex<Option<Timestamp>>,
+    pub(super) last_look: Mutex<Option<Look>>,
+}
+
+/// A comparison of the rule files with those that are loaded, kept until one of the two changes.
+#[derive(Debug)]
+pub(super) struct Look {
+    stamp: [u8; 32],
+    fingerprint: String,
+    changed: bool,
+}
+
+impl LiveAgent {
+    /// Whether the rule files are not those that are loaded. Reads them only if the file system says that something changed.
+    fn files_changed(&self, rules: &RuleSet) -> bool {
+        let stamp = stamp_on_disk(&rules.roots, rules.follow_links);
+        let mut last = self.last_look.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(look) = &*last
+            && look.stamp == stamp
+            && look.fingerprint == rules.fingerprint
+        {
+            return look.changed;
+        }
+        let changed = fingerprint_on_disk(&rules.roots, rules.follow_links) != rules.fingerprint;
+        *last = Some(Look { stamp, fingerprint: rules.fingerprint.clone(), changed });
+        changed
+    }
 }
 
 impl Live for LiveAgent {
@@ -95,7 +121,7 @@ impl Live for LiveAgent {
             rules: rules.detections.len() as u64,
             checks: rules.checks.len() as u64,
             broken: rules.broken.iter().map(|broken| broken.problem.clone()).collect(),
-            files_changed: fingerprint_on_disk(&rules.roots, rules.follow_links) != rules.fingerprint,
+            files_changed: self.files_changed(&rules),
             problems: health.dead.into_iter().chain(health.unready).collect(),
             evaluated: progress.events,
             rules_run: progress.rules_run,

@@ -304,6 +304,7 @@ impl Agent {
             requests,
             beat: Arc::clone(&beat),
             last_heartbeat: std::sync::Mutex::new(None),
+            last_look: std::sync::Mutex::new(None),
         });
         let service = Service::new(
             self.store.clone(),

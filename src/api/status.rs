@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Service;
 use crate::{
-    detect::{RuleRecord, rule_records},
+    detect::{self, RuleRecord, rule_records},
     model::{
         alert::{AlertStatus, Severity},
         category::Category,
         name::{DestinationName, RuleId, SourceName},
         time::{self, Timestamp},
     },
-    store::{AlertFilter, Reader, SourceRecord, StoreError, Suspect},
+    store::{AlertCounts, Reader, SourceRecord, StoreError, Suspect},
 };
 
 /// How things stand.
@@ -73,15 +73,15 @@ pub struct SeverityCounts {
 }
 
 impl SeverityCounts {
-    fn add(&mut self, severity: Severity) {
-        let count = match severity {
-            Severity::Info => &mut self.info,
-            Severity::Low => &mut self.low,
-            Severity::Medium => &mut self.medium,
-            Severity::High => &mut self.high,
-            Severity::Critical => &mut self.critical,
-        };
-        *count += 1;
+    fn of(counts: &AlertCounts, status: AlertStatus) -> Self {
+        let of = |severity| counts.of(status, severity);
+        Self {
+            info: of(Severity::Info),
+            low: of(Severity::Low),
+            medium: of(Severity::Medium),
+            high: of(Severity::High),
+            critical: of(Severity::Critical),
+        }
     }
 
     /// The counts with their severities, the highest first.
@@ -263,7 +263,8 @@ fn rules(reader: &Reader) -> Result<Vec<RuleState>, StoreError> {
         };
         (rule, state)
     };
-    let mut rules: BTreeMap<RuleId, RuleState> = rule_records(reader.state()?).into_iter().map(state).collect();
+    let mut rules: BTreeMap<RuleId, RuleState> =
+        rule_records(reader.state_beginning(detect::RULE_STATE)?).into_iter().map(state).collect();
     for suspended in reader.crashes()?.suspended {
         let Suspect::Rule { rule, .. } = suspended.suspect else { continue };
         let state = RuleState { rule: rule.clone(), matches: 0, errors: 0, suspended: true, last_error: None };
@@ -279,19 +280,8 @@ pub(super) fn status(service: &Service) -> Result<Status, StoreError> {
     let (stored, bytes) = reader.event_totals()?;
     let categories = categories(&reader)?;
     let (checkpoint, last) = (reader.checkpoint()?, reader.last_sequence()?);
-    let (mut open, mut acknowledged) = (SeverityCounts::default(), SeverityCounts::default());
-    let mut alarms: Vec<SourceName> = Vec::new();
-    for alert in reader.alerts(AlertFilter::default()) {
-        let alert = alert?;
-        match alert.status {
-            AlertStatus::Open => open.add(alert.severity),
-            AlertStatus::Acknowledged => acknowledged.add(alert.severity),
-            AlertStatus::Resolved => continue,
-        }
-        if alert.rule.as_str() == "builtin.log_drop_off" {
-            alarms.extend(alert.source);
-        }
-    }
+    let counts = reader.alert_counts()?;
+    let alarms = detect::sources_of_findings(reader.state_beginning(detect::DROP_OFF_STATE)?);
     let rules = rules(&reader)?;
     let mut records = reader.sources()?;
     for settings in &service.settings.sources {
@@ -339,8 +329,8 @@ pub(super) fn status(service: &Service) -> Result<Status, StoreError> {
             backlog: last.0.saturating_sub(checkpoint.0),
         },
         categories,
-        open_alerts: open,
-        acknowledged_alerts: acknowledged,
+        open_alerts: SeverityCounts::of(&counts, AlertStatus::Open),
+        acknowledged_alerts: SeverityCounts::of(&counts, AlertStatus::Acknowledged),
         rules,
         destinations,
         silences: reader.silences()?.iter().filter(|silence| silence.ended.is_none()).count() as u64,

@@ -53,6 +53,14 @@ pub fn is_open_finding(entries: impl IntoIterator<Item = (String, Vec<u8>)>, ale
         .any(|open| open.alert == alert)
 }
 
+/// Where the open findings of the check rule for silent logs are stored.
+pub const DROP_OFF_STATE: &str = "health/builtin.log_drop_off/";
+
+/// The sources of open findings, by stored state.
+pub fn sources_of_findings(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<SourceName> {
+    entries.into_iter().filter_map(|(_, bytes)| decode::<OpenFinding>(&bytes)?.source).collect()
+}
+
 /// Runs check rules and remembers what they found.
 #[derive(Debug)]
 pub struct HealthDetector {

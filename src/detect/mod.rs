@@ -29,12 +29,12 @@ mod state;
 mod warm_up;
 mod window;
 
-pub use health::{HealthDetector, Subject, is_open_finding};
+pub use health::{DROP_OFF_STATE, HealthDetector, Subject, is_open_finding, sources_of_findings};
 use matching::{Details, joined};
 use prepare::Plans;
 pub use prepare::{Preparer, Verdict};
 use state::State;
-pub use state::{ExceptionRecord, RuleRecord};
+pub use state::{ExceptionRecord, RULE_STATE, RuleRecord};
 pub use warm_up::Learning;
 
 /// What detection is told by the configuration.

@@ -110,6 +110,9 @@ impl ExceptionRecord {
     }
 }
 
+/// The beginning of the names under which records of rules are stored.
+pub const RULE_STATE: &str = "rule/";
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// The latest event time seen, in milliseconds.
@@ -137,7 +140,7 @@ impl State {
         for (name, bytes) in entries {
             if name == CLOCK {
                 state.clock = decode(&bytes).unwrap_or_default();
-            } else if let Some(rule) = name.strip_prefix("rule/") {
+            } else if let Some(rule) = name.strip_prefix(RULE_STATE) {
                 if let (Ok(rule), Some(record)) = (RuleId::parse(rule), decode::<RuleRecord>(&bytes)) {
                     if record.exceeded > 0 {
                         state.struggling.insert(rule.clone());
@@ -333,7 +336,7 @@ impl State {
     }
 
     fn record(&mut self, rule: &RuleId) -> &mut RuleRecord {
-        self.changed.insert(format!("rule/{rule}"));
+        self.changed.insert(format!("{RULE_STATE}{rule}"));
         self.rules.entry(rule.clone()).or_default()
     }
 
@@ -345,7 +348,7 @@ impl State {
         let mut changes: StateChanges = std::mem::take(&mut self.changed)
             .into_iter()
             .map(|name| {
-                let bytes = if let Some(rule) = name.strip_prefix("rule/") {
+                let bytes = if let Some(rule) = name.strip_prefix(RULE_STATE) {
                     RuleId::parse(rule).ok().and_then(|rule| self.rules.get(&rule)).and_then(encode)
                 } else if let Some(rule) = name.strip_prefix(LEARNED) {
                     RuleId::parse(rule).ok().and_then(|rule| self.learned.get(&rule)).and_then(encode)

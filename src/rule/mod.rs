@@ -18,7 +18,7 @@ pub use author::lint::{lint, lint_exception};
 pub use author::template::{Scaffold, anonymise, quoted, scaffold};
 pub use author::test_file;
 pub use author::test_file::{Case, Expected, ExpectedAlert};
-pub use load::files::{fingerprint_on_disk, rule_files, test_files};
+pub use load::files::{fingerprint_on_disk, rule_files, stamp_on_disk, test_files};
 pub use load::loader::{LoadWatch, Loaded, Loader, RuleSources, parse_exceptions, unreadable_root};
 pub use load::shipped::{BUILTIN, SHIPPED, ShippedFile};
 pub use load::watch::{WatchMode, Watcher};

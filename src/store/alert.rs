@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Delivery, Store, StoreError, key, state, value};
 use crate::model::{
-    alert::{Alert, AlertChange, LoggedChange, Notice},
+    alert::{Alert, AlertChange, AlertStatus, LoggedChange, Notice, Severity},
     name::{AlertId, EventId, RuleId, RuleVersion, Sequence, SilenceId},
     outcome::{LoggedRules, LoggedWatermark, Match, StateChanges, Watermark},
     silence::Silence,
@@ -28,6 +28,8 @@ pub struct Staged {
     /// Whom to tell of what, in order.
     pub notices: Vec<(AlertId, Notice)>,
     log: Vec<LoggedChange>,
+    /// The status and severity that alerts had before.
+    before: BTreeMap<AlertId, (AlertStatus, Severity)>,
 }
 
 /// A match that an exception took out of alerting.
@@ -88,7 +90,10 @@ impl Writing<'_> {
             let id = change.alert();
             let known = match staged.alerts.entry(id) {
                 Entry::Occupied(entry) => Some(entry.into_mut()),
-                Entry::Vacant(entry) => self.store.reader().alert(id)?.map(|alert| entry.insert(alert)),
+                Entry::Vacant(entry) => self.store.reader().alert(id)?.map(|alert| {
+                    staged.before.insert(id, (alert.status, alert.severity));
+                    entry.insert(alert)
+                }),
             };
             let alert = match (change, known) {
                 (AlertChange::Opened(_), Some(_)) => continue,
@@ -127,10 +132,10 @@ impl Writing<'_> {
     /// are pending a hunt. In a store that is new, none is.
     pub fn note_rules(&mut self, rules: &BTreeMap<RuleId, RuleVersion>, hunt: bool) -> Result<(), StoreError> {
         let reader = self.store.reader();
-        let notes: Vec<LoggedRules> = reader.logged_rules().collect::<Result<_, _>>()?;
-        if notes.last().is_some_and(|last| last.rules == *rules) {
+        if reader.last_rules()?.is_some_and(|last| last.rules == *rules) {
             return Ok(());
         }
+        let notes: Vec<LoggedRules> = reader.logged_rules().collect::<Result<_, _>>()?;
         let logged =
             LoggedRules { checkpoint: reader.checkpoint()?, change: self.last_change()?, rules: rules.clone() };
         let mut batch = sled::Batch::default();
@@ -150,6 +155,16 @@ impl Writing<'_> {
         for (id, alert) in &commit.staged.alerts {
             value::put_framed(&mut batch, key::alert(*id), alert)?;
             batch.insert(key::alert_time(alert.opened_at, *id), &[]);
+        }
+        if !commit.staged.alerts.is_empty() {
+            let mut counts = store.reader().alert_counts()?;
+            for (id, alert) in &commit.staged.alerts {
+                if let Some((status, severity)) = commit.staged.before.get(id) {
+                    counts.remove(*status, *severity);
+                }
+                counts.add(alert);
+            }
+            batch.insert(key::ALERT_COUNTS, counts.encode());
         }
         for watermark in &commit.watermarks {
             let checkpoint = commit.checkpoint.map_or_else(|| store.reader().checkpoint(), Ok)?;

@@ -20,6 +20,8 @@ pub(super) const FIRST: &[u8] = b"m/first";
 pub(super) const LOST: &[u8] = b"m/lost";
 /// The number of the last logged change of an alert.
 pub(super) const LAST_CHANGE: &[u8] = b"m/change";
+/// The numbers of alerts, by status and severity.
+pub(super) const ALERT_COUNTS: &[u8] = b"m/alerts";
 
 /// What is known of deaths of the process.
 pub(super) const CRASHES: &[u8] = b"f/crashes";
@@ -142,6 +144,13 @@ pub(super) fn action_parts(key: &[u8]) -> Option<(SourceName, &str)> {
 pub(super) fn alert(id: AlertId) -> Vec<u8> {
     let mut key = vec![ALERT];
     key.extend_from_slice(&id.bytes());
+    key
+}
+
+/// The beginning of the keys of alerts whose id begins with these bytes.
+pub(super) fn alerts_beginning(bytes: &[u8]) -> Vec<u8> {
+    let mut key = vec![ALERT];
+    key.extend_from_slice(bytes);
     key
 }
 

@@ -311,7 +311,12 @@ impl Reader {
     /// Alerts whose id begins with these hexadecimal digits, at most two: enough to know whether it is one.
     pub fn alerts_beginning(&self, digits: &str) -> Result<Vec<Alert>, StoreError> {
         let mut found = Vec::new();
-        for item in self.tree.scan_prefix([key::ALERT]) {
+        // The bytes that pairs of digits give; a last digit alone is compared below.
+        let pairs = digits
+            .as_bytes()
+            .chunks_exact(2)
+            .map_while(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+        for item in self.tree.scan_prefix(key::alerts_beginning(&pairs.take(16).collect::<Vec<u8>>())) {
             let (key, bytes) = item?;
             let id = key::alert_at_end(&key).ok_or_else(|| StoreError::damaged("an alert", "its key"))?;
             if id.to_string().starts_with(digits) {
@@ -420,6 +425,12 @@ impl Reader {
     /// Which rules ran, and from where on, in order.
     pub fn logged_rules(&self) -> impl Iterator<Item = Result<LoggedRules, StoreError>> + use<> {
         self.tree.scan_prefix([key::RULES]).map(|item| value::from_json("a note of which rules ran", &item?.1))
+    }
+
+    /// Which rules ran last.
+    pub fn last_rules(&self) -> Result<Option<LoggedRules>, StoreError> {
+        let last = self.tree.scan_prefix([key::RULES]).next_back().transpose()?;
+        last.map(|(_, bytes)| value::from_json("a note of which rules ran", &bytes)).transpose()
     }
 
     /// Rules that are pending a hunt, by the last event that was evaluated before they came.

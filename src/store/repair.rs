@@ -374,6 +374,8 @@ fn finish(
     put(&mut all, key::NEXT_SEQUENCE, Sequence(last).next().0);
     put(&mut all, key::CHECKPOINT, checkpoint);
     put(&mut all, key::LAST_CHANGE, last_change);
+    // Some alerts may be gone: they are counted again.
+    all.remove(key::ALERT_COUNTS);
 
     let mut names: Vec<SourceName> = sources.to_vec();
     for name in all.keys().filter(|name| name.first() == Some(&key::SOURCE)) {

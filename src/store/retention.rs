@@ -158,12 +158,19 @@ impl Store {
             if pending.contains(&id) {
                 continue;
             }
-            // What it is about may be long past when it is raised; it is kept from then on.
+            // Nobody changes the alert, or the numbers of alerts, meanwhile.
+            let _turn = self.writing();
             let alert = self.reader().alert(id)?;
-            if alert.is_some_and(|alert| alert.raised_at.is_some_and(|raised| raised >= cutoff)) {
+            // What it is about may be long past when it is raised; it is kept from then on.
+            if alert.as_ref().is_some_and(|alert| alert.raised_at.is_some_and(|raised| raised >= cutoff)) {
                 continue;
             }
             let mut batch = sled::Batch::default();
+            if let Some(alert) = alert {
+                let mut counts = self.reader().alert_counts()?;
+                counts.remove(alert.status, alert.severity);
+                batch.insert(key::ALERT_COUNTS, counts.encode());
+            }
             batch.remove(time_key);
             batch.remove(key::alert(id));
             for belonging in [key::matches(id), key::changes_of(id), key::references(id)] {

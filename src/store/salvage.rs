@@ -221,6 +221,8 @@ pub(super) fn read(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMa
         key::PASS => value::from_json::<LoggedWatermark>("", bytes).is_ok(),
         key::RULES => value::from_json::<LoggedRules>("", bytes).is_ok(),
         key::CRASH => value::from_json::<CrashRecord>("", bytes).is_ok(),
+        // Alerts are counted again.
+        key::META if name == key::ALERT_COUNTS => true,
         key::META | key::SKIPPED | key::QUARANTINE_SEEN => bytes.len() == 8,
         key::EXCEPTED => value::from_json::<Excepted>("", bytes).is_ok(),
         key::MATCH => std::str::from_utf8(bytes).is_ok(),

@@ -41,8 +41,13 @@ impl Reader {
     /// All detection state, as it was handed in. What has lost pieces is told and left out: a rule that forgets something is better than
     /// none that runs.
     pub fn state(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.state_beginning("")
+    }
+
+    /// The detection state whose names begin so.
+    pub fn state_beginning(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let mut entries = Vec::new();
-        for item in self.tree().scan_prefix([key::STATE]) {
+        for item in self.tree().scan_prefix(key::state(prefix)) {
             let (key, bytes) = item?;
             let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
             match self.whole_state(&name, &bytes) {

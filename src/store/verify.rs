@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CrashRecord, Delivery, DestinationRecord, Excepted, Quarantined, SourceRecord, Store, StoreError,
+    AlertCounts, CrashRecord, Delivery, DestinationRecord, Excepted, Quarantined, SourceRecord, Store, StoreError,
     block::{Contents, Directory},
     key, value,
 };
@@ -107,6 +107,7 @@ impl Store {
     /// Every record but events decodes. Returns the alerts that are there.
     fn verify_records(&self, found: &mut StoreCheck) -> Result<HashSet<AlertId>, StoreError> {
         let mut alerts = HashSet::new();
+        let mut counts = AlertCounts::default();
         for item in self.tree() {
             let (name, bytes) = item?;
             let readable = match name.first().copied().unwrap_or_default() {
@@ -117,6 +118,7 @@ impl Store {
                             return Err(StoreError::damaged("an alert", "it stands under another's key"));
                         }
                         alerts.insert(alert.id);
+                        counts.add(&alert);
                         if !self.tree().contains_key(key::alert_time(alert.opened_at, alert.id))? {
                             return Err(StoreError::damaged("an alert", "it is not found by its time"));
                         }
@@ -157,6 +159,7 @@ impl Store {
                 key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),
                 key::QUARANTINE => value::from_json::<Quarantined>("a quarantined entry", &bytes).map(drop),
                 key::CRASH => value::from_json::<CrashRecord>("a record of crashes", &bytes).map(drop),
+                key::META if &*name == key::ALERT_COUNTS => Ok(()),
                 key::META | key::SKIPPED | key::SEEN | key::QUARANTINE_SEEN => {
                     let whole = bytes.len() == 8;
                     if whole { Ok(()) } else { Err(StoreError::damaged("a number", "it has not eight bytes")) }
@@ -175,6 +178,11 @@ impl Store {
             if let Err(error) = readable {
                 found.wrong(|| error.to_string());
             }
+        }
+        // With an alert that cannot be read, the numbers cannot be compared.
+        if alerts.len() as u64 == found.alerts && self.tree().contains_key(key::ALERT_COUNTS)? {
+            let stored = self.reader().alert_counts()?;
+            found.expect(stored == counts, || "the stored numbers of alerts by status are wrong".to_owned());
         }
         Ok(alerts)
     }

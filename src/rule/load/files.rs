@@ -38,6 +38,35 @@ pub fn fingerprint_on_disk(roots: &[PathBuf], follow_links: bool) -> String {
     fingerprint(&files, &diagnostics).to_hex().to_string()
 }
 
+/// What the file system says of the files under `roots`, without reading them: names, sizes and times of change. If it is the
+/// same as before, so is [`fingerprint_on_disk`].
+pub fn stamp_on_disk(roots: &[PathBuf], follow_links: bool) -> [u8; 32] {
+    let inside = Inside::new(roots, follow_links);
+    let mut hasher = blake3::Hasher::new();
+    let mut note = |file: &Path| {
+        hasher.update(file.as_os_str().as_encoded_bytes());
+        // A name ends with a byte that it cannot have.
+        hasher.update(&[0]);
+        if let Ok(metadata) = std::fs::metadata(file) {
+            for part in [metadata.ino(), metadata.len(), metadata.mode().into()] {
+                hasher.update(&part.to_le_bytes());
+            }
+            for part in [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()] {
+                hasher.update(&part.to_le_bytes());
+            }
+        }
+    };
+    for root in roots.iter().map(|root| normal(root)) {
+        if root.is_dir() {
+            // A directory that cannot be read has a diagnostic where rules are loaded.
+            walk(&root, 0, &inside, &mut HashSet::new(), &mut note).ok();
+        } else {
+            note(&root);
+        }
+    }
+    *hasher.finalize().as_bytes()
+}
+
 /// The test files under `roots`.
 pub fn test_files(roots: &[PathBuf]) -> Vec<PathBuf> {
     files_ending(roots, ".test.yaml", true)
