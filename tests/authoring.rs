@@ -417,7 +417,7 @@ fn explain_says_in_which_line() {
         14:30  event.geo.country != "Germany"              false
       said no in line 14: && event.geo.country != "Germany"
 
-    verdict    no alert: `rule` said false in line 14
+    verdict    no alert: `rule` returned false at line 14
     "#);
     given["attributes"].as_object_mut().unwrap().remove("actor");
     lab.write("event.json", given.to_string());
