@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_catalog_is_read_from_an_answer() {
+    fn a_catalog_is_parsed_from_a_response() {
         let catalog = Catalog::parse(
             r#"{"data":[{"id":"a_1","type":"x","attributes":{"displayName":"Deactivated account","groupDisplayName":"Atlassian accounts"}},{"id":""},{"id":"b"}]}"#,
         )
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_have_most_words_in_common() {
+    fn nearest_actions_share_the_most_words() {
         let known = [
             ("account_deactivated", Some("Deactivated account")),
             ("account_reactivated", Some("Reactivated account")),

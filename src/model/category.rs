@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_organizations_own_groups_decide_before_the_table() {
+    fn listed_groups_take_precedence_over_ids() {
         assert_eq!(IDS.len(), ACTIONS.len(), "every pattern is valid");
         let of = |action, name, group| Category::of(action, name, group).as_str();
         assert_eq!(of("user_login", None, None), "authentication");

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_read_as_far_as_it_is_legible() {
+    fn unreadable_parts_of_an_entry_are_flagged() {
         let read = |raw: &str| {
             let event = IncomingEvent::parse(raw).unwrap();
             let flags: Vec<&str> = event.flags.iter().map(Flag::name).collect();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_cannot_be_true_does_not_count() {
+    fn implausible_times_are_replaced() {
         let arrived: Timestamp = "2026-11-20T10:00:00Z".parse().unwrap();
         let at = |time: &str, processed: &str| {
             let raw =
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_time_takes_the_next_best() {
+    fn a_missing_time_has_fallbacks() {
         let source = SourceName::parse("s").unwrap();
         let arrived: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         let entry =

@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rule_ids_are_dotted_and_plain() {
+    fn rule_ids_are_validated() {
         assert!(RuleId::parse("atlassian.admin.impersonated_user").is_ok());
         for wrong in ["", "nodots", "a..b", ".a", "A.b", "a.b c", "a.ü"] {
             assert!(RuleId::parse(wrong).is_err(), "{wrong}");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn dedup_keys_are_cut_at_characters() {
+    fn long_dedup_keys_are_clipped() {
         let key = |text: &str| DedupKey::clipped(text).as_str().to_owned();
         assert_eq!(key(&"ü".repeat(1_000)), "ü".repeat(1_000));
         let (one, other) = (format!("{}1", "ü".repeat(1_500)), format!("{}2", "ü".repeat(1_500)));
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn alert_ids_survive_their_text() {
+    fn alert_ids_round_trip() {
         let id = AlertId::derive(&RuleId::parse("a.b").unwrap(), "s", "k", "e");
         assert_eq!(id.to_string().parse::<AlertId>().unwrap(), id);
         assert!("zz".parse::<AlertId>().is_err());

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_hides_nothing_that_was_there() {
+    fn added_data_hides_no_known_field() {
         let deep = (0..60).fold(json!(0), |inner, _| json!([inner, "x".repeat(2_000)]));
         let names: Map<String, Value> = (0..25_000).map(|index| (format!("!{index}"), json!(index))).collect();
         let wide: Vec<Value> = (0..300).map(|_| json!([[[[0, 1], [2, 3]]], vec!["y".repeat(300); 300]])).collect();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_event_is_left_alone() {
+    fn an_ordinary_event_is_unchanged() {
         let event = event(("message", json!({"content": "x".repeat(20_000)})));
         assert!(!is_oversize(&event.to_string(), &event));
     }

@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ever_more_rarely() {
+    fn repetitions_are_reported_less_and_less_often() {
         let mut repeats = Repeats::default();
         let reported: Vec<u64> = (0..2_000).filter_map(|_| repeats.again()).collect();
         assert_eq!(reported, [1, 10, 100, 1_000]);

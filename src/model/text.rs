@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_be_acted_on_is_replaced_or_written_out() {
+    fn unsafe_characters_are_replaced_or_escaped() {
         let hostile = "a\n\u{1b}[31m\u{9b}b\u{202e}c\u{2028}d\u{feff}";
         assert_eq!(printable(hostile), "a  [31m b c d ");
         assert_eq!(escaped(hostile), "a\\n\\u{1b}[31m\\u{9b}b\\u{202e}c\\u{2028}d\\u{feff}");
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_count_as_services_do() {
+    fn cuts_count_utf16_units() {
         assert_eq!(clipped("abc", 3), "abc");
         assert_eq!(clipped("abcd", 3), "ab…");
         // Two units each.
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_printable_all_through() {
+    fn json_is_printable_at_every_level() {
         let value = serde_json::json!({"a\u{202e}": ["\u{9b}b\nc", 1, {"d": "\u{2066}e"}]});
         assert_eq!(printable_json(value), serde_json::json!({"a ": [" b\nc", 1, {"d": " e"}]}));
     }
@@ -173,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_longer_than_asked(text in ".{0,40}", units in 1_usize..50) {
+        fn cut_text_is_within_the_limit(text in ".{0,40}", units in 1_usize..50) {
             for cut in [clipped(&text, units), shortened(&text, units)] {
                 prop_assert!(cut.encode_utf16().count() <= units);
                 prop_assert!(cut == text || cut.contains('…'));

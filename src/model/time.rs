@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_as_people_write_them() {
+    fn durations_are_parsed_and_formatted() {
         let read = |text| parse_duration(text).map(|duration| duration.as_secs());
         assert_eq!(read("30s"), Ok(30));
         assert_eq!(read("1h30m"), Ok(5_400));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn times_with_and_without_fractions_or_offset() {
+    fn times_parse_without_fractions_or_offset() {
         let whole = parse_timestamp("2022-05-12T19:13:13Z").unwrap();
         assert_eq!(parse_timestamp("2022-05-12T19:13:13.000Z"), Some(whole));
         assert_eq!(parse_timestamp("2022-05-12T19:13:13"), Some(whole));

@@ -77,8 +77,8 @@ pub struct ActionCoverage {
 
 /// The rules that evaluate an action because they name it, as indexes into the set's `detections`.
 pub fn looking_at(rules: &RuleSet, action: &str) -> Vec<usize> {
-    let whatever = Plan::new(rules, NO_ACTION).rules();
-    Plan::new(rules, action).rules().into_iter().filter(|rule| !whatever.contains(rule)).collect()
+    let unconditional = Plan::new(rules, NO_ACTION).rules();
+    Plan::new(rules, action).rules().into_iter().filter(|rule| !unconditional.contains(rule)).collect()
 }
 
 impl Occurrence {
@@ -100,7 +100,7 @@ impl Occurrence {
 
     /// Returns the coverage of these actions by the rules.
     pub fn coverage(self, rules: &RuleSet) -> Coverage {
-        let whatever = Plan::new(rules, NO_ACTION).rules();
+        let unconditional = Plan::new(rules, NO_ACTION).rules();
         let ids = |indexes: &[usize]| -> Vec<RuleId> {
             indexes.iter().filter_map(|index| rules.detections.get(*index)).map(|rule| rule.id().clone()).collect()
         };
@@ -108,7 +108,7 @@ impl Occurrence {
         let looking = |(action, count): (Arc<str>, ActionCount)| {
             let all = Plan::new(rules, &action).rules();
             busy.extend(&all);
-            let own: Vec<usize> = all.into_iter().filter(|rule| !whatever.contains(rule)).collect();
+            let own: Vec<usize> = all.into_iter().filter(|rule| !unconditional.contains(rule)).collect();
             let ActionCount { events, sources, latest } = count;
             ActionCoverage { action, events, sources, latest, rules: ids(&own) }
         };
@@ -133,7 +133,7 @@ impl Occurrence {
             earliest: self.earliest,
             latest: self.latest,
             actions,
-            every_event: ids(&whatever),
+            every_event: ids(&unconditional),
             idle: named(&|rule| !is_busy(rule)),
             attack,
             without_attack: named(&|rule| rule.metadata.attack.is_empty()),

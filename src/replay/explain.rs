@@ -100,13 +100,13 @@ pub fn explain(
     tracer.set_memory(detector.memory());
     let outcome = detector.evaluate(event);
     // A rule that subscribes to others is explained with the first match that it gets.
-    let heard = outcome.matches.iter().find_map(|found| {
+    let trigger = outcome.matches.iter().find_map(|found| {
         let other = alone.detections.iter().find(|other| *other.id() == found.rule)?;
         rule.listens_to(&other.metadata)
             .then(|| RuleInput::of_match(event, detector.info(other, &input), &rules.catalog))
     });
-    let heard_nothing = rule.metadata.on.is_some() && heard.is_none();
-    let input = heard.unwrap_or(input);
+    let is_untriggered = rule.metadata.on.is_some() && trigger.is_none();
+    let input = trigger.unwrap_or(input);
     let explained = |trace: Trace| {
         let said_no = trace.function == "rule" && trace.result.as_deref() == Ok("false");
         let decided = trace.decided.filter(|_| said_no);
@@ -120,7 +120,7 @@ pub fn explain(
         };
         FunctionExplained { function: trace.function, result, error, notes: trace.notes, decided }
     };
-    let wanted = alone.wants(event) && !heard_nothing;
+    let wanted = alone.wants(event) && !is_untriggered;
     let mut functions: Vec<FunctionExplained> = tracer.run(rule, "rule", &input).into_iter().map(&explained).collect();
     let said_yes = functions.first().is_some_and(|function| function.result.as_deref() == Some("true"));
     if said_yes {

@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_strict_reader_refuses_is_read_as_the_nearest_thing() {
+    fn what_a_strict_parser_rejects_is_replaced() {
         check(r#"{"a":"Eve \ud83d"}"#, &json!({"a": "Eve \u{fffd}"}), &[Flag::Surrogate]);
         check(
             r#"{"a":"\udc00\ud83dx\ud83d\ud83d\ude00"}"#,
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_deep_is_cut_and_the_rest_is_read() {
+    fn too_deep_parts_are_cut() {
         let raw = format!(r#"{{"a":{}"x\"]"{},"b":1}}"#, "[".repeat(100_000), "]".repeat(100_000));
         let legible = read(&raw).unwrap();
         assert!(legible.flags.has(Flag::TooDeep));
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused() {
+    fn invalid_json_is_rejected() {
         for raw in [
             "",
             "{",
@@ -529,7 +529,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_strict_reader_takes_is_read_as_by_it(value in any_json()) {
+        fn valid_json_is_unchanged(value in any_json()) {
             let raw = value.to_string();
             let legible = read(&raw).unwrap();
             let back: Value = serde_json::from_str(&legible.text).unwrap();
@@ -538,7 +538,7 @@ mod tests {
 
         /// The output always parses strictly, and everything that a strict parser accepts is read.
         #[test]
-        fn what_is_read_can_be_read_strictly(parts in prop::collection::vec(prop::sample::select(vec![
+        fn the_output_parses_strictly(parts in prop::collection::vec(prop::sample::select(vec![
             "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\\", "\\u", "d83d", "\\ud83d", "\\udc00", "1", "-", "1e400", "e", ".", "0", "true", "null", " ", "\n", "\u{1}", "x", "😀",
         ]), 0..20)) {
             let raw: String = parts.concat();
