@@ -111,7 +111,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The reason for display, as a clause after "because".
+    /// The reason for display, as a clause without a final period.
     pub fn text(self) -> &'static str {
         match self {
             Self::RuleGone => "their rule no longer runs",
@@ -225,7 +225,7 @@ impl Verification {
             }
         }
         self.learning.retain(|(checkpoint, _)| *checkpoint >= note.checkpoint);
-        // The set contains the rules that these subscribe to, because all rules that run are named.
+        // `part` also adds the rules that these subscribe to, but `now` already has all rules that are to run.
         self.replay.detector.set_rules(self.rules.part(&now));
         if self.replay.detector.learning().is_some() {
             for (_, learning) in self.learning.iter().filter(|(checkpoint, _)| *checkpoint == note.checkpoint) {
