@@ -75,7 +75,7 @@ fn names_of_activities_are_known_before_the_first_event() {
     lab.write("broken.json", "{}");
     let broken = lab.watchbell(&["replay", "--actions", "broken.json"]);
     assert_eq!(broken.code, Some(3));
-    assert!(broken.stderr.contains("no list of actions"), "{}", broken.stderr);
+    assert!(broken.stderr.contains("expected a list of actions"), "{}", broken.stderr);
 }
 
 /// Rules then go by ids; nothing is wrong, and what events have brought is all that is known.

@@ -417,7 +417,7 @@ fn explain_says_in_which_line() {
         14:30  event.geo.country != "Germany"              false
       said no in line 14: && event.geo.country != "Germany"
 
-    verdict    no alert: `rule` said false in line 14
+    verdict    no alert: `rule` returned false at line 14
     "#);
     given["attributes"].as_object_mut().unwrap().remove("actor");
     lab.write("event.json", given.to_string());
@@ -439,7 +439,7 @@ fn explain_says_in_which_line() {
         finished.stdout.lines().last().unwrap_or_default().to_owned()
     };
     assert!(verdict("2").contains("opens"), "{}", verdict("2"));
-    assert!(verdict("3").contains("no new alert: it joins alert"), "{}", verdict("3"));
+    assert!(verdict("3").contains("no new alert: the match joins alert"), "{}", verdict("3"));
     assert_eq!(lab.watchbell(&["explain", "--rule", "team.rul", "--event", "2"]).code, Some(3));
 }
 

@@ -252,7 +252,7 @@ fn a_rule_for_flagged_events_of_some_actions() {
     lab.run_agent_until(|reader| evaluated(reader, 3));
     let explained = |id: &str| lab.watchbell(&["explain", "--rule", "a.narrow", "--event", id]).stdout;
     assert!(
-        explained("plain").contains("no alert: the rule looks at events with flags only"),
+        explained("plain").contains("no alert: the rule evaluates only events with flags"),
         "{}",
         explained("plain")
     );

@@ -204,7 +204,7 @@ fn verify_finds_what_is_wrong() {
     drop(db);
     let found = open(directory.path()).unwrap().verify().unwrap();
     let problems = found.problems.join("\n");
-    for wanted in ["a block", "pieces of blocks", "an alert", "matches name alerts that are not there"] {
+    for wanted in ["a block", "block chunks", "an alert", "matches refer to missing alerts"] {
         assert!(problems.contains(wanted), "{wanted}: {problems}");
     }
 }

@@ -186,7 +186,7 @@ fn wrong_exceptions_are_told() {
     assert!(told("event.actor", "evnt.actor").contains("`evnt` is not defined"));
     assert!(told("expires = \"never\"", "").contains("does not say when it ends"));
     assert!(told("reason = \"her job\"", "").contains("has no `reason`"));
-    assert!(told("id = \"ann\"", "id = \"a b\"").contains("is not a name for an exception"));
+    assert!(told("id = \"ann\"", "id = \"a b\"").contains("is not a valid exception name"));
     assert!(told("condition = ", "slot = \"x\"\ncondition = ").contains("must have a `condition`, or a `slot`"));
 }
 

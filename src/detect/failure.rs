@@ -1,4 +1,4 @@
-//! What becomes of a rule that fails, or remembers too much: an alert about the rule itself.
+//! Rules that fail or keep too much state: an alert about the rule itself.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,21 +17,21 @@ use crate::{
     rule::{CompiledRule, RuleFailure, Stage},
 };
 
-/// A rule that exceeds its limits so many times in a row is suspended until its file changes.
+/// A rule that exceeds its limits this many times in a row is suspended until its file changes.
 const SUSPEND_AFTER: u32 = 3;
-/// Errors of one kind of one rule are one alert for so long.
+/// Errors of the same kind of one rule join the same alert for this long.
 const ERROR_PERIOD: Duration = Duration::from_secs(86_400);
 
 impl Detector {
-    /// Raises an alert where a rule remembers so much that something had to be forgotten.
-    pub(super) fn tell_overflow(&mut self, rule: &CompiledRule, event: &Event, outcome: &mut Outcome) {
+    /// Raises an alert if a rule exceeded its state quota, so that something had to be dropped.
+    pub(super) fn report_overflow(&mut self, rule: &CompiledRule, event: &Event, outcome: &mut Outcome) {
         let overflowed = self.host.memory().take_overflowed();
         if overflowed.contains(rule.id().as_str()) {
             let (keys, bytes, _) = self.host.memory().size(rule.id().as_str());
             let title = format!("Rule `{}` remembers more than it may, and forgets what is oldest", rule.id());
             let what = format!(
-                "It holds {keys} keys and {bytes} bytes. What was forgotten counts no more: sequences and first sightings may be \
-                 missed or told again. Use keys that fewer things have, or shorter windows."
+                "It has {keys} keys and {bytes} bytes. Dropped entries no longer count: sequences and first sightings may be \
+                 missed or reported again. Use keys that fewer things have, or shorter windows."
             );
             self.raise_error(rule, event, "memory", &title, &what, outcome);
         }
@@ -76,13 +76,14 @@ impl Detector {
                 first_events: vec![event.id.clone()],
                 newest_events: Vec::new(),
                 dedup_key: DedupKey::clipped(key),
-                // Whoever did what the rule fails on has nothing to do with it.
+                // Whoever did what the rule fails on is not involved in the failure.
                 evidence: Evidence::default(),
                 context: serde_json::Map::new(),
                 description: Some(what.to_owned()),
-                // The file's path is left out: it would differ between the agent and a replay started elsewhere.
+                // The path of the file is left out, because it would differ between the agent and a replay started
+                // elsewhere.
                 runbook: Some(format!(
-                    "While this lasts the rule detects nothing where it fails. `watchbell rules show {}` names its file; the agent takes it up when it is saved. `watchbell events show {}` shows an event it failed on.",
+                    "The rule cannot detect anything on events it fails on. `watchbell rules show {}` shows its file; the agent reloads it when it is saved. `watchbell events show {}` shows an event it failed on.",
                     rule.id(),
                     event.id
                 )),

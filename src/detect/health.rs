@@ -1,7 +1,7 @@
-//! Running check rules: records of how things stand in, health alerts opened, restated and resolved out.
+//! Runs check rules: takes records of the agent and its sources, and opens, restates and resolves health alerts.
 //!
-//! Unlike detection this watches the clock: it is told the time. A finding that lasts is one alert, from the check that first
-//! made it to the one that no longer does.
+//! Unlike detection this uses wall-clock time, which the caller passes in. A finding that lasts is one alert, from the
+//! check that first reports it to the check that no longer does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,12 +23,12 @@ use crate::{
     rule::{CallWatch, CompiledRule, Finding, Limits, RuleHost, RuleKind, RuleSet, Stage, frozen},
 };
 
-/// Something that check rules judge.
+/// Something that check rules evaluate: the agent or a source.
 #[derive(Debug, Clone)]
 pub struct Subject {
-    /// The source, or none for the agent.
+    /// The source; absent for the agent.
     pub source: Option<SourceName>,
-    /// What check rules read of it.
+    /// The record that check rules read.
     pub record: serde_json::Value,
 }
 
@@ -44,7 +44,7 @@ struct OpenFinding {
     resolved: Option<String>,
 }
 
-/// Whether what a health alert is about still lasts, by stored state.
+/// Returns true if the cause of a health alert persists, according to stored state.
 pub fn is_open_finding(entries: impl IntoIterator<Item = (String, Vec<u8>)>, alert: AlertId) -> bool {
     entries
         .into_iter()
@@ -61,7 +61,7 @@ pub fn sources_of_findings(entries: impl IntoIterator<Item = (String, Vec<u8>)>)
     entries.into_iter().filter_map(|(_, bytes)| decode::<OpenFinding>(&bytes)?.source).collect()
 }
 
-/// Runs check rules and remembers what they found.
+/// Runs check rules and keeps their open findings.
 #[derive(Debug)]
 pub struct HealthDetector {
     host: RuleHost,
@@ -69,7 +69,7 @@ pub struct HealthDetector {
 }
 
 impl HealthDetector {
-    /// Goes on from stored state, as [`HealthDetector::check`] handed it out.
+    /// Creates a detector from stored state, as returned by [`HealthDetector::check`].
     pub fn restore(limits: &Limits, entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
         let open = entries
             .into_iter()
@@ -79,17 +79,17 @@ impl HealthDetector {
         Self { host: RuleHost::new(limits), open }
     }
 
-    /// Tells `watch` of each call of a rule's function from now on.
+    /// From now on, reports each call of a rule's function to `watch`.
     pub fn set_watch(&mut self, watch: Option<CallWatch>) {
         self.host.set_watch(watch);
     }
 
-    /// Whether what an alert is about still lasts.
+    /// Returns true if the cause of an alert persists.
     pub fn is_open(&self, alert: AlertId) -> bool {
         self.open.values().any(|open| open.alert == alert)
     }
 
-    /// Judges all subjects as they are at `now`.
+    /// Evaluates all subjects as of `now`.
     pub fn check(&mut self, rules: &RuleSet, subjects: &[Subject], now: Timestamp) -> (Outcome, StateChanges) {
         let mut outcome = Outcome::default();
         let mut seen: BTreeSet<String> = BTreeSet::new();
@@ -98,7 +98,7 @@ impl HealthDetector {
             for subject in subjects {
                 let judged = self.judge(rule, subject);
                 if matches!(judged, Some(Ok(None) | Err(_))) {
-                    // It cannot tell now: what is open stays open.
+                    // The rule cannot decide now: open findings stay open.
                     let same = |open: &OpenFinding| open.rule == *rule.id() && open.source == subject.source;
                     seen.extend(self.open.iter().filter(|(_, open)| same(open)).map(|(name, _)| name.clone()));
                 }
@@ -121,12 +121,12 @@ impl HealthDetector {
                     let hash = AlertId::derive(rule.id(), source, &finding.key, "");
                     let name = format!("health/{}/{hash}", rule.id());
                     seen.insert(name.clone());
-                    self.found(rule, rules.generation, subject, finding, &name, now, &mut outcome, &mut changes);
+                    self.report(rule, rules.generation, subject, finding, &name, now, &mut outcome, &mut changes);
                 }
             }
         }
-        let over: Vec<String> = self.open.keys().filter(|name| !seen.contains(*name)).cloned().collect();
-        for name in over {
+        let ended: Vec<String> = self.open.keys().filter(|name| !seen.contains(*name)).cloned().collect();
+        for name in ended {
             if let Some(open) = self.open.remove(&name) {
                 let title = open.resolved.unwrap_or_else(|| format!("Resolved: {}", open.title));
                 outcome.alerts.push(AlertChange::Resolved { alert: open.alert, time: now, title });
@@ -147,7 +147,7 @@ impl HealthDetector {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call site; the parts belong to different owners")]
-    fn found(
+    fn report(
         &mut self,
         rule: &CompiledRule,
         generation: u64,
@@ -160,7 +160,7 @@ impl HealthDetector {
     ) {
         let metadata = &rule.metadata;
         let title = finding.title.unwrap_or_else(|| metadata.title.clone());
-        // What an override says is meant whatever the rule's own function says.
+        // An override applies whatever the rule's own function returns.
         let severity = finding.severity.filter(|_| !metadata.is_overridden("severity")).unwrap_or(metadata.severity);
         let description = finding.description.or_else(|| metadata.description.clone());
         let resolved = metadata.resolved.as_ref().map(|text| match &subject.source {

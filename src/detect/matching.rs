@@ -1,4 +1,4 @@
-//! From a match to its alert: exceptions, dedup key, threshold, and the alert that opens or is joined.
+//! From a match to its alert: exceptions, dedup key, threshold, and the alert that the match opens or joins.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     rule::{CompiledRule, EXPIRED, Exception, MatchInfo, Metadata, RuleFailure, RuleHost, RuleInput, Stage},
 };
 
-/// What a match has to say, as far as it is needed to find its alert.
+/// The details of a match that are needed to find its alert.
 #[derive(Debug, Clone)]
 pub struct Details {
     pub(super) title: String,
@@ -27,17 +27,17 @@ pub struct Details {
     pub(super) key: DedupKey,
     pub(super) errors: Vec<FunctionError>,
     actor: Option<String>,
-    /// Named lists that were looked into, with their versions.
+    /// The named lists that the rule read, with their versions.
     lists: BTreeMap<String, String>,
 }
 
 impl Details {
-    /// Title, severity and dedup key of a match, each with its fallback.
+    /// Calls the rule's functions for title, severity and dedup key, each with its fallback.
     pub(super) fn find(host: &RuleHost, rule: &CompiledRule, input: &RuleInput<'_>) -> Self {
         let mut errors = Vec::new();
         let title = fallible("title", host.text(rule, "title", input), &mut errors);
         let title = title.filter(|title| !title.trim().is_empty()).unwrap_or_else(|| rule.metadata.title.clone());
-        // What an override says of a rule is meant whatever the rule's own function says.
+        // An override applies whatever the rule's own function returns.
         let own = |key| !rule.metadata.is_overridden(key);
         let severity = own("severity").then(|| host.severity(rule, input)).flatten();
         let severity = fallible("severity", severity, &mut errors);
@@ -54,7 +54,7 @@ impl Details {
         }
     }
 
-    /// What rules that listen are told of the match.
+    /// What subscribed rules get to know about the match.
     pub(super) fn info(&self, rule: &CompiledRule, opened: bool) -> MatchInfo {
         MatchInfo {
             rule: rule.id().clone(),
@@ -68,8 +68,8 @@ impl Details {
 }
 
 impl Detector {
-    /// Whether an exception takes a match out of alerting; the match is kept and counted all the same. A condition that fails
-    /// hides nothing.
+    /// Returns true if an exception suppresses a match; the match is still recorded and counted. A condition that fails
+    /// suppresses nothing.
     pub(super) fn excepted(
         &mut self,
         rule: &CompiledRule,
@@ -96,34 +96,35 @@ impl Detector {
         false
     }
 
-    /// Takes a match to its alert, or towards its threshold. Rules that listen are told of it once it counts: when it opens an
-    /// alert or joins one. A signal goes the same way, and only raises nothing.
+    /// Assigns a match to its alert, or counts it towards its threshold. Returns what subscribed rules get to know when
+    /// the match counts: when it opens or joins an alert. A signal is processed the same way, but does not raise
+    /// alerts.
     pub(super) fn matched(
         &mut self,
         rule: &CompiledRule,
         event: &Event,
         input: &RuleInput<'_>,
-        found: Details,
+        details: Details,
         outcome: &mut Outcome,
     ) -> Option<MatchInfo> {
         let raises = !rule.metadata.signal;
-        self.function_errors(rule, event, &found.errors, outcome);
-        let state_key = state::key_of(rule.id(), event.source.as_str(), found.key.as_str());
+        self.function_errors(rule, event, &details.errors, outcome);
+        let state_key = state::key_of(rule.id(), event.source.as_str(), details.key.as_str());
         let mut keyed = self.state.take(&state_key);
         let period = rule.metadata.dedup_period;
-        let (key, actor) = (found.key.clone(), found.actor.clone());
-        let mut told = None;
+        let (key, actor) = (details.key.clone(), details.actor.clone());
+        let mut published = None;
         let mut alert = None;
         if let Some(open) = keyed.open_at(event.time, period) {
-            told = Some(found.info(rule, false));
+            published = Some(details.info(rule, false));
             alert = Some(open.id);
-            let change = joined(open, event, found.severity);
+            let change = joined(open, event, details.severity);
             outcome.alerts.extend(raises.then_some(change));
         } else if let Some(events) = self.count(rule, event, input, &mut keyed, outcome) {
-            told = Some(found.info(rule, true));
-            let known = found.errors.len();
-            let opened = self.open(rule, event, input, found, events);
-            self.function_errors(rule, event, opened.errors.get(known..).unwrap_or(&[]), outcome);
+            published = Some(details.info(rule, true));
+            let reported = details.errors.len();
+            let opened = self.open(rule, event, input, details, events);
+            self.function_errors(rule, event, opened.errors.get(reported..).unwrap_or(&[]), outcome);
             keyed.open(OpenAlert {
                 id: opened.id,
                 opened: opened.opened_at.as_millisecond(),
@@ -136,10 +137,10 @@ impl Detector {
         self.state.matched(rule.id(), event.time);
         let alert = alert.filter(|_| raises);
         outcome.matches.push(Match { alert, actor, ..matched(rule, event, Some(key)) });
-        told
+        published
     }
 
-    /// Counts a match towards its rule's threshold, and gives those that reached it.
+    /// Counts a match towards its rule's threshold. Returns the matches that reached it.
     fn count(
         &self,
         rule: &CompiledRule,
@@ -148,7 +149,7 @@ impl Detector {
         keyed: &mut KeyState,
         outcome: &mut Outcome,
     ) -> Option<Vec<WindowCount>> {
-        // No value, nothing to count; a threshold of one is reached all the same.
+        // A match without a value is not counted, but a threshold of one is still reached.
         let unique = match self.host.unique(rule, input).transpose() {
             Ok(value) => value.flatten(),
             Err(failure) => {
@@ -161,7 +162,7 @@ impl Detector {
         window::count(&mut keyed.pending, counted, threshold, window, rule.has("unique"))
     }
 
-    /// Counts what went wrong in optional functions.
+    /// Records errors of optional functions.
     pub(super) fn function_errors(
         &mut self,
         rule: &CompiledRule,
@@ -181,14 +182,14 @@ impl Detector {
         rule: &CompiledRule,
         event: &Event,
         input: &RuleInput<'_>,
-        found: Details,
+        details: Details,
         counted: Vec<WindowCount>,
     ) -> Alert {
         let times: Vec<i64> = counted.iter().map(|counted| counted.time).collect();
         let events: Vec<EventId> = counted.into_iter().map(|counted| counted.event).collect();
-        let Details { title, severity, key, mut errors, mut lists, .. } = found;
+        let Details { title, severity, key, mut errors, mut lists, .. } = details;
         let metadata = &rule.metadata;
-        // The event may have opened an alert with the same key when it came.
+        // The event may have opened an alert with the same key when it arrived.
         let birth = match input.failed() {
             None => event.id.to_string(),
             Some(failed) => format!("{}/{EXPIRED}/{}", event.id, failed.name),
@@ -270,7 +271,7 @@ pub(super) fn joined(open: &mut OpenAlert, event: &Event, severity: Severity) ->
     }
 }
 
-/// The value of an optional function; its error is kept and the fallback used.
+/// The value of an optional function; if it failed, records the error and returns `None` for the fallback.
 fn fallible<T>(function: &str, answer: Option<Result<T, RuleFailure>>, errors: &mut Vec<FunctionError>) -> Option<T> {
     match answer? {
         Ok(value) => Some(value),

@@ -1,8 +1,8 @@
-//! Detection: events in, outcomes out. No I/O, no clock, no randomness; the same rules and the same events in the same order
-//! give the same outcomes, live and in a replay.
+//! Detection: events in, outcomes out. It does not do I/O and does not use a clock or randomness: the same rules and
+//! the same events in the same order yield the same outcomes, live and in a replay.
 //!
-//! [`Detector::evaluate`] is the one door. State is kept by key, and what changed since the last time is handed out by
-//! [`Detector::take_changes`], to be stored together with the outcomes and the checkpoint.
+//! [`Detector::evaluate`] is the entry point. The state is kept by key. [`Detector::take_changes`] returns what changed
+//! since the last call, to be stored together with the outcomes and the checkpoint.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -37,16 +37,16 @@ use state::State;
 pub use state::{ExceptionRecord, RULE_STATE, RuleRecord};
 pub use warm_up::Learning;
 
-/// What detection is told by the configuration.
+/// The settings of detection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// What a call may use.
+    /// The limits of a call of a rule's function.
     pub limits: Limits,
     /// An event that is older than this when it arrives raises late alerts.
     pub max_age: Duration,
-    /// How much a rule may remember.
+    /// How much state a rule may keep.
     pub quota: Quota,
-    /// Whether rules are left out that the conditions they begin with rule out. It changes no outcome; for tests.
+    /// Whether to skip rules whose leading conditions exclude an event. It does not change any outcome; for tests.
     pub prefilter: bool,
 }
 
@@ -61,17 +61,17 @@ impl Default for Settings {
     }
 }
 
-/// What is on record of each rule, read from stored state.
+/// Reads the record of each rule from stored state.
 pub fn rule_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<(RuleId, RuleRecord)> {
     State::restore(entries).rules().map(|(id, record)| (id.clone(), record.clone())).collect()
 }
 
-/// What is on record of each exception, read from stored state.
+/// Reads the record of each exception from stored state.
 pub fn exception_records(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<(ExceptionId, ExceptionRecord)> {
     State::restore(entries).exceptions().map(|(id, record)| (id.clone(), record.clone())).collect()
 }
 
-/// What rules remember, read from stored state.
+/// Reads the state that rules keep from stored state.
 pub fn memory(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Memory {
     let mut memory = Memory::default();
     for (name, bytes) in entries.into_iter().filter(|(name, _)| name.starts_with(MEMORY)) {
@@ -80,7 +80,7 @@ pub fn memory(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Memory {
     memory
 }
 
-/// What becomes of stored state through what a person did with an alert while no detector runs: see [`Detector::handled`].
+/// Returns the changes to stored state after a user handled an alert while no detector runs: see [`Detector::handled`].
 pub fn handled(
     entries: impl IntoIterator<Item = (String, Vec<u8>)>,
     alert: &Alert,
@@ -101,11 +101,11 @@ pub struct Detector {
     plans: Plans,
 }
 
-/// How often rules that listen run for one event, all of them together.
-const MOST_HEARD: usize = 2_000;
+/// How many times rules that subscribe to other rules run for one event, all of them together.
+const MAX_SUBSCRIBER_CALLS: usize = 2_000;
 
 impl Detector {
-    /// A detector with no state.
+    /// Creates a detector without state.
     pub fn new(rules: Arc<RuleSet>, settings: Settings) -> Self {
         Self {
             rules,
@@ -116,7 +116,7 @@ impl Detector {
         }
     }
 
-    /// A detector that goes on from stored state, as [`Detector::take_changes`] handed it out.
+    /// Creates a detector from stored state, as returned by [`Detector::take_changes`].
     pub fn restore(
         rules: Arc<RuleSet>,
         settings: Settings,
@@ -136,7 +136,7 @@ impl Detector {
         Self { state, ..detector }
     }
 
-    /// Takes up another rule set, between two events.
+    /// Switches to another rule set, between two events.
     pub fn set_rules(&mut self, rules: Arc<RuleSet>) {
         self.rules = rules;
         self.plans = Plans::new(self.settings.prefilter);
@@ -147,17 +147,17 @@ impl Detector {
         time::from_millis(self.state.clock())
     }
 
-    /// The rules that run.
+    /// The rule set in use.
     pub fn rules(&self) -> &Arc<RuleSet> {
         &self.rules
     }
 
-    /// What is on record of each rule.
+    /// The record of each rule.
     pub fn records(&self) -> impl Iterator<Item = (&RuleId, &RuleRecord)> {
         self.state.rules()
     }
 
-    /// What is on record of each exception.
+    /// The record of each exception.
     pub fn exception_records(&self) -> impl Iterator<Item = (&ExceptionId, &ExceptionRecord)> {
         self.state.exceptions()
     }
@@ -167,12 +167,12 @@ impl Detector {
         Details::find(&self.host, rule, input).key
     }
 
-    /// What rules that listen are told of a match that opens an alert.
+    /// What subscribed rules get to know about a match that opens an alert.
     pub fn info(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> MatchInfo {
         Details::find(&self.host, rule, input).info(rule, true)
     }
 
-    /// Whether an exception hides a match.
+    /// Returns true if an exception suppresses a match.
     pub fn excepts(
         &self,
         rule: &CompiledRule,
@@ -182,47 +182,47 @@ impl Detector {
         self.host.excepts(rule, exception, input)
     }
 
-    /// How many matches of a rule are counted towards its threshold, under a dedup key of a source.
+    /// The number of matches of a rule that count towards its threshold, for a source and a dedup key.
     pub fn counted(&self, rule: &RuleId, source: &SourceName, key: &DedupKey) -> usize {
         self.state.counted(&state::key_of(rule, source.as_str(), key.as_str()))
     }
 
-    /// State that changed since the last call.
+    /// Returns the state that changed since the last call.
     pub fn take_changes(&mut self) -> StateChanges {
         let mut changes = self.state.take_changes();
         changes.extend(self.host.memory().take_changes());
         changes
     }
 
-    /// Forgets which state changed: for a detector whose state nobody stores.
+    /// Discards the record of which state changed: for a detector whose state is not stored.
     pub fn drop_changes(&mut self) {
         self.state.drop_changes();
         self.host.memory().drop_changes();
     }
 
-    /// Tells `watch` of each call of a rule's function from now on.
+    /// From now on, reports each call of a rule's function to `watch`.
     pub fn set_watch(&mut self, watch: Option<CallWatch>) {
         self.host.set_watch(watch);
     }
 
-    /// What rules remember.
+    /// The state that rules keep.
     pub fn memory(&self) -> Memory {
         self.host.memory().clone()
     }
 
-    /// Forgets what a rule remembers, or several that share it; says how many keys that were.
+    /// Clears the state of a rule, or of several rules that share it. Returns the number of keys removed.
     pub fn clear_memory(&mut self, space: &str) -> usize {
         self.host.memory().clear(space)
     }
 
-    /// Takes note of what a person did: matches no longer join an alert that was resolved, and join one again that was
-    /// reopened.
+    /// Records what a user did with an alert: matches no longer join it after it was resolved, and join it again after
+    /// it was reopened.
     pub fn handled(&mut self, alert: &Alert, action: AlertAction) {
         self.state.handled(alert, action);
     }
 
-    /// Runs every rule that wants it on an event, in the order of their ids, then those that listen to what matched. None sees
-    /// what another does, but for the matches that it listens to.
+    /// Evaluates an event with every rule that wants it, in the order of their ids, and then with the rules that
+    /// subscribe to what matched. Rules do not see each other's results, except for the matches that they subscribe to.
     pub fn evaluate(&mut self, event: &Event) -> Outcome {
         let mut outcome = self.begin(&event.source, event.time, event.arrived);
         let plan = self.plans.of(&self.rules, &event.action, event.flags);
@@ -236,10 +236,10 @@ impl Detector {
         outcome
     }
 
-    /// What follows from an event's being next, whatever is in it: time passes.
+    /// Moves time forward to the next event and returns what follows from that, independent of what the event contains.
     pub fn begin(&mut self, source: &SourceName, time: Timestamp, arrived: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
-        // A clock that is wrong in an event must not end what is open: no event counts as later than its arrival.
+        // An event with a wrong clock must not expire state: no event counts as later than its arrival.
         let clock = time.min(arrived);
         self.state.advance(clock);
         self.host.memory().advance(clock.as_millisecond());
@@ -247,8 +247,8 @@ impl Detector {
         outcome
     }
 
-    /// What follows from what the rules have said, or are to say, of an event that is next. All rules that want it and are not
-    /// named have said false.
+    /// Evaluates the next event, given the verdicts that are already known. All rules that want the event and are not
+    /// in `verdicts` did not match.
     pub fn decide(&mut self, event: &Event, verdicts: Vec<(usize, Verdict)>, outcome: &mut Outcome) {
         let named = |index: usize| verdicts.iter().any(|(other, _)| *other == index);
         self.rule_out(&event.action, named);
@@ -258,7 +258,7 @@ impl Detector {
         }
     }
 
-    /// Takes note that rules which want an action and are not named have said false, within their limits.
+    /// Records that all rules which want an action and are not `named` returned false within their limits.
     pub fn rule_out(&mut self, action: &str, named: impl Fn(usize) -> bool) {
         if !self.state.is_any_struggling() {
             return;
@@ -271,8 +271,8 @@ impl Detector {
         }
     }
 
-    /// Takes note that the log of a source is known to be whole up to a time, although no event says so: what was expected before
-    /// that has not happened.
+    /// Records that the log of a source is known to be complete up to a time, although no event shows it. Expectations
+    /// that were due before then have failed.
     pub fn advance(&mut self, source: &SourceName, until: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
         if self.fail_expected(source, until.as_millisecond(), &mut outcome) {
@@ -281,8 +281,8 @@ impl Detector {
         outcome
     }
 
-    /// Tells rules what they expected and did not happen, as the log of a source is known to be whole up to a time. Says whether
-    /// there was anything.
+    /// Reports failed expectations to their rules, given that the log of a source is complete up to a time. Returns
+    /// true if there were any.
     fn fail_expected(&mut self, source: &SourceName, until: i64, outcome: &mut Outcome) -> bool {
         let mut any = false;
         let end = until.saturating_sub(LATENESS);
@@ -293,7 +293,7 @@ impl Detector {
             };
             any = true;
             let rules = Arc::clone(&self.rules);
-            // The rule may have gone, or expect nothing any more.
+            // The rule may have been removed, or no longer expects anything.
             let index = rules.detections.iter().position(|rule| rule.expires && rule.id().as_str() == space);
             let event = Event { time: time::from_millis(failed.due), ..failed.event.clone() };
             let turn = index.map(|index| (index, Verdict::Turn)).into_iter().collect();
@@ -301,7 +301,7 @@ impl Detector {
         }
     }
 
-    /// Runs rules, and then those that listen to what matched.
+    /// Runs rules, and then the rules that subscribe to what matched.
     fn run_all(
         &mut self,
         rules: &RuleSet,
@@ -309,31 +309,32 @@ impl Detector {
         input: &RuleInput<'_>,
         outcome: &mut Outcome,
     ) {
-        // Matches that other rules listen to, in the order in which they came up.
-        let mut heard: VecDeque<(usize, MatchInfo)> = VecDeque::new();
+        // Matches that other rules subscribe to, in order.
+        let mut published: VecDeque<(usize, MatchInfo)> = VecDeque::new();
         for (index, verdict) in verdicts {
             let matched = self.run(rules, index, input, verdict, outcome);
-            heard.extend(matched.filter(|_| rules.is_heard(index)).map(|matched| (index, matched)));
+            published.extend(matched.filter(|_| rules.is_heard(index)).map(|matched| (index, matched)));
         }
-        // Rules listen in no circle, so this ends; but ways through rules that listen crosswise double at each step.
-        let mut turns = 0;
-        while let Some((heard_rule, matched)) = heard.pop_front() {
+        // Subscriptions do not form cycles, so this ends, but the paths through rules that subscribe to each other
+        // crosswise double at each step.
+        let mut calls = 0;
+        while let Some((publisher, matched)) = published.pop_front() {
             let input = RuleInput::of_match(input.event(), matched, &rules.catalog);
-            for index in rules.listeners(heard_rule) {
-                turns += 1;
-                if turns > MOST_HEARD {
+            for index in rules.listeners(publisher) {
+                calls += 1;
+                if calls > MAX_SUBSCRIBER_CALLS {
                     if let Some(rule) = rules.detections.get(*index) {
-                        self.failed(rule, input.event(), &RuleFailure::heard_too_much(MOST_HEARD), outcome);
+                        self.failed(rule, input.event(), &RuleFailure::heard_too_much(MAX_SUBSCRIBER_CALLS), outcome);
                     }
                     return;
                 }
                 let matched = self.run(rules, *index, &input, Verdict::Turn, outcome);
-                heard.extend(matched.filter(|_| rules.is_heard(*index)).map(|matched| (*index, matched)));
+                published.extend(matched.filter(|_| rules.is_heard(*index)).map(|matched| (*index, matched)));
             }
         }
     }
 
-    /// Runs a rule on an event, or on another rule's match, and says what is to be told of it to those who listen.
+    /// Runs a rule on an event, or on another rule's match. Returns what subscribed rules get to know about its match.
     fn run(
         &mut self,
         rules: &RuleSet,
@@ -349,7 +350,7 @@ impl Detector {
         let event = input.event();
         outcome.rules_run += 1;
         self.host.take_lists();
-        let mut found = None;
+        let mut published = None;
         let (answer, details) = match verdict {
             Verdict::Turn => (self.host.matches(rule, input), None),
             Verdict::Yes(details) => (Ok(true), Some(*details)),
@@ -360,14 +361,14 @@ impl Detector {
                 self.state.succeeded(rule.id());
                 if matched && !self.excepted(rule, rules.exceptions_of(index), event, input, outcome) {
                     let details = details.unwrap_or_else(|| Details::find(&self.host, rule, input));
-                    found = self.matched(rule, event, input, details, outcome);
+                    published = self.matched(rule, event, input, details, outcome);
                 }
             }
             Err(failure) => self.failed(rule, event, &failure, outcome),
         }
         if rule.remembers {
-            self.tell_overflow(rule, event, outcome);
+            self.report_overflow(rule, event, outcome);
         }
-        found
+        published
     }
 }

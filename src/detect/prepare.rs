@@ -1,5 +1,6 @@
-//! What rules say of an event, found ahead of its turn: for rules that remember nothing it depends on the event alone, so that
-//! several threads can find it, and [`Detector::decide`](super::Detector::decide) takes it up in the order of events.
+//! Verdicts of rules on an event, found ahead of its turn. For rules without state they depend on the event alone, so
+//! that several threads can find them, and [`Detector::decide`](super::Detector::decide) applies them in the order of
+//! events.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,28 +13,28 @@ use crate::{
     rule::{Plan, RuleFailure, RuleHost, RuleInput, RuleSet},
 };
 
-/// What a rule says of an event.
+/// The verdict of a rule on an event.
 #[derive(Debug, Clone)]
 pub enum Verdict {
-    /// It is to be asked when it is the event's turn.
+    /// Not yet known: the rule must run in the order of events.
     Turn,
-    /// It says true.
+    /// The rule matches.
     Yes(Box<Details>),
-    /// It fails.
+    /// The rule failed.
     Failed(RuleFailure),
 }
 
-/// What is asked of events, by action: made once for each id.
+/// The evaluation plans, by action: created once for each action id.
 #[derive(Debug)]
 pub(super) struct Plans {
     prefilter: bool,
-    /// For ordinary events.
+    /// For events without flags.
     by_action: HashMap<Arc<str>, Arc<Plan>>,
-    /// For those that something is unusual about.
+    /// For events with flags.
     flagged: HashMap<Arc<str>, Arc<Plan>>,
 }
 
-/// Actions whose plans are kept: far more than there are.
+/// The number of actions whose plans are kept: far more than there are.
 const MAX_PLANS: usize = 10_000;
 
 impl Plans {
@@ -49,7 +50,7 @@ impl Plans {
         if plans.len() >= MAX_PLANS {
             plans.clear();
         }
-        // The bytes of what is unusual are not what rules see: it is left to their scripts.
+        // The bytes of a flagged event differ from what rules see, so the decision is left to their scripts.
         let plan = Arc::new(match (flags.is_empty(), self.prefilter) {
             (true, true) => Plan::new(rules, action),
             (true, false) => Plan::unfiltered(rules, action),
@@ -60,34 +61,34 @@ impl Plans {
     }
 }
 
-/// Finds verdicts. One for each thread.
+/// Finds verdicts, one preparer for each thread.
 #[derive(Debug)]
 pub struct Preparer {
     rules: Arc<RuleSet>,
     host: RuleHost,
     plans: Plans,
-    /// Rules that exceeded their limits: they wait for their turn, at which they may be suspended.
+    /// Rules that exceeded their limits: they run in order, because they may be suspended by then.
     slow: HashSet<usize>,
 }
 
 impl Preparer {
-    /// For these rules.
+    /// Creates a preparer for these rules.
     pub fn new(rules: Arc<RuleSet>, settings: &Settings) -> Self {
         let host = RuleHost::new(&settings.limits);
         Self { rules, host, plans: Plans::new(settings.prefilter), slow: HashSet::new() }
     }
 
-    /// Whether any rule may look at events of this action and these flags.
+    /// Returns true if any rule may evaluate events with this action and these flags.
     pub fn wants(&mut self, action: &Arc<str>, flags: Flags) -> bool {
         !self.plans.of(&self.rules, action, flags).is_empty()
     }
 
-    /// The rules that may match an event of this action, these flags, source and bytes.
+    /// The rules that may match an event with this action, these flags, this source and these bytes.
     pub fn candidates(&mut self, action: &Arc<str>, flags: Flags, source: &SourceName, raw: &str) -> Vec<usize> {
         self.plans.of(&self.rules, action, flags).candidates(raw, source)
     }
 
-    /// What these rules say of an event, in their order; those that are not named say false.
+    /// The verdicts of these rules on an event, in the same order. Rules that are not in the result did not match.
     pub fn prepare(&mut self, event: &Event, candidates: Vec<usize>) -> Vec<(usize, Verdict)> {
         let rules = Arc::clone(&self.rules);
         let input = RuleInput::new(event, &rules.catalog);
@@ -100,7 +101,7 @@ impl Preparer {
                 verdicts.push((index, Verdict::Turn));
                 continue;
             }
-            // What the rule before it looked into is not its own.
+            // Lists that the previous rule read do not belong to this one.
             self.host.take_lists();
             match self.host.matches(rule, &input) {
                 Ok(false) => {}

@@ -1,7 +1,7 @@
-//! What detection remembers, by key: open alerts and counted matches of each dedup key, and a record of each rule.
+//! The state of detection, by key: open alerts and counted matches of each dedup key, and a record of each rule.
 //!
-//! Everything is forgotten by event time, never by a clock, and what changed is handed out as bytes, so that it can be stored
-//! with the outcome that changed it.
+//! State expires by event time, never by a clock. Changes are returned as bytes, so that they can be stored with the
+//! outcome that caused them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -20,17 +20,18 @@ use crate::{
     rule::{CompiledRule, RuleFailure},
 };
 
-/// Open alerts of one key at a time: only events that arrive far out of order can make more than one.
+/// Open alerts of one key at the same time: only events that arrive far out of order can cause more than one.
 const MAX_OPEN: usize = 8;
-/// Version of the bytes. Others are forgotten when read: counting begins anew, which costs at most one doubled alert.
+/// Version of the encoding. Other versions are dropped when read: counting starts again, which costs at most one
+/// duplicate alert.
 const VERSION: u8 = 1;
 const CLOCK: &str = "clock";
 const EXCEPTION: &str = "exception/";
 const LEARNED: &str = "learned/";
-/// How long a reopened alert is remembered at least; until when matches join it is its rule's dedup period.
+/// How long a reopened alert is kept at least. How long matches join it depends on its rule's dedup period.
 const REOPENED: Duration = Duration::from_secs(30 * 86_400);
 
-/// An alert that takes in further matches.
+/// An alert that further matches can join.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OpenAlert {
     pub(super) id: AlertId,
@@ -39,12 +40,12 @@ pub(super) struct OpenAlert {
     pub(super) severity: Severity,
 }
 
-/// What is known of one dedup key of one rule and source.
+/// The state of one dedup key of one rule and source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyState {
     open: Vec<OpenAlert>,
     pub(super) pending: Vec<WindowCount>,
-    /// Event time, in milliseconds, after which it is forgotten.
+    /// Event time, in milliseconds, at which it expires.
     expires: i64,
 }
 
@@ -69,42 +70,42 @@ impl KeyState {
     }
 }
 
-/// What is on record of a rule.
+/// What is recorded about a rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleRecord {
-    /// Events it said true for.
+    /// Number of events that it matched.
     pub matches: u64,
-    /// Calls that failed.
+    /// Number of calls that failed.
     pub errors: u64,
     /// Event time of the newest match, in milliseconds since 1970.
     pub last_match: Option<i64>,
     /// Event time of the newest failure, in milliseconds since 1970.
     pub last_error_at: Option<i64>,
-    /// Text of the newest failure.
+    /// Message of the newest failure.
     pub last_error: Option<String>,
-    /// Limits exceeded in a row.
+    /// Number of limits exceeded in a row.
     exceeded: u32,
-    /// Hash of the file that was suspended.
+    /// Hash of the file that was suspended, if it was.
     pub suspended: Option<String>,
 }
 
-/// What is on record of an exception.
+/// What is recorded about an exception.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExceptionRecord {
-    /// Matches that it took out of alerting.
+    /// Number of matches that it suppressed.
     pub hits: u64,
-    /// Event time of the newest, in milliseconds since 1970.
+    /// Event time of the newest suppressed match, in milliseconds since 1970.
     pub last_hit: Option<i64>,
-    /// The event of the newest.
+    /// The event of the newest suppressed match.
     pub last_event: Option<EventId>,
-    /// How often its condition failed, hiding nothing.
+    /// Number of times that its condition failed, which suppresses nothing.
     pub errors: u64,
-    /// Text of the newest failure.
+    /// Message of the newest failure.
     pub last_error: Option<String>,
 }
 
 impl ExceptionRecord {
-    /// Event time of the newest hit.
+    /// Event time of the newest suppressed match.
     pub fn last_hit_at(&self) -> Option<Timestamp> {
         self.last_hit.map(time::from_millis)
     }
@@ -120,17 +121,17 @@ pub(super) struct State {
     keys: HashMap<String, KeyState>,
     expiry: BTreeSet<(i64, String)>,
     rules: BTreeMap<RuleId, RuleRecord>,
-    /// Those that exceeded their limits the last time that they ran.
+    /// Rules that exceeded their limits the last time they ran.
     struggling: BTreeSet<RuleId>,
     exceptions: BTreeMap<ExceptionId, ExceptionRecord>,
-    /// How far back each rule has learned from what is stored, in milliseconds.
+    /// How far back each rule has warmed up over stored events, in milliseconds.
     learned: BTreeMap<RuleId, i64>,
     changed: BTreeSet<String>,
 }
 
-/// The key under which the matches of a rule with this source and dedup key are remembered.
+/// The key of the state for a rule, a source and a dedup key.
 pub(super) fn key_of(rule: &RuleId, source: &str, key: &str) -> String {
-    // Dedup keys may be long and hold anything: a hash is enough to tell them apart.
+    // Dedup keys may be long and contain anything; a hash is enough to distinguish them.
     format!("key/{rule}/{}", AlertId::derive(rule, source, key, ""))
 }
 
@@ -170,7 +171,7 @@ impl State {
         self.clock
     }
 
-    /// Moves the clock on to `time`, if that is later, and forgets what is past.
+    /// Moves the clock forward to `time`, if that is later, and drops expired state.
     pub(super) fn advance(&mut self, time: Timestamp) {
         let time = time.as_millisecond();
         if time <= self.clock {
@@ -188,7 +189,7 @@ impl State {
         }
     }
 
-    /// Takes what is known of a key out; [`State::put`] puts it back.
+    /// Removes and returns the state of a key; [`State::put`] puts it back.
     pub(super) fn take(&mut self, name: &str) -> KeyState {
         let keyed = self.keys.remove(name).unwrap_or_default();
         self.expiry.remove(&(keyed.expires, name.to_owned()));
@@ -196,14 +197,14 @@ impl State {
     }
 
     pub(super) fn put(&mut self, name: &str, mut keyed: KeyState, lifetime: Duration) {
-        // From the clock on, so that a late match is not forgotten at once.
+        // Counted from the clock, so that a late match does not expire at once.
         keyed.expires = keyed.newest().max(self.clock).saturating_add(millis(lifetime));
         self.expiry.insert((keyed.expires, name.to_owned()));
         self.keys.insert(name.to_owned(), keyed);
         self.changed.insert(name.to_owned());
     }
 
-    /// See [`super::Detector::handled`]. WindowCount matches stay as they are.
+    /// See [`super::Detector::handled`]. Counted matches are not changed.
     pub(super) fn handled(&mut self, alert: &Alert, action: AlertAction) {
         let source = alert.source.as_ref().map_or("", SourceName::as_str);
         let name = key_of(&alert.rule, source, alert.dedup_key.as_str());
@@ -211,7 +212,7 @@ impl State {
             AlertAction::Resolve(_) if self.keys.contains_key(&name) => {
                 let mut keyed = self.take(&name);
                 keyed.open.retain(|open| open.id != alert.id);
-                // Its own lifetime goes on.
+                // The lifetime of the state does not change.
                 self.expiry.insert((keyed.expires, name.clone()));
                 self.keys.insert(name.clone(), keyed);
                 self.changed.insert(name);
@@ -268,7 +269,7 @@ impl State {
         self.exceptions.entry(exception.clone()).or_default()
     }
 
-    /// Whether any rule exceeded its limits the last time that it ran.
+    /// Returns true if any rule exceeded its limits the last time it ran.
     pub(super) fn is_any_struggling(&self) -> bool {
         !self.struggling.is_empty()
     }
@@ -279,7 +280,7 @@ impl State {
         }
     }
 
-    /// Notes a failure. The `limit`th exceeded limit in a row suspends the rule as its file stands.
+    /// Records a failure. The `limit`th exceeded limit in a row suspends the rule until its file changes.
     pub(super) fn failed(&mut self, rule: &CompiledRule, time: Timestamp, failure: &RuleFailure, limit: u32) {
         let record = self.record(rule.id());
         record.errors = record.errors.saturating_add(1);
@@ -298,7 +299,7 @@ impl State {
         }
     }
 
-    /// Notes the failure of an optional function, which costs no alert and suspends nothing.
+    /// Records the failure of an optional function, which neither raises an alert nor suspends the rule.
     pub(super) fn function_failed(&mut self, rule: &RuleId, time: Timestamp, message: &str) {
         let record = self.record(rule);
         record.errors = record.errors.saturating_add(1);
@@ -306,18 +307,19 @@ impl State {
         record.last_error = Some(message.to_owned());
     }
 
-    /// How far back a rule has learned from what is stored.
+    /// How far back a rule has warmed up over stored events.
     pub(super) fn learned(&self, rule: &RuleId) -> Option<Duration> {
         self.learned.get(rule).map(|reach| Duration::from_millis(u64::try_from(*reach).unwrap_or(0)))
     }
 
-    /// Notes how far back a rule has learned.
+    /// Records how far back a rule has warmed up.
     pub(super) fn set_learned(&mut self, rule: &RuleId, reach: Duration) {
         self.learned.insert(rule.clone(), millis(reach));
         self.changed.insert(format!("{LEARNED}{rule}"));
     }
 
-    /// Notes that rules which no longer run have to learn anew when they come back: what they miss meanwhile they do not know.
+    /// Records that rules which no longer run must warm up again when they come back, because they miss events in the
+    /// meantime.
     pub(super) fn keep_learned(&mut self, runs: impl Fn(&RuleId) -> bool) {
         let gone: Vec<RuleId> = self
             .learned
@@ -330,7 +332,7 @@ impl State {
         }
     }
 
-    /// Matches that are counted under a key.
+    /// The number of matches that are counted under a key.
     pub(super) fn counted(&self, name: &str) -> usize {
         self.keys.get(name).map_or(0, |keyed| keyed.pending.len())
     }
@@ -380,7 +382,6 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A record's time as a timestamp.
 impl RuleRecord {
     /// Event time of the newest match.
     pub fn last_match_at(&self) -> Option<Timestamp> {

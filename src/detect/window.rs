@@ -1,6 +1,6 @@
-//! Counting matches up to a threshold in a sliding window of event time.
+//! Counts matches up to a threshold in a sliding window of event time.
 //!
-//! Matches are kept in the order of their times, so that one that arrives late counts where it belongs.
+//! Matches are kept in the order of their times, so that one that arrives late counts at its own time.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::name::EventId;
 
-/// Beyond its threshold, so many matches are remembered for one key; the oldest go first. Only matches that do not add up, such
-/// as a thousand with the same value within a window, come near it.
+/// The number of matches kept for one key beyond its threshold; the oldest are dropped first. Only matches that do not
+/// add up, such as a thousand with the same value within a window, come near it.
 const MAX_SPARE: usize = 1_000;
 
 /// A match that counts towards a threshold.
@@ -21,12 +21,12 @@ pub(super) struct WindowCount {
     /// Event time, in milliseconds since 1970.
     pub(super) time: i64,
     pub(super) event: EventId,
-    /// The value that must be distinct, where the rule has `fn unique`.
+    /// The value that must be distinct, if the rule has `fn unique`.
     pub(super) unique: Option<String>,
 }
 
-/// Adds a match. If a window that it lies in now holds `threshold` matches (distinct values, if `distinct`), these are taken
-/// out, in order of time, and returned.
+/// Adds a match. If a window that contains it now has `threshold` matches (distinct values, if `distinct`), these are
+/// removed from `pending` and returned in order of time.
 pub(super) fn count(
     pending: &mut Vec<WindowCount>,
     new: WindowCount,
@@ -44,13 +44,14 @@ pub(super) fn count(
     let time = new.time;
     let at = pending.partition_point(|other| other.time <= time);
     pending.insert(at, new);
-    // What lies a whole window before the newest cannot be reached by anything but a match as late as itself.
+    // A match that is a whole window older than the newest can only be reached by another one that is as late as
+    // itself.
     let newest = pending.last().map_or(time, |last| last.time);
     let keep_from = newest.saturating_sub(window.saturating_mul(2));
     pending.retain(|other| other.time >= keep_from || other.time == time);
     let most = threshold as usize + MAX_SPARE;
     if distinct && pending.len() > most {
-        // Repetition must not push out what adds up: of each value the newest stays.
+        // Repetition must not displace distinct values: keep the newest match of each value.
         let mut newest: HashSet<Option<String>> = HashSet::new();
         let keep: Vec<bool> = pending.iter().rev().map(|other| newest.insert(other.unique.clone())).collect();
         let mut keep = keep.into_iter().rev();
@@ -71,8 +72,8 @@ pub(super) fn count(
     Some(events)
 }
 
-/// The start of the earliest window that holds `time` and enough matches. One pass: matches enter at its end and leave at its
-/// start.
+/// The start of the earliest window that contains `time` and enough matches. A single pass: matches enter at the end of
+/// the window and leave at its start.
 fn full_window(pending: &[WindowCount], time: i64, threshold: usize, window: i64, distinct: bool) -> Option<i64> {
     let mut inside: VecDeque<&WindowCount> = VecDeque::new();
     let mut values: HashMap<Option<&str>, usize> = HashMap::new();
@@ -115,8 +116,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plainest definition: after each match, does any window that holds it hold enough of those not yet
-        /// taken?
+        /// Compares with the simplest definition: after each match, does any window that contains it have enough
+        /// matches that are not yet taken?
         #[test]
         fn agrees_with_brute_force(times in prop::collection::vec((0_i64..400, 0_u8..4), 1..60), threshold in 2_u32..5, distinct: bool) {
             let window = 50;
@@ -134,7 +135,7 @@ mod tests {
                 });
                 prop_assert_eq!(found.is_some(), full.is_some());
                 if let Some(events) = found {
-                    // Which of several full windows is taken is ours to choose; keep the two in step.
+                    // The implementation may take any of several full windows; keep the two in step.
                     let gone: HashSet<usize> = events.iter().map(|counted| counted.event.as_str()[1..].parse().unwrap()).collect();
                     prop_assert!(gone.contains(&name));
                     alive = pending.iter().map(|other| (other.time, other.unique.as_ref().unwrap().parse().unwrap())).collect();

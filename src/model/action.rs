@@ -1,8 +1,8 @@
-//! Actions: what an organization calls the things that are done in it.
+//! Actions: what organizations call the operations in their audit log.
 //!
-//! Atlassian publishes no list of action ids. Each organization tells its own, with a name for people and a group
-//! (`GET /event-actions`); what it has said is kept, and rules that name activities by their documented names are resolved with
-//! it. Beside it stands what events have brought.
+//! Atlassian does not publish a list of action ids. Each organization lists its own, with a display name and a group
+//! (`GET /event-actions`). The agent stores that list, and rules that name activities by their documented names are
+//! resolved with it. It also stores the actions that occurred in events.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,16 +18,17 @@ use crate::model::{category::Category, time::Timestamp};
 /// An action as an organization lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedAction {
-    /// Its id, as events have it.
+    /// The action id, as events have it.
     pub id: Arc<str>,
-    /// Its name for people.
+    /// The display name.
     pub name: Option<String>,
-    /// The group that it stands in.
+    /// The group it belongs to.
     pub group: Option<String>,
 }
 
 impl ListedAction {
-    /// Reads an entry of `data`: `{ id, attributes: { displayName, groupDisplayName } }`. Absent without an id.
+    /// Reads an entry of `data`: `{ id, attributes: { displayName, groupDisplayName } }`. `None` if it does not have an
+    /// id.
     pub fn read(entry: &Value) -> Option<Self> {
         let text = |pointer: &str| {
             let text = entry.pointer(pointer).and_then(Value::as_str).map(str::trim);
@@ -41,29 +42,29 @@ impl ListedAction {
     }
 }
 
-/// What is kept of an action of a source.
+/// What the store keeps about an action of a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ActionRecord {
-    /// Its name for people, as the organization lists it.
+    /// The display name in the organization's list.
     pub name: Option<String>,
-    /// Its group, as the organization lists it.
+    /// The group in the organization's list.
     pub group: Option<String>,
-    /// When the organization was first found to list it.
+    /// When the action first appeared in the organization's list.
     pub listed: Option<Timestamp>,
-    /// When the first event with it arrived.
+    /// When the first event with this action arrived.
     pub seen: Option<Timestamp>,
-    /// The time of the newest event with it.
+    /// The time of the newest event with this action.
     pub newest: Option<Timestamp>,
-    /// Events with it that were stored.
+    /// The number of stored events with this action.
     pub events: u64,
-    /// Of these, the ones that rules were not to look at.
+    /// The number of stored events that rules ignore because of [`Unwanted::ignore`].
     pub ignored: u64,
-    /// Events with it that were not stored, because they were not wanted.
+    /// The number of events not stored because of [`Unwanted::drop`].
     pub dropped: u64,
 }
 
-/// Actions by ids and patterns in which `*` is any text.
+/// A set of action ids and patterns, in which `*` matches any text.
 #[derive(Debug, Clone, Default)]
 pub struct ActionPatterns {
     texts: Vec<String>,
@@ -71,15 +72,17 @@ pub struct ActionPatterns {
 }
 
 impl ActionPatterns {
-    /// Reads patterns: letters, digits, `_ - . :`, and `*`.
+    /// Parses patterns of letters, digits, `_ - . :` and `*`.
     pub fn parse(texts: Vec<String>) -> Result<Self, String> {
         let mut set = GlobSetBuilder::new();
         for text in &texts {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:*".contains(&byte);
             if text.is_empty() || !text.bytes().all(plain) {
-                return Err(format!("`{text}` is not an action id: letters, digits, `_ - . :`, and `*` for any text"));
+                return Err(format!(
+                    "`{text}` is not an action id: use letters, digits, `_ - . :`, and `*` for any text"
+                ));
             }
-            // Events' actions are in lower case.
+            // The actions of events are in lower case.
             let glob = GlobBuilder::new(&text.to_lowercase())
                 .literal_separator(false)
                 .build()
@@ -89,12 +92,12 @@ impl ActionPatterns {
         Ok(Self { set: set.build().map_err(|error| error.to_string())?, texts })
     }
 
-    /// Whether the action is one of them.
+    /// Returns true if a pattern matches the action.
     pub fn is_match(&self, action: &str) -> bool {
         self.set.is_match(action)
     }
 
-    /// As they were written.
+    /// The patterns as they were written.
     pub fn texts(&self) -> &[String] {
         &self.texts
     }
@@ -108,16 +111,16 @@ impl PartialEq for ActionPatterns {
 
 impl Eq for ActionPatterns {}
 
-/// Actions of a source that are not wanted.
+/// Actions of a source that the user does not want.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unwanted {
-    /// Events with these are stored, and no rule looks at them.
+    /// Events with these actions are stored, but rules ignore them.
     pub ignore: ActionPatterns,
-    /// Events with these are not stored.
+    /// Events with these actions are not stored.
     pub drop: ActionPatterns,
 }
 
-/// What organizations say of their actions.
+/// What organizations say about their actions: names, groups and categories by action id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
     actions: BTreeMap<Arc<str>, Described>,
@@ -131,7 +134,8 @@ struct Described {
 }
 
 impl Catalog {
-    /// Adds what an organization says of an action; what another has said of it stays where this says nothing.
+    /// Adds an action from an organization's list. A name or group from another organization is kept if this one has
+    /// none.
     pub fn add(&mut self, action: ListedAction) {
         let known = self.actions.entry(Arc::clone(&action.id)).or_default();
         known.name = action.name.or(known.name.take());
@@ -139,41 +143,42 @@ impl Catalog {
         known.category = Some(Category::of(&action.id, known.name.as_deref(), known.group.as_deref()));
     }
 
-    /// Reads an answer of `GET /event-actions`, or a list of its entries.
+    /// Parses a response of `GET /event-actions`, or a list of its entries.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let value: Value = serde_json::from_str(text).map_err(|error| format!("not readable JSON: {error}"))?;
+        let value: Value = serde_json::from_str(text).map_err(|error| format!("invalid JSON: {error}"))?;
         let entries = value.as_array().or_else(|| value.get("data").and_then(Value::as_array));
-        let entries = entries.ok_or("no list of actions: `{ \"data\": [ … ] }` as `GET /event-actions` returns it")?;
+        let entries =
+            entries.ok_or("expected a list of actions, such as `{ \"data\": [ … ] }` from `GET /event-actions`")?;
         Ok(entries.iter().filter_map(ListedAction::read).collect())
     }
 
-    /// Whether nothing is known.
+    /// Returns true if the catalog has no actions.
     pub fn is_empty(&self) -> bool {
         self.actions.is_empty()
     }
 
-    /// The ids that are known, in order.
+    /// The known action ids, in order.
     pub fn ids(&self) -> impl Iterator<Item = &Arc<str>> {
         self.actions.keys()
     }
 
-    /// The name for people.
+    /// The display name of an action, if known.
     pub fn name(&self, action: &str) -> Option<&str> {
         self.actions.get(action)?.name.as_deref()
     }
 
-    /// The group.
+    /// The group of an action, if known.
     pub fn group(&self, action: &str) -> Option<&str> {
         self.actions.get(action)?.group.as_deref()
     }
 
-    /// The category, which has an answer for actions that are not listed as well.
+    /// The category of an action. Actions that are not listed have one as well.
     pub fn category(&self, action: &str) -> Category {
         let known = self.actions.get(action).and_then(|described| described.category);
         known.unwrap_or_else(|| Category::of(action, None, None))
     }
 
-    /// The ids of all actions of this name, whatever the case of its letters.
+    /// The ids of all actions with this name, ignoring case.
     pub fn named<'a>(&'a self, activity: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
         let is_named = |described: &Described| described.name.as_deref().is_some_and(|name| same(name, activity));
         self.actions.iter().filter(move |(_, described)| is_named(described)).map(|(id, _)| id)
@@ -192,8 +197,8 @@ fn same(one: &str, other: &str) -> bool {
     one.trim().to_lowercase() == other.trim().to_lowercase()
 }
 
-/// Of these actions, each with its name if it has one, those that have most words in common with an id, a pattern or a name: the
-/// best first, at most `most`.
+/// Returns the ids of the actions whose id or name has the most words in common with an id, a pattern or a name: the
+/// best match first, at most `most`.
 pub fn nearest<'a>(
     wanted: &str,
     actions: impl Iterator<Item = (&'a str, Option<&'a str>)>,
@@ -202,13 +207,13 @@ pub fn nearest<'a>(
     let wanted = words(wanted);
     let mut scored: Vec<(usize, usize, &str)> = Vec::new();
     for (id, name) in actions {
-        let mut found = words(id);
-        found.extend(words(name.unwrap_or_default()));
+        let mut candidate = words(id);
+        candidate.extend(words(name.unwrap_or_default()));
         let weight = |word: &String| if GENERAL.contains(&word.as_str()) { 1 } else { 2 };
-        let common: usize = wanted.intersection(&found).map(weight).sum();
-        // One word that half of all actions have, such as `user`, says nothing.
+        let common: usize = wanted.intersection(&candidate).map(weight).sum();
+        // A single word that half of all actions have, such as `user`, is not a useful match.
         if common >= 2 {
-            scored.push((usize::MAX - common, found.len(), id));
+            scored.push((usize::MAX - common, candidate.len(), id));
         }
     }
     scored.sort_unstable();
@@ -216,11 +221,11 @@ pub fn nearest<'a>(
     scored.into_iter().take(most).map(|(.., id)| id).collect()
 }
 
-/// Beginnings of words that many actions have.
+/// Word beginnings that many actions have in common.
 const GENERAL: &[&str] =
     &["user", "accoun", "org", "organi", "create", "update", "change", "delete", "remove", "added", "add"];
 
-/// The beginnings of the words of a text: `deactivated` and `deactivate` are one.
+/// The first letters of each word, so that `deactivated` and `deactivate` are the same.
 fn words(text: &str) -> BTreeSet<String> {
     let words = text.split(|character: char| !character.is_alphanumeric()).filter(|word| word.len() > 1);
     words.map(|word| word.to_lowercase().chars().take(6).collect()).collect()
@@ -231,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_catalog_is_read_from_an_answer() {
+    fn a_catalog_is_parsed_from_a_response() {
         let catalog = Catalog::parse(
             r#"{"data":[{"id":"a_1","type":"x","attributes":{"displayName":"Deactivated account","groupDisplayName":"Atlassian accounts"}},{"id":""},{"id":"b"}]}"#,
         )
@@ -239,11 +244,11 @@ mod tests {
         assert_eq!(catalog.ids().count(), 2);
         assert_eq!(catalog.named("deactivated ACCOUNT").count(), 1);
         assert_eq!((catalog.name("b"), catalog.category("a_1")), (None, Category::Access));
-        assert!(Catalog::parse("{}").unwrap_err().starts_with("no list of actions"));
+        assert!(Catalog::parse("{}").unwrap_err().starts_with("expected a list of actions"));
     }
 
     #[test]
-    fn the_nearest_have_most_words_in_common() {
+    fn nearest_actions_share_the_most_words() {
         let known = [
             ("account_deactivated", Some("Deactivated account")),
             ("account_reactivated", Some("Reactivated account")),

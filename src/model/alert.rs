@@ -1,7 +1,7 @@
-//! An alert: matches of one rule with one dedup key inside one dedup period, and how it changes.
+//! Alerts: matches of one rule with the same dedup key within one dedup period, and how an alert changes.
 //!
-//! The store keeps alerts, detection says how they change ([`AlertChange`]), and [`Alert::apply`] is the only place that
-//! carries a change out: in the store, in replay and in tests alike.
+//! The store keeps alerts, and detection decides how they change ([`AlertChange`]). [`Alert::apply`] is the only
+//! function that applies a change: in the store, in replay and in tests.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -13,7 +13,7 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// How much it matters.
+/// How much an alert matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -25,12 +25,12 @@ pub enum Severity {
     Medium,
     /// Look at it now.
     High,
-    /// Wake somebody.
+    /// Wake someone up.
     Critical,
 }
 
 impl Severity {
-    /// All, from the least to the most.
+    /// All severities, from the lowest to the highest.
     pub const ALL: [Self; 5] = [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
 
     /// The name in rules and configuration.
@@ -62,20 +62,20 @@ impl FromStr for Severity {
     }
 }
 
-/// Where an alert stands.
+/// The state of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertStatus {
-    /// Nobody has dealt with it.
+    /// Not yet handled.
     Open,
-    /// Somebody is at it.
+    /// Someone is working on it.
     Acknowledged,
-    /// It is over: what it was about has passed, or somebody has dealt with it.
+    /// It has ended: its cause is gone, or someone resolved it.
     Resolved,
 }
 
 impl AlertStatus {
-    /// All of them.
+    /// All statuses.
     pub const ALL: [Self; 3] = [Self::Open, Self::Acknowledged, Self::Resolved];
 
     /// The name in JSON and on the command line.
@@ -109,9 +109,9 @@ impl fmt::Display for AlertStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Disposition {
-    /// What the rule looks for had happened.
+    /// The activity that the rule looks for did happen.
     TruePositive,
-    /// It had not, or it was allowed.
+    /// It did not happen, or it was allowed.
     FalsePositive,
 }
 
@@ -124,28 +124,28 @@ impl fmt::Display for Disposition {
     }
 }
 
-/// What a person did with an alert.
+/// What a user does with an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertAction {
-    /// Took it on.
+    /// Acknowledge it.
     Acknowledge,
-    /// Dealt with it.
+    /// Resolve it.
     Resolve(Option<Disposition>),
-    /// Took that back: it is open again.
+    /// Reopen it.
     Reopen,
-    /// Said something about it.
+    /// Comment on it.
     Comment,
 }
 
-/// Who did something with an alert, when, and what they said.
+/// Who did something with an alert, when, and their comment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remark {
-    /// Who.
+    /// Who did it.
     pub author: String,
-    /// When, by the machine's clock.
+    /// When, by the system clock.
     pub at: Timestamp,
-    /// What they said.
+    /// The comment, if any.
     pub comment: Option<String>,
 }
 
@@ -157,16 +157,16 @@ pub enum AlertKind {
     Detection,
     /// A rule failed on an event.
     RuleError,
-    /// A check rule found the agent, a source, a rule or a destination unwell.
+    /// A check rule reported a problem with the agent, a source, a rule or a destination.
     Health,
 }
 
-/// An error in one of a rule's optional functions: the fallback was used.
+/// An error in one of a rule's optional functions. The alert uses the fallback instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionError {
-    /// Name of the function.
+    /// The name of the function.
     pub function: String,
-    /// What went wrong.
+    /// The error message.
     pub error: String,
 }
 
@@ -175,7 +175,7 @@ pub struct FunctionError {
 pub struct Alert {
     /// Derived from rule, source, dedup key and opening event.
     pub id: AlertId,
-    /// Counts the changes since it opened, from 1.
+    /// The number of changes since it opened, from 1.
     pub revision: u32,
     /// What raised it.
     pub kind: AlertKind,
@@ -185,89 +185,89 @@ pub struct Alert {
     pub title: String,
     /// The highest severity of its matches.
     pub severity: Severity,
-    /// Where it stands.
+    /// Whether it is open, acknowledged or resolved.
     pub status: AlertStatus,
-    /// The source of its events; absent where the agent itself is meant.
+    /// The source of its events; absent if the alert is about the agent itself.
     pub source: Option<SourceName>,
     /// Event time of the opening match.
     pub opened_at: Timestamp,
     /// Event time of the newest match.
     pub last_seen: Timestamp,
-    /// When the agent recorded it, by the machine's clock; absent in a replay.
+    /// When the agent recorded it, by the system clock; absent in a replay.
     pub raised_at: Option<Timestamp>,
-    /// When it was resolved.
+    /// When it was resolved, if it was.
     pub resolved_at: Option<Timestamp>,
-    /// Matches so far.
+    /// The number of matches so far.
     pub count: u64,
-    /// Ids of the first events, at most [`Alert::FIRST_EVENTS`].
+    /// The ids of the first events, at most [`Alert::FIRST_EVENTS`].
     pub first_events: Vec<EventId>,
-    /// Ids of the newest events after the first ones, at most [`Alert::NEWEST_EVENTS`], the newest last.
+    /// The ids of the newest events after the first ones, at most [`Alert::NEWEST_EVENTS`], the newest last.
     pub newest_events: Vec<EventId>,
     /// What the matches have in common.
     pub dedup_key: DedupKey,
-    /// Who and from where, by the opening event.
+    /// Who did it and from where, according to the opening event.
     pub evidence: Evidence,
-    /// Evidence that the rule put there.
+    /// Additional evidence from the rule's `context` function.
     pub context: serde_json::Map<String, serde_json::Value>,
-    /// What it means.
+    /// What the alert means.
     pub description: Option<String>,
-    /// What to do.
+    /// What to do about it.
     pub runbook: Option<String>,
-    /// Where to read more.
+    /// A link to further reading.
     pub reference: Option<String>,
     /// The rule's tags.
     pub tags: Vec<String>,
     /// MITRE ATT&CK ids.
     pub attack: Vec<String>,
-    /// Destinations that the rule asked for by name; absent: routed as configured.
+    /// The destinations that the rule names; absent: routed as configured.
     pub destinations: Option<Vec<String>>,
-    /// Optional functions that failed.
+    /// The optional functions that failed.
     pub errors: Vec<FunctionError>,
-    /// Hash of the rule's file.
+    /// The hash of the rule's file.
     pub rule_hash: String,
-    /// Generation of the rule set that raised it.
+    /// The generation of the rule set that raised it.
     pub generation: u64,
-    /// Its opening event was already old when it arrived.
+    /// True if its opening event was already old when it arrived.
     pub late: bool,
-    /// When a person took it on.
+    /// When it was acknowledged, if it was.
     #[serde(default)]
     pub acknowledged_at: Option<Timestamp>,
-    /// What it turned out to be, if whoever resolved it said.
+    /// What it turned out to be, if the user who resolved it said so.
     #[serde(default)]
     pub disposition: Option<Disposition>,
-    /// The last thing that a person did with it or said about it.
+    /// The last thing that a user did with it or said about it.
     #[serde(default)]
     pub remark: Option<Remark>,
     /// The silence that kept it from being delivered when it opened.
     #[serde(default)]
     pub silenced_by: Option<SilenceId>,
-    /// Its rule is on trial: nobody is told.
+    /// True if its rule is in shadow mode: no destination is notified.
     #[serde(default)]
     pub shadow: bool,
-    /// The named lists that its rule looked into, each with the version it had.
+    /// The named lists that its rule read, each with its version at that time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lists: BTreeMap<String, String>,
-    /// When the matches came that reached the threshold; absent where one was enough.
+    /// When the matches that reached the threshold occurred; absent if one match was enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histogram: Option<Histogram>,
 }
 
-/// When matches came: how many in each of equal parts of a span.
+/// The distribution of matches over time: how many in each of equal parts of a span.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// The time of the first.
+    /// The time of the first match.
     pub from: Timestamp,
-    /// The time of the last.
+    /// The time of the last match.
     pub to: Timestamp,
-    /// Matches in each part.
+    /// The number of matches in each part.
     pub counts: Vec<u32>,
 }
 
 impl Histogram {
-    /// Parts of a histogram.
+    /// The number of parts of a histogram.
     const PARTS: usize = 12;
 
-    /// Of these times, in milliseconds since 1970, in order. None where there are fewer than two.
+    /// The histogram of these times, in milliseconds since 1970, in order. `None` if there are fewer than two.
     pub fn of(times: &[i64]) -> Option<Self> {
         let (first, last) = (*times.first()?, *times.last()?);
         if times.len() < 2 {
@@ -284,13 +284,13 @@ impl Histogram {
         Some(Self { from: crate::model::time::from_millis(first), to: crate::model::time::from_millis(last), counts })
     }
 
-    /// As a line of bars: `▂▁▁▅█`.
+    /// The histogram as a line of bars: `▂▁▁▅█`.
     pub fn bars(&self) -> String {
         bars(self.counts.iter().map(|count| u64::from(*count)))
     }
 }
 
-/// Counts as a line of bars, each as high as its share of the highest: `▂▁▁▅█`. What is not nothing shows.
+/// Counts as a line of bars, each as high as its share of the highest: `▂▁▁▅█`. A count that is not zero always shows.
 pub fn bars(counts: impl Iterator<Item = u64> + Clone) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let most = counts.clone().max().unwrap_or(0).max(1);
@@ -301,60 +301,60 @@ pub fn bars(counts: impl Iterator<Item = u64> + Clone) -> String {
     counts.map(bar).collect()
 }
 
-/// How an alert changed. Data: whoever keeps alerts applies it.
+/// How an alert changed. Plain data, applied by [`Alert::apply`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum AlertChange {
     /// A new alert.
     Opened(Box<Alert>),
-    /// One more match.
+    /// An alert got one more match.
     Joined {
         /// The alert it belongs to.
         alert: AlertId,
         /// The matching event.
         event: EventId,
-        /// Its number.
+        /// The event's sequence number.
         sequence: Sequence,
-        /// Its time.
+        /// The event's time.
         time: Timestamp,
-        /// The new severity, where this match raised it.
+        /// The new severity, if this match raised it.
         raised_to: Option<Severity>,
     },
-    /// A health alert whose cause is told anew.
+    /// A health alert has a new description of its cause.
     Restated {
         /// The alert.
         alert: AlertId,
-        /// Its title now.
+        /// The new title.
         title: String,
-        /// Its description now.
+        /// The new description.
         description: Option<String>,
-        /// Its evidence now.
+        /// The new evidence.
         context: serde_json::Map<String, serde_json::Value>,
-        /// When.
+        /// When it changed.
         time: Timestamp,
-        /// The new severity, where it went up.
+        /// The new severity, if it went up.
         raised_to: Option<Severity>,
     },
-    /// What a health alert was about has passed.
+    /// The cause of a health alert is gone.
     Resolved {
         /// The alert.
         alert: AlertId,
-        /// When.
+        /// When it was resolved.
         time: Timestamp,
-        /// What to say about it.
+        /// The new title.
         title: String,
     },
-    /// A person dealt with it.
+    /// A user acted on the alert.
     Handled {
         /// The alert.
         alert: AlertId,
         /// What they did.
         action: AlertAction,
-        /// Who, when, and what they said.
+        /// Who did it, when, and their comment.
         remark: Remark,
     },
 }
 
-/// Why people are told about an alert.
+/// Why people are notified about an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Notice {
@@ -362,15 +362,15 @@ pub enum Notice {
     Opened,
     /// Its severity went up.
     Escalated,
-    /// A person took it on.
+    /// A user acknowledged it.
     Acknowledged,
-    /// It is over.
+    /// It was resolved.
     Resolved,
-    /// A person opened it again.
+    /// A user reopened it.
     Reopened,
-    /// A person said something about it.
+    /// A user commented on it.
     Commented,
-    /// Many more events have joined it: ten, a hundred, a thousand …
+    /// Many more events joined it: ten, a hundred, a thousand …
     Grew,
 }
 
@@ -395,28 +395,28 @@ impl fmt::Display for Notice {
     }
 }
 
-/// An entry of the log of changes: what happened to an alert, when, and through whom.
+/// An entry of the change log: what happened to an alert, when, and who did it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedChange {
-    /// Its place in the log: 1, 2, 3 …
+    /// The position in the log: 1, 2, 3 …
     pub number: u64,
-    /// When, by the machine's clock.
+    /// When it happened, by the system clock.
     pub at: Timestamp,
     /// The alert.
     pub alert: AlertId,
-    /// The alert's revision after it.
+    /// The alert's revision after the change.
     pub revision: u32,
     /// What happened.
     pub what: Notice,
-    /// The alert's severity after it.
+    /// The alert's severity after the change.
     pub severity: Severity,
-    /// Who did it, where a person did.
+    /// The user who did it; absent if the agent did.
     pub author: Option<String>,
-    /// What they said.
+    /// The comment, if any.
     pub comment: Option<String>,
-    /// What it turned out to be, where they said.
+    /// What the alert turned out to be, if the user said so.
     pub disposition: Option<Disposition>,
-    /// The last event that had been evaluated by then: a replay carries it out at the same place.
+    /// The last event evaluated before the change, so that a replay applies it at the same position.
     #[serde(rename = "mark")]
     pub checkpoint: Sequence,
 }
@@ -433,7 +433,7 @@ impl AlertChange {
         }
     }
 
-    /// Whether people are told because of what it is, and why.
+    /// Why people are notified of this change, if they are.
     pub fn notice(&self) -> Option<Notice> {
         match self {
             Self::Opened(_) => Some(Notice::Opened),
@@ -450,26 +450,26 @@ impl AlertChange {
 }
 
 impl Alert {
-    /// How many of the first event ids are kept.
+    /// The number of first event ids that an alert keeps.
     pub const FIRST_EVENTS: usize = 10;
-    /// How many of the newest event ids are kept.
+    /// The number of newest event ids that an alert keeps.
     pub const NEWEST_EVENTS: usize = 20;
 
-    /// Whether a person can do this with the alert as it stands; if not, why.
+    /// Checks whether a user can do this with the alert in its present state; the error says why not.
     pub fn allows(&self, action: AlertAction) -> Result<(), String> {
         let id = self.id.short();
         match (action, self.status) {
-            (AlertAction::Acknowledge, AlertStatus::Acknowledged) => Err(format!("alert {id} is acknowledged already")),
+            (AlertAction::Acknowledge, AlertStatus::Acknowledged) => Err(format!("alert {id} is already acknowledged")),
             (AlertAction::Acknowledge, AlertStatus::Resolved) => {
-                Err(format!("alert {id} is resolved: `watchbell alerts reopen {id}` opens it again"))
+                Err(format!("alert {id} is resolved; reopen it with `watchbell alerts reopen {id}`"))
             }
-            (AlertAction::Resolve(_), AlertStatus::Resolved) => Err(format!("alert {id} is resolved already")),
-            (AlertAction::Reopen, AlertStatus::Open) => Err(format!("alert {id} is open")),
+            (AlertAction::Resolve(_), AlertStatus::Resolved) => Err(format!("alert {id} is already resolved")),
+            (AlertAction::Reopen, AlertStatus::Open) => Err(format!("alert {id} is already open")),
             _ => Ok(()),
         }
     }
 
-    /// Carries a change out. [`AlertChange::Opened`] changes nothing: the alert is already that.
+    /// Applies a change. [`AlertChange::Opened`] has no effect, because it contains the alert itself.
     pub fn apply(&mut self, change: &AlertChange) {
         match change {
             AlertChange::Opened(_) => return,

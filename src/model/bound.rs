@@ -1,22 +1,23 @@
-//! Bounds of an alert: whatever an event says or a rule builds, an alert is small enough for every store and service that takes it.
+//! Limits on the size of an alert, so that every store and service accepts it whatever an event contains or a rule
+//! builds.
 
 use serde_json::{Map, Value};
 
 use crate::model::{alert::Alert, text::shortened};
 
-/// UTF-16 units of names, addresses and places.
+/// UTF-16 units of a name, an address or a place.
 const NAME: usize = 255;
-/// Of Atlassian's sentence about the event.
+/// UTF-16 units of Atlassian's sentence about the event.
 const MESSAGE: usize = 1_000;
-/// Of the title.
+/// UTF-16 units of the title.
 const TITLE: usize = 500;
-/// Of the description and the runbook.
+/// UTF-16 units of the description and of the runbook.
 const LONG: usize = 20_000;
-/// Of the error of one function, of which there are nine at most.
+/// UTF-16 units of the error of one function, of which there are at most nine.
 const ERROR: usize = 500;
-/// Of a link.
+/// Bytes of a link.
 const LINK: usize = 2_000;
-/// Of one text of the context.
+/// UTF-16 units of one string of the context.
 const TEXT: usize = 4_000;
 /// Items of one list or map of the context.
 const ITEMS: usize = 200;
@@ -25,7 +26,7 @@ const CONTEXT: usize = 64 * 1024;
 /// Destinations that a rule names.
 const DESTINATIONS: usize = 50;
 
-/// The alert within its bounds.
+/// Returns the alert cut to the limits.
 #[must_use]
 pub fn bounded(mut alert: Alert) -> Alert {
     alert.title = shortened(&alert.title, TITLE);
@@ -43,7 +44,7 @@ pub fn bounded(mut alert: Alert) -> Alert {
     for error in &mut alert.errors {
         error.error = shortened(&error.error, ERROR);
     }
-    // A link that is cut leads elsewhere.
+    // A truncated link would point somewhere else.
     alert.reference = alert.reference.filter(|link| link.len() <= LINK);
     if let Some(destinations) = &mut alert.destinations {
         destinations.truncate(DESTINATIONS);
@@ -53,7 +54,8 @@ pub fn bounded(mut alert: Alert) -> Alert {
     alert
 }
 
-/// The context within its bounds: each text and list is cut, and the last entries are left out if that is not enough.
+/// Returns the context cut to the limits: each string and list is cut, and the last entries are left out if that is not
+/// enough.
 pub fn context(context: Map<String, Value>) -> Map<String, Value> {
     let mut left = CONTEXT;
     let mut kept = Map::new();
@@ -70,7 +72,7 @@ pub fn context(context: Map<String, Value>) -> Map<String, Value> {
         kept.insert(name, value);
     }
     if left_out > 0 {
-        kept.insert("…".to_owned(), format!("{left_out} more entries are left out: they are too large").into());
+        kept.insert("…".to_owned(), format!("{left_out} more entries left out: too large").into());
     }
     kept
 }

@@ -1,7 +1,8 @@
-//! Categories of actions: what part of an organization an event is about, for lists and counts to be narrowed by.
+//! Categories of actions: which part of an organization an event concerns, to filter lists and counts by.
 //!
-//! Atlassian groups its actions, and tells each organization the groups with its list of actions. Where the organization's list
-//! is not to be had, and for actions that are not on it, a table of ids decides. Every line of both tables says how sure it is.
+//! Atlassian groups its actions, and each organization's list of actions includes the groups. Where that list is not
+//! available, and for actions that are not in it, a table of ids decides. Every row of the tables says how certain it
+//! is.
 
 use std::{fmt, str::FromStr, sync::LazyLock};
 
@@ -10,30 +11,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::certainty::Certainty::{self, Assumed, Documented, Sample, Verified};
 
-/// What part of an organization an event is about.
+/// Which part of an organization an event concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Category {
     /// The organization itself: its settings, administrators, keys, domains, directory.
     Admin,
-    /// Its security policies.
+    /// The organization's security policies.
     SecurityPolicy,
     /// Signing in, passwords, second factors, tokens.
     Authentication,
-    /// Who may get in: accounts, invitations, groups, roles, permissions.
+    /// Who has access: accounts, invitations, groups, roles, permissions.
     Access,
-    /// Apps and what they do.
+    /// Apps and their actions.
     App,
-    /// What happens inside Jira, Confluence, Bitbucket and the others.
+    /// Actions inside Jira, Confluence, Bitbucket and the other products.
     Product,
-    /// Rovo, and what it makes.
+    /// Rovo, and what it generates.
     Ai,
-    /// Nothing is known of the action.
+    /// The action is not known.
     Unknown,
 }
 
 impl Category {
-    /// All of them, in the order in which they are listed.
+    /// All categories, in the order in which they are listed.
     pub const ALL: [Self; 8] = [
         Self::Admin,
         Self::SecurityPolicy,
@@ -45,7 +46,7 @@ impl Category {
         Self::Unknown,
     ];
 
-    /// Its name.
+    /// The name in JSON and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
@@ -59,7 +60,7 @@ impl Category {
         }
     }
 
-    /// That of an action, by its id and by what the organization says of it.
+    /// The category of an action, by its id and by the name and group in the organization's list.
     pub fn of(action: &str, name: Option<&str>, group: Option<&str>) -> Self {
         let by_name = || name.and_then(|name| first(ACTIVITIES, |text| text.eq_ignore_ascii_case(name.trim())));
         let by_group = || {
@@ -83,19 +84,19 @@ impl FromStr for Category {
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|category| category.as_str() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::as_str).join("`, `");
-            format!("`{text}` is not a category: there are `{names}`")
+            format!("`{text}` is not a category: use one of `{names}`")
         })
     }
 }
 
-/// What decides, what it decides, and how sure that is.
+/// What a row matches, its category, and how certain that is.
 pub type Row = (&'static str, Category, Certainty);
 
 fn first(rows: &[Row], fits: impl Fn(&str) -> bool) -> Option<Category> {
     rows.iter().find(|row| fits(row.0)).map(|row| row.1)
 }
 
-/// Whether a text has such words: whole, also in the plural; or, where they end in `*`, as a beginning.
+/// Returns true if a text contains these whole words, also in the plural. Words that end in `*` match as a prefix.
 fn has_word(text: &str, wanted: &str) -> bool {
     let begin = wanted.trim_end_matches('*');
     text.match_indices(begin).any(|(at, found)| {
@@ -106,8 +107,8 @@ fn has_word(text: &str, wanted: &str) -> bool {
     })
 }
 
-/// Names of activities that belong elsewhere than their group does. They stand under "Atlassian accounts" in the audit log
-/// activities database (support.atlassian.com).
+/// Names of activities whose category differs from that of their group. They are listed under "Atlassian accounts" in
+/// the audit log activities database (support.atlassian.com).
 const ACTIVITIES: &[Row] = &[
     ("Deactivated account", Category::Access, Documented),
     ("Reactivated account", Category::Access, Documented),
@@ -116,8 +117,8 @@ const ACTIVITIES: &[Row] = &[
     ("Deleted account permanently", Category::Access, Documented),
 ];
 
-/// Words in the names of groups, in lower case, `polic*` by their beginning; the first that fits decides. The documented ones are those of the audit log
-/// activities database, which Atlassian calls incomplete.
+/// Words in the names of groups, in lower case; `polic*` matches as a prefix. The first match decides. The documented
+/// ones are those of the audit log activities database, which Atlassian calls incomplete.
 const GROUPS: &[Row] = &[
     ("ai generated", Category::Ai, Documented),
     ("rovo", Category::Ai, Assumed),
@@ -152,7 +153,7 @@ const GROUPS: &[Row] = &[
     ("audit log", Category::Admin, Assumed),
 ];
 
-/// Ids and patterns of ids; the first that fits decides. `Sample`: the id stands in a vendor's sample, model or collector.
+/// Ids and patterns of ids; the first match decides. `Sample`: the id occurs in a vendor's sample, model or collector.
 const ACTIONS: &[Row] = &[
     ("user_logged_in_as_user", Category::Admin, Verified),
     ("user_login*", Category::Authentication, Sample),
@@ -171,7 +172,7 @@ const ACTIONS: &[Row] = &[
     ("rovo_*", Category::Ai, Sample),
     ("marketplace_app_*", Category::App, Sample),
     ("app_*", Category::App, Assumed),
-    // Whatever a product calls its own, it is the product's.
+    // An id with a product's prefix belongs to that product, whatever the rest says.
     ("confluence_*", Category::Product, Sample),
     ("jira_*", Category::Product, Sample),
     ("bitbucket_*", Category::Product, Sample),
@@ -194,7 +195,7 @@ const ACTIONS: &[Row] = &[
 static IDS: LazyLock<GlobSet> = LazyLock::new(|| {
     let mut globs = GlobSetBuilder::new();
     for (pattern, ..) in ACTIONS {
-        // Plain letters and `*`, which always make a pattern: a test holds to it.
+        // Plain letters and `*` always form a valid pattern; a test checks that.
         if let Ok(glob) = GlobBuilder::new(pattern).literal_separator(false).build() {
             globs.add(glob);
         }
@@ -202,7 +203,7 @@ static IDS: LazyLock<GlobSet> = LazyLock::new(|| {
     globs.build().unwrap_or_default()
 });
 
-/// What decides, for the documentation: of each table its title, what its first column is, and its rows.
+/// The tables for the documentation: the title, the heading of the first column, and the rows.
 pub fn tables() -> [(&'static str, &'static str, &'static [Row]); 3] {
     [
         ("By the name of the activity", "name", ACTIVITIES),
@@ -216,8 +217,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_organizations_own_groups_decide_before_the_table() {
-        assert_eq!(IDS.len(), ACTIONS.len(), "every pattern is one");
+    fn listed_groups_take_precedence_over_ids() {
+        assert_eq!(IDS.len(), ACTIONS.len(), "every pattern is valid");
         let of = |action, name, group| Category::of(action, name, group).as_str();
         assert_eq!(of("user_login", None, None), "authentication");
         assert_eq!(of("user_logged_in_as_user", None, None), "admin");

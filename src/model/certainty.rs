@@ -1,28 +1,28 @@
-//! How sure a fact is that Atlassian has not written down.
+//! How certain a fact is that Atlassian does not document.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// How sure something is that Atlassian has not written down.
+/// How certain a fact is that Atlassian does not document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Certainty {
     /// Seen in a real event.
     Verified,
-    /// In a vendor's sample, or in a public data model.
+    /// Found in a vendor's sample or in a public data model.
     Sample,
-    /// Atlassian documents the activity by its name; its id is not known.
+    /// Atlassian documents the activity by its name, but not its id.
     Documented,
-    /// Nobody says so: it is likely.
+    /// Likely, but without a source.
     Assumed,
 }
 
 impl Certainty {
-    /// All of them, the surest first.
+    /// All levels, the most certain first.
     pub const ALL: [Self; 4] = [Self::Verified, Self::Sample, Self::Documented, Self::Assumed];
 
-    /// Its name.
+    /// The name in JSON and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Verified => "verified",
@@ -43,7 +43,7 @@ impl FromStr for Certainty {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|certainty| certainty.as_str() == text);
-        found.ok_or_else(|| format!("`{text}` is none of `{}`", Self::ALL.map(Self::as_str).join("`, `")))
+        let certainty = Self::ALL.into_iter().find(|certainty| certainty.as_str() == text);
+        certainty.ok_or_else(|| format!("`{text}` is not one of `{}`", Self::ALL.map(Self::as_str).join("`, `")))
     }
 }

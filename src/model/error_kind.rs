@@ -1,42 +1,42 @@
-//! The closed list of ways a source or a destination can be unwell, each with its name, what it means, and what to do.
+//! The closed list of ways a source or a destination can fail, each with its name and what to do about it.
 //!
 //! `check` prints them, `status` shows them, and check rules read them (`source.error_kind`).
 
 use serde::{Deserialize, Serialize};
 
-/// What keeps a source from being read, or a destination from being reached.
+/// Why a source cannot be read or a destination cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
-    /// 401.
+    /// HTTP status 401.
     KeyRefused,
-    /// 403.
+    /// HTTP status 403.
     KeyLacksScope,
-    /// 404.
+    /// HTTP status 404.
     OrganizationNotFound,
-    /// 429.
+    /// HTTP status 429.
     RateLimited,
-    /// 5xx.
+    /// HTTP status 5xx.
     ServerError,
-    /// No answer in time.
+    /// No response in time.
     Timeout,
-    /// No connection.
+    /// The connection failed.
     Unreachable,
-    /// The certificate is not accepted.
+    /// The server's certificate is not accepted.
     Untrusted,
-    /// An answer that is not what was asked for.
+    /// The response is not what was requested.
     UnreadableAnswer,
-    /// An answer larger than is accepted.
+    /// The response exceeds the size limit.
     OversizedAnswer,
     /// A redirect, which is never followed.
     Redirected,
-    /// 400 or 410 for a cursor.
+    /// HTTP status 400 or 410 for a cursor.
     CursorRefused,
-    /// The same cursor again and again, with events behind it.
+    /// The server keeps returning the same cursor although there are more events.
     CursorStuck,
     /// A secret that cannot be read.
     SecretMissing,
-    /// Our own disk.
+    /// The local disk failed.
     StoreFailed,
 }
 
@@ -62,48 +62,48 @@ impl ErrorKind {
         }
     }
 
-    /// What the reader can do about it.
+    /// What the user can do about it, as a sentence without a final period.
     pub fn remedy(self) -> &'static str {
         match self {
             Self::KeyRefused => {
-                "the key is wrong, revoked or expired (keys live a year at most): create one at admin.atlassian.com > Settings > API keys and put it where the configuration reads it"
+                "the key is wrong, revoked or expired (keys expire after at most one year): create one at admin.atlassian.com > Settings > API keys and put it where the configuration reads it"
             }
             Self::KeyLacksScope => {
-                "the key may not read this organization's audit log: create a key with the scope `read:events:admin` (or one without scopes) in the organization whose id is configured; scopes of a key cannot be changed later"
+                "the key does not have permission to read this organization's audit log: create a key with the scope `read:events:admin` (or one without scopes) in the organization whose id is configured; the scopes of a key cannot be changed later"
             }
             Self::OrganizationNotFound => {
-                "no such organization, or the key belongs to another one: copy the organization ID that admin.atlassian.com shows beside the API key into `org_id`"
+                "the organization does not exist, or the key belongs to another one: set `org_id` to the organization ID that admin.atlassian.com shows next to the API key"
             }
             Self::RateLimited => {
-                "Atlassian asks to slow down: the agent waits by itself; lower `rate_limit` if other tools use the same key"
+                "Atlassian is limiting requests: the agent waits and retries; lower `rate_limit` if other tools use the same key"
             }
-            Self::ServerError => "Atlassian has a problem: the agent tries again by itself; see status.atlassian.com",
-            Self::Timeout => "no answer in time: check the network and any proxy between here and `base_url`",
-            Self::Unreachable => "no connection: check the network, DNS, the firewall and `base_url`",
+            Self::ServerError => "Atlassian has a problem: the agent retries; see status.atlassian.com",
+            Self::Timeout => "the request timed out: check the network and any proxy in front of `base_url`",
+            Self::Unreachable => "cannot connect: check the network, DNS, the firewall and `base_url`",
             Self::Untrusted => {
-                "the server's certificate is not accepted: check the machine's clock, its certificate store, and whether a proxy intercepts TLS"
+                "the server's certificate is not trusted: check the system clock, the certificate store, and whether a proxy intercepts TLS"
             }
             Self::UnreadableAnswer => {
-                "the answer is not an events page: check `base_url`, and whether a proxy answers in Atlassian's place"
+                "the response is not an events page: check `base_url`, and whether a proxy responds instead of Atlassian"
             }
             Self::OversizedAnswer => {
-                "the answer is larger than 32 MiB, even for a single entry: check `base_url`, and whether a proxy answers in Atlassian's place"
+                "the response is larger than 32 MiB, even for a single entry: check `base_url`, and whether a proxy responds instead of Atlassian"
             }
             Self::Redirected => {
-                "the server answered with a redirect, which is never followed, so that the key goes nowhere else: check `base_url`"
+                "the server responded with a redirect, which is never followed so that the key is not sent elsewhere: check `base_url`"
             }
             Self::CursorRefused => {
-                "the place in the log is no longer valid: the agent goes back to the time of the newest event and drops what it already has"
+                "the cursor is no longer valid: the agent resumes from the time of the newest event and drops events that it already has"
             }
             Self::CursorStuck => {
-                "Atlassian returns the same cursor with events behind it: the agent goes back to the time of the newest event; report it to Atlassian if it stays"
+                "Atlassian returns the same cursor although there are more events: the agent resumes from the time of the newest event; if this persists, report it to Atlassian"
             }
-            Self::SecretMissing => "put the secret where the configuration says it is",
-            Self::StoreFailed => "the data directory cannot be written: check free space and permissions",
+            Self::SecretMissing => "provide the secret where the configuration expects it",
+            Self::StoreFailed => "cannot write to the data directory: check free space and permissions",
         }
     }
 
-    /// Whether only a person can end it, so that trying often is of no use.
+    /// Returns true if only a person can fix it, so that frequent retries are pointless.
     pub fn needs_a_person(self) -> bool {
         matches!(self, Self::KeyRefused | Self::KeyLacksScope | Self::OrganizationNotFound | Self::SecretMissing)
     }

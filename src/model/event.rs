@@ -1,10 +1,9 @@
-//! An event: one entry of an audit log, kept as the exact JSON that came, with the few fields read from it that the agent
-//! itself needs.
+//! Events: entries of an audit log, kept as the exact JSON received, with the few fields that the agent itself needs.
 //!
-//! The shape is Atlassian's `events-stream` (id and `attributes` with `action`, `time`, `processedAt`, `actor`, `context`,
-//! `container`, `location`; `message` beside them). Real entries are ragged: any field may be absent, null, or of another
-//! type, so fields are looked up leniently. An entry is never left out because of what is in it: what cannot be read is flagged (see
-//! [`legible`]), and the rest counts.
+//! The shape is Atlassian's `events-stream` (id and `attributes` with `action`, `time`, `processedAt`, `actor`,
+//! `context`, `container`, `location`; `message` next to them). Real entries are irregular: any field may be absent,
+//! null, or of another type, so fields are looked up leniently. An entry is never dropped because of its content:
+//! unreadable parts are flagged (see [`legible`]), and the rest is used.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -18,16 +17,16 @@ use crate::model::{
     time::{self, Timestamp},
 };
 
-/// An event as it came from a source, before the store has given it a number.
+/// An event as a source returned it, before the store assigns a sequence number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncomingEvent {
     /// Unique within the source.
     pub id: EventId,
-    /// What was done, such as `user_logged_in_as_user`: in lower case, without spaces around it.
+    /// What was done, such as `user_logged_in_as_user`: in lower case, without surrounding spaces.
     pub action: Arc<str>,
-    /// When it was done, where the entry says so legibly.
+    /// When it was done; absent if the entry does not have a readable time.
     pub time: Option<Timestamp>,
-    /// When Atlassian processed it (`processedAt`), where the entry says so.
+    /// When Atlassian processed it (`processedAt`), if the entry has it.
     pub processed: Option<Timestamp>,
     /// What is unusual about it.
     pub flags: Flags,
@@ -35,7 +34,7 @@ pub struct IncomingEvent {
     pub raw: Arc<str>,
 }
 
-/// An entry that cannot be used as an event, and why.
+/// An entry that cannot be used as an event, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RejectedEntry {
     /// What is missing or wrong.
@@ -44,24 +43,25 @@ pub struct RejectedEntry {
     pub raw: Arc<str>,
 }
 
-/// The action of an event that names none.
+/// The action of an event that does not have one.
 pub const NO_ACTION: &str = "(none)";
-/// Bytes of an action id; known ones have 60 at most.
+/// Bytes of an action id; known ones have at most 60.
 const MAX_ACTION: usize = 200;
-/// No event is older: Atlassian had no such log then.
+/// No event is older: Atlassian did not have such a log before then.
 const EARLIEST: i64 = 1_325_376_000; // 2012-01-01
-/// An event may be so much later than its arrival: clocks differ.
+/// How far an event's time may be ahead of its arrival, because clocks differ.
 const AHEAD: Duration = Duration::from_secs(86_400);
 
 impl IncomingEvent {
-    /// Reads an entry. It must be a JSON object; all else is read as far as it is legible, and flagged where it is not.
+    /// Reads an entry. It must be a JSON object; everything else is read as far as possible and flagged where it is not
+    /// readable.
     pub fn parse(raw: &str) -> Result<Self, RejectedEntry> {
         Self::read(raw).map_err(|reason| RejectedEntry { reason, raw: raw.into() })
     }
 
     fn read(raw: &str) -> Result<Self, String> {
         let Legible { text: legible, mut flags } = legible::read(raw)?;
-        let value: Value = serde_json::from_str(&legible).map_err(|error| format!("not readable JSON: {error}"))?;
+        let value: Value = serde_json::from_str(&legible).map_err(|error| format!("invalid JSON: {error}"))?;
         if !value.is_object() {
             return Err("not a JSON object".to_owned());
         }
@@ -86,20 +86,20 @@ impl IncomingEvent {
         })
     }
 
-    /// The event that this entry becomes when it arrives at `arrived` as number `sequence`. An entry without a time that is legible
-    /// and can be true takes that of its processing, else of its arrival.
+    /// Turns this entry into an event that arrived at `arrived` with the number `sequence`. If its time is unreadable
+    /// or implausible, the event takes the time of processing, or else the time of arrival.
     pub fn into_event(self, source: SourceName, sequence: Sequence, arrived: Timestamp) -> Event {
         let latest = time::after(arrived, AHEAD);
-        let can_be = |time: &Timestamp| time.as_second() >= EARLIEST && *time <= latest;
+        let is_plausible = |time: &Timestamp| time.as_second() >= EARLIEST && *time <= latest;
         let mut flags = self.flags;
-        if self.time.is_some_and(|time| !can_be(&time)) {
+        if self.time.is_some_and(|time| !is_plausible(&time)) {
             flags.set(Flag::Time);
         }
         Event {
             sequence,
             source,
             arrived,
-            time: self.time.filter(can_be).or(self.processed.filter(can_be)).unwrap_or(arrived),
+            time: self.time.filter(is_plausible).or(self.processed.filter(is_plausible)).unwrap_or(arrived),
             id: self.id,
             action: self.action,
             flags,
@@ -108,11 +108,11 @@ impl IncomingEvent {
     }
 }
 
-/// The id of an entry. Where there is none, or none that can be kept, a hash stands for it: of the id, else of the whole entry, so that
-/// the same entry is the same event whenever it comes.
+/// The id of an entry. If it is missing or cannot be kept, a hash replaces it: of the id, or else of the whole entry,
+/// so that the same entry is the same event whenever it arrives.
 fn id(value: &Value, raw: &str, flags: &mut Flags) -> EventId {
     let written = value.get("id").filter(|id| !id.is_null());
-    // What was replaced to make it legible tells ids apart no more.
+    // After unreadable characters were replaced, ids may no longer be distinct.
     let is_unclear = |character: char| is_unsafe(character) || character == char::REPLACEMENT_CHARACTER;
     let plain = written.and_then(Value::as_str).filter(|id| !id.chars().any(is_unclear));
     if let Some(id) = plain.and_then(|id| EventId::parse(id).ok()) {
@@ -126,23 +126,23 @@ fn id(value: &Value, raw: &str, flags: &mut Flags) -> EventId {
     }
 }
 
-/// The action id of an entry, as Atlassian writes them.
+/// The action id of an entry, in the form in which Atlassian writes it.
 fn action(value: &Value, flags: &mut Flags) -> Arc<str> {
     let written = value.pointer("/attributes/action").and_then(Value::as_str).unwrap_or_default();
     let action = usual_action(written);
-    // What looks like another action to people must not be one to rules unnoticed.
+    // An action that looks like another one to people must not be a different one to rules unnoticed.
     if action != written || !action.chars().all(is_usual) {
         flags.set(Flag::Action);
     }
     action.into()
 }
 
-/// Whether Atlassian writes such a character in an action id, in either case.
+/// Returns true if Atlassian uses the character in action ids, ignoring case.
 fn is_usual(character: char) -> bool {
     character.is_ascii_alphanumeric() || "_.:-".contains(character)
 }
 
-/// An action id in the one way in which events have it: in lower case, without what cannot be seen.
+/// The normal form of an action id: in lower case, without invisible characters.
 pub(crate) fn usual_action(written: &str) -> Cow<'_, str> {
     let is_plain = |character: char| is_usual(character) && !character.is_ascii_uppercase();
     if !written.is_empty() && written.len() <= MAX_ACTION && written.chars().all(is_plain) {
@@ -160,14 +160,14 @@ pub(crate) fn usual_action(written: &str) -> Cow<'_, str> {
     Cow::Owned(action)
 }
 
-/// An event with its place in the store.
+/// An event and its position in the store.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Event {
-    /// Its arrival number.
+    /// The sequence number, in order of arrival.
     pub sequence: Sequence,
-    /// Where it came from.
+    /// The source that it came from.
     pub source: SourceName,
-    /// When it came, by the agent's clock.
+    /// When it arrived, by the agent's clock.
     pub arrived: Timestamp,
     /// When it happened.
     pub time: Timestamp,
@@ -183,13 +183,13 @@ pub struct Event {
 }
 
 impl Event {
-    /// When it happened, as far as that can be: no event counts as later than its arrival, so that a clock which is wrong in one
-    /// does not put all others into the past.
+    /// When it happened, limited to the time of arrival, so that one event with a wrong clock does not make all others
+    /// look old.
     pub fn moment(&self) -> Timestamp {
         self.time.min(self.arrived)
     }
 
-    /// The entry as JSON that a strict reader takes.
+    /// The entry as JSON that a strict parser accepts.
     pub fn legible(&self) -> Cow<'_, str> {
         if !self.flags.needs_repair() {
             return Cow::Borrowed(&self.raw);
@@ -197,27 +197,27 @@ impl Event {
         legible::read(&self.raw).map_or(Cow::Borrowed(&*self.raw), |legible| legible.text)
     }
 
-    /// The entry as JSON; `null` if it is not readable, which stored events never are.
+    /// The entry as a JSON value; `null` if it cannot be parsed, which does not happen with stored events.
     pub fn value(&self) -> Value {
         serde_json::from_str(&self.legible()).unwrap_or(Value::Null)
     }
 
-    /// Who did it, from where: for people to read.
+    /// Who did it and from where, for display.
     pub fn evidence(&self) -> Evidence {
         Evidence::of(&self.value())
     }
 }
 
-/// Who did something, and from where, as far as the event says.
+/// Who did something and from where, as far as the event has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Evidence {
-    /// Name of the actor.
+    /// The name of the actor.
     pub actor: Option<String>,
-    /// Email address of the actor; some apps have a text here that is none.
+    /// The email address of the actor; some apps write text here that is not an address.
     pub email: Option<String>,
-    /// IP address.
+    /// The IP address.
     pub ip: Option<String>,
-    /// City and country.
+    /// The city and the country.
     pub place: Option<String>,
     /// Atlassian's sentence about it (`message.content`).
     pub message: Option<String>,
@@ -239,18 +239,18 @@ impl Evidence {
         }
     }
 
-    /// Whether the actor's name, address or IP contains `text`, whatever the case of its letters.
+    /// Returns true if the actor's name, email address or IP address contains `text`, ignoring case.
     pub fn mentions(&self, text: &str) -> bool {
         let text = text.to_lowercase();
         [&self.actor, &self.email, &self.ip].into_iter().flatten().any(|field| field.to_lowercase().contains(&text))
     }
 
-    /// The actor as shown in a line: email address if it is one, else the name.
+    /// The actor for a line of output: the email address if it is one, else the name.
     pub fn who(&self) -> Option<&str> {
         self.email.as_deref().filter(|email| email.contains('@')).or(self.actor.as_deref()).or(self.email.as_deref())
     }
 
-    /// Address and place as shown in a line: `203.0.113.7 (Riga, Latvia)`.
+    /// The IP address and the place for a line of output: `203.0.113.7 (Riga, Latvia)`.
     pub fn whence(&self) -> Option<String> {
         match (&self.ip, &self.place) {
             (Some(ip), Some(place)) => Some(format!("{ip} ({place})")),
@@ -260,7 +260,7 @@ impl Evidence {
     }
 }
 
-/// A text that is not empty.
+/// The string at a pointer, if it is not empty.
 fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
     value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_read_as_far_as_it_is_legible() {
+    fn unreadable_parts_of_an_entry_are_flagged() {
         let read = |raw: &str| {
             let event = IncomingEvent::parse(raw).unwrap();
             let flags: Vec<&str> = event.flags.iter().map(Flag::name).collect();
@@ -300,11 +300,11 @@ mod tests {
         assert_ne!(action(&one), action(&other));
         assert!(action(&one).len() <= MAX_ACTION);
         assert_eq!(reason("[1]"), "not a JSON object");
-        assert_eq!(reason("{"), "not readable JSON: a name is missing (byte 1)");
+        assert_eq!(reason("{"), "invalid JSON: expected a key (byte 1)");
     }
 
     #[test]
-    fn a_time_that_cannot_be_true_does_not_count() {
+    fn implausible_times_are_replaced() {
         let arrived: Timestamp = "2026-11-20T10:00:00Z".parse().unwrap();
         let at = |time: &str, processed: &str| {
             let raw =
@@ -318,13 +318,13 @@ mod tests {
             assert_eq!(at(time, processed), (processed.to_owned(), true), "{time}");
         }
         assert_eq!(at("1970-01-01T00:00:10Z", "9999-01-01T00:00:00Z"), (arrived.to_string(), true));
-        // A blank stands for the T, as RFC 3339 allows.
+        // A space instead of the `T`, as RFC 3339 allows.
         assert_eq!(at("2026-11-20 08:00:00Z", processed), ("2026-11-20T08:00:00Z".to_owned(), false));
         assert_eq!(at("2016-01-01T00:00:00Z", processed), ("2016-01-01T00:00:00Z".to_owned(), false));
     }
 
     #[test]
-    fn an_event_without_time_takes_the_next_best() {
+    fn a_missing_time_has_fallbacks() {
         let source = SourceName::parse("s").unwrap();
         let arrived: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         let entry =

@@ -1,4 +1,4 @@
-//! The values that everything else is about: events, alerts, actions, names and times, and the helpers that bound and print
+//! The values that all other modules share: events, alerts, actions, names and times, and helpers that bound and print
 //! them. Nothing here does I/O.
 
 pub mod action;

@@ -1,12 +1,12 @@
-//! Newtypes for the names and numbers that travel between modules.
+//! Newtypes for the names and numbers that modules exchange.
 //!
-//! Each says what it may contain and is checked where it enters the program, so that the rest can trust it.
+//! Each documents what it may contain, and checks it when it is parsed, so that the rest of the program can rely on it.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not a valid name. The text says what is allowed.
+/// Why a text is not a valid name; the message includes what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NameError(pub(crate) String);
@@ -19,14 +19,14 @@ macro_rules! text_name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks the text and makes the name.
+            /// Parses the name and checks what it contains.
             pub fn parse(text: &str) -> Result<Self, NameError> {
                 let check: fn(&str) -> Result<(), String> = $check;
                 check(text).map_err(NameError)?;
                 Ok(Self(text.into()))
             }
 
-            /// The name as text.
+            /// The name as a string slice.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -73,7 +73,7 @@ text_name!(
     EventId,
     |text| {
         if text.is_empty() || text.len() > 512 {
-            return Err(format!("an event id has 1 to 512 bytes, this one has {}", text.len()));
+            return Err(format!("an event id must have 1 to 512 bytes, found {}", text.len()));
         }
         Ok(())
     }
@@ -88,7 +88,7 @@ text_name!(
             !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
         };
         if text.len() > 120 {
-            return Err(format!("a rule id has at most 120 characters, this one has {}", text.len()));
+            return Err(format!("a rule id must have at most 120 characters, found {}", text.len()));
         }
         if !text.contains('.') || !text.split('.').all(part) {
             return Err(format!(
@@ -105,26 +105,26 @@ text_name!(
     |text| {
         let plain = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | '.');
         if text.is_empty() || text.chars().count() > 100 || !text.chars().all(plain) {
-            return Err(format!("`{text}` is not a name for an exception: write 1 to 100 letters, digits, `_`, `-` and `.`"));
+            return Err(format!("`{text}` is not a valid exception name: write 1 to 100 letters, digits, `_`, `-` and `.`"));
         }
         Ok(())
     }
 );
 
 text_name!(
-    /// What matches of one rule have in common when they belong to one alert. At most 1,000 characters: see
+    /// What the matches of one rule have in common when they belong to the same alert. At most 1,000 characters: see
     /// [`DedupKey::clipped`].
     DedupKey,
     |text| {
         if text.chars().count() > DedupKey::MAX_CHARACTERS {
-            return Err("a dedup key has at most 1,000 characters".to_owned());
+            return Err("a dedup key must have at most 1,000 characters".to_owned());
         }
         Ok(())
     }
 );
 
 impl EventId {
-    /// An id that stands for a text.
+    /// The id made from the hash of a text.
     pub fn of_hash(text: &str) -> Self {
         let hash = blake3::hash(text.as_bytes()).to_hex();
         Self(format!("#{}", hash.get(..32).unwrap_or_default()).into())
@@ -136,8 +136,8 @@ impl DedupKey {
     /// Characters of a longer text that are kept before its hash.
     const KEPT_CHARACTERS: usize = 900;
 
-    /// The key of a text of any length. Of one of more than 1,000 characters the beginning is kept, and a hash of the whole, so that
-    /// different texts are different keys.
+    /// The key for a text of any length. Of a text with more than 1,000 characters, the key keeps the beginning and a
+    /// hash of the whole, so that different texts have different keys.
     pub fn clipped(text: &str) -> Self {
         if text.chars().nth(Self::MAX_CHARACTERS).is_none() {
             return Self(text.into());
@@ -151,15 +151,15 @@ impl DedupKey {
 fn plain_text(what: &str, text: &str, limit: usize) -> Result<(), String> {
     let length = text.chars().count();
     if length == 0 || length > limit {
-        return Err(format!("{what} has 1 to {limit} characters, this one has {length}"));
+        return Err(format!("{what} must have 1 to {limit} characters, found {length}"));
     }
     if text.chars().any(char::is_control) || text.trim() != text {
-        return Err(format!("{what} has no control characters and does not begin or end with a space"));
+        return Err(format!("{what} must not contain control characters, or begin or end with a space"));
     }
     Ok(())
 }
 
-/// The arrival number of an event in a store: 1, 2, 3 …
+/// The number of an event in a store, in order of arrival: 1, 2, 3 …
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Sequence(pub u64);
 
@@ -190,21 +190,21 @@ impl FromStr for SilenceId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| format!("`{text}` is not the number of a silence"))
+        text.parse().map(Self).map_err(|_| format!("`{text}` is not a silence number"))
     }
 }
 
-/// The id of an alert: 128 bits derived from what opened it, so that evaluating again gives the same alert.
+/// The id of an alert: 128 bits derived from what opened it, so that a second evaluation yields the same alert.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AlertId([u8; 16]);
 
 impl AlertId {
-    /// The id of an alert that `opening` opened for `rule`: a hash of all parts.
+    /// The id of an alert of `rule` that `opening` opened: a hash of all arguments.
     pub fn derive(rule: &RuleId, source: &str, key: &str, opening: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
         for part in [rule.as_str(), source, key, opening] {
-            // The length in front keeps ("ab", "c") and ("a", "bc") apart.
+            // The length prefix distinguishes ("ab", "c") from ("a", "bc").
             hasher.update(&(part.len() as u64).to_be_bytes());
             hasher.update(part.as_bytes());
         }
@@ -218,7 +218,7 @@ impl AlertId {
         self.0
     }
 
-    /// The id made of these bytes.
+    /// The id with these bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
@@ -245,7 +245,7 @@ impl FromStr for AlertId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let wrong = || NameError(format!("`{text}` is not an alert id: 32 hexadecimal digits"));
+        let wrong = || NameError(format!("`{text}` is not an alert id: expected 32 hexadecimal digits"));
         if text.len() != 32 || !text.is_ascii() {
             return Err(wrong());
         }
@@ -272,14 +272,14 @@ impl From<AlertId> for String {
     }
 }
 
-/// What makes a rule find what it finds, as a hash: two rules of the same version give the same answers. Shown as 32 hexadecimal
-/// digits; the first releases wrote 16, which are read as a version that nothing has any more.
+/// A hash of everything that determines what a rule detects: two rules with the same version give the same results.
+/// Shown as 32 hexadecimal digits. The first releases wrote 16, which are read as a version that no current rule has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RuleVersion([u8; 16]);
 
 impl RuleVersion {
-    /// A version with these bytes.
+    /// The version with these bytes.
     pub(crate) const fn of_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
@@ -305,7 +305,7 @@ impl TryFrom<String> for RuleVersion {
         let digits: Vec<u8> =
             text.chars().filter_map(|digit| digit.to_digit(16)).filter_map(|digit| u8::try_from(digit).ok()).collect();
         if digits.len() != text.len() || !(digits.len() == 16 || digits.len() == 32) {
-            return Err(NameError("a version is 32 hexadecimal digits".to_owned()));
+            return Err(NameError("a rule version must have 32 hexadecimal digits".to_owned()));
         }
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
             *byte = pair.iter().fold(0, |byte, digit| byte << 4 | digit);
@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rule_ids_are_dotted_and_plain() {
+    fn rule_ids_are_validated() {
         assert!(RuleId::parse("atlassian.admin.impersonated_user").is_ok());
         for wrong in ["", "nodots", "a..b", ".a", "A.b", "a.b c", "a.ü"] {
             assert!(RuleId::parse(wrong).is_err(), "{wrong}");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn dedup_keys_are_cut_at_characters() {
+    fn long_dedup_keys_are_clipped() {
         let key = |text: &str| DedupKey::clipped(text).as_str().to_owned();
         assert_eq!(key(&"ü".repeat(1_000)), "ü".repeat(1_000));
         let (one, other) = (format!("{}1", "ü".repeat(1_500)), format!("{}2", "ü".repeat(1_500)));
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn alert_ids_survive_their_text() {
+    fn alert_ids_round_trip() {
         let id = AlertId::derive(&RuleId::parse("a.b").unwrap(), "s", "k", "e");
         assert_eq!(id.to_string().parse::<AlertId>().unwrap(), id);
         assert!("zz".parse::<AlertId>().is_err());

@@ -1,5 +1,5 @@
-//! What evaluating one event means: the only thing that detection hands on. Plain data, which the store applies and replay
-//! collects without understanding it.
+//! The outcome of evaluating an event: plain data, and the only thing that detection hands on. The store applies it and
+//! replay collects it, without knowing what it means to detection.
 
 use std::collections::BTreeMap;
 
@@ -9,78 +9,79 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// One event for which one rule said true.
+/// A rule that matched an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
-    /// The rule.
+    /// The id of the rule.
     pub rule: RuleId,
-    /// The event.
+    /// The id of the event.
     pub event: EventId,
-    /// Its number.
+    /// The event's sequence number.
     pub sequence: Sequence,
-    /// Its time.
+    /// The event's time.
     pub time: Timestamp,
-    /// Its dedup key; absent where an exception took it.
+    /// The dedup key; absent if an exception suppressed the match.
     pub key: Option<DedupKey>,
-    /// Who did it: see [`crate::model::event::Evidence::who`]; absent where an exception took it.
+    /// Who acted, see [`crate::model::event::Evidence::who`]; absent if an exception suppressed the match.
     pub actor: Option<String>,
-    /// The alert it opened or joined; none while the rule's threshold is not reached.
+    /// The alert that the match opened or joined; absent while the rule's threshold is not reached.
     pub alert: Option<AlertId>,
-    /// The exception that took it out of alerting.
+    /// The exception that suppressed the match.
     pub exception: Option<ExceptionId>,
 }
 
-/// Up to when the log of a source is known to be whole although no event says so, where something followed from that.
+/// The time up to which a source's log is known to be complete although no event shows it. Recorded only where it had
+/// an effect.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Watermark {
     /// The source.
     pub source: SourceName,
-    /// Up to when.
+    /// The log is complete up to this time.
     pub until: Timestamp,
 }
 
-/// A pass with its place among the events and what people did.
+/// A watermark and its position among the events and the alert changes.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LoggedWatermark {
-    /// The last event that had been evaluated.
+    /// The last event evaluated before it.
     #[serde(rename = "mark")]
     pub checkpoint: Sequence,
-    /// The number of the last logged change of an alert before it.
+    /// The number of the last logged alert change before it.
     pub change: u64,
-    /// What was taken note of.
+    /// The watermark.
     #[serde(rename = "pass")]
     pub watermark: Watermark,
 }
 
-/// Which rules ran from some place among the events and what people did on, until the next of these.
+/// The rules that ran from a position among the events and the alert changes up to the next such entry.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LoggedRules {
-    /// The last event that had been evaluated.
+    /// The last event evaluated before it.
     #[serde(rename = "mark")]
     pub checkpoint: Sequence,
-    /// The number of the last logged change of an alert before it.
+    /// The number of the last logged alert change before it.
     pub change: u64,
-    /// The rules, each with what makes it find what it finds: see [`crate::rule::RuleSet::versions`].
+    /// The rules, each with its version: see [`crate::rule::RuleSet::versions`].
     pub rules: BTreeMap<RuleId, RuleVersion>,
 }
 
-/// What followed from an event, or from there being none.
+/// What followed from an event, or from the absence of events.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
-    /// Rules that said true.
+    /// The rules that matched.
     pub matches: Vec<Match>,
-    /// Alerts that opened or changed, in order.
+    /// The alerts that opened or changed, in order.
     pub alerts: Vec<AlertChange>,
-    /// Rules that failed, with the error's text.
+    /// The rules that failed, with the error message.
     pub failures: Vec<(RuleId, String)>,
-    /// How many rules looked at the event.
+    /// How many rules evaluated the event.
     pub rules_run: u32,
-    /// What followed from there being no events; kept, so that a replay can follow.
+    /// What followed from the absence of events. The store keeps these so that a replay can do the same.
     pub watermarks: Vec<Watermark>,
 }
 
 impl Outcome {
-    /// Appends what followed from a later event.
+    /// Appends the outcome of a later event.
     pub fn append(&mut self, mut later: Self) {
         self.matches.append(&mut later.matches);
         self.alerts.append(&mut later.alerts);
@@ -90,5 +91,5 @@ impl Outcome {
     }
 }
 
-/// Detection state that changed: keys and bytes that mean something to `detect` only. `None` deletes.
+/// Changes of the detection state: keys and encoded values that only `detect` understands. `None` deletes the key.
 pub type StateChanges = Vec<(String, Option<Vec<u8>>)>;

@@ -1,22 +1,23 @@
-//! Entries with more in them than a rule can be given: cut to what fits, so that nobody can keep an event from rules by what they add
-//! to it.
+//! Entries that are too large for rules: cut to the limits, so that an attacker cannot hide an event from rules by
+//! adding data to it.
 //!
-//! Rules are bounded in what they hold, and an event beyond these bounds would make every rule fail. Such an event is stored whole;
-//! only what rules see of it is cut: long texts first, then long lists. The fields that Atlassian's events have come before all
-//! others, so that who did what is there whatever stands beside it.
+//! The data that rules can process is limited, and an event beyond the limits would make every rule fail. Such an event
+//! is stored whole; only what rules see of it is cut: long strings first, then long lists. The fields of Atlassian's
+//! events come before all others, so that who did what is always present, whatever else the entry contains.
 
 use serde_json::{Map, Value};
 
 use crate::model::text::clipped;
 
-/// Values in an entry that rules see, all levels counted.
+/// Values of an entry that rules see, counting all levels.
 const MAX_VALUES: usize = 5_000;
-/// Bytes of all texts and names of an entry that rules see.
+/// Bytes of all strings and names of an entry that rules see.
 const MAX_TEXT: usize = 64 * 1024;
-/// A shorter entry is never too large: each value takes two bytes at least.
+/// A shorter entry is never too large, because each value takes at least two bytes.
 const ALWAYS_FITS: usize = 2 * MAX_VALUES;
 
-/// How an entry is cut: the UTF-16 units of a text, and the items of a list or an object. The first that makes it fit is taken.
+/// How to cut an entry: the UTF-16 units of a string, and the items of a list or an object. The first cut that makes
+/// the entry fit is used.
 const CUTS: [(usize, usize); 4] = [(16 * 1024, 1_000), (2 * 1024, 200), (256, 50), (64, 20)];
 
 /// The names in Atlassian's events, in the order in which they are kept.
@@ -44,12 +45,12 @@ const KNOWN: [&str; 21] = [
     "links",
 ];
 
-/// Whether an entry is too large for rules to be given as it is.
+/// Returns true if an entry is too large for rules.
 pub fn is_oversize(raw: &str, value: &Value) -> bool {
     raw.len() > ALWAYS_FITS && !Left::default().take(value)
 }
 
-/// What rules are given of an entry, if it is too large.
+/// Returns what rules see of an entry if it is too large.
 pub fn cut_if_oversize(raw: &str) -> Option<Value> {
     if raw.len() <= ALWAYS_FITS {
         return None;
@@ -58,7 +59,7 @@ pub fn cut_if_oversize(raw: &str) -> Option<Value> {
     is_oversize(raw, &value).then(|| cut(&value))
 }
 
-/// What rules are given of an entry that is too large.
+/// Cuts an entry that is too large to what rules see of it.
 fn cut(value: &Value) -> Value {
     let mut cut = Value::Null;
     for (text, items) in CUTS {
@@ -71,11 +72,11 @@ fn cut(value: &Value) -> Value {
     cut
 }
 
-/// What may still be added.
+/// The remaining capacity.
 struct Left {
     values: usize,
     text: usize,
-    /// Something found no place.
+    /// Something did not fit.
     is_short: bool,
 }
 
@@ -98,7 +99,7 @@ impl Left {
         !self.is_short
     }
 
-    /// Counts a value with all that is in it; false if there is no place for it.
+    /// Counts a value and everything in it; returns false if it does not fit.
     fn take(&mut self, value: &Value) -> bool {
         self.value()
             && match value {
@@ -109,7 +110,7 @@ impl Left {
             }
     }
 
-    /// The value as far as there is place for it; null where there is none.
+    /// Returns the part of the value that fits; null if nothing does.
     fn cut(&mut self, value: &Value, most_text: usize, most_items: usize) -> Value {
         if !self.value() {
             return Value::Null;
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_hides_nothing_that_was_there() {
+    fn added_data_hides_no_known_field() {
         let deep = (0..60).fold(json!(0), |inner, _| json!([inner, "x".repeat(2_000)]));
         let names: Map<String, Value> = (0..25_000).map(|index| (format!("!{index}"), json!(index))).collect();
         let wide: Vec<Value> = (0..300).map(|_| json!([[[[0, 1], [2, 3]]], vec!["y".repeat(300); 300]])).collect();
@@ -179,7 +180,7 @@ mod tests {
             let event = event(extra);
             assert!(is_oversize(&event.to_string(), &event));
             let cut = cut(&event);
-            assert!(Left::default().take(&cut), "it fits now");
+            assert!(Left::default().take(&cut), "the cut fits");
             assert_eq!(cut["id"], event["id"]);
             for name in ["action", "actor", "context"] {
                 assert_eq!(cut["attributes"][name], event["attributes"][name], "{name}");
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_event_is_left_alone() {
+    fn an_ordinary_event_is_unchanged() {
         let event = event(("message", json!({"content": "x".repeat(20_000)})));
         assert!(!is_oversize(&event.to_string(), &event));
     }

@@ -1,6 +1,7 @@
-//! A silence: for some time, matching alerts are recorded and counted but not delivered; they are listed when it ends.
+//! Silences: for a period, matching alerts are recorded and counted but not delivered. They are listed when the silence
+//! ends.
 //!
-//! It stops deliveries only: detection does not know of silences, so a replay is not changed by them.
+//! A silence affects deliveries only. Detection does not know about silences, so they do not change a replay.
 
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
@@ -11,59 +12,59 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// Which alerts are not delivered, and until when.
+/// A silence: which alerts are not delivered, and until when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Silence {
-    /// Its number.
+    /// The number of the silence.
     pub id: SilenceId,
-    /// Rule ids with `*`.
+    /// A pattern of rule ids, in which `*` matches any text.
     pub rule: String,
-    /// Part of the actor's name, email address or IP address, whatever the case of its letters; absent: every actor.
+    /// Part of the actor's name, email address or IP address, ignoring case; absent: every actor.
     pub actor: Option<String>,
     /// The source; absent: every source.
     pub source: Option<SourceName>,
-    /// Since when.
+    /// When the silence starts.
     pub from: Timestamp,
-    /// Until when.
+    /// When the silence expires.
     pub until: Timestamp,
-    /// Who made it.
+    /// Who created it.
     pub author: String,
-    /// Why.
+    /// Why it was created.
     pub comment: Option<String>,
-    /// Alerts it kept from being delivered.
+    /// The number of alerts that it kept from being delivered.
     pub silenced: u64,
-    /// When it ended: by itself, or because somebody ended it.
+    /// When it ended, because it expired or a user ended it.
     pub ended: Option<Timestamp>,
 }
 
-/// What a silence shall cover, as a person asks for it.
+/// A silence that a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewSilence {
-    /// Rule ids with `*`.
+    /// A pattern of rule ids, in which `*` matches any text.
     pub rule: String,
     /// See [`Silence::actor`].
     pub actor: Option<String>,
     /// See [`Silence::source`].
     pub source: Option<SourceName>,
-    /// Until when.
+    /// When the silence expires.
     pub until: Timestamp,
-    /// Who asks.
+    /// Who creates it.
     pub author: String,
-    /// Why.
+    /// Why it is created.
     pub comment: Option<String>,
 }
 
-/// A pattern of rule ids: `*` stands for any text.
+/// Compiles a pattern of rule ids, in which `*` matches any text.
 pub fn rule_pattern(text: &str) -> Result<GlobMatcher, String> {
     GlobBuilder::new(text)
         .literal_separator(false)
         .build()
         .map(|glob| glob.compile_matcher())
-        .map_err(|error| format!("`{text}` is not a pattern: {}", error.kind()))
+        .map_err(|error| format!("`{text}` is not a valid pattern: {}", error.kind()))
 }
 
 impl Silence {
-    /// Whether it covers an alert at `now`.
+    /// Returns true if the silence applies to an alert at `now`.
     pub fn covers(&self, alert: &Alert, now: Timestamp) -> bool {
         self.ended.is_none()
             && self.from <= now

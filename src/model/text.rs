@@ -1,18 +1,18 @@
-//! Text that an attacker may have written: names, titles, ids. Made safe to show, and cut to a length.
+//! Text that an attacker may have written, such as names, titles and ids: made safe to show, and cut to a length.
 
 use std::borrow::Cow;
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Whether a terminal, a log or a mail header would act on a character instead of showing it. Marks that turn the direction of text
-/// around are as bad as control characters: they show a name backwards.
+/// Returns true if a terminal, a log or a mail header would act on the character instead of showing it. Characters that
+/// change the text direction are as dangerous as control characters: they show a name backwards.
 pub fn is_unsafe(character: char) -> bool {
     character.is_control() || is_invisible(character)
 }
 
-/// Whether a character is not seen itself and makes a text look like another: marks of direction, separators of lines, blanks without
-/// width, tags. The two joiners are left out: scripts and emoji need them.
+/// Returns true if a character is invisible and makes a text look like another: direction marks, line separators,
+/// zero-width spaces, tags. The two joiners are not included because scripts and emoji need them.
 pub fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -21,8 +21,8 @@ pub fn is_invisible(character: char) -> bool {
     )
 }
 
-/// Whether a character has no place in an identifier: what is unsafe, and everything else that Unicode 16 says may be ignored when a
-/// text is shown (`Default_Ignorable_Code_Point`).
+/// Returns true if a character is not allowed in an identifier: unsafe characters, and all others that Unicode 16
+/// allows to be ignored in rendering (`Default_Ignorable_Code_Point`).
 pub fn is_ignorable(character: char) -> bool {
     is_unsafe(character)
         || matches!(
@@ -33,12 +33,12 @@ pub fn is_ignorable(character: char) -> bool {
         )
 }
 
-/// The text with a blank in place of each character that would be acted on.
+/// Replaces each unsafe character by a space: see [`is_unsafe`].
 pub fn printable(text: &str) -> String {
     text.chars().map(|character| if is_unsafe(character) { ' ' } else { character }).collect()
 }
 
-/// The same in each text of a JSON value, names of members included; ends of lines stay.
+/// Applies [`printable`] to each string of a JSON value, including the names of members. Line feeds are kept.
 pub fn printable_json(value: Value) -> Value {
     let lines = |text: &str| text.split('\n').map(printable).collect::<Vec<_>>().join("\n");
     match value {
@@ -51,7 +51,7 @@ pub fn printable_json(value: Value) -> Value {
     }
 }
 
-/// The text with each character that would be acted on written out, such as `\n` or `\u{202e}`: for logs, where nothing may be lost.
+/// Writes each unsafe character as an escape, such as `\n` or `\u{202e}`: for logs, which must not lose anything.
 pub fn escaped(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     for character in text.chars() {
@@ -66,12 +66,12 @@ pub fn escaped(text: &str) -> String {
     result
 }
 
-/// A value as JSON on one line that is safe to show: see [`json_escaped`].
+/// Serializes a value as JSON on one line that is safe to show: see [`json_escaped`].
 pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json::Error> {
     Ok(json_escaped(&serde_json::to_string(value)?).into_owned())
 }
 
-/// JSON with each character that would be acted on written as an escape: it means the same.
+/// Writes each unsafe character in JSON text as an escape. The value stays the same.
 pub fn json_escaped(json: &str) -> Cow<'_, str> {
     let is_acted_on = |character: char| is_unsafe(character) && character != '\n';
     if !json.contains(is_acted_on) {
@@ -89,9 +89,9 @@ pub fn json_escaped(json: &str) -> Cow<'_, str> {
     Cow::Owned(result)
 }
 
-/// At most so many UTF-16 units of a text, which is how most services count; the last is `…` where it was cut.
+/// Cuts a text to at most `units` UTF-16 units, which is how most services count. A text that was cut ends with `…`.
 pub fn clipped(text: &str, units: usize) -> String {
-    // A text never has more units than bytes.
+    // A text never has more UTF-16 units than bytes.
     if text.len() <= units || text.encode_utf16().count() <= units {
         return text.to_owned();
     }
@@ -100,7 +100,8 @@ pub fn clipped(text: &str, units: usize) -> String {
     cut
 }
 
-/// At most so many UTF-16 units of a text, with `…` in the middle where it was cut: both ends of a name or an id tell.
+/// Cuts a text to at most `units` UTF-16 units, with `…` in the middle, because both ends of a name or an id are
+/// significant.
 pub fn shortened(text: &str, units: usize) -> String {
     if text.len() <= units || text.encode_utf16().count() <= units {
         return text.to_owned();
@@ -119,7 +120,7 @@ pub fn shortened(text: &str, units: usize) -> String {
     format!("{start}…{}", text.get(end..).unwrap_or_default())
 }
 
-/// The longest beginning of a text with at most so many UTF-16 units.
+/// The longest prefix of a text with at most `units` UTF-16 units.
 fn start_of(text: &str, units: usize) -> &str {
     let mut left = units;
     for (index, character) in text.char_indices() {
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_be_acted_on_is_replaced_or_written_out() {
+    fn unsafe_characters_are_replaced_or_escaped() {
         let hostile = "a\n\u{1b}[31m\u{9b}b\u{202e}c\u{2028}d\u{feff}";
         assert_eq!(printable(hostile), "a  [31m b c d ");
         assert_eq!(escaped(hostile), "a\\n\\u{1b}[31m\\u{9b}b\\u{202e}c\\u{2028}d\\u{feff}");
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_count_as_services_do() {
+    fn cuts_count_utf16_units() {
         assert_eq!(clipped("abc", 3), "abc");
         assert_eq!(clipped("abcd", 3), "ab…");
         // Two units each.
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_printable_all_through() {
+    fn json_is_printable_at_every_level() {
         let value = serde_json::json!({"a\u{202e}": ["\u{9b}b\nc", 1, {"d": "\u{2066}e"}]});
         assert_eq!(printable_json(value), serde_json::json!({"a ": [" b\nc", 1, {"d": " e"}]}));
     }
@@ -172,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_longer_than_asked(text in ".{0,40}", units in 1_usize..50) {
+        fn cut_text_is_within_the_limit(text in ".{0,40}", units in 1_usize..50) {
             for cut in [clipped(&text, units), shortened(&text, units)] {
                 prop_assert!(cut.encode_utf16().count() <= units);
                 prop_assert!(cut == text || cut.contains('…'));

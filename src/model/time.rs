@@ -1,6 +1,7 @@
-//! Points in time, durations as people write them, and the clock that is handed to tasks.
+//! Points in time, durations as people write them, and the clock for tasks.
 //!
-//! Detection never reads a clock: it takes its time from events. Everything else asks a [`Clock`], which a test can set.
+//! Detection never reads a clock: it takes the time from events. Everything else asks a [`Clock`], which a test can
+//! set.
 
 use std::{
     fmt,
@@ -13,8 +14,8 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 
 pub use jiff::Timestamp;
 
-/// Reads a time as Atlassian writes it: RFC 3339 with or without fractions of a second (both were seen). A time without
-/// an offset is taken as UTC.
+/// Parses a time in Atlassian's format: RFC 3339 with or without fractions of a second (both occur). A time without an
+/// offset is UTC.
 pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     text.parse::<Timestamp>().ok().or_else(|| {
         let civil = text.parse::<jiff::civil::DateTime>().ok()?;
@@ -22,7 +23,7 @@ pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     })
 }
 
-/// Reads a duration as people write it: `30s`, `5m`, `1h30m`, `7d`. Units: ms, s, m, h, d, w.
+/// Parses a duration as people write it: `30s`, `5m`, `1h30m`, `7d`. Units: ms, s, m, h, d, w.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong =
         || format!("`{text}` is not a duration: write a number and a unit, such as `30s`, `5m`, `1h30m` or `7d`");
@@ -37,7 +38,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| wrong())
 }
 
-/// A duration as people write it, with at most two units: `7d`, `1h 30m`, `45s`, `0s`.
+/// Formats a duration with at most two units: `7d`, `1h 30m`, `45s`, `0s`.
 pub fn show_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if seconds == 0 && duration.as_millis() > 0 {
@@ -60,17 +61,17 @@ pub fn show_duration(duration: Duration) -> String {
     if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
-/// How much later `later` is than `earlier`; zero if it is not.
+/// The time from `earlier` to `later`; zero if `later` is not later.
 pub fn since(later: Timestamp, earlier: Timestamp) -> Duration {
     Duration::try_from(later.duration_since(earlier)).unwrap_or(Duration::ZERO)
 }
 
-/// The distance between two times, whichever is first.
+/// The distance between two times, in either order.
 pub fn distance(one: Timestamp, other: Timestamp) -> Duration {
     one.duration_since(other).unsigned_abs()
 }
 
-/// `time` moved back by `duration`; the earliest representable time if that is out of range.
+/// `time` minus `duration`, limited to the earliest representable time.
 pub fn before(time: Timestamp, duration: Duration) -> Timestamp {
     SignedDuration::try_from(duration)
         .ok()
@@ -78,7 +79,7 @@ pub fn before(time: Timestamp, duration: Duration) -> Timestamp {
         .unwrap_or(Timestamp::MIN)
 }
 
-/// `time` moved on by `duration`; the latest representable time if that is out of range.
+/// `time` plus `duration`, limited to the latest representable time.
 pub fn after(time: Timestamp, duration: Duration) -> Timestamp {
     SignedDuration::try_from(duration)
         .ok()
@@ -86,7 +87,7 @@ pub fn after(time: Timestamp, duration: Duration) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
-/// A time from milliseconds since 1970; a number out of range gives the nearest end of the range.
+/// Converts milliseconds since 1970 to a time, limited to the representable range.
 pub fn from_millis(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
@@ -94,14 +95,14 @@ pub fn from_millis(millis: i64) -> Timestamp {
 /// A time given on the command line: RFC 3339, a date (its midnight, UTC), or a duration before now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeArgument {
-    /// A fixed point.
+    /// A fixed point in time.
     At(Timestamp),
-    /// So long before now.
+    /// This long before now.
     Ago(Duration),
 }
 
 impl TimeArgument {
-    /// The point in time that is meant when it is `now`.
+    /// The point in time, given the present time `now`.
     pub fn resolve(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(time) => time,
@@ -128,7 +129,7 @@ impl FromStr for TimeArgument {
     }
 }
 
-/// Where tasks read the time: the machine's clock, or one that a test sets.
+/// Where tasks read the time: the system clock, or a manual clock in tests.
 #[derive(Clone)]
 pub struct Clock(Inner);
 
@@ -139,26 +140,26 @@ enum Inner {
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// The system clock.
     pub fn system() -> Self {
         Self(Inner::System)
     }
 
-    /// A clock that stands at `start` until [`Clock::set`] moves it. Clones share it.
+    /// A clock that shows `start` until [`Clock::set`] changes it. Clones share the time.
     pub fn manual(start: Timestamp) -> Self {
         Self(Inner::Manual(Arc::new(Mutex::new(start))))
     }
 
-    /// The time now.
+    /// The present time.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+            #[expect(clippy::disallowed_methods, reason = "the only place that reads the system clock")]
             Inner::System => Timestamp::now(),
             Inner::Manual(time) => *time.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
-    /// Sets a manual clock; the machine's clock stays as it is.
+    /// Sets a manual clock; no effect on the system clock.
     pub fn set(&self, to: Timestamp) {
         if let Inner::Manual(time) = &self.0 {
             *time.lock().unwrap_or_else(PoisonError::into_inner) = to;
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_as_people_write_them() {
+    fn durations_are_parsed_and_formatted() {
         let read = |text| parse_duration(text).map(|duration| duration.as_secs());
         assert_eq!(read("30s"), Ok(30));
         assert_eq!(read("1h30m"), Ok(5_400));
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn times_with_and_without_fractions_or_offset() {
+    fn times_parse_without_fractions_or_offset() {
         let whole = parse_timestamp("2022-05-12T19:13:13Z").unwrap();
         assert_eq!(parse_timestamp("2022-05-12T19:13:13.000Z"), Some(whole));
         assert_eq!(parse_timestamp("2022-05-12T19:13:13"), Some(whole));

@@ -1,7 +1,8 @@
-//! Coverage: which actions occur in a history, which rules look at them, and what nobody looks at.
+//! Coverage: which actions occur in a history, which rules evaluate them, and which actions no rule evaluates.
 //!
-//! A rule looks at an action if it names it, under `actions` or in the conditions that its `fn rule` begins with. A rule that names
-//! none looks at every event, which says nothing about any of them; such rules are told apart.
+//! A rule evaluates an action if it names it, under `actions` or in the conditions that its `fn rule` begins with. A
+//! rule that does not name any action evaluates every event, which says nothing about a single action; such rules are
+//! listed separately.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +20,10 @@ use crate::{
     store::EventHead,
 };
 
-/// An id that no event has.
+/// An action id that no event has.
 const NO_ACTION: &str = "\u{0}";
 
-/// What occurs in a history.
+/// The actions that occur in a history.
 #[derive(Debug, Clone, Default)]
 pub struct Occurrence {
     events: u64,
@@ -38,46 +39,46 @@ struct ActionCount {
     latest: Option<Timestamp>,
 }
 
-/// Which rules look at what.
+/// Which rules evaluate which actions.
 #[derive(Debug, Clone, Serialize)]
 pub struct Coverage {
-    /// Events.
+    /// The number of events.
     pub events: u64,
-    /// Time of the earliest.
+    /// The time of the earliest event.
     pub earliest: Option<Timestamp>,
-    /// Time of the latest.
+    /// The time of the latest event.
     pub latest: Option<Timestamp>,
-    /// What occurs, the most frequent first.
+    /// The actions that occur, the most frequent first.
     pub actions: Vec<ActionCoverage>,
-    /// Rules that look at every event, whatever its action.
+    /// The rules that evaluate every event, whatever its action.
     pub every_event: Vec<RuleId>,
-    /// Rules that had no event to look at; those that listen to rules none of which had one.
+    /// The rules that had no event to evaluate, including those that subscribe only to such rules.
     pub idle: Vec<RuleId>,
-    /// Rules by the ATT&CK tactics and techniques that they name.
+    /// The rules by the ATT&CK tactics and techniques that they name.
     pub attack: BTreeMap<String, Vec<RuleId>>,
-    /// Rules that name none.
+    /// The rules that do not name any.
     pub without_attack: Vec<RuleId>,
 }
 
 /// An action that occurs.
 #[derive(Debug, Clone, Serialize)]
 pub struct ActionCoverage {
-    /// Its id.
+    /// The action id.
     pub action: Arc<str>,
-    /// Events that have it.
+    /// The number of events with this action.
     pub events: u64,
-    /// Sources that have it.
+    /// The sources of these events.
     pub sources: BTreeSet<SourceName>,
-    /// Time of the newest.
+    /// The time of the newest of these events.
     pub latest: Option<Timestamp>,
-    /// Rules that look at it.
+    /// The rules that evaluate this action.
     pub rules: Vec<RuleId>,
 }
 
-/// The rules that look at an action because they name it, as indexes into the set's `detections`.
+/// The rules that evaluate an action because they name it, as indexes into the set's `detections`.
 pub fn looking_at(rules: &RuleSet, action: &str) -> Vec<usize> {
-    let whatever = Plan::new(rules, NO_ACTION).rules();
-    Plan::new(rules, action).rules().into_iter().filter(|rule| !whatever.contains(rule)).collect()
+    let unconditional = Plan::new(rules, NO_ACTION).rules();
+    Plan::new(rules, action).rules().into_iter().filter(|rule| !unconditional.contains(rule)).collect()
 }
 
 impl Occurrence {
@@ -97,9 +98,9 @@ impl Occurrence {
         }
     }
 
-    /// Which of these rules look at what.
+    /// Returns the coverage of these actions by the rules.
     pub fn coverage(self, rules: &RuleSet) -> Coverage {
-        let whatever = Plan::new(rules, NO_ACTION).rules();
+        let unconditional = Plan::new(rules, NO_ACTION).rules();
         let ids = |indexes: &[usize]| -> Vec<RuleId> {
             indexes.iter().filter_map(|index| rules.detections.get(*index)).map(|rule| rule.id().clone()).collect()
         };
@@ -107,7 +108,7 @@ impl Occurrence {
         let looking = |(action, count): (Arc<str>, ActionCount)| {
             let all = Plan::new(rules, &action).rules();
             busy.extend(&all);
-            let own: Vec<usize> = all.into_iter().filter(|rule| !whatever.contains(rule)).collect();
+            let own: Vec<usize> = all.into_iter().filter(|rule| !unconditional.contains(rule)).collect();
             let ActionCount { events, sources, latest } = count;
             ActionCoverage { action, events, sources, latest, rules: ids(&own) }
         };
@@ -132,7 +133,7 @@ impl Occurrence {
             earliest: self.earliest,
             latest: self.latest,
             actions,
-            every_event: ids(&whatever),
+            every_event: ids(&unconditional),
             idle: named(&|rule| !is_busy(rule)),
             attack,
             without_attack: named(&|rule| rule.metadata.attack.is_empty()),

@@ -1,8 +1,8 @@
-//! What differs between two replays of the same events: alerts that one has and the other does not, and alerts that look
-//! otherwise.
+//! Compares two replays of the same events: alerts that only one of them has, and alerts that changed.
 //!
-//! Alerts belong together that have the same id, which is made of rule, source, dedup key and opening event; then those of a rule
-//! that the same event opened: their keys differ; then those of a rule with the same key that opened within a day of each other.
+//! Two alerts belong together if they have the same id, which is derived from rule, source, dedup key and opening
+//! event; next if they are from the same rule and opened by the same event, so that their keys differ; and last if they
+//! are from the same rule with the same key and opened within a day of each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -19,91 +19,91 @@ use crate::model::{
     time,
 };
 
-/// Alerts of a rule about the same thing, so far apart at most, are taken to be the same that begins earlier or later.
+/// Alerts of a rule with the same key that opened less than this apart are the same alert with another start.
 const SAME_STORY: Duration = Duration::from_secs(86_400);
 
-/// What differs.
+/// The differences between two replays.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Diff {
-    /// Rules of which anything differs, be it their text alone.
+    /// The rules with any difference, even if it is only their file.
     pub rules: BTreeMap<RuleId, RuleDiff>,
-    /// Rules of which nothing differs.
+    /// The number of rules without any difference.
     pub same: u64,
     /// Alerts that only the second replay has.
     pub added: Vec<Alert>,
     /// Alerts that only the first replay has.
     pub gone: Vec<Alert>,
-    /// Alerts that look otherwise.
+    /// Alerts that changed.
     pub changed: Vec<ChangedAlert>,
-    /// Alerts of either that were not kept, and are not compared.
+    /// The number of alerts of either replay that were not kept and are not compared.
     pub not_compared: u64,
-    /// The two replays are not about the same events: how many each had.
+    /// The numbers of events, if the two replays are not of the same events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_events: Option<(u64, u64)>,
 }
 
-/// What differs of a rule.
+/// The differences of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuleDiff {
-    /// What became of the rule itself.
+    /// How the rule itself changed.
     pub rule: RuleChange,
-    /// What it found before.
+    /// The rule's results in the first replay.
     pub before: Found,
-    /// What it finds now.
+    /// The rule's results in the second replay.
     pub after: Found,
-    /// Alerts that it raises only now.
+    /// The number of alerts that only the second replay has.
     pub added: u64,
-    /// Alerts that it raises no more.
+    /// The number of alerts that only the first replay has.
     pub gone: u64,
-    /// Alerts that look otherwise.
+    /// The number of alerts that changed.
     pub changed: u64,
 }
 
-/// What became of a rule.
+/// How a rule changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleChange {
-    /// It is new.
+    /// Only the second replay has it.
     Added,
-    /// It is no more.
+    /// Only the first replay has it.
     Removed,
-    /// Its file differs.
+    /// Its file changed.
     Edited,
-    /// Its file is the same: lists, overrides, exceptions or rules that it listens to differ.
+    /// Its file is the same: lists, overrides, exceptions or rules that it subscribes to changed.
     Same,
 }
 
-/// What a rule found.
+/// The results of a rule in a replay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Found {
-    /// Events it said true for.
+    /// The number of events that it matched.
     pub matches: u64,
-    /// Alerts these made.
+    /// The number of alerts that it raised.
     pub alerts: u64,
-    /// Calls that failed.
+    /// The number of calls that failed.
     pub errors: u64,
 }
 
-/// An alert that looks otherwise.
+/// An alert that changed.
 #[derive(Debug, Clone, Serialize)]
 pub struct ChangedAlert {
-    /// As it is now.
+    /// The alert in the second replay.
     pub alert: Alert,
-    /// The id that it had before, where that differs.
+    /// The id in the first replay, if it is different.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<AlertId>,
     /// What differs.
     pub differences: Vec<Difference>,
 }
 
-/// One thing that differs.
+/// A difference in one property.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Which.
+    /// The name of the property.
     pub what: &'static str,
-    /// What it was.
+    /// The value in the first replay.
     pub before: String,
-    /// What it is.
+    /// The value in the second replay.
     pub after: String,
 }
 
@@ -118,7 +118,7 @@ impl Found {
 }
 
 impl Diff {
-    /// What the second replay has otherwise than the first.
+    /// Compares two replays.
     pub fn of(before: &Report, after: &Report) -> Self {
         let mut diff = Self {
             not_compared: before.not_kept + after.not_kept,
@@ -156,7 +156,7 @@ impl Diff {
             };
             let of = |alerts: &[Alert]| alerts.iter().filter(|alert| alert.rule == *id).count() as u64;
             let changed = self.changed.iter().filter(|changed| changed.alert.rule == *id).count() as u64;
-            let found = RuleDiff {
+            let difference = RuleDiff {
                 rule,
                 before: Found::of(old),
                 after: Found::of(new),
@@ -164,17 +164,17 @@ impl Diff {
                 gone: of(&self.gone),
                 changed,
             };
-            let alerts_differ = found.added + found.gone + found.changed > 0;
-            if rule == RuleChange::Same && found.before == found.after && !alerts_differ {
+            let alerts_differ = difference.added + difference.gone + difference.changed > 0;
+            if rule == RuleChange::Same && difference.before == difference.after && !alerts_differ {
                 self.same += 1;
             } else {
-                self.rules.insert(id.clone(), found);
+                self.rules.insert(id.clone(), difference);
             }
         }
     }
 }
 
-/// Alerts of two replays, as far as it is known which belong together.
+/// Alerts of two replays, and the pairs found so far.
 struct Pairing<'a> {
     gone: Vec<&'a Alert>,
     added: Vec<&'a Alert>,
@@ -186,7 +186,7 @@ impl<'a> Pairing<'a> {
         Self { gone: before.iter().collect(), added: after.iter().collect(), pairs: Vec::new() }
     }
 
-    /// Takes those together that have something in common, in their order.
+    /// Pairs alerts with the same key for which `fits` returns true, in order.
     fn pair<K: Eq + Hash>(&mut self, key: impl Fn(&'a Alert) -> Option<K>, fits: impl Fn(&Alert, &Alert) -> bool) {
         let mut waiting: HashMap<K, VecDeque<&'a Alert>> = HashMap::new();
         for alert in &self.gone {
@@ -213,7 +213,7 @@ impl<'a> Pairing<'a> {
 }
 
 impl ChangedAlert {
-    /// What differs of an alert, if anything does.
+    /// The differences between two alerts, if any.
     pub(super) fn of(before: &Alert, after: &Alert) -> Option<Self> {
         let mut differences = Vec::new();
         let mut compare = |what: &'static str, before: String, after: String| {
@@ -229,7 +229,7 @@ impl ChangedAlert {
         let names =
             |alert: &Alert| alert.destinations.as_ref().map_or_else(|| "as routed".to_owned(), |to| to.join(", "));
         compare("destinations", names(before), names(after));
-        let shadow = |alert: &Alert| if alert.shadow { "on trial" } else { "told" }.to_owned();
+        let shadow = |alert: &Alert| if alert.shadow { "shadow" } else { "active" }.to_owned();
         compare("stage", shadow(before), shadow(after));
         if differences.is_empty() {
             return None;

@@ -1,23 +1,23 @@
-//! What an exception would have hidden, had it been there before.
+//! What an exception would have suppressed if it had existed before.
 
 use crate::{
     model::{action::Catalog, event::Event},
     rule::{CompiledRule, Exception, Limits, RuleHost, RuleInput},
 };
 
-/// Events that are kept as examples.
+/// The number of events that are kept as examples.
 const EXAMPLES: usize = 20;
 
-/// What an exception would have hidden.
+/// What an exception would have suppressed.
 #[derive(Debug, Default)]
 pub struct Hidden {
-    /// Events that the rule said true for.
+    /// The number of events that the rule matched.
     pub matches: u64,
-    /// Those of them that the exception hides.
+    /// The number of these matches that the exception suppresses.
     pub hidden: u64,
-    /// The first of these.
+    /// The first events whose match is suppressed.
     pub examples: Vec<Event>,
-    /// The first error of its condition.
+    /// The first error of the exception's condition.
     pub errors: Option<String>,
 }
 
@@ -30,25 +30,25 @@ pub fn would_hide<'a>(
     events: impl Iterator<Item = &'a Event>,
 ) -> Hidden {
     let host = RuleHost::new(limits);
-    let mut found = Hidden::default();
+    let mut impact = Hidden::default();
     for event in events {
         let input = RuleInput::new(event, catalog);
         if host.matches(rule, &input) != Ok(true) {
             continue;
         }
-        found.matches += 1;
+        impact.matches += 1;
         match host.excepts(rule, exception, &input) {
             Ok(true) => {
-                found.hidden += 1;
-                if found.examples.len() < EXAMPLES {
-                    found.examples.push(event.clone());
+                impact.hidden += 1;
+                if impact.examples.len() < EXAMPLES {
+                    impact.examples.push(event.clone());
                 }
             }
             Ok(false) => {}
             Err(failure) => {
-                found.errors.get_or_insert(failure.message);
+                impact.errors.get_or_insert(failure.message);
             }
         }
     }
-    found
+    impact
 }

@@ -1,7 +1,7 @@
-//! Why a rule did, or did not, alert on an event: everything that was decided on the way, in order.
+//! Explains why a rule did or did not alert on an event: every decision on the way, in order.
 //!
-//! The rule runs over the events before it as well, as far as its windows reach back, so that what is said of counts and alerts is
-//! what happened. Its functions are then run once more, watched.
+//! The rule also runs over the preceding events, as far as its windows reach back, so that counts and alerts are as
+//! they were at that time. Its functions then run once more with tracing.
 
 use std::sync::Arc;
 
@@ -18,70 +18,70 @@ use crate::{
     rule::{CompiledRule, Note, OPTIONAL_FUNCTIONS, RuleInput, RuleSet, Trace, Tracer, line_of},
 };
 
-/// What became of an event in a rule.
+/// What a rule did with an event.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
-    /// Whether the rule looks at such events at all.
+    /// Whether the rule evaluates such events at all.
     pub wanted: bool,
-    /// Whether it is switched on.
+    /// Whether the rule is enabled.
     pub enabled: bool,
-    /// What its functions did, beginning with `rule`.
+    /// The calls of its functions, beginning with `rule`.
     pub functions: Vec<FunctionExplained>,
-    /// What the exceptions said that are about the rule.
+    /// The results of the exceptions for the rule.
     pub exceptions: Vec<ExceptionExplained>,
-    /// How it was counted and what became of it; absent where `rule` did not say true.
+    /// How the match was counted and the result; absent if `rule` did not match.
     pub matched: Option<MatchExplained>,
-    /// In one sentence.
+    /// The result in one sentence.
     pub verdict: String,
 }
 
-/// What a function did.
+/// A call of a function.
 #[derive(Debug, Serialize)]
 pub struct FunctionExplained {
-    /// Its name.
+    /// The name of the function.
     pub function: String,
-    /// What it gave.
+    /// What it returned; absent if it failed.
     pub result: Option<String>,
-    /// How it failed.
+    /// The error message, if it failed.
     pub error: Option<String>,
-    /// What its parts gave.
+    /// The values of its expressions.
     pub notes: Vec<Note>,
-    /// For `rule` that said no: the part that decided it, and its line in the file.
+    /// If `rule` returned false: the expression that decided it, and its line in the file.
     pub decided: Option<(Note, String)>,
 }
 
-/// What an exception said.
+/// The result of an exception.
 #[derive(Debug, Serialize)]
 pub struct ExceptionExplained {
-    /// Its name.
+    /// The id of the exception.
     pub exception: ExceptionId,
-    /// Whether it hides the match, and if not, why.
+    /// Whether it suppresses the match, and if not, the reason.
     pub answer: String,
-    /// Whether it does.
+    /// True if it suppresses the match.
     pub hides: bool,
 }
 
 /// How a match was counted.
 #[derive(Debug, Serialize)]
 pub struct MatchExplained {
-    /// Its dedup key.
+    /// The dedup key of the match.
     pub key: DedupKey,
     /// The rule's threshold.
     pub threshold: u32,
-    /// Matches counted so far under the key, this one included, while the threshold is not reached.
+    /// The number of matches counted under the key, including this one, while the threshold is not reached.
     pub counted: usize,
-    /// The window they are counted in.
+    /// The window in which matches are counted.
     pub window: String,
     /// How long matches join an alert.
     pub dedup_period: String,
-    /// The alert that it opened or joined.
+    /// The alert that the match opened or joined.
     pub alert: Option<AlertId>,
-    /// Whether it opened that.
+    /// True if the match opened the alert.
     pub opened: bool,
 }
 
-/// Explains what `rule`, of `rules`, makes of `event`. `before` are the events that arrived before it, in order, as far as the
-/// rule's windows reach back.
+/// Explains what `rule`, which belongs to `rules`, does with `event`. `before` has the events that arrived before it,
+/// in order, as far as the rule's windows reach back.
 pub fn explain(
     rules: &Arc<RuleSet>,
     rule: &Arc<CompiledRule>,
@@ -99,14 +99,14 @@ pub fn explain(
     let tracer = Tracer::new(&settings.limits);
     tracer.set_memory(detector.memory());
     let outcome = detector.evaluate(event);
-    // A rule that listens is explained by the first match that it heard.
-    let heard = outcome.matches.iter().find_map(|found| {
+    // A rule that subscribes to others is explained with the first match that it gets.
+    let trigger = outcome.matches.iter().find_map(|found| {
         let other = alone.detections.iter().find(|other| *other.id() == found.rule)?;
         rule.listens_to(&other.metadata)
             .then(|| RuleInput::of_match(event, detector.info(other, &input), &rules.catalog))
     });
-    let heard_nothing = rule.metadata.on.is_some() && heard.is_none();
-    let input = heard.unwrap_or(input);
+    let is_untriggered = rule.metadata.on.is_some() && trigger.is_none();
+    let input = trigger.unwrap_or(input);
     let explained = |trace: Trace| {
         let said_no = trace.function == "rule" && trace.result.as_deref() == Ok("false");
         let decided = trace.decided.filter(|_| said_no);
@@ -120,7 +120,7 @@ pub fn explain(
         };
         FunctionExplained { function: trace.function, result, error, notes: trace.notes, decided }
     };
-    let wanted = alone.wants(event) && !heard_nothing;
+    let wanted = alone.wants(event) && !is_untriggered;
     let mut functions: Vec<FunctionExplained> = tracer.run(rule, "rule", &input).into_iter().map(&explained).collect();
     let said_yes = functions.first().is_some_and(|function| function.result.as_deref() == Some("true"));
     if said_yes {
@@ -157,7 +157,7 @@ pub fn explain(
     );
     let verdict = match ignored {
         true => {
-            format!("no alert: `ignore` of source \"{}\" keeps rules from looking at {}", event.source, event.action)
+            format!("no alert: `ignore` of source \"{}\" excludes the action {} from rules", event.source, event.action)
         }
         false => usual,
     };
@@ -180,12 +180,12 @@ fn exceptions(
         .map(|exception| {
             let (hides, answer) = if exception.applies_at(event.time) {
                 match detector.excepts(rule, exception, input) {
-                    Ok(true) => (true, "hides it".to_owned()),
-                    Ok(false) => (false, "its condition is not true".to_owned()),
-                    Err(failure) => (false, format!("its condition fails: {failure}")),
+                    Ok(true) => (true, "suppresses the match".to_owned()),
+                    Ok(false) => (false, "its condition is false".to_owned()),
+                    Err(failure) => (false, format!("its condition failed: {failure}")),
                 }
             } else {
-                (false, "it had expired by then".to_owned())
+                (false, "it expired before the event".to_owned())
             };
             ExceptionExplained { exception: exception.id.clone(), answer, hides }
         })
@@ -202,37 +202,37 @@ fn verdict(
     matched: Option<&MatchExplained>,
 ) -> String {
     if !enabled {
-        return "no alert: the rule is switched off".to_owned();
+        return "no alert: the rule is disabled".to_owned();
     }
     if !wanted {
         if let Some(on) = &rule.metadata.on {
             let on: Vec<&str> = on.iter().map(|selector| selector.as_str()).collect();
-            return format!("no alert: the rule listens to {}, and none of them matched", on.join(", "));
+            return format!("no alert: the rule subscribes to {}, and none of these matched", on.join(", "));
         }
         if rule.metadata.flagged && event.flags.is_empty() {
-            return "no alert: the rule looks at events with flags only, and this has none".to_owned();
+            return "no alert: the rule evaluates only events with flags, and this event has none".to_owned();
         }
         let named = rule.metadata.actions.iter().chain(&rule.metadata.activities).flatten();
         let actions = named.map(String::as_str).collect::<Vec<_>>().join(", ");
-        return format!("no alert: the rule looks at {actions}, and this is {}", event.action);
+        return format!("no alert: the rule evaluates {actions}, and this is {}", event.action);
     }
     let first = functions.first();
     if let Some(error) = first.and_then(|function| function.error.as_ref()) {
-        return format!("no alert: `rule` fails: {error}");
+        return format!("no alert: `rule` failed: {error}");
     }
     if let Some(exception) = exception {
-        return format!("no alert: `rule` said true, and exception `{exception}` hides it");
+        return format!("no alert: `rule` matched, and exception `{exception}` suppresses it");
     }
     let Some(matched) = matched else {
         return match first.and_then(|function| function.decided.as_ref()) {
-            Some((note, _)) => format!("no alert: `rule` said false in line {}", note.line),
-            None => "no alert: `rule` did not say true".to_owned(),
+            Some((note, _)) => format!("no alert: `rule` returned false at line {}", note.line),
+            None => "no alert: `rule` did not return true".to_owned(),
         };
     };
     match (&matched.alert, matched.opened) {
         (Some(alert), true) => format!("alert {} opens", alert.short()),
         (Some(alert), false) => format!(
-            "no new alert: it joins alert {}, which takes in matches with the same key for {}",
+            "no new alert: the match joins alert {}, like all matches with the same key for {}",
             alert.short(),
             matched.dedup_period
         ),

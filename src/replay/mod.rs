@@ -1,8 +1,8 @@
-//! Replay: rules over events that are stored, or over a file of them, with a detector of its own. It writes and delivers
-//! nothing: it is given a [`crate::store::Reader`], or no store at all.
+//! Replay: runs rules over stored events, or over a file of events, with a separate detector. It does not write or
+//! deliver anything: it gets a [`crate::store::Reader`], or no store at all.
 //!
-//! It is the same [`Detector`] as in `run`, fed the same way, so that replaying what was evaluated gives the alerts that were
-//! raised.
+//! It uses the same [`Detector`] as `run`, with the same input, so that a replay of evaluated events yields the alerts
+//! that were raised.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -36,28 +36,28 @@ use crate::{
     store::EventHead,
 };
 
-/// Alerts that are kept whole, the first ones; some 3 KiB each.
+/// The number of alerts that are kept complete, at some 3 KiB each.
 const KEPT_WHOLE: usize = 10_000;
-/// Alerts that are kept at all.
+/// The number of alerts that are kept at all.
 const KEPT: usize = 50_000;
 
-/// Runs rules over events as they come.
+/// Runs rules over a series of events.
 #[derive(Debug)]
 pub struct Replay {
     detector: Detector,
     part: Part,
-    /// Events before this are only learned from.
+    /// Events before this only warm up the rules.
     since: Option<Timestamp>,
     alerts: BTreeMap<AlertId, Alert>,
     order: Vec<(AlertId, Sequence)>,
-    /// What people did with alerts, in order, that has not been reached yet.
+    /// What users did with alerts after the present position, in order.
     handled: VecDeque<LoggedChange>,
-    /// What the agent took note of while there were no events, in order, that has not been reached yet.
+    /// Watermarks of the agent after the present position, in order.
     watermarks: VecDeque<LoggedWatermark>,
 }
 
 impl Replay {
-    /// A replay of these rules, beginning with no state.
+    /// Creates a replay of these rules, without state.
     pub fn new(rules: Arc<RuleSet>, settings: Settings) -> Self {
         let empty = |hash: &String| RuleReport { hash: hash.clone(), ..RuleReport::default() };
         let reports = rules.detections.iter().map(|rule| (rule.id().clone(), empty(&rule.hash))).collect();
@@ -72,8 +72,8 @@ impl Replay {
         }
     }
 
-    /// Takes account of what people did with alerts while the events were evaluated live: a resolved alert takes no more
-    /// matches in. `changes` is the log of changes.
+    /// Applies what users did with alerts while the events were evaluated live: matches do not join a resolved alert.
+    /// `changes` is the change log.
     #[must_use]
     pub fn with_changes(mut self, changes: impl IntoIterator<Item = LoggedChange>) -> Self {
         self.handled = changes
@@ -83,20 +83,20 @@ impl Replay {
         self
     }
 
-    /// Takes account of what the agent took note of while there were no events.
+    /// Applies the watermarks that the agent recorded while there were no events.
     #[must_use]
     pub fn with_watermarks(mut self, watermarks: impl IntoIterator<Item = LoggedWatermark>) -> Self {
         self.watermarks = watermarks.into_iter().collect();
         self
     }
 
-    /// Takes account of all that happened beside events, also after the last of them.
+    /// Applies all remaining changes and watermarks, including those after the last event.
     pub fn follow_all(&mut self) {
         self.follow(Sequence(u64::MAX));
     }
 
-    /// Events before a time are only learned from: what rules find in them is not reported. Alerts that open there still take in
-    /// matches of later events.
+    /// Sets the time before which events only warm up the rules: what matches there is not reported. Later matches can
+    /// still join alerts that opened there.
     #[must_use]
     pub fn since(mut self, since: Option<Timestamp>) -> Self {
         self.since = since;
@@ -111,8 +111,8 @@ impl Replay {
         self.take(outcome, event.sequence, event.time);
     }
 
-    /// Goes on to the next event, of which it is known already what the rules say that can say so ahead of its turn. The event
-    /// itself is there where any rule said, or is to say, something.
+    /// Moves to the next event, with the verdicts that are already known. `event` is absent if no rule matched, failed,
+    /// or has to run in order.
     fn step(&mut self, head: EventHead<'_>, event: Option<(&Event, Vec<(usize, Verdict)>)>) {
         self.follow(head.sequence);
         self.count(head.time);
@@ -141,18 +141,18 @@ impl Replay {
         }
     }
 
-    /// Takes note that the log of a source is known to be whole up to a time, although no event says so.
+    /// Applies that the log of a source is known to be complete up to a time, although no event shows it.
     pub fn advance(&mut self, source: &SourceName, until: Timestamp) {
         let outcome = self.detector.advance(source, until);
         self.take(outcome, Sequence(u64::MAX), until);
     }
 
-    /// What happened beside events, up to the one with this number.
+    /// Applies changes and watermarks from before the event with this number.
     fn follow(&mut self, next: Sequence) {
         self.follow_while(|change| change.checkpoint < next, |watermark| watermark.checkpoint < next);
     }
 
-    /// What happened beside events, as far as that is due.
+    /// Applies changes and watermarks as long as they are due.
     fn follow_while(
         &mut self,
         change_is_due: impl Fn(&LoggedChange) -> bool,
@@ -165,7 +165,7 @@ impl Replay {
                 .front()
                 .filter(|watermark| watermark_is_due(watermark))
                 .map(|watermark| watermark.change);
-            // A pass has the number of the last change before it.
+            // A watermark has the number of the last change before it.
             let watermark_is_next = match (handled, passed) {
                 (None, None) => return,
                 (Some(change), Some(before)) => change > before,
@@ -185,7 +185,7 @@ impl Replay {
     }
 
     fn take(&mut self, outcome: Outcome, sequence: Sequence, time: Timestamp) {
-        // Nobody stores the state of a replay.
+        // The state of a replay is not stored.
         self.detector.drop_changes();
         let counts = self.since.is_none_or(|since| time >= since);
         let report = &mut self.part.report;
@@ -230,7 +230,7 @@ impl Replay {
         }
     }
 
-    /// What was found.
+    /// Returns the report.
     pub fn finish(self) -> Report {
         Part::join(vec![self.into_part()])
     }
@@ -249,7 +249,7 @@ impl Replay {
     }
 }
 
-/// Takes out of an alert what is for people who look at it one by one.
+/// Removes from an alert what is only needed to look at it in detail.
 fn strip(alert: &mut Alert) {
     alert.evidence = Evidence::default();
     alert.context = serde_json::Map::new();
@@ -266,7 +266,7 @@ fn strip(alert: &mut Alert) {
     alert.newest_events = Vec::new();
 }
 
-/// Events of a file as they would be if each had arrived when it happened, in the order of the file.
+/// The events of a file, in the order of the file, as if each had arrived when it happened.
 pub fn file_events(events: Vec<IncomingEvent>, source: &SourceName, now: Timestamp) -> impl Iterator<Item = Event> {
     (1..).zip(events).map(move |(number, event)| {
         let arrived = event.time.or(event.processed).unwrap_or(now);

@@ -1,9 +1,9 @@
-//! A replay on all cores, with the result of one that goes from event to event.
+//! Replays on all cores, with the same result as a replay that goes from event to event.
 //!
-//! Two kinds of work, on the same threads. *Preparing* a block: unpack it, and let the rules speak whose answer depends on the
-//! event alone. Any thread prepares any block. *Deciding*: take what was prepared, in the order of events, through windows,
-//! memories and open alerts. Rules that have nothing to do with each other are decided apart, each part by one thread at a time. A
-//! window of blocks bounds what is in memory.
+//! There are two kinds of work, on the same threads. *Preparing* a block: unpack it, and run the rules whose verdict
+//! depends on the event alone. Any thread prepares any block. *Deciding*: apply the verdicts, in the order of events,
+//! to windows, state and open alerts. Rules that are independent of each other are decided separately, each part by one
+//! thread at a time. A window of blocks bounds the memory used.
 
 use std::{
     collections::BTreeMap,
@@ -33,41 +33,41 @@ use crate::{
     store::{Block, StoreError, Unpacked},
 };
 
-/// Blocks in memory, for each thread.
+/// The number of blocks in memory for each thread.
 const WINDOW: usize = 4;
 
-/// What a replay is to do.
+/// The options of a replay.
 #[derive(Debug, Clone, Default)]
 pub struct Run {
-    /// Events that happened before this are not reported.
+    /// Events before this time are not reported.
     pub since: Option<Timestamp>,
-    /// How long before `since` rules begin to learn.
+    /// How long before `since` the warm-up of rules begins.
     pub warm_up: Duration,
-    /// Events that happened then or later are left out.
+    /// Events at or after this time are left out.
     pub until: Option<Timestamp>,
-    /// Only events whose action fits.
+    /// Only events whose action matches.
     pub action: Option<globset::GlobMatcher>,
     /// Only events of this source.
     pub source: Option<SourceName>,
-    /// What people did with alerts meanwhile: see [`Replay::with_changes`].
+    /// What users did with alerts in the meantime: see [`Replay::with_changes`].
     pub changes: Vec<LoggedChange>,
     /// See [`Replay::with_watermarks`].
     pub watermarks: Vec<LoggedWatermark>,
-    /// On how many threads.
+    /// The number of threads.
     pub threads: usize,
 }
 
-/// Rules that run over the events; several sets can do so at once.
+/// A rule set that runs over the events; several can run at once.
 #[derive(Debug, Default)]
 pub struct Side {
     /// The rules.
     pub rules: Arc<RuleSet>,
-    /// The same rules, loaded again: threads that have rules of their own do not wait for each other's counters.
+    /// The same rules, loaded again: threads with their own rules do not wait for each other's counters.
     pub copies: Vec<Arc<RuleSet>>,
 }
 
 impl Side {
-    /// The rules for a thread.
+    /// The rule set for a thread.
     fn rules_of(&self, thread: usize) -> Arc<RuleSet> {
         let hashes = |set: &RuleSet| set.detections.iter().map(|rule| rule.hash.clone()).collect::<Vec<_>>();
         let same = |copy: &&Arc<RuleSet>| hashes(copy) == hashes(&self.rules);
@@ -79,7 +79,7 @@ impl Side {
     }
 }
 
-/// How far a replay has come, and whether it is to end early. Shared with whoever shows it.
+/// The progress of a replay, and whether it should end early. Shared with the code that displays it.
 #[derive(Debug, Default)]
 pub struct ReplayProgress {
     events: AtomicU64,
@@ -88,58 +88,58 @@ pub struct ReplayProgress {
 }
 
 impl ReplayProgress {
-    /// Tells whoever shows it that it is over.
+    /// Signals that the replay has ended.
     pub fn done(&self) {
         self.done.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is over.
+    /// Returns true if the replay has ended.
     pub fn is_done(&self) -> bool {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Events that were looked at so far.
+    /// The number of events processed so far.
     pub fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
     }
 
-    /// Lets the replay end soon, with what it has found by then.
+    /// Requests the replay to end early, with the results so far.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is to end.
+    /// Returns true if the replay should end early.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 }
 
-/// A block on which the rules have spoken that could.
+/// A block with the verdicts that could be found ahead.
 #[derive(Debug)]
 struct Prepared {
     block: Option<Unpacked>,
-    /// Which of its events are wanted at all; none: all.
+    /// Which of its events match the options of the replay; absent if all do.
     wanted: Option<Vec<bool>>,
-    /// For each side, the events for which there is something to decide, in order.
+    /// For each side, the events with something to decide, in order.
     sides: Vec<Vec<Spoken>>,
     unreadable: u64,
 }
 
-/// An event of which rules have said something.
+/// An event with verdicts of rules.
 #[derive(Debug)]
 struct Spoken {
-    /// Its place in the block.
+    /// The position in the block.
     place: usize,
     event: Event,
-    /// What was said, with the number of the rule.
+    /// The verdicts, with the index of the rule.
     verdicts: Vec<(usize, Verdict)>,
 }
 
-/// What the threads know of each other.
+/// The state that the threads share.
 struct Board {
     /// The number of the next block.
     next: u64,
-    /// Some thread waits for it.
+    /// A thread is waiting for the next block.
     receiving: bool,
     ended: bool,
     preparing: usize,
@@ -148,18 +148,18 @@ struct Board {
     parts: Vec<Deciding>,
 }
 
-/// A part of the rules of a side, where its decisions stand.
+/// A part of the rules of a side, and its position.
 struct Deciding {
     side: usize,
-    /// Which part of them.
+    /// The number of the part.
     part: usize,
-    /// Absent while a thread is at it.
+    /// Absent while a thread works on it.
     replay: Option<Box<Replay>>,
-    /// The block that it takes next.
+    /// The number of the block to decide next.
     next: u64,
 }
 
-/// What a thread does next.
+/// The next work of a thread.
 enum Work {
     Receive,
     Decide { index: usize, side: usize, part: usize, replay: Box<Replay>, prepared: Arc<Prepared> },
@@ -171,15 +171,15 @@ struct Shared<'a> {
     board: Mutex<Board>,
     changed: Condvar,
     feed: Mutex<Receiver<Block>>,
-    /// Blocks that may be in memory.
+    /// The number of blocks that may be in memory.
     window: usize,
-    /// For each side, the part that decides for each rule.
+    /// For each side, the part that decides each rule.
     part_of: Vec<Vec<usize>>,
     run: &'a Run,
     progress: &'a ReplayProgress,
 }
 
-/// Runs rules over the blocks that come through `feed`, until it ends.
+/// Runs rules over the blocks from `feed` until it ends.
 pub fn run(
     rules: &Arc<RuleSet>,
     settings: &Settings,
@@ -191,7 +191,7 @@ pub fn run(
     run_sides(&[side], settings, run, feed, progress).pop().unwrap_or_default()
 }
 
-/// Runs several sets of rules over the same blocks, in one pass. Gives a report for each.
+/// Runs several rule sets over the same blocks in one pass. Returns a report for each.
 pub fn run_sides(
     sides: &[Side],
     settings: &Settings,
@@ -233,7 +233,7 @@ pub fn run_sides(
             let prepare = move || own.into_iter().map(|rules| Preparer::new(rules, settings)).collect();
             let spawned = builder.spawn_scoped(scope, move || shared.work(prepare()));
             if let Err(error) = spawned {
-                tracing::warn!(%error, "a thread cannot be started: the others do its work");
+                tracing::warn!(%error, "cannot start a replay thread; the others do its work");
             }
         }
     });
@@ -252,7 +252,7 @@ pub fn run_sides(
         let mut report = Part::join(parts);
         report.unreadable = board.unreadable;
         report.interrupted = progress.is_stopped();
-        side.costs().tell(&before, &mut report);
+        side.costs().report(&before, &mut report);
         report
     });
     reports.collect()
@@ -303,7 +303,7 @@ impl Shared<'_> {
         }
     }
 
-    /// Waits for something to do. Decisions go first: they make room.
+    /// Waits for the next work. Decisions have priority because they free memory.
     fn next(&self) -> Work {
         let mut board = self.board();
         loop {
@@ -342,7 +342,7 @@ impl Shared<'_> {
         let mut block = match block.unpack() {
             Ok(block) => block,
             Err(error) => {
-                tracing::warn!(%error, "a block of events cannot be read");
+                tracing::warn!(%error, "cannot read a block of events");
                 prepared.unreadable = 1;
                 return prepared;
             }
@@ -367,7 +367,7 @@ impl Shared<'_> {
         let looked_at: Vec<Arc<str>> =
             block.actions().into_iter().filter(|action| wanted(action, Flags::default())).collect();
         let heads = block.heads().enumerate().filter(|(place, _)| prepared.wants(*place));
-        // Few are flagged.
+        // Flagged events are rare.
         let heads: Vec<(usize, Head)> = heads
             .filter(|(_, head)| match head.flags.is_empty() {
                 true => looked_at.contains(head.action),
@@ -381,7 +381,7 @@ impl Shared<'_> {
             for (place, head) in heads {
                 if let Err(error) = prepared.event(&mut block, preparers, place, &head) {
                     if prepared.unreadable == 0 {
-                        tracing::warn!(%error, "events cannot be read");
+                        tracing::warn!(%error, "cannot read events");
                     }
                     prepared.unreadable += 1;
                 }
@@ -399,11 +399,11 @@ impl Shared<'_> {
         };
         let mut events = events.iter().peekable();
         for (place, head) in block.heads().enumerate() {
-            let found = events.next_if(|next| next.place == place);
+            let spoken = events.next_if(|next| next.place == place);
             if !prepared.wants(place) {
                 continue;
             }
-            let own = found.and_then(|Spoken { event, verdicts, .. }| {
+            let own = spoken.and_then(|Spoken { event, verdicts, .. }| {
                 let own = |(rule, _): &&(usize, Verdict)| part_of.get(*rule) == Some(&part);
                 let verdicts: Vec<(usize, Verdict)> = verdicts.iter().filter(own).cloned().collect();
                 (!verdicts.is_empty()).then_some((event, verdicts))
@@ -413,7 +413,7 @@ impl Shared<'_> {
     }
 }
 
-/// What decides who looks at an event.
+/// The fields of an event that decide which rules evaluate it.
 struct Head {
     action: Arc<str>,
     flags: Flags,
@@ -425,7 +425,7 @@ impl Prepared {
         self.wanted.as_ref().is_none_or(|wanted| wanted.get(place).copied().unwrap_or(false))
     }
 
-    /// Asks the rules of all sides about an event. Most are ruled out by their bytes, and are never made.
+    /// Runs the rules of all sides on an event. Most events are excluded by their bytes and are never decoded.
     fn event(
         &mut self,
         block: &mut Unpacked,

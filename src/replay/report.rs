@@ -1,4 +1,4 @@
-//! What rules found in a history, and how reports of parts of the rules are put together.
+//! The results of rules over a history, and how reports on parts of the rules are merged.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,43 +13,43 @@ use crate::{
     rule::RuleSet,
 };
 
-/// Failures that are told one by one.
+/// The number of failures that are listed.
 const MAX_FAILURES: usize = 20;
-/// Different dedup keys, and actors, that are counted of one rule.
+/// The number of different dedup keys, and of actors, that are counted for one rule.
 const MAX_COUNTED: usize = 10_000;
-/// How many of them are shown.
+/// The number of dedup keys and actors that are shown.
 const SHOWN: usize = 5;
 
-/// What rules found in a history. As JSON it can be kept, read again, and compared with another.
+/// The results of rules over a history. As JSON it can be kept, read again, and compared with another.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Events that were looked at.
+    /// The number of events evaluated.
     pub events: u64,
-    /// Events that could not be read from the store.
+    /// The number of events that could not be read from the store.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unreadable: u64,
-    /// It was interrupted: what follows is what was found until then.
+    /// True if the replay was interrupted: the report has the results up to then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub interrupted: bool,
-    /// What was only learned from, before the events that count.
+    /// The warm-up before the reported events, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUp>,
-    /// Time of the earliest.
+    /// The time of the earliest event.
     pub earliest: Option<Timestamp>,
-    /// Time of the latest.
+    /// The time of the latest event.
     pub latest: Option<Timestamp>,
-    /// What each rule found, in the order of their ids.
+    /// The results of each rule, by id.
     pub rules: BTreeMap<RuleId, RuleReport>,
-    /// The alerts as they would have looked, in the order of the events that opened them, then of their rules. Those of a rule
-    /// that makes very many are kept without their evidence, or not at all.
+    /// The alerts that would have been raised, in the order of the events that opened them, then of their rules. If a
+    /// rule raises very many, they are kept without their evidence, or not at all.
     pub alerts: Vec<Alert>,
-    /// Alerts that are counted and not kept: rules that flood must not fill the memory.
+    /// The number of alerts that are counted but not kept, so that rules that flood do not fill the memory.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub not_kept: u64,
-    /// Failures of rules, the first of them, each told once.
+    /// Failures of rules, the first of them, each listed once.
     #[serde(skip)]
     pub failures: Vec<String>,
-    /// Matches that exceptions took out of alerting, by exception.
+    /// The number of matches that each exception suppressed.
     pub excepted: BTreeMap<ExceptionId, u64>,
 }
 
@@ -57,64 +57,66 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Events that rules learned from, and whose alerts are not reported.
+/// The events over which rules warmed up, whose alerts are not reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmUp {
-    /// How many.
+    /// The number of events.
     pub events: u64,
-    /// Time of the earliest.
+    /// The time of the earliest event.
     pub earliest: Timestamp,
 }
 
-/// What one rule found.
+/// The results of one rule.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RuleReport {
-    /// Hash of the rule's file.
+    /// The hash of the rule's file.
     #[serde(default)]
     pub hash: String,
-    /// Events it said true for.
+    /// The number of events that it matched.
     pub matches: u64,
-    /// Alerts these made.
+    /// The number of alerts that it raised.
     pub alerts: u64,
-    /// Calls that failed.
+    /// The number of calls that failed.
     pub errors: u64,
-    /// Text of the first failure.
+    /// The message of the first failure.
     pub first_error: Option<String>,
-    /// It exceeded its limits three times in a row, and looked at no event after that.
+    /// True if it exceeded its limits three times in a row, and did not evaluate any event after that.
     pub suspended: bool,
-    /// Matches by the hour, counted from 1970.
+    /// The number of matches by the hour, counted from 1970.
     #[serde(default, with = "hours")]
     pub hours: BTreeMap<i64, u64>,
-    /// Matches by dedup key; the most frequent.
+    /// The number of matches by dedup key, for the most frequent.
     pub keys: Tally,
-    /// Matches by actor; the most frequent.
+    /// The number of matches by actor, for the most frequent.
     pub actors: Tally,
-    /// What running it has cost; absent where nobody measured.
+    /// The cost of running it; absent if it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<RuleCost>,
 }
 
-/// What running a rule has cost.
+/// The cost of running a rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleCost {
     /// How long its functions ran, in microseconds, over all threads.
     pub microseconds: u64,
-    /// Events of which it was known without running it that it says false: by their action, or the conditions it begins with.
+    /// The number of events that were excluded without running the rule, by their action or by the conditions that it
+    /// begins with.
     pub avoided: u64,
-    /// Its functions that were called.
+    /// The functions that were called.
     pub functions: BTreeMap<String, FunctionCost>,
 }
 
-/// What running a function has cost.
+/// The cost of running a function.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionCost {
-    /// How often it was called.
+    /// The number of calls.
     pub calls: u64,
-    /// How long that took, in microseconds.
+    /// The total time of the calls, in microseconds.
     pub microseconds: u64,
 }
 
-/// How long the functions of rules ran so far, to tell later what was added. Several sets of the same rules count as one.
+/// The time that the functions of rules ran so far, to find out later what was added. Several sets of the same rules
+/// count as one.
 #[derive(Debug)]
 pub(super) struct Costs(BTreeMap<RuleId, BTreeMap<&'static str, (u64, Duration)>>);
 
@@ -132,12 +134,12 @@ impl Costs {
         Self(costs)
     }
 
-    /// Writes into a report what was added since `before`.
-    pub(super) fn tell(self, before: &Self, report: &mut Report) {
+    /// Adds the cost since `before` to a report.
+    pub(super) fn report(self, before: &Self, report: &mut Report) {
         let events = report.events + report.warm_up.as_ref().map_or(0, |warm_up| warm_up.events);
         let whole = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         for (rule, functions) in self.0 {
-            let Some(found) = report.rules.get_mut(&rule) else {
+            let Some(rule_report) = report.rules.get_mut(&rule) else {
                 continue;
             };
             let (mut cost, mut took) = (RuleCost::default(), Duration::ZERO);
@@ -151,12 +153,12 @@ impl Costs {
             }
             cost.microseconds = whole(took);
             cost.avoided = events.saturating_sub(cost.functions.get("rule").map_or(0, |cost| cost.calls));
-            found.cost = Some(cost);
+            rule_report.cost = Some(cost);
         }
     }
 }
 
-/// Hours, as JSON, are told by the time at which they begin.
+/// In JSON, hours are keyed by the time at which they begin.
 mod hours {
     use super::{BTreeMap, Deserialize, Deserializer, Serializer, Timestamp, time};
 
@@ -171,7 +173,7 @@ mod hours {
     }
 }
 
-/// How often each of some texts came up. What comes up after very many others did is not counted.
+/// Counts how often each text occurs. A text that first occurs after very many others is not counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Tally(BTreeMap<String, u64>);
@@ -185,7 +187,7 @@ impl Tally {
         }
     }
 
-    /// The most frequent, the first of them first.
+    /// The most frequent texts and their counts, in descending order.
     pub fn top(&self) -> Vec<(&str, u64)> {
         let mut all: Vec<(&str, u64)> = self.0.iter().map(|(text, count)| (text.as_str(), *count)).collect();
         all.sort_by(|one, other| other.1.cmp(&one.1).then(one.0.cmp(other.0)));
@@ -200,13 +202,13 @@ impl Serialize for Tally {
     }
 }
 
-/// A report on part of the rules, with what is needed to put it together with others.
+/// A report on part of the rules, with the data needed to merge it with others.
 #[derive(Debug, Default)]
 pub(super) struct Part {
     pub(super) report: Report,
-    /// Which event opened each alert, in the order of [`Report::alerts`].
+    /// The event that opened each alert, in the order of [`Report::alerts`].
     pub(super) opened: Vec<Sequence>,
-    /// Which event each of [`Report::failures`] came up with, and in which rule.
+    /// The event and the rule of each of [`Report::failures`].
     pub(super) failed: Vec<(Sequence, RuleId, String)>,
 }
 
@@ -218,7 +220,7 @@ impl Part {
         }
     }
 
-    /// One report of all parts, which are about different rules and the same events.
+    /// Merges the reports of all parts, which are about different rules and the same events.
     pub(super) fn join(parts: Vec<Self>) -> Report {
         let mut whole = Report::default();
         let mut alerts: Vec<(Sequence, Alert)> = Vec::new();
@@ -227,7 +229,7 @@ impl Part {
             alerts.extend(opened.into_iter().zip(report.alerts));
             failed.extend(some);
             for (rule, found) in report.rules {
-                // Only one part has something to say of it.
+                // Only one part has results for the rule.
                 if found.matches + found.alerts + found.errors > 0
                     || found.suspended
                     || !whole.rules.contains_key(&rule)
@@ -238,7 +240,7 @@ impl Part {
             for (exception, count) in report.excepted {
                 *whole.excepted.entry(exception).or_default() += count;
             }
-            // The same in each.
+            // These are the same in each part.
             whole.events = report.events;
             whole.not_kept += report.not_kept;
             whole.warm_up = report.warm_up;

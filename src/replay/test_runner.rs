@@ -1,4 +1,5 @@
-//! Running rules' tests: each case is a small replay, in virtual time, whose alerts are held against what is expected.
+//! Runs the tests of rules: each case is a small replay in virtual time, whose alerts are compared with the expected
+//! ones.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,40 +16,40 @@ use crate::{
     rule::{Case, CompiledRule, Expected, ExpectedAlert, RuleInput, RuleSet, Trace, Tracer},
 };
 
-/// What came of the cases of one rule.
+/// The results of the cases of one rule.
 #[derive(Debug, Serialize)]
 pub struct RuleResult {
-    /// The rule.
+    /// The id of the rule.
     pub rule: RuleId,
-    /// Its file.
+    /// The rule's file.
     pub file: PathBuf,
-    /// The file of the tests, if there is one.
+    /// The test file, if there is one.
     pub tests: Option<PathBuf>,
-    /// Its cases, in the order of the file.
+    /// The results of its cases, in the order of the file.
     pub cases: Vec<CaseResult>,
-    /// What is wrong with the cases as a whole.
+    /// Problems with the cases as a whole.
     pub problems: Vec<String>,
 }
 
 impl RuleResult {
-    /// Whether all is well.
+    /// Returns true if all cases passed and there are no problems.
     pub fn passed(&self) -> bool {
         self.problems.is_empty() && self.cases.iter().all(|case| case.differences.is_empty())
     }
 }
 
-/// What came of a case.
+/// The result of a case.
 #[derive(Debug, Serialize)]
 pub struct CaseResult {
-    /// Its name.
+    /// The name of the case.
     pub name: String,
-    /// Where it stands in its file.
+    /// Its line in the test file.
     pub line: usize,
-    /// How what was found differs from what was expected.
+    /// The differences between the expected and the actual results.
     pub differences: Vec<Mismatch>,
-    /// What the rule looked at, where the case failed.
+    /// What the rule read, if the case failed.
     pub read: Vec<Read>,
-    /// How long it took.
+    /// How long the rule's functions ran.
     #[serde(serialize_with = "microseconds")]
     pub took: Duration,
 }
@@ -57,36 +58,36 @@ fn microseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Res
     serializer.serialize_u128(duration.as_micros())
 }
 
-/// Something that is not as expected.
+/// A difference between an expected and an actual result.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Mismatch {
-    /// What: `title of alert 1`.
+    /// What differs, such as `title of alert 1`.
     pub what: String,
-    /// As it should be.
+    /// The expected result.
     pub expected: String,
-    /// As it is.
+    /// The actual result.
     pub found: String,
 }
 
-/// What a rule saw when it looked at something.
+/// A value that a rule read.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Read {
-    /// Where in the rule's file.
+    /// The line in the rule's file.
     pub line: usize,
-    /// As it is written there.
+    /// The expression as it is written there.
     pub text: String,
-    /// What was there.
+    /// The value of the expression.
     pub value: String,
 }
 
-/// What cases run with.
+/// The environment that cases run in.
 #[derive(Debug, Clone)]
 pub struct Suite {
-    /// Limits, and what else detection is told.
+    /// The limits and the other settings of detection.
     pub settings: Settings,
-    /// Every rule of this set runs on every case as well, so that one that was not meant shows.
+    /// If set, every rule of this set also runs on every case, to find unintended matches.
     pub others: Option<Arc<RuleSet>>,
-    /// Where the rules are that a rule listens to.
+    /// The set that contains the rules that a rule subscribes to.
     pub all: Arc<RuleSet>,
 }
 
@@ -113,16 +114,16 @@ impl Suite {
         CaseResult { name: case.name.clone(), line: case.line, differences, read, took }
     }
 
-    /// The rule with those that it listens to.
+    /// A set of the rule and the rules that it subscribes to.
     fn alone(&self, rule: &Arc<CompiledRule>, case: &Case) -> Arc<RuleSet> {
         let mut rules = self.all.with_what_it_hears(rule);
-        // It may be another version of the one in the set.
+        // The set may contain another version of the rule.
         rules.retain(|other| other.id() != rule.id());
         rules.push(Arc::clone(rule));
         known(&RuleSet::only(rules, Arc::clone(&self.all.catalog)), case)
     }
 
-    /// What the rule looked at in the last event that it wants: most cases have but one.
+    /// What the rule read in the last event that it evaluates: most cases have only one event.
     fn what_it_read(&self, rule: &Arc<CompiledRule>, case: &Case) -> Vec<Read> {
         let alone = self.alone(rule, case);
         let catalog = Arc::clone(&alone.catalog);
@@ -132,9 +133,9 @@ impl Suite {
             let wanted = wanted.map(String::as_str).collect::<Vec<_>>().join(", ");
             let seen: Vec<&str> = case.events.iter().map(|event| &*event.action).collect();
             let value = match (flagged, wanted.is_empty()) {
-                (true, true) => "the rule looks only at events with flags, and never ran".to_owned(),
-                (true, false) => format!("the rule looks only at {wanted} with flags, and never ran"),
-                (false, _) => format!("the rule looks at {wanted} only, and never ran"),
+                (true, true) => "the rule evaluates only events with flags, and never ran".to_owned(),
+                (true, false) => format!("the rule evaluates only {wanted} with flags, and never ran"),
+                (false, _) => format!("the rule evaluates only {wanted}, and never ran"),
             };
             return vec![Read { line: 0, text: seen.first().copied().unwrap_or_default().to_owned(), value }];
         };
@@ -146,12 +147,12 @@ impl Suite {
         tracer.set_memory(before.memory());
         let input = RuleInput::new(event, &catalog);
         let mut traces: Vec<Trace> = tracer.run(rule, "rule", &input).into_iter().collect();
-        // The other functions run only where it says true.
+        // The other functions only run if `rule` returns true.
         if traces.iter().any(|trace| trace.result.as_deref() == Ok("true")) {
             let others = ["title", "severity", "dedup", "context"];
             traces.extend(others.into_iter().filter_map(|function| tracer.run(rule, function, &input)));
         }
-        // In the order of the file, what contains another after it.
+        // In the order of the file, with an enclosing expression after its parts.
         let mut read: BTreeMap<(usize, usize, usize, String), Read> = BTreeMap::new();
         for note in traces.iter().flat_map(|trace| &trace.notes) {
             let entry = Read { line: note.line, text: note.text.clone(), value: note.value.clone() };
@@ -172,7 +173,7 @@ fn replay(rules: &Arc<RuleSet>, settings: &Settings, case: &Case) -> Report {
     replay.finish()
 }
 
-/// Rules that know what a case says of its actions.
+/// The rules with the actions that a case defines.
 fn known(rules: &Arc<RuleSet>, case: &Case) -> Arc<RuleSet> {
     rules.with_actions(case.actions.iter().cloned())
 }
@@ -206,7 +207,7 @@ fn compare(report: &Report, rule: &RuleId, case: &Case, differences: &mut Vec<Mi
             compare_alert(number + 1, expected, alert, &mut differ);
         }
     }
-    // Errors of functions that were expected on an alert are told there; all others fail the case.
+    // Errors of functions that are expected on an alert are compared there; all others fail the case.
     let on_alerts: Vec<&str> = match &case.expected {
         Expected::Alerts(expected) => {
             expected.iter().filter_map(|alert| alert.errors.as_ref()).flatten().map(String::as_str).collect()
@@ -268,7 +269,7 @@ fn compare_alert(
     }
 }
 
-/// Whether a value has at least what is expected: of a map some of its keys, of all else the same.
+/// Returns true if a value contains the expected one: for a map, some of its keys; otherwise the same value.
 fn includes(found: &Value, expected: &Value) -> bool {
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => {

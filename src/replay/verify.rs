@@ -1,10 +1,11 @@
-//! Proof that replay is live: the stored events are replayed as the agent evaluated them, and what comes of it is compared with the
-//! alerts in the store.
+//! Verifies that a replay yields what the agent did: replays the stored events as the agent evaluated them, and
+//! compares the result with the alerts in the store.
 //!
-//! The agent notes which rules it runs from where on. Rules whose present version ran are run again from that place, with what they
-//! would have learned; what earlier versions found is not compared, and the report says so. A rule that followed on an earlier
-//! version of itself takes over that version's open alerts, as it did live. What an earlier version had counted or remembered is not
-//! known any more, so rules that count or remember are compared only if they have not changed.
+//! The agent records which rules it runs from which position on. Rules whose present version ran are run again from
+//! that position, with the state from their warm-up. What earlier versions detected is not compared, and the report
+//! says so. A rule that replaced an earlier version of itself takes over that version's open alerts, as it did live.
+//! The counts and the state of an earlier version are no longer known, so rules with a threshold or with state are
+//! compared only if they have not changed.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -27,67 +28,67 @@ use crate::{
     rule::{CompiledRule, RuleSet},
 };
 
-/// What the agent did, as far as the store tells.
+/// What the agent did, according to the store.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     /// The last event that was evaluated.
     pub checkpoint: Sequence,
-    /// Runs of events that are stored and not evaluated.
+    /// Ranges of events that are stored but were not evaluated.
     pub skipped: Vec<(Sequence, Sequence)>,
-    /// Which rules ran, and from where on, in order.
+    /// The rules that ran, and from which position on, in order.
     pub rules: Vec<LoggedRules>,
-    /// What people did with alerts, in order.
+    /// What users did with alerts, in order.
     pub changes: Vec<LoggedChange>,
-    /// What was taken note of while there were no events, in order.
+    /// The watermarks that were recorded while there were no events, in order.
     pub watermarks: Vec<LoggedWatermark>,
     /// The alerts in the store.
     pub alerts: Vec<Alert>,
 }
 
-/// A verification on its way.
+/// A verification in progress.
 #[derive(Debug)]
 pub struct Verification {
     replay: Replay,
     rules: Arc<RuleSet>,
     versions: BTreeMap<RuleId, RuleVersion>,
     evidence: History,
-    /// Places at which other rules were taken up that have not been reached yet.
+    /// Changes of the rule set after the present position.
     ahead: VecDeque<LoggedRules>,
-    /// Places at which they were, up to here.
+    /// Changes of the rule set up to the present position.
     behind: Vec<LoggedRules>,
-    /// Rules that learn, for the place at which they came.
+    /// Warm-ups, each with the position at which its rules were added.
     learning: Vec<(Sequence, Learning)>,
-    /// Numbers of the events at which stored alerts begin and end.
+    /// The sequence numbers of the first and the last event of each stored alert, if found so far.
     places: HashMap<(SourceName, EventId), Option<Sequence>>,
     first: Option<(Sequence, Timestamp)>,
     events: u64,
 }
 
-/// What came of it.
+/// The result of a verification.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Verified {
-    /// Events that were replayed.
+    /// The number of events replayed.
     pub events: u64,
-    /// Alerts that are the same.
+    /// The number of alerts that are the same.
     pub same: u64,
     /// Alerts in the store that the replay does not raise.
     pub missing: Vec<Alert>,
-    /// Alerts that the replay raises and the store does not have.
+    /// Alerts that the replay raises and that are not in the store.
     pub extra: Vec<Alert>,
     /// Alerts that differ.
     pub different: Vec<DifferentAlert>,
-    /// Alerts of the store that could not be compared, by why.
+    /// The number of stored alerts that could not be compared, by reason.
     pub not_compared: BTreeMap<Reason, u64>,
-    /// Rules of which some alerts could not be compared.
+    /// Rules with alerts that could not be compared, each with the first reason.
     pub rules_not_compared: BTreeMap<RuleId, Reason>,
 }
 
 /// An alert that differs.
 #[derive(Debug, Clone, Serialize)]
 pub struct DifferentAlert {
-    /// As the store has it.
+    /// The alert in the store.
     pub alert: Alert,
-    /// What differs: as it is stored, and as the replay has it.
+    /// What differs: before in the store, after in the replay.
     pub differences: Vec<Difference>,
 }
 
@@ -95,13 +96,13 @@ pub struct DifferentAlert {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// Its rule does not run any more.
+    /// Its rule no longer runs.
     RuleGone,
-    /// Its rule, or something that this looks into, has changed since.
+    /// Its rule has changed since, or something that the rule reads.
     RuleChanged,
-    /// Its rule changed before it, and had counted or remembered things.
+    /// Its rule changed before the alert, and had counts or state.
     RuleRemembered,
-    /// Which rules ran is not noted.
+    /// It is not recorded which rules ran.
     RulesUnknown,
     /// Events that led to it are no longer stored.
     EventsGone,
@@ -110,33 +111,33 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// For people.
+    /// The reason for display, as a clause without a final period.
     pub fn text(self) -> &'static str {
         match self {
-            Self::RuleGone => "their rule does not run any more",
-            Self::RuleChanged => "their rule, or a list, override or exception for it, has changed since",
-            Self::RuleRemembered => "their rule changed before, and went on with what it had counted or remembered",
-            Self::RulesUnknown => "which rules ran was not noted then",
-            Self::EventsGone => "events that they may depend on are no longer stored",
-            Self::TooMany => "there are too many to keep",
+            Self::RuleGone => "their rule no longer runs",
+            Self::RuleChanged => "their rule has changed since, or a list, an override or an exception for it",
+            Self::RuleRemembered => "their rule changed before that and kept its earlier counts or state",
+            Self::RulesUnknown => "it was not recorded which rules ran at that time",
+            Self::EventsGone => "they may depend on events that are no longer stored",
+            Self::TooMany => "there are too many alerts to keep",
         }
     }
 }
 
 impl Verified {
-    /// Whether the replay gave what is stored, as far as that could be compared.
+    /// Returns true if the replay yields what is stored, as far as it can be compared.
     pub fn agrees(&self) -> bool {
         self.missing.is_empty() && self.extra.is_empty() && self.different.is_empty()
     }
 
-    /// Whether there are alerts, and none of them could be compared: that it agrees then says nothing.
+    /// Returns true if there are alerts but none could be compared, so that agreement means nothing.
     pub fn is_empty(&self) -> bool {
         self.agrees() && self.same == 0 && self.not_compared.values().any(|count| *count > 0)
     }
 }
 
 impl Verification {
-    /// Of these rules, the present ones.
+    /// Starts a verification of the present rules.
     pub fn new(rules: Arc<RuleSet>, settings: Settings, evidence: History) -> Self {
         let versions = rules.versions();
         let mut learning = Vec::new();
@@ -166,7 +167,7 @@ impl Verification {
         Self { replay, rules, versions, evidence, ahead, behind: Vec::new(), learning, places, first: None, events: 0 }
     }
 
-    /// Goes on to the next stored event.
+    /// Processes the next stored event.
     pub fn event(&mut self, event: &Event) {
         if event.sequence > self.evidence.checkpoint {
             return;
@@ -174,7 +175,7 @@ impl Verification {
         self.first.get_or_insert((event.sequence, event.time));
         while self.ahead.front().is_some_and(|note| note.checkpoint < event.sequence) {
             if let Some(note) = self.ahead.pop_front() {
-                self.take_up(note);
+                self.switch_rules(note);
             }
         }
         let key = (event.source.clone(), event.id.clone());
@@ -194,8 +195,8 @@ impl Verification {
         self.replay.event(event);
     }
 
-    /// Lets other rules run from here on.
-    fn take_up(&mut self, note: LoggedRules) {
+    /// Switches to the rules that ran from this position on.
+    fn switch_rules(&mut self, note: LoggedRules) {
         self.replay.follow_while(
             |change| change.number <= note.change,
             |watermark| (watermark.checkpoint, watermark.change) < (note.checkpoint, note.change),
@@ -224,7 +225,7 @@ impl Verification {
             }
         }
         self.learning.retain(|(checkpoint, _)| *checkpoint >= note.checkpoint);
-        // Rules bring what they hear along; all that is to run is named.
+        // `part` also adds the rules that these subscribe to, but `now` already has all rules that are to run.
         self.replay.detector.set_rules(self.rules.part(&now));
         if self.replay.detector.learning().is_some() {
             for (_, learning) in self.learning.iter().filter(|(checkpoint, _)| *checkpoint == note.checkpoint) {
@@ -239,10 +240,10 @@ impl Verification {
         self.places.get(&key).copied().flatten()
     }
 
-    /// What came of it.
+    /// Returns the result.
     pub fn finish(mut self) -> Verified {
         while let Some(note) = self.ahead.pop_front() {
-            self.take_up(note);
+            self.switch_rules(note);
         }
         self.replay.follow_all();
         let opened: HashMap<AlertId, Sequence> = self.replay.order.iter().copied().collect();
@@ -257,16 +258,16 @@ impl Verification {
         let stored: Vec<Alert> =
             self.evidence.alerts.iter().filter(|alert| alert.kind != AlertKind::Health).cloned().collect();
         for alert in stored {
-            let found = replayed.remove(&alert.id);
+            let counterpart = replayed.remove(&alert.id);
             let place = self.place(&alert, alert.first_events.first());
             if let Some(reason) = self.reason(&alert, place) {
                 verified.leave_out(&alert.rule, reason);
                 continue;
             }
-            match found {
+            match counterpart {
                 None if not_kept => verified.leave_out(&alert.rule, Reason::TooMany),
                 None => verified.missing.push(alert),
-                Some(found) => match differences(&alert, &found) {
+                Some(counterpart) => match differences(&alert, &counterpart) {
                     differences if differences.is_empty() => verified.same += 1,
                     differences => verified.different.push(DifferentAlert { alert, differences }),
                 },
@@ -283,7 +284,7 @@ impl Verification {
         verified
     }
 
-    /// Why an alert that opened at a place cannot be compared.
+    /// The reason why an alert that opened at a position cannot be compared, if any.
     fn reason(&self, alert: &Alert, place: Option<Sequence>) -> Option<Reason> {
         let Some(rule) = self.rules.detections.iter().find(|rule| rule.id() == &alert.rule) else {
             return Some(Reason::RuleGone);
@@ -304,7 +305,7 @@ impl Verification {
         if !self.behind.get(note).is_some_and(runs) {
             return Some(Reason::RuleChanged);
         }
-        // Matches of another version may have joined it.
+        // Matches of another version may have joined the alert.
         let end = self.place(alert, newest(alert)).unwrap_or(place);
         if self.behind.iter().skip(note).take_while(|note| note.checkpoint < end).any(|note| !runs(note)) {
             return Some(Reason::RuleChanged);
@@ -325,12 +326,12 @@ impl Verified {
     }
 }
 
-/// The last event that is noted of an alert.
+/// The last event that an alert keeps.
 fn newest(alert: &Alert) -> Option<&EventId> {
     alert.newest_events.last().or(alert.first_events.last())
 }
 
-/// What a replay has otherwise than the store.
+/// The differences between an alert in the store and in the replay.
 fn differences(stored: &Alert, replayed: &Alert) -> Vec<Difference> {
     let mut differences = ChangedAlert::of(stored, replayed).map(|changed| changed.differences).unwrap_or_default();
     let mut compare = |what: &'static str, before: String, after: String| {
@@ -340,7 +341,7 @@ fn differences(stored: &Alert, replayed: &Alert) -> Vec<Difference> {
     };
     compare("last seen", stored.last_seen.to_string(), replayed.last_seen.to_string());
     compare("late", stored.late.to_string(), replayed.late.to_string());
-    // One that was kept without its evidence has nothing more to compare.
+    // An alert that was kept without its evidence has nothing more to compare.
     if replayed.first_events.len() > 1 || stored.first_events.len() == 1 {
         let events = |alert: &Alert| {
             let all = alert.first_events.iter().chain(&alert.newest_events);

@@ -1,5 +1,5 @@
-//! What is known of actions: what organizations list, and what events have brought. Counts are written together with the events
-//! that they count.
+//! Records of actions: what organizations list, and what occurred in events. Counts are written together with the
+//! events that they count.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,10 +10,10 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// An id may be as long as it likes in an event; a longer one is not counted.
+/// The length of an action id is not limited in events; longer ids are not counted.
 const MAX_ID_BYTES: usize = 200;
 
-/// What a page brought of each action.
+/// The counts of a page, by action.
 #[derive(Debug, Default)]
 pub(super) struct ActionCounts {
     actions: BTreeMap<Arc<str>, Count>,
@@ -27,7 +27,7 @@ struct Count {
     newest: Option<Timestamp>,
 }
 
-/// What becomes of an event.
+/// What is done with an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Evaluated,
@@ -72,14 +72,14 @@ impl ActionCounts {
 
 fn read(store: &Store, name: &[u8]) -> Result<ActionRecord, StoreError> {
     match store.tree().get(name)? {
-        Some(bytes) => value::from_json("what is known of an action", &bytes),
+        Some(bytes) => value::from_json("an action's record", &bytes),
         None => Ok(ActionRecord::default()),
     }
 }
 
 impl Store {
-    /// Keeps what an organization lists, together with the record of its source. Actions that it lists no longer stay known. Returns
-    /// how many it had not listed before.
+    /// Saves an organization's list of actions together with the record of its source. Actions that are no longer
+    /// listed are kept. Returns the number of actions that were not listed before.
     pub fn save_listed(
         &self,
         source: &SourceName,
@@ -87,7 +87,7 @@ impl Store {
         record: &SourceRecord,
         now: Timestamp,
     ) -> Result<usize, StoreError> {
-        // Counts are changed while pages are appended.
+        // Counts change while pages are appended.
         let _appending = self.lock_appending();
         let mut batch = sled::Batch::default();
         let mut new = 0;
@@ -110,17 +110,17 @@ impl Store {
 }
 
 impl Reader {
-    /// What is known of actions, by source and id.
+    /// The records of actions, by source and id.
     pub fn actions(&self) -> impl Iterator<Item = Result<(SourceName, String, ActionRecord), StoreError>> + use<> {
         self.tree().scan_prefix([key::ACTION]).map(|item| {
             let (name, bytes) = item?;
             let parts = key::action_parts(&name);
-            let (source, id) = parts.ok_or_else(|| StoreError::damaged("what is known of an action", "its key"))?;
-            Ok((source, id.to_owned(), value::from_json("what is known of an action", &bytes)?))
+            let (source, id) = parts.ok_or_else(|| StoreError::damaged("an action's record", "invalid key"))?;
+            Ok((source, id.to_owned(), value::from_json("an action's record", &bytes)?))
         })
     }
 
-    /// What organizations say of their actions.
+    /// The catalog of actions that organizations list.
     pub fn catalog(&self) -> Result<Catalog, StoreError> {
         let listed = self.actions().filter_map(|item| match item {
             Ok((_, id, record)) => record

@@ -1,8 +1,7 @@
-//! Changes of alerts: carried out, logged, and committed with everything else that followed from the same cause, in one
+//! Changes of alerts: applied, logged, and committed with everything else that followed from the same cause, in one
 //! write.
 //!
-//! An alert is read, changed and written back, by the rules' thread and by people. [`Writing`] is the turn to do so: whoever
-//! holds it is alone.
+//! The rules' thread and users read, change and write back alerts. [`Writing`] is the exclusive right to do so.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -20,51 +19,50 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// Alerts as they will be once the changes are carried out, and the notices that follow: what routing needs to know.
+/// Alerts after their changes are applied, and the resulting notices: what routing needs to know.
 #[derive(Debug, Default)]
 pub struct Staged {
-    /// Alerts that change, as they will be.
+    /// The changed alerts, in their new state.
     pub alerts: BTreeMap<AlertId, Alert>,
-    /// Whom to tell of what, in order.
+    /// The notices to send, in order.
     pub notices: Vec<(AlertId, Notice)>,
     log: Vec<LoggedChange>,
     /// The status and severity that alerts had before.
     before: BTreeMap<AlertId, (AlertStatus, Severity)>,
 }
 
-/// A match that an exception took out of alerting.
+/// A match that an exception suppressed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excepted {
-    /// The rule that said true.
+    /// The rule that matched.
     pub rule: RuleId,
-    /// The event.
     pub event: EventId,
-    /// Its time.
+    /// The event's time.
     pub time: Timestamp,
 }
 
 /// Everything that is written together.
 #[derive(Debug, Default)]
 pub struct Commit {
-    /// From [`Writing::stage`].
+    /// The result of [`Writing::stage`].
     pub staged: Staged,
-    /// Matches of the batch.
+    /// The matches of the batch.
     pub matches: Vec<Match>,
-    /// Detection state that changed.
+    /// The changes of detection state.
     pub state: StateChanges,
-    /// Deliveries that are pending from now on.
+    /// The new pending deliveries.
     pub deliveries: Vec<Delivery>,
-    /// Silences that changed.
+    /// The silences that changed.
     pub silences: Vec<Silence>,
-    /// Alerts that a silence kept from being delivered.
+    /// The alerts that a silence kept from being delivered.
     pub silenced: Vec<(SilenceId, AlertId)>,
-    /// What followed from there being no events.
+    /// What followed from the absence of events.
     pub watermarks: Vec<Watermark>,
-    /// The last event that has been evaluated; absent where no event was (health checks, people).
+    /// The last event evaluated; absent if no event was (health checks, users' actions).
     pub checkpoint: Option<Sequence>,
 }
 
-/// The turn to change alerts and silences. Others wait until it is dropped.
+/// The exclusive right to change alerts and silences. Others wait until it is dropped.
 #[derive(Debug)]
 pub struct Writing<'a> {
     store: &'a Store,
@@ -73,17 +71,17 @@ pub struct Writing<'a> {
 }
 
 impl Store {
-    /// Waits for the turn to change alerts.
+    /// Waits for the exclusive right to change alerts.
     pub fn writing(&self) -> Writing<'_> {
         Writing { store: self, last_change: self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 }
 
 impl Writing<'_> {
-    /// Carries changes out on copies of the alerts they concern. `now` is when new alerts are raised.
+    /// Applies changes to copies of the alerts that they concern. `now` is the time at which new alerts are raised.
     ///
-    /// An alert that is there already is not opened again: after events were lost and fetched once more, whoever was told of
-    /// it is not told twice.
+    /// An alert that already exists is not opened again, so that there are no duplicate notifications after events were
+    /// lost and fetched again.
     pub fn stage(&self, changes: Vec<AlertChange>, now: Timestamp) -> Result<Staged, StoreError> {
         let mut staged = Staged::default();
         for change in changes {
@@ -104,7 +102,7 @@ impl Writing<'_> {
                     staged.log.push(logged(alert, Notice::Opened, now));
                     continue;
                 }
-                // Retention took it while its key was still open: nobody is left to tell.
+                // Retention removed the alert while its key was still open: there is nothing left to report.
                 (_, None) => continue,
                 (change, Some(alert)) => {
                     alert.apply(&change);
@@ -128,8 +126,8 @@ impl Writing<'_> {
         Ok(staged)
     }
 
-    /// Notes which rules run from here on, unless they are those that ran before; and, if asked to, that those which never ran before
-    /// are pending a hunt. In a store that is new, none is.
+    /// Records which rules run from now on, if they changed. With `hunt`, also records a pending retro-hunt for the
+    /// rules that never ran before, except in a new store.
     pub fn note_rules(&mut self, rules: &BTreeMap<RuleId, RuleVersion>, hunt: bool) -> Result<(), StoreError> {
         let reader = self.store.reader();
         if reader.last_rules()?.is_some_and(|last| last.rules == *rules) {
@@ -148,7 +146,7 @@ impl Writing<'_> {
         self.store.apply(batch)
     }
 
-    /// Writes it all, or nothing.
+    /// Writes everything atomically.
     pub fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
         let store = self.store;
         let mut batch = sled::Batch::default();
@@ -210,7 +208,7 @@ impl Writing<'_> {
         store.write(batch)
     }
 
-    /// The store that is written to.
+    /// The store that this writes to.
     pub(super) fn store(&self) -> &Store {
         self.store
     }
@@ -223,12 +221,12 @@ impl Writing<'_> {
     }
 }
 
-/// The name of the state that says that a rule is pending a hunt: a run over what was stored before it came.
+/// The name of the state that records a pending retro-hunt of a rule: a run over the events stored before it was added.
 pub fn hunt_key(rule: &RuleId) -> String {
     format!("hunt/{rule}")
 }
 
-/// A match more is news where it makes ten, a hundred, a thousand of them.
+/// Another match is reported if it is the tenth, the hundredth, the thousandth, …
 fn growth(change: &AlertChange, count: u64) -> Option<Notice> {
     let grew = matches!(change, AlertChange::Joined { .. }) && count >= 10 && 10_u64.pow(count.ilog10()) == count;
     grew.then_some(Notice::Grew)

@@ -1,7 +1,7 @@
-//! Copies of the store in one file: every key and value, compressed, with a checksum at the end.
+//! Backups of the store in one file: every key and value, compressed, with a checksum at the end.
 //!
-//! A copy is of one moment: while it is made no write goes through. It is made into a file beside the store first, at the
-//! speed of the disk, so that whoever takes it away slowly holds up nobody.
+//! A backup is of one moment: writes wait while it is made. It is first written to a file next to the store, at the
+//! speed of the disk, so that a slow receiver does not block writes.
 
 use std::{
     fs::{self, File},
@@ -15,17 +15,17 @@ use super::{
 };
 
 const MAGIC: &[u8] = b"watchbell backup 1\n";
-/// The length that stands for "no more pairs".
+/// The length that marks the end of the pairs.
 const END: u32 = u32::MAX;
-/// Values are a few kilobytes; detection state may be more.
+/// Values have a few kilobytes; detection state may have more.
 const MAX_LENGTH: u32 = 256 * 1024 * 1024;
 const PIECE: usize = 48 * 1024;
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Restored {
-    /// Keys and values.
+    /// The number of keys and values.
     pub entries: u64,
-    /// Where the store that was there before is kept.
+    /// The path of the previous store, if there was one.
     pub kept: Option<PathBuf>,
 }
 
@@ -33,7 +33,7 @@ fn unusable(error: impl std::fmt::Display) -> StoreError {
     StoreError::Backup(error.to_string())
 }
 
-/// Hashes what passes through.
+/// Hashes the bytes that pass through.
 struct Hashing<T> {
     inner: T,
     hasher: blake3::Hasher,
@@ -60,12 +60,12 @@ impl<T: Read> Read for Hashing<T> {
 }
 
 impl Store {
-    /// Makes a copy and hands it out in pieces, until `take` says that it wants no more.
+    /// Makes a backup and passes it to `take` in pieces, until that returns false.
     pub fn backup(&self, take: &mut dyn FnMut(&[u8]) -> bool) -> Result<u64, StoreError> {
-        let beside = self.inner.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::tempfile_in(beside).map_err(unusable)?;
+        let parent = self.inner.path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::tempfile_in(parent).map_err(unusable)?;
         let entries = {
-            let _still = self.stand_still();
+            let _guard = self.block_writes();
             self.write_copy(&mut file)?
         };
         file.seek(SeekFrom::Start(0)).map_err(unusable)?;
@@ -102,11 +102,11 @@ impl Store {
     }
 }
 
-/// The pairs of a backup, in order. The last item is an error where the backup is not whole.
+/// The pairs of a backup, in order. The last item is an error if the backup is incomplete.
 struct Pairs<R: Read> {
     input: Hashing<R>,
     count: u64,
-    over: bool,
+    is_done: bool,
 }
 
 impl<R: Read> Pairs<R> {
@@ -119,7 +119,7 @@ impl<R: Read> Pairs<R> {
             let mut stored = [0; 32];
             self.input.read_exact(&mut stored).map_err(unusable)?;
             if u64::from_be_bytes(count) != self.count || stored != *hash.as_bytes() {
-                return Err(unusable("its checksum is wrong"));
+                return Err(unusable("checksum mismatch"));
             }
             return Ok(None);
         }
@@ -145,17 +145,17 @@ impl<R: Read> Iterator for Pairs<R> {
     type Item = Result<Pair, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
+        if self.is_done {
             return None;
         }
         let pair = self.next_pair().transpose();
-        self.over = !matches!(pair, Some(Ok(_)));
+        self.is_done = !matches!(pair, Some(Ok(_)));
         pair
     }
 }
 
-/// Makes the store in `data_dir` of a backup. A store that is there is kept aside with `replace`, under a name made of
-/// `stamp`, and left alone without. Nothing changes unless the whole backup could be read.
+/// Creates the store in `data_dir` from a backup. With `replace`, an existing store is kept aside under a name with
+/// `stamp`; without, it is left unchanged and the restore fails. Nothing changes unless the whole backup is readable.
 pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Result<Restored, StoreError> {
     let directory = |error| StoreError::Directory { path: data_dir.to_owned(), error };
     let path = data_dir.join("store");
@@ -164,20 +164,20 @@ pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Resu
     if occupied && !replace {
         return Err(StoreError::Occupied(data_dir.to_owned()));
     }
-    // Held until the new store stands: no agent may start on the old one meanwhile.
+    // Held until the new store is in place, so that no agent can start on the old one in the meantime.
     let lock = if occupied { Some(lock(data_dir, &path)?) } else { None };
     let mut input =
         BufReader::new(File::open(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))?);
     let mut magic = [0; MAGIC.len()];
     if input.read_exact(&mut magic).is_err() || magic != *MAGIC {
-        return Err(unusable(format!("`{}` is no backup of watchbell's", file.display())));
+        return Err(unusable(format!("`{}` is not a watchbell backup", file.display())));
     }
     {
         use std::os::unix::fs::DirBuilderExt;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(directory)?;
     }
     let decoder = zstd::stream::Decoder::with_buffer(input).map_err(unusable)?;
-    let pairs = Pairs { input: Hashing { inner: decoder, hasher: blake3::Hasher::new() }, count: 0, over: false };
+    let pairs = Pairs { input: Hashing { inner: decoder, hasher: blake3::Hasher::new() }, count: 0, is_done: false };
     let new = data_dir.join("store.new");
     let mut format = None;
     let pairs = pairs.inspect(|pair| {
@@ -191,7 +191,7 @@ pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Resu
     let problem = match format {
         Some(found) if found > super::FORMAT => Some(StoreError::Newer { path: file.to_owned(), found }),
         Some(_) => None,
-        None => Some(unusable("it does not hold a store of watchbell's")),
+        None => Some(unusable("it does not contain a watchbell store")),
     };
     if let Some(problem) = problem {
         fs::remove_dir_all(&new).map_err(directory)?;
@@ -203,7 +203,7 @@ pub fn restore(file: &Path, data_dir: &Path, replace: bool, stamp: &str) -> Resu
         None => fs::rename(&new, &path).map_err(directory)?,
     }
     drop(lock);
-    // The format is checked, and the store is ready.
-    Store::open_patiently(data_dir, super::LETTING_GO)?;
+    // This checks the format, and the store is ready.
+    Store::open_patiently(data_dir, super::RELEASE_TIMEOUT)?;
     Ok(Restored { entries, kept })
 }

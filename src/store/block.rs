@@ -1,8 +1,8 @@
-//! Blocks: up to some hundred events, compressed together, with a small directory that says what is in them without
-//! decompressing: numbers, times, sources and actions.
+//! Blocks: up to some hundred events, compressed together, with a small directory of their numbers, times, sources and
+//! actions, which can be read without decompressing.
 //!
-//! A block is a directory value and the compressed events in chunks of a few kilobytes each (see `store` for why). A scan by
-//! time or action skips whole blocks by their directories.
+//! A block is a directory value and the compressed events in chunks of a few kilobytes each (see `store` for the
+//! reason). A scan by time or action skips whole blocks by their directories.
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
@@ -16,22 +16,22 @@ use crate::model::{
     time::{self, Timestamp},
 };
 
-/// Blocks are merged up to so many events.
+/// Blocks are merged up to this number of events.
 pub(super) const FULL_BLOCK: usize = 500;
-/// Larger values make sled's nodes spill into files of their own: a node holds up to 17 values and may have 128 KiB.
+/// Larger values make sled write nodes to separate files: a node has up to 17 values and may have 128 KiB.
 const CHUNK_BYTES: usize = 6 * 1024;
-/// zstd's default: 223 bytes an event of 1.3 KB, at half a microsecond.
+/// zstd's default: 223 bytes for an event of 1.3 KB, in half a microsecond.
 const COMPRESSION: i32 = 3;
-/// No block decompresses to more: a page has at most 32 MiB.
+/// No block decompresses to more than this: a page has at most 32 MiB.
 const MAX_BLOCK_BYTES: usize = 256 * 1024 * 1024;
 
-/// What is in a block.
+/// The directory of a block.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Directory {
     pub(super) first: Sequence,
-    /// The earliest and latest event time, in milliseconds.
+    /// The earliest and the latest event time, in milliseconds.
     pub(super) times: (i64, i64),
-    /// When the last of the events arrived: for retention.
+    /// When the last of the events arrived, for retention.
     pub(super) newest: i64,
     pub(super) sources: Vec<SourceName>,
     pub(super) actions: Vec<Arc<str>>,
@@ -39,12 +39,12 @@ pub(super) struct Directory {
     pub(super) chunks: u32,
     /// Bytes of the events before compression.
     pub(super) raw_bytes: u64,
-    /// Places of events that are unusual, in order, and how. It follows the rest, where there are any.
+    /// The positions of events with flags, in order, and the flags. Stored after the rest, if there are any.
     #[serde(skip)]
     flagged: Vec<(u16, u16)>,
 }
 
-/// One event in the directory.
+/// The directory entry of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) time: i64,
@@ -53,24 +53,24 @@ pub(super) struct Entry {
     action: u16,
 }
 
-/// Which events a scan wants. Empty: all.
+/// Which events a scan returns. The default is all events.
 #[derive(Debug, Clone, Default)]
 pub struct ScanFilter {
-    /// Event time, this or later.
+    /// Only events with this event time or later.
     pub since: Option<Timestamp>,
-    /// Event time, before this.
+    /// Only events with an event time before this.
     pub until: Option<Timestamp>,
-    /// Action ids with `*`; none: every action.
+    /// A pattern of action ids; absent: every action.
     pub action: Option<globset::GlobMatcher>,
-    /// The source; none: every source.
+    /// The source; absent: every source.
     pub source: Option<SourceName>,
     /// Only events that arrived after this one.
     pub after: Sequence,
 }
 
 impl ScanFilter {
-    /// Whether the block can hold a wanted event at all.
-    fn may_hold(&self, directory: &Directory) -> bool {
+    /// Returns true if the block may contain a matching event.
+    fn may_contain(&self, directory: &Directory) -> bool {
         self.since.is_none_or(|since| directory.times.1 >= since.as_millisecond())
             && self.until.is_none_or(|until| directory.times.0 < until.as_millisecond())
             && self.source.as_ref().is_none_or(|source| directory.sources.contains(source))
@@ -114,31 +114,31 @@ impl Directory {
         postcard::to_extend(&self.flagged, bytes).map_err(|error| StoreError::damaged("a record", error))
     }
 
-    /// What is unusual about the event at a place.
+    /// The flags of the event at a position.
     pub(super) fn flags(&self, place: usize) -> Flags {
-        let found = self.flagged.binary_search_by_key(&place, |(flagged, _)| usize::from(*flagged));
-        Flags::of_bits(found.ok().and_then(|index| self.flagged.get(index)).map_or(0, |(_, bits)| *bits))
+        let index = self.flagged.binary_search_by_key(&place, |(flagged, _)| usize::from(*flagged));
+        Flags::of_bits(index.ok().and_then(|index| self.flagged.get(index)).map_or(0, |(_, bits)| *bits))
     }
 
     pub(super) fn last(&self) -> Sequence {
         Sequence(self.first.0 + (self.entries.len() as u64).saturating_sub(1))
     }
 
-    /// Source and action of one of its events.
+    /// The source and the action of an event.
     pub(super) fn names(&self, entry: &Entry) -> Option<(&SourceName, &Arc<str>)> {
         Some((self.sources.get(usize::from(entry.source))?, self.actions.get(usize::from(entry.action))?))
     }
 
-    /// The places in the block of the events that are wanted.
+    /// The positions of the matching events.
     pub(super) fn wanted(&self, filter: &ScanFilter) -> Vec<usize> {
-        if !filter.may_hold(self) {
+        if !filter.may_contain(self) {
             return Vec::new();
         }
         self.entries.iter().enumerate().filter(|(_, entry)| filter.wants(self, entry)).map(|(index, _)| index).collect()
     }
 }
 
-/// Adds a block of these events to a batch. Their numbers must follow one another.
+/// Adds a block of these events to a batch. Their sequence numbers must be consecutive.
 pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), StoreError> {
     for (name, bytes) in pairs(events)? {
         batch.insert(name, bytes);
@@ -146,7 +146,7 @@ pub(super) fn write(batch: &mut sled::Batch, events: &[Event]) -> Result<(), Sto
     Ok(())
 }
 
-/// What a block of these events is in the store.
+/// The keys and values of a block of these events.
 pub(super) fn pairs(events: &[Event]) -> Result<Vec<Pair>, StoreError> {
     let Some(first) = events.first() else {
         return Ok(Vec::new());
@@ -212,7 +212,7 @@ pub(super) fn remove(batch: &mut sled::Batch, directory: &Directory) {
 #[derive(Debug)]
 pub(super) struct Contents {
     bytes: Vec<u8>,
-    /// Where the events' ids are: most are never asked for.
+    /// The ranges of the events' ids; most are never read.
     ids: Vec<Range<usize>>,
     places: Vec<Range<usize>>,
 }
@@ -222,11 +222,12 @@ impl Contents {
         Self::unpack(&Self::packed(tree, directory)?, directory)
     }
 
-    /// The events as they are stored.
+    /// The compressed events.
     pub(super) fn packed(tree: &sled::Tree, directory: &Directory) -> Result<Vec<u8>, StoreError> {
         let mut compressed = Vec::new();
-        // One by one, and not by a scan: sled looks after its cache once each of its 256 parts was asked 64 times, and a scan asks
-        // only once for each page. A replay of a large store would have most of it in memory before anything is let go.
+        // One by one, and not with a scan: sled maintains its cache after each of its 256 shards was accessed 64 times,
+        // and a scan accesses a shard only once for each page. A replay of a large store would load most of it into
+        // memory before anything is evicted.
         for index in 0..directory.chunks {
             if let Some(chunk) = tree.get(key::chunk(directory.first, index))? {
                 compressed.extend_from_slice(value::whole("a chunk of a block", &chunk)?);
@@ -239,7 +240,7 @@ impl Contents {
     pub(super) fn unpack(compressed: &[u8], directory: &Directory) -> Result<Self, StoreError> {
         let size = usize::try_from(directory.raw_bytes).unwrap_or(usize::MAX);
         if size > MAX_BLOCK_BYTES {
-            return Err(StoreError::damaged("a block", format!("it says to have {size} bytes")));
+            return Err(StoreError::damaged("a block", format!("its directory claims {size} bytes")));
         }
         let bytes = zstd::bulk::decompress(compressed, size).map_err(|error| StoreError::damaged("a block", error))?;
         let (lengths, rest) = value::from_postcard::<Vec<(&str, u32)>>("a block", &bytes)?;
@@ -253,28 +254,28 @@ impl Contents {
             at += length as usize;
         }
         if at != bytes.len() || ids.len() != directory.entries.len() {
-            return Err(StoreError::damaged("a block", "its directory does not fit it"));
+            return Err(StoreError::damaged("a block", "its directory does not match its contents"));
         }
         Ok(Self { bytes, ids, places })
     }
 
     fn id(&self, index: usize) -> Result<EventId, StoreError> {
-        let missing = || StoreError::damaged("a block", "an entry is missing");
+        let missing = || StoreError::damaged("a block", "missing entry");
         let id = self.ids.get(index).and_then(|place| self.bytes.get(place.clone())).ok_or_else(missing)?;
         let id = std::str::from_utf8(id).map_err(|error| StoreError::damaged("an event's id", error))?;
         EventId::parse(id).map_err(|error| StoreError::damaged("an event's id", error))
     }
 
-    /// The bytes of the event at a place of the block.
+    /// The bytes of the event at a position.
     pub(super) fn raw(&self, index: usize) -> Result<&str, StoreError> {
-        let missing = || StoreError::damaged("a block", "an entry is missing");
+        let missing = || StoreError::damaged("a block", "missing entry");
         let raw = self.places.get(index).and_then(|place| self.bytes.get(place.clone())).ok_or_else(missing)?;
         std::str::from_utf8(raw).map_err(|error| StoreError::damaged("an event", error))
     }
 
-    /// The event at a place of the block.
+    /// The event at a position.
     pub(super) fn event(&self, directory: &Directory, index: usize) -> Result<Event, StoreError> {
-        let missing = || StoreError::damaged("a block", "an entry is missing");
+        let missing = || StoreError::damaged("a block", "missing entry");
         let entry = directory.entries.get(index).ok_or_else(missing)?;
         let raw = self.raw(index)?;
         Ok(Event {
@@ -321,9 +322,9 @@ mod tests {
         }
     }
 
-    /// As an earlier version wrote it.
+    /// An earlier version stored the action like this.
     #[test]
-    fn actions_are_read_as_events_have_them_now() {
+    fn old_actions_are_normalized() {
         let mut old = event(1, 0, 1, "{}");
         old.action = " User_Login\0 ".into();
         let pairs = pairs(&[old]).unwrap();
@@ -334,7 +335,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn what_is_written_is_read(
+        fn blocks_round_trip(
             made in prop::collection::vec((-4_000_000_000_000_i64..4_000_000_000_000, 0_u8..6, ".{0,200}"), 1..40),
             first in 1_u64..1_000_000,
         ) {
@@ -351,7 +352,7 @@ mod tests {
             prop_assert_eq!(directory.last(), events.last().unwrap().sequence);
             let contents = Contents::read(&db, &directory).unwrap();
             prop_assert_eq!(contents.all(&directory).unwrap(), events.clone());
-            // Picking by time and action finds what looking at each event finds.
+            // Selecting by time and action finds the same events as checking each event.
             let filter = ScanFilter {
                 since: Some(time::from_millis(0)),
                 action: Some(globset::Glob::new("action_[123]").unwrap().compile_matcher()),

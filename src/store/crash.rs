@@ -1,4 +1,4 @@
-//! What is known of deaths of the agent's process: what is suspected of them, and what no longer runs because of them.
+//! What is known about crashes of the agent's process: the suspects, and what no longer runs because of them.
 
 use std::path::PathBuf;
 
@@ -10,49 +10,43 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// What may have ended the process.
+/// What may have crashed the process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Suspect {
-    /// A rule, as it was compiled.
-    Rule {
-        /// Its id.
-        rule: RuleId,
-        /// Its hash.
-        hash: String,
-    },
-    /// A file, while it was loaded.
+    /// A compiled rule.
+    Rule { rule: RuleId, hash: String },
+    /// A file that was being loaded.
     File {
-        /// Where it is.
         file: PathBuf,
         /// The hash of its text.
         hash: String,
     },
 }
 
-/// Something that ended the process twice, and does not run any more as it is.
+/// Something that crashed the process twice, and no longer runs as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspended {
-    /// What it is.
+    /// The rule or the file.
     pub suspect: Suspect,
-    /// When that was noticed.
+    /// When it was suspended.
     pub since: Timestamp,
-    /// The event that a rule was evaluated on.
+    /// The event that the rule was evaluating.
     pub event: Option<Sequence>,
 }
 
-/// What is known of the deaths of the process.
+/// What is known about crashes of the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CrashRecord {
-    /// What was running when it died, alone or with others.
+    /// What was running when it crashed, alone or with others.
     pub suspects: Vec<Suspect>,
-    /// Events that were being evaluated when it died.
+    /// The events that were being evaluated when it crashed.
     pub events: Vec<Sequence>,
-    /// What does not run any more.
+    /// What no longer runs.
     pub suspended: Vec<Suspended>,
 }
 
 impl Store {
-    /// Saves what is known of the deaths of the process.
+    /// Saves what is known about crashes of the process.
     pub fn save_crashes(&self, record: &CrashRecord) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         batch.insert(key::CRASHES, value::to_json(record)?);
@@ -61,7 +55,7 @@ impl Store {
 }
 
 impl Reader {
-    /// What is known of the deaths of the process.
+    /// What is known about crashes of the process.
     pub fn crashes(&self) -> Result<CrashRecord, StoreError> {
         let bytes = self.tree().get(key::CRASHES)?;
         Ok(bytes.map(|bytes| value::from_json("a record of crashes", &bytes)).transpose()?.unwrap_or_default())

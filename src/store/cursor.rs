@@ -1,17 +1,17 @@
-//! What is known of a source: its cursor, and how far it has come.
+//! The record of a source: its cursor, and how far it has been read.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{error_kind::ErrorKind, time::Timestamp};
 
-/// What is kept of a source between runs.
+/// What is kept about a source between runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
     /// The opaque token of the next page; absent: start from a time.
     pub cursor: Option<String>,
     /// The newest `processedAt` seen.
     pub newest_processed: Option<Timestamp>,
-    /// The newest event time seen, none counted later than its arrival.
+    /// The newest event time seen; times after arrival are limited to the arrival.
     pub newest_event: Option<Timestamp>,
     /// When an event last arrived.
     pub newest_arrival: Option<Timestamp>,
@@ -19,28 +19,28 @@ pub struct SourceRecord {
     pub first_poll: Option<Timestamp>,
     /// When a poll last succeeded.
     pub last_poll: Option<Timestamp>,
-    /// When the first page was asked for from.
+    /// The start time of the first page request.
     pub started_from: Option<Timestamp>,
     /// When an entry was last quarantined.
     pub last_quarantined: Option<Timestamp>,
-    /// What went wrong at the last poll; absent if it succeeded.
+    /// The error of the last poll; absent if it succeeded.
     pub error: Option<SourceError>,
-    /// Failed polls in a row.
+    /// The number of failed polls in a row.
     pub failures: u32,
     /// When the failures began.
     pub failing_since: Option<Timestamp>,
     /// Whether the last poll reached the end of the log.
     pub caught_up: bool,
-    /// How long, in seconds, the newest event of the last page had taken to arrive; only of pages that came while there was
-    /// nothing else to catch up with.
+    /// How long, in seconds, the newest event of the last page took to arrive. Only measured while there is no backlog
+    /// to catch up with.
     pub lag: Option<u64>,
-    /// Events stored.
+    /// The number of events stored.
     pub stored: u64,
-    /// Events that came again.
+    /// The number of events that arrived again.
     pub duplicates: u64,
-    /// Entries that were no events.
+    /// The number of entries that were not events.
     pub quarantined: u64,
-    /// When the cursor last stood still although there were events behind it, or was refused.
+    /// When the cursor was last rejected, or last did not advance although there were more events.
     pub cursor_trouble: Option<Timestamp>,
     /// The organization's list of its actions.
     #[serde(default)]
@@ -48,55 +48,55 @@ pub struct SourceRecord {
     /// A part of the log that is being fetched again.
     #[serde(default)]
     pub refetch: Option<Refetch>,
-    /// Events that Atlassian processed before this were evaluated before the store lost them: they are stored when they come
-    /// again, and not evaluated a second time.
+    /// Events that Atlassian processed before this were evaluated before the store lost them. When they arrive again,
+    /// they are stored but not evaluated a second time.
     #[serde(default)]
     pub evaluated_before: Option<Timestamp>,
 }
 
-/// How an organization's list of its actions stands.
+/// The state of an organization's list of actions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionList {
-    /// When it was first had.
+    /// When it was first fetched.
     pub first: Option<Timestamp>,
-    /// When it was last had.
+    /// When it was last fetched.
     pub fetched: Option<Timestamp>,
-    /// When it was last asked for.
+    /// When it was last requested.
     pub tried: Option<Timestamp>,
-    /// How many actions were on it.
+    /// The number of actions in it.
     pub listed: u64,
-    /// Why it was not had when it was last asked for.
+    /// Why the last request failed, if it did.
     pub error: Option<SourceError>,
 }
 
-/// A part of the log that is being fetched again, beside the usual polls.
+/// A part of the log that is being fetched again, in addition to the usual polls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refetch {
-    /// From this time of processing on.
+    /// The start, as a time of processing.
     pub since: Timestamp,
-    /// Up to this time, where the usual polls go on.
+    /// The end, from which the usual polls continue.
     pub until: Timestamp,
-    /// The token of its next page; absent: it begins at `since`.
+    /// The token of the next page; absent: start at `since`.
     pub cursor: Option<String>,
-    /// Entries fetched so far.
+    /// The number of entries fetched so far.
     pub fetched: u64,
-    /// Events among them that were not there yet.
+    /// The number of events among them that were new.
     pub found: u64,
-    /// Failed attempts in a row.
+    /// The number of failed attempts in a row.
     #[serde(default)]
     pub failures: u32,
-    /// What the last attempt failed with, if it did.
+    /// The error of the last attempt, if it failed.
     #[serde(default)]
     pub error: Option<String>,
 }
 
 impl Refetch {
-    /// A part of the log from `since` to `until`.
+    /// Creates a refetch from `since` to `until`.
     pub fn new(since: Timestamp, until: Timestamp) -> Self {
         Self { since, until, cursor: None, fetched: 0, found: 0, failures: 0, error: None }
     }
 
-    /// This and another part, from the beginning of both on.
+    /// Combines this part with another one into one part that covers both.
     pub fn and(self, other: Option<Self>) -> Self {
         match other {
             None => self,
@@ -105,13 +105,13 @@ impl Refetch {
     }
 }
 
-/// A failed poll, as it is kept and shown.
+/// A failed poll, as it is stored and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceError {
-    /// Which kind of trouble.
+    /// The kind of the error.
     pub kind: ErrorKind,
-    /// What was tried and what came back; never a secret.
+    /// What was tried and what the response was; never a secret.
     pub message: String,
-    /// When.
+    /// When it failed.
     pub at: Timestamp,
 }

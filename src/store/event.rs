@@ -1,4 +1,4 @@
-//! Appending pages of events. A page, the numbers it is given, the ids it brings, and the cursor behind it are one write.
+//! Appends pages of events. A page, its sequence numbers, its ids and the cursor after it are one write.
 
 use std::collections::HashSet;
 
@@ -16,52 +16,51 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// A page as it came from a source.
+/// A page of events from a source.
 #[derive(Debug, Clone)]
 pub struct Page {
-    /// Where it came from.
     pub source: SourceName,
-    /// When it came.
+    /// When it arrived.
     pub arrived: Timestamp,
-    /// Its events, in the order of the page.
+    /// The events, in the order of the page.
     pub events: Vec<IncomingEvent>,
-    /// Its entries that are no events.
+    /// The entries that are not events.
     pub rejected: Vec<RejectedEntry>,
-    /// Events that were processed (or happened) before this are stored and not evaluated.
+    /// Events that were processed (or happened) before this are stored but not evaluated.
     pub quiet_before: Option<Timestamp>,
     /// Which events are not wanted.
     pub unwanted: Unwanted,
 }
 
 impl Page {
-    /// A page whose events are all evaluated.
+    /// Creates a page whose events are all evaluated.
     pub fn new(source: SourceName, arrived: Timestamp, events: Vec<IncomingEvent>) -> Self {
         Self { source, arrived, events, rejected: Vec::new(), quiet_before: None, unwanted: Unwanted::default() }
     }
 }
 
-/// What became of a page.
+/// The result of appending a page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Appended {
-    /// Events that are new.
+    /// The number of new events.
     pub stored: usize,
-    /// Events that were there already, or twice on the page.
+    /// The number of events that were already stored, or twice on the page.
     pub duplicates: usize,
-    /// Entries that are no events.
+    /// The number of entries that are not events.
     pub quarantined: usize,
-    /// Events that are not wanted.
+    /// The number of events that are not wanted.
     #[serde(default)]
     pub dropped: usize,
 }
 
 impl Store {
-    /// Appends a page and, in the same write, the cursor behind it. `record` is what is known of the source after this page;
-    /// its counts are filled in here.
+    /// Appends a page and, in the same write, the cursor after it. `record` is the record of the source after this
+    /// page; its counts are updated here.
     pub fn append_page(&self, page: Page, record: &mut SourceRecord) -> Result<Appended, StoreError> {
         self.append(page, Some(record))
     }
 
-    /// Appends events that came another way than by polling: the source's cursor stays where it is.
+    /// Appends events that were not polled: the source's cursor does not change.
     pub fn import_page(&self, page: Page) -> Result<Appended, StoreError> {
         self.append(page, None)
     }
@@ -73,7 +72,7 @@ impl Store {
         let mut appended = Appended::default();
         let mut events: Vec<Event> = Vec::with_capacity(page.events.len());
         let mut on_page: HashSet<Vec<u8>> = HashSet::with_capacity(page.events.len());
-        // Seen or not, an event tells how far Atlassian has come.
+        // An event shows how far Atlassian has come, whether it is new or not.
         let mut counted = ActionCounts::default();
         let mut newest_dropped = None;
         let newest_processed = page.events.iter().filter_map(|event| event.processed).max();
@@ -120,7 +119,7 @@ impl Store {
         match record {
             Some(record) => {
                 record.newest_processed = record.newest_processed.max(newest_processed);
-                // What is not wanted shows all the same that the log is not silent.
+                // Events that are not wanted still show that the log is not silent.
                 let newest = events.iter().map(|event| event.time.min(event.arrived)).max().max(newest_dropped);
                 if let Some(time) = newest {
                     record.newest_event = record.newest_event.max(Some(time));
@@ -136,7 +135,7 @@ impl Store {
             }
             None => {
                 let mut record = self.reader().source(&page.source)?.unwrap_or_default();
-                // The record of a source that is polled is its poller's; one that is not has nobody else to count.
+                // The poller updates the record of a source that is polled; otherwise the counts are updated here.
                 if record.last_poll.is_none() && record.error.is_none() {
                     record.stored += appended.stored as u64;
                     record.duplicates += appended.duplicates as u64;
@@ -155,7 +154,7 @@ impl Store {
         match self.tree().get(key::NEXT_SEQUENCE)? {
             Some(bytes) => value::number(&bytes)
                 .map(Sequence)
-                .ok_or_else(|| StoreError::damaged("the next sequence", "not a number")),
+                .ok_or_else(|| StoreError::damaged("the next sequence number", "not a number")),
             None => Ok(Sequence(1)),
         }
     }

@@ -1,4 +1,4 @@
-//! The directories of a store: made of pairs, locked, and put in each other's place.
+//! The directories of a store: creating, locking and replacing them.
 
 use std::{
     fs::{self, File},
@@ -11,12 +11,12 @@ use super::{StoreError, sled_open};
 /// A key and its value.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
-/// Pairs written at a time when a store is made.
+/// The number of pairs that are written at a time when a store is created.
 const BATCH: usize = 2_000;
-/// Bytes after which they are written although they are fewer.
+/// The number of bytes after which a smaller batch is written.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// Makes a new sled database of pairs, whole and on disk, or nothing. Returns how many they were.
+/// Creates a new sled database with these pairs, completely and on disk, or not at all. Returns the number of pairs.
 pub(super) fn make(path: &Path, pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Result<u64, StoreError> {
     let directory = |error| StoreError::Directory { path: path.to_owned(), error };
     if path.exists() {
@@ -53,15 +53,15 @@ pub(super) fn make(path: &Path, pairs: impl Iterator<Item = Result<Pair, StoreEr
     made
 }
 
-/// Holds sled's lock on a store, so that nobody opens it.
+/// Takes sled's lock on a store, so that it cannot be opened.
 pub(super) fn lock(data_dir: &Path, path: &Path) -> Result<File, StoreError> {
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
     let file =
         File::options().read(true).write(true).create(true).truncate(false).open(path.join("db")).map_err(unusable)?;
     let began = Instant::now();
-    // sled lets go of a store only some milliseconds after it was closed.
+    // sled releases a store only some milliseconds after it was closed.
     while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        if began.elapsed() > super::LETTING_GO {
+        if began.elapsed() > super::RELEASE_TIMEOUT {
             return Err(StoreError::Locked { path: path.to_owned(), holder: super::holder(data_dir) });
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -69,7 +69,7 @@ pub(super) fn lock(data_dir: &Path, path: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-/// A name beside the store for what is kept.
+/// A free path next to the store for something to keep.
 pub(super) fn aside(data_dir: &Path, what: &str, stamp: &str) -> PathBuf {
     let mut path = data_dir.join(format!("store.{what}-{stamp}"));
     let mut number = 2;
@@ -80,7 +80,7 @@ pub(super) fn aside(data_dir: &Path, what: &str, stamp: &str) -> PathBuf {
     path
 }
 
-/// Two directories change places in one step, so that there is a store at any instant.
+/// Exchanges two directories in one step, so that a store exists at any time.
 pub(super) fn exchange(one: &Path, other: &Path) -> std::io::Result<()> {
     let here = rustix::fs::CWD;
     rustix::fs::renameat_with(here, one, here, other, rustix::fs::RenameFlags::EXCHANGE)?;
@@ -91,7 +91,7 @@ pub(super) fn sync_parent(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
-/// Puts a new store where the old one is, and the old one aside under the name it is to have.
+/// Replaces the old store by a new one, and moves the old one to `aside`.
 pub(super) fn replace(new: &Path, path: &Path, aside: &Path) -> Result<(), StoreError> {
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
     exchange(new, path).map_err(unusable)?;

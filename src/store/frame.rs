@@ -1,7 +1,8 @@
 //! Frames: values that can be found in sled's file without sled.
 //!
-//! sled gives up on a file when its own records do not fit together any more, and all else in it is lost with them. Events, alerts and
-//! sources' records therefore carry a magic number, their key, their length and a checksum, and [`carve`] finds them byte by byte.
+//! sled rejects a file when its records are no longer consistent, and everything else in the file is lost with them.
+//! Events, alerts and source records therefore have a magic number, their key, their length and a checksum, and
+//! [`carve`] finds them byte by byte.
 
 use std::{
     fs::File,
@@ -11,16 +12,16 @@ use std::{
 
 use super::files::Pair;
 
-/// Version byte of a framed value, and what makes it one: unlikely anywhere else.
+/// The version byte of a framed value, and the mark of a frame: unlikely anywhere else.
 const MAGIC: &[u8] = b"\x03wbF1";
-/// Magic, length of the key, length of the value, checksum.
+/// Magic number, length of the key, length of the value, checksum.
 const HEAD: usize = MAGIC.len() + 2 + 4 + 8;
 /// Longer values are not framed: chunks have 6 KiB, alerts rarely more than 64 KiB.
 const MAX_VALUE: usize = 8 * 1024 * 1024;
-/// So much of a file is read at a time.
+/// The number of bytes of a file that are read at a time.
 const WINDOW: usize = 16 * 1024 * 1024;
 
-/// A value in a frame.
+/// Puts a value in a frame.
 pub(super) fn framed(key: &[u8], value: Vec<u8>) -> Vec<u8> {
     let (Ok(key_length), Ok(value_length)) = (u16::try_from(key.len()), u32::try_from(value.len())) else {
         return value;
@@ -38,7 +39,7 @@ pub(super) fn framed(key: &[u8], value: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// The value in a frame, or the bytes themselves where there is none; nothing where the frame is damaged.
+/// Returns the value in a frame, or the bytes themselves if they are not framed; `None` if the frame is damaged.
 pub(super) fn unframed(bytes: &[u8]) -> Option<&[u8]> {
     if !bytes.starts_with(MAGIC) {
         return Some(bytes);
@@ -46,7 +47,7 @@ pub(super) fn unframed(bytes: &[u8]) -> Option<&[u8]> {
     read(bytes).map(|(_, value, _)| value)
 }
 
-/// Key, value and length of the frame that bytes begin with.
+/// Returns the key, the value and the length of the frame at the beginning of the bytes.
 fn read(bytes: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let rest = bytes.strip_prefix(MAGIC)?;
     let (key_length, rest) = rest.split_at_checked(2)?;
@@ -69,10 +70,10 @@ fn checksum(key: &[u8], value: &[u8]) -> [u8; 8] {
     sum
 }
 
-/// All frames of a file that are whole, in the order in which they stand: the same key may stand there several times.
+/// Returns all intact frames of a file, in the order of the file. The same key may occur several times.
 pub(super) fn carve(file: &Path) -> io::Result<Vec<Pair>> {
     let mut input = File::open(file)?;
-    let mut found: Vec<Pair> = Vec::new();
+    let mut pairs: Vec<Pair> = Vec::new();
     let mut window: Vec<u8> = Vec::new();
     loop {
         let before = window.len();
@@ -81,23 +82,23 @@ pub(super) fn carve(file: &Path) -> io::Result<Vec<Pair>> {
         let mut at = 0;
         while let Some(start) = find(window.get(at..).unwrap_or_default()).map(|offset| at + offset) {
             let rest = window.get(start..).unwrap_or_default();
-            // What begins so near to the end is looked at with the next window.
+            // A frame this close to the end is read with the next window.
             if !is_last && rest.len() < HEAD + usize::from(u16::MAX) + MAX_VALUE && rest.len() < window.len() {
                 at = start;
                 break;
             }
             match read(rest) {
                 Some((key, value, length)) => {
-                    found.push((key.to_vec(), value.to_vec()));
+                    pairs.push((key.to_vec(), value.to_vec()));
                     at = start + length;
                 }
                 None => at = start + 1,
             }
         }
         if is_last {
-            return Ok(found);
+            return Ok(pairs);
         }
-        // A magic number may lie across the border.
+        // A magic number may span the border of two windows.
         let keep = if find(window.get(at..).unwrap_or_default()).is_some() {
             at
         } else {
@@ -119,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_are_found_among_anything(
+        fn frames_are_found_among_other_bytes(
             values in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..20), prop::collection::vec(any::<u8>(), 0..200), prop::collection::vec(any::<u8>(), 0..50)), 0..20),
             flipped in any::<prop::sample::Index>(),
         ) {
@@ -138,7 +139,7 @@ mod tests {
             std::fs::write(&file, &bytes).unwrap();
             let pairs: Vec<Pair> = values.iter().map(|(key, value, _)| (key.clone(), value.clone())).collect();
             prop_assert_eq!(&carve(&file).unwrap(), &pairs);
-            // One flipped bit costs the one frame that it is in, and gives no other.
+            // One flipped bit destroys only the frame that contains it, and does not produce another frame.
             if !bytes.is_empty() {
                 let at = flipped.index(bytes.len());
                 bytes[at] ^= 1;

@@ -1,11 +1,12 @@
-//! Keys: one prefix byte a kind, numbers big-endian, so that the order of the bytes is the order of what they mean.
+//! Keys: one prefix byte for each kind, and big-endian numbers, so that the order of the bytes is the order of the
+//! values.
 
 use crate::model::{
     name::{AlertId, DestinationName, EventId, ExceptionId, RuleId, Sequence, SilenceId, SourceName},
     time::Timestamp,
 };
 
-/// Version of the layout.
+/// The version of the layout.
 pub(super) const FORMAT: &[u8] = b"m/format";
 /// The number of the next event.
 pub(super) const NEXT_SEQUENCE: &[u8] = b"m/next";
@@ -14,43 +15,43 @@ pub(super) const CHECKPOINT: &[u8] = b"m/mark";
 /// When the agent was last alive.
 pub(super) const ALIVE: &[u8] = b"m/alive";
 
-/// The number of the first event that retention has left.
+/// The number of the first event that retention has kept.
 pub(super) const FIRST: &[u8] = b"m/first";
-/// How many events the store has lost.
+/// The number of events that the store has lost.
 pub(super) const LOST: &[u8] = b"m/lost";
 /// The number of the last logged change of an alert.
 pub(super) const LAST_CHANGE: &[u8] = b"m/change";
 /// The numbers of alerts, by status and severity.
 pub(super) const ALERT_COUNTS: &[u8] = b"m/alerts";
 
-/// What is known of deaths of the process.
+/// What is known about crashes of the process.
 pub(super) const CRASHES: &[u8] = b"f/crashes";
 
-/// What stands beside the kinds below.
+/// Single values, which are not of the kinds below.
 pub(super) const META: u8 = b'm';
 /// Directories of event blocks, by their first number.
 pub(super) const DIRECTORY: u8 = b'd';
-/// Chunks of event blocks, by the block's first number and their place.
+/// Chunks of event blocks, by the block's first number and their position.
 pub(super) const CHUNK: u8 = b'e';
 /// Numbers of events, by source and id.
 pub(super) const SEEN: u8 = b'i';
-/// What is known of a source.
+/// Records of sources.
 pub(super) const SOURCE: u8 = b'c';
 /// Alerts, by id.
 pub(super) const ALERT: u8 = b'a';
-/// Alerts' ids, by the time they opened.
+/// Ids of alerts, by the time they opened.
 pub(super) const ALERT_TIME: u8 = b't';
-/// Events of alerts, by alert and number.
+/// Events of alerts, by alert and sequence number.
 pub(super) const MATCH: u8 = b'x';
-/// Matches that exceptions took out of alerting, by exception, number and rule.
+/// Matches suppressed by exceptions, by exception, number and rule.
 pub(super) const EXCEPTED: u8 = b'v';
-/// Deliveries pending, by destination and the order they came up in.
+/// Pending deliveries, by destination and in order of creation.
 pub(super) const DELIVERY: u8 = b'o';
-/// Deliveries given up, in the same order.
+/// Dead letters, in the same order.
 pub(super) const DEAD_LETTER: u8 = b'z';
-/// What is known of a destination.
+/// Records of destinations.
 pub(super) const DESTINATION: u8 = b'w';
-/// What destinations call alerts, by alert and destination.
+/// References of destinations to alerts, by alert and destination.
 pub(super) const REFERENCE: u8 = b'h';
 /// Changes of alerts, by number.
 pub(super) const CHANGE: u8 = b'l';
@@ -60,23 +61,23 @@ pub(super) const CHANGE_OF: u8 = b'k';
 pub(super) const SILENCE: u8 = b'n';
 /// Alerts that a silence kept from being delivered, by silence and alert.
 pub(super) const SILENCED: u8 = b'y';
-/// Events that are stored and not evaluated: the last number of each run of them, by the first.
+/// Ranges of events that are stored but not evaluated: the last number of each range, by the first.
 pub(super) const SKIPPED: u8 = b'u';
-/// Entries that were no events, by the order they came in.
+/// Quarantined entries, in order of arrival.
 pub(super) const QUARANTINE: u8 = b'q';
-/// Numbers of entries that were no events, by the hash of the entry and the source.
+/// Numbers of quarantined entries, by the hash of the entry and the source.
 pub(super) const QUARANTINE_SEEN: u8 = b'Q';
-/// Times up to which a log was known to be whole, by checkpoint, change and source.
-pub(super) const PASS: u8 = b'p';
-/// Which rules ran, by checkpoint and change.
+/// Times up to which a log was known to be complete, by checkpoint, change and source.
+pub(super) const WATERMARK: u8 = b'p';
+/// The rules that ran, by checkpoint and change.
 pub(super) const RULES: u8 = b'g';
-/// What is known of actions, by source and id.
+/// Records of actions, by source and id.
 pub(super) const ACTION: u8 = b'j';
-/// What is known of deaths of the process: one value.
+/// What is known about crashes of the process: one value.
 pub(super) const CRASH: u8 = b'f';
 /// Detection state, by its name.
 pub(super) const STATE: u8 = b's';
-/// Pieces of detection state that is large, by its name and their place.
+/// Pieces of large detection state, by its name and their position.
 pub(super) const STATE_PIECE: u8 = b'r';
 
 pub(super) fn directory(first: Sequence) -> Vec<u8> {
@@ -89,12 +90,12 @@ pub(super) fn chunk(first: Sequence, index: u32) -> Vec<u8> {
     key
 }
 
-/// All chunks of a block.
+/// The prefix of all chunks of a block.
 pub(super) fn chunks(first: Sequence) -> Vec<u8> {
     numbered(CHUNK, first.0)
 }
 
-/// An id is hashed together with its source: ids may be long, and are looked up only whole.
+/// An id is hashed together with its source, because ids may be long and are only looked up as a whole.
 pub(super) fn seen(source: &SourceName, id: &EventId) -> Vec<u8> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(source.as_str().len() as u64).to_be_bytes());
@@ -106,7 +107,7 @@ pub(super) fn seen(source: &SourceName, id: &EventId) -> Vec<u8> {
 }
 
 pub(super) fn watermark(checkpoint: Sequence, change: u64, source: &SourceName) -> Vec<u8> {
-    let mut key = numbered(PASS, checkpoint.0);
+    let mut key = numbered(WATERMARK, checkpoint.0);
     key.extend_from_slice(&change.to_be_bytes());
     key.extend_from_slice(source.as_str().as_bytes());
     key
@@ -122,7 +123,7 @@ pub(super) fn source(source: &SourceName) -> Vec<u8> {
     named(SOURCE, source.as_str())
 }
 
-/// What is known of all actions of a source. Its name has no zero.
+/// The prefix of all actions of a source. The zero byte ends the name, which does not contain one.
 pub(super) fn actions(source: &SourceName) -> Vec<u8> {
     let mut key = named(ACTION, source.as_str());
     key.push(0);
@@ -135,7 +136,7 @@ pub(super) fn action(source: &SourceName, id: &str) -> Vec<u8> {
     key
 }
 
-/// The source and the id that a key of an action is made of.
+/// Returns the source and the id in the key of an action.
 pub(super) fn action_parts(key: &[u8]) -> Option<(SourceName, &str)> {
     let (source, id) = std::str::from_utf8(key.get(1..)?).ok()?.split_once('\0')?;
     Some((SourceName::parse(source).ok()?, id))
@@ -161,7 +162,7 @@ pub(super) fn alert_time(time: Timestamp, id: AlertId) -> Vec<u8> {
     key
 }
 
-/// The beginning of the keys of alerts that opened at `time`.
+/// The prefix of the keys of alerts that opened at `time`.
 pub(super) fn alert_times_from(time: Timestamp) -> Vec<u8> {
     let mut key = vec![ALERT_TIME];
     key.extend_from_slice(&ordered(time.as_millisecond()));
@@ -180,7 +181,7 @@ pub(super) fn matched(alert: AlertId, sequence: Sequence) -> Vec<u8> {
     key
 }
 
-/// All matches that an exception took out of alerting. Its name has no zero.
+/// The prefix of all matches that an exception suppressed. The zero byte ends the name, which does not contain one.
 pub(super) fn excepted_by(exception: &ExceptionId) -> Vec<u8> {
     let mut key = named(EXCEPTED, exception.as_str());
     key.push(0);
@@ -194,7 +195,8 @@ pub(super) fn excepted(exception: &ExceptionId, sequence: Sequence, rule: &RuleI
     key
 }
 
-/// All deliveries of a destination. Names have no control characters, so the zero ends them.
+/// The prefix of all deliveries of a destination. The zero byte ends the name, which does not contain control
+/// characters.
 pub(super) fn deliveries(destination: &DestinationName) -> Vec<u8> {
     let mut key = named(DELIVERY, destination.as_str());
     key.push(0);
@@ -207,7 +209,7 @@ pub(super) fn delivery(destination: &DestinationName, number: u64) -> Vec<u8> {
     key
 }
 
-/// All dead letters of a destination.
+/// The prefix of all dead letters of a destination.
 pub(super) fn dead_letters(destination: &DestinationName) -> Vec<u8> {
     let mut key = named(DEAD_LETTER, destination.as_str());
     key.push(0);
@@ -224,7 +226,7 @@ pub(super) fn destination(destination: &DestinationName) -> Vec<u8> {
     named(DESTINATION, destination.as_str())
 }
 
-/// What all destinations call an alert.
+/// The prefix of the references of all destinations to an alert.
 pub(super) fn references(alert: AlertId) -> Vec<u8> {
     let mut key = vec![REFERENCE];
     key.extend_from_slice(&alert.bytes());
@@ -241,7 +243,7 @@ pub(super) fn change(number: u64) -> Vec<u8> {
     numbered(CHANGE, number)
 }
 
-/// The numbers of all changes of an alert.
+/// The prefix of the numbers of all changes of an alert.
 pub(super) fn changes_of(alert: AlertId) -> Vec<u8> {
     let mut key = vec![CHANGE_OF];
     key.extend_from_slice(&alert.bytes());
@@ -258,7 +260,7 @@ pub(super) fn silence(id: SilenceId) -> Vec<u8> {
     numbered(SILENCE, id.0)
 }
 
-/// All alerts that a silence kept from being delivered.
+/// The prefix of all alerts that a silence kept from being delivered.
 pub(super) fn silenced(id: SilenceId) -> Vec<u8> {
     numbered(SILENCED, id.0)
 }
@@ -288,7 +290,7 @@ pub(super) fn state(name: &str) -> Vec<u8> {
     named(STATE, name)
 }
 
-/// All pieces of a state. Its name may be long, and is looked up only whole.
+/// The prefix of all pieces of a state. The name is hashed, because it may be long and is only looked up as a whole.
 pub(super) fn state_pieces(name: &str) -> Vec<u8> {
     let mut key = vec![STATE_PIECE];
     key.extend(blake3::hash(name.as_bytes()).as_bytes().iter().take(16));
@@ -301,13 +303,13 @@ pub(super) fn state_piece(name: &str, index: u32) -> Vec<u8> {
     key
 }
 
-/// The number at the end of a key.
+/// Returns the number at the end of a key.
 pub(super) fn number_at_end(key: &[u8]) -> Option<u64> {
     let start = key.len().checked_sub(8)?;
     key.get(start..)?.try_into().ok().map(u64::from_be_bytes)
 }
 
-/// The alert id at the end of a key.
+/// Returns the alert id at the end of a key.
 pub(super) fn alert_at_end(key: &[u8]) -> Option<AlertId> {
     let start = key.len().checked_sub(16)?;
     key.get(start..)?.try_into().ok().map(AlertId::from_bytes)
@@ -325,7 +327,7 @@ fn named(prefix: u8, name: &str) -> Vec<u8> {
     key
 }
 
-/// A signed number as bytes whose order is that of the numbers.
+/// Encodes a signed number so that the order of the bytes is the order of the numbers.
 fn ordered(number: i64) -> [u8; 8] {
     (number.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
@@ -338,7 +340,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_of_keys_is_the_order_of_values(one: u64, other: u64, early in -1_000_000_000_000_i64..1_000_000_000_000, late in -1_000_000_000_000_i64..1_000_000_000_000) {
+        fn keys_sort_like_their_values(one: u64, other: u64, early in -1_000_000_000_000_i64..1_000_000_000_000, late in -1_000_000_000_000_i64..1_000_000_000_000) {
             prop_assert_eq!(directory(Sequence(one)).cmp(&directory(Sequence(other))), one.cmp(&other));
             let id = AlertId::from_bytes([7; 16]);
             prop_assert_eq!(

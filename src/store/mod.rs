@@ -1,11 +1,11 @@
-//! Memory: events, cursors, alerts, detection state and the outbox, in one sled tree. The only place that knows keys and
-//! encodings; it applies outcomes and understands none.
+//! The store: events, cursors, alerts, detection state and the outbox, in one sled tree. It is the only module that
+//! knows keys and encodings. It applies outcomes without knowing what they mean.
 //!
-//! Everything that belongs together is one [`sled::Batch`]: a page and the cursor behind it; an evaluated batch with its
-//! alerts, state, deliveries and checkpoint. A batch is on disk, whole, before the call returns: sled's own flush makes it safe
-//! against the death of the process, and `sync_data` on its file after that against the loss of power. (sled 0.34 flushes with
-//! `sync_file_range` on Linux, which is no barrier. Values are kept small, in chunks, so that sled never writes them to files
-//! of their own, which it does not sync.)
+//! Everything that belongs together is one [`sled::Batch`]: a page and its cursor; an evaluated batch with its alerts,
+//! state, deliveries and checkpoint. The whole batch is on disk before the call returns: sled's own flush protects it
+//! against a crash of the process, and `sync_data` on its file after that against a power failure. (sled 0.34 flushes
+//! with `sync_file_range` on Linux, which is not a barrier. Values are kept small, in chunks, so that sled never writes
+//! them to separate files, which it does not sync.)
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -63,86 +63,73 @@ pub use task::TaskStore;
 pub use verify::StoreCheck;
 use written::Written;
 
-/// The version of the layout that this program writes. 2: events, alerts and sources' records are framed.
+/// The version of the layout that this program writes. Since version 2, events, alerts and source records are framed.
 pub const FORMAT: u32 = 2;
-/// The log of a store that nothing was ever written to is smaller.
+/// The log of a store that was never written to is smaller than this.
 const NEW_LOG: u64 = 4 * 1024 * 1024;
-/// How long sled may take to let go of a store that this process has closed.
-const LETTING_GO: Duration = Duration::from_secs(2);
+/// How long sled may take to release a store that this process has closed.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// sled's default is 1 GiB.
 const CACHE_BYTES: u64 = 48 * 1024 * 1024;
 
-/// Why the store did not do what it was asked.
+/// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another process has it open.
+    /// Another process has the store open.
     #[error("the store `{}` is in use by {holder}", path.display())]
     Locked {
-        /// The store.
         path: PathBuf,
-        /// Who holds it, as far as is known.
+        /// Who has it open, as far as is known.
         holder: String,
     },
-    /// A newer program wrote it.
-    #[error("the store `{}` has format {found}, this program knows formats up to {FORMAT}: use the newer watchbell that wrote it", path.display())]
-    Newer {
-        /// The store.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-    },
-    /// Something else is there.
-    #[error("`{}` is a sled database, but not one of watchbell's: choose another `data_dir`", path.display())]
-    Foreign {
-        /// The directory.
-        path: PathBuf,
-    },
+    /// A newer version of the program wrote the store.
+    #[error("the store `{}` has format {found}, but this version of watchbell supports formats up to {FORMAT}; use the newer version that wrote it", path.display())]
+    Newer { path: PathBuf, found: u32 },
+    /// The database does not belong to this program.
+    #[error("`{}` is a sled database that does not belong to watchbell; choose another `data_dir`", path.display())]
+    Foreign { path: PathBuf },
     /// The directory cannot be used.
-    #[error("the data directory `{}` cannot be used: {error}: check that it exists, its permissions, and free space", path.display())]
+    #[error("cannot use the data directory `{}`: {error}; check that it exists, its permissions, and free space", path.display())]
     Directory {
-        /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         error: std::io::Error,
     },
     /// Reading or writing failed.
-    #[error("the store cannot be read or written: {0}: check free space and the disk")]
+    #[error("cannot read or write the store: {0}; check free space and the disk")]
     Disk(#[from] sled::Error),
     /// Syncing failed.
-    #[error("the store cannot be synced to disk: {0}: check free space and the disk")]
+    #[error("cannot sync the store to disk: {0}; check free space and the disk")]
     Sync(std::io::Error),
-    /// Bytes that are not what was written.
-    #[error("the store holds {what} that cannot be read: {detail}")]
+    /// The stored bytes are not what was written.
+    #[error("cannot read {what} in the store: {detail}")]
     Damaged {
-        /// What it is.
+        /// What cannot be read.
         what: &'static str,
-        /// What is wrong with it.
         detail: String,
     },
-    /// Something failed while it was read or written.
-    #[error("the store could not be used: `watchbell store verify` says whether it is damaged")]
+    /// An operation panicked.
+    #[error("the store operation failed unexpectedly; run `watchbell store verify` to check for damage")]
     Panicked,
-    /// It is another user's.
-    #[error("the data directory `{}` belongs to user {owner}: run this as that user, such as with `sudo -u '#{owner}'`", path.display())]
+    /// The data directory belongs to another user.
+    #[error("the data directory `{}` belongs to user {owner}; run this command as that user, for example with `sudo -u '#{owner}'`", path.display())]
     Owner {
-        /// The directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The user id of the owner.
         owner: u32,
     },
-    /// sled does not open it any more.
-    #[error("the store `{}` is damaged ({detail}): nothing was deleted; `watchbell store recover` saves what can be read into a new store and keeps this one aside", path.display())]
+    /// sled cannot open the store.
+    #[error("the store `{}` is damaged ({detail}); nothing was deleted; run `watchbell store recover` to copy what is readable to a new store and keep this one aside", path.display())]
     Unopenable {
-        /// The store.
         path: PathBuf,
-        /// What sled said.
+        /// The error of sled.
         detail: String,
     },
-    /// Something stands where a store should be made.
-    #[error("there is a store in `{}` already: move it away, or say `--replace`, which keeps it aside", .0.display())]
+    /// There already is something where a store should be created.
+    #[error("`{}` already has a store; move it away, or use `--replace` to keep it aside", .0.display())]
     Occupied(PathBuf),
     /// A backup cannot be read or written.
-    #[error("the backup cannot be used: {0}")]
+    #[error("cannot use the backup: {0}")]
     Backup(String),
 }
 
@@ -158,7 +145,7 @@ impl From<NameError> for StoreError {
     }
 }
 
-/// The open store. Cloning gives another handle on the same one.
+/// An open store. Clones are handles on the same store.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -168,21 +155,24 @@ pub struct Store {
 struct Inner {
     db: sled::Db,
     tree: sled::Tree,
-    /// Our own handle on sled's log, to sync it.
+    /// A separate handle on sled's log, to sync it.
     log: File,
-    /// Held while sequence numbers are given out, so that a page's are contiguous and in the order of the writes.
+    /// Locked while sequence numbers are assigned, so that those of a page are contiguous and in the order of the
+    /// writes.
     appending: Mutex<()>,
-    /// Held while alerts are read, changed and written back. The number of the last logged change, once it is known.
+    /// Locked while alerts are read, changed and written back. The number of the last logged change, once it is known.
     writing: Mutex<Option<u64>>,
-    /// The number of the next delivery: above all that are pending or were given up, so that their order is that of their numbers.
+    /// The number of the next delivery: greater than that of all pending and dead ones, so that their order is the
+    /// order of their numbers.
     next_delivery: AtomicU64,
-    /// Passed by every write; closed while everything is read as of one moment.
+    /// Every write takes this for reading. Taken for writing, it blocks writes while everything is read as of one
+    /// moment.
     gate: RwLock<()>,
     path: PathBuf,
 }
 
 impl Store {
-    /// Opens the store in `data_dir`, making both if need be. Only one process can have it open.
+    /// Opens the store in `data_dir` and creates both if necessary. Only one process can have it open.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let unusable = |error| StoreError::Directory { path: data_dir.to_owned(), error };
         refuse_as_root(data_dir)?;
@@ -196,13 +186,13 @@ impl Store {
             opened => opened.map_err(|error| open_error(error, data_dir, &path))?,
         };
         if length > NEW_LOG && db.is_empty() {
-            // To sled, a log that it cannot read is an empty one.
-            return Err(StoreError::Unopenable { path, detail: "nothing in its log can be read".to_owned() });
+            // To sled, a log that it cannot read is an empty log.
+            return Err(StoreError::Unopenable { path, detail: "its log is unreadable".to_owned() });
         }
         Self::over(db, path)
     }
 
-    /// Opens the store, waiting up to `patience` for whoever has it open. sled itself lets go of a store only some
+    /// Opens the store, waiting up to `patience` if another process has it open. sled releases a store only some
     /// milliseconds after it was closed.
     pub fn open_patiently(data_dir: &Path, patience: Duration) -> Result<Self, StoreError> {
         let began = Instant::now();
@@ -220,7 +210,7 @@ impl Store {
         let unusable = |error| StoreError::Directory { path: path.clone(), error };
         let log = File::open(path.join("db")).map_err(unusable)?;
         if let Err(error) = repair::keep_snapshot(&path) {
-            tracing::warn!(%error, "no copy of the store's snapshot could be kept");
+            tracing::warn!(%error, "cannot keep a copy of the store's snapshot");
         }
         restrict(&path).map_err(unusable)?;
         let tree = (*db).clone();
@@ -242,29 +232,29 @@ impl Store {
         Ok(store)
     }
 
-    /// The read-only face.
+    /// Returns a reader of the store.
     pub fn reader(&self) -> Reader {
         Reader::new(self.inner.tree.clone())
     }
 
-    /// Size on disk, in bytes.
+    /// The size on disk, in bytes.
     pub fn size_on_disk(&self) -> Result<u64, StoreError> {
         Ok(self.inner.db.size_on_disk()?)
     }
 
     /// Waits until everything written is on disk.
     pub fn flush(&self) -> Result<(), StoreError> {
-        // Before the flush: what is written meanwhile need not be on disk with it.
+        // Before the flush: what is written in the meantime need not be on disk with it.
         let written = Written::of(&self.inner.tree)?;
         self.inner.tree.flush()?;
         self.inner.log.sync_data().map_err(StoreError::Sync)?;
         if let Err(error) = written.note(&self.inner.path) {
-            tracing::debug!(%error, "how far the store is written cannot be noted beside it");
+            tracing::debug!(%error, "cannot record how far the store is written");
         }
         Ok(())
     }
 
-    /// Notes that the agent is alive at `now`, so that the next one knows for how long there was none. Not flushed: a few
+    /// Records that the agent is alive at `now`, so that its next run knows how long it was down. Not flushed: a few
     /// seconds more or less do not matter.
     pub fn set_alive(&self, now: Timestamp) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
@@ -272,15 +262,16 @@ impl Store {
         self.apply(batch)
     }
 
-    /// Saves what is known of a source after a poll that brought nothing. Not flushed: the next page will be.
+    /// Saves the record of a source after a poll without new events. Not flushed: the next page will be.
     pub fn save_source(&self, source: &SourceName, record: &SourceRecord) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         value::put_framed(&mut batch, key::source(source), record)?;
         self.apply(batch)
     }
 
-    /// Waits until no write is under way, and lets none begin while the guard lives: everything read is of one moment.
-    fn stand_still(&self) -> std::sync::RwLockWriteGuard<'_, ()> {
+    /// Waits for running writes to end, and blocks new ones while the guard lives, so that everything is read as of one
+    /// moment.
+    fn block_writes(&self) -> std::sync::RwLockWriteGuard<'_, ()> {
         self.inner.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -288,13 +279,13 @@ impl Store {
         &self.inner.tree
     }
 
-    /// Writes a batch, whole, and waits until it is on disk.
+    /// Writes a batch atomically and waits until it is on disk.
     fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
         self.apply(batch)?;
         self.flush()
     }
 
-    /// Writes a batch, whole. The next flush makes it safe.
+    /// Writes a batch atomically. It is on disk after the next flush.
     fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
         let _gate = self.inner.gate.read().unwrap_or_else(PoisonError::into_inner);
         Ok(self.tree().apply_batch(batch)?)
@@ -312,7 +303,8 @@ impl Store {
                     return Err(StoreError::Newer { path: self.inner.path.clone(), found });
                 }
                 if found < FORMAT {
-                    // What is there is read as it is; what is written from now on, an older program would not read.
+                    // Existing data stays readable as it is, but an older program could not read what is written from
+                    // now on.
                     let mut batch = sled::Batch::default();
                     batch.insert(key::FORMAT, u64::from(FORMAT).to_be_bytes().as_slice());
                     if let Some(directory) = self.reader().directories().next().transpose()? {
@@ -335,7 +327,8 @@ impl Store {
     }
 }
 
-/// What root leaves in another user's store, that user cannot open.
+/// Refuses to run as root in another user's data directory, because that user could not open the files that root
+/// creates.
 fn refuse_as_root(data_dir: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::MetadataExt;
     let owner = fs::metadata(data_dir).map_or(0, |directory| directory.uid());
@@ -345,20 +338,20 @@ fn refuse_as_root(data_dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Opens sled. It panics on some kinds of damage, which is damage to us.
+/// Opens sled. It panics on some kinds of damage; that is reported as corruption.
 fn sled_open(path: &Path) -> sled::Result<sled::Db> {
     let open = || sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open();
     std::panic::catch_unwind(open).unwrap_or(Err(sled::Error::Corruption { at: None, bt: () }))
 }
 
-/// The file that names the process that runs on a data directory.
+/// The file with the process id of the agent that uses a data directory.
 pub fn pid_file(data_dir: &Path) -> PathBuf {
     data_dir.join("agent.pid")
 }
 
 fn open_error(error: sled::Error, data_dir: &Path, path: &Path) -> StoreError {
     match error {
-        // sled wraps the lock's error into a text of its own.
+        // sled wraps the lock's error in its own text.
         sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
             StoreError::Locked { path: path.to_owned(), holder: holder(data_dir) }
         }
@@ -375,7 +368,7 @@ fn holder(data_dir: &Path) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// Files 0600 and directories 0700, whatever the umask was.
+/// Sets the mode of files to 0600 and of directories to 0700, whatever the umask was.
 fn restrict(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     for entry in fs::read_dir(path)? {

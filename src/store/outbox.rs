@@ -1,5 +1,5 @@
-//! Deliveries pending: written with the alert they tell of, struck off when they are settled. Those that could not be made in
-//! time are kept as dead letters, for a person to try again.
+//! Pending deliveries: written together with the change of the alert that they report, and removed when they are
+//! settled. Those that could not be delivered in time are kept as dead letters, for a user to retry.
 
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// Why an alert is told together with others.
+/// Why an alert is only delivered in a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Together {
@@ -22,42 +22,40 @@ pub enum Together {
     Silenced(SilenceId),
 }
 
-/// One alert pending to one destination.
+/// The delivery of one alert to one destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// Its place in the outbox.
+    /// The position in the outbox.
     #[serde(default)]
     pub number: u64,
-    /// To whom.
     pub destination: DestinationName,
-    /// Of what.
     pub alert: AlertId,
-    /// Why.
+    /// Why the destination is notified.
     pub notice: Notice,
-    /// The alert's revision that it tells of.
+    /// The alert's revision that it reports.
     #[serde(default)]
     pub revision: u32,
-    /// What a person did or said then, where it tells of that.
+    /// What a user did or said, if it reports that.
     #[serde(default)]
     pub remark: Option<Remark>,
-    /// To be told in a digest only.
+    /// If set, the alert is only delivered in a digest.
     #[serde(default)]
     pub together: Option<Together>,
-    /// When it came up.
+    /// When it was created.
     pub created: Timestamp,
-    /// Failed attempts so far.
+    /// The number of failed attempts.
     pub attempts: u32,
-    /// Not before this.
+    /// The earliest time of the next attempt.
     pub due: Timestamp,
-    /// What the last attempt came to.
+    /// The error of the last attempt, if any.
     pub error: Option<String>,
-    /// When it was given up; absent while it is pending.
+    /// When it became a dead letter; absent while it is pending.
     #[serde(default)]
     pub given_up: Option<Timestamp>,
 }
 
 impl Delivery {
-    /// A delivery of an alert as it is, which came up at `now` and has not been tried.
+    /// Creates a delivery of an alert in its present state, at `now` and without attempts.
     pub fn new(destination: DestinationName, alert: &Alert, notice: Notice, now: Timestamp) -> Self {
         Self {
             number: 0,
@@ -76,21 +74,21 @@ impl Delivery {
     }
 }
 
-/// What is kept of a destination between runs.
+/// What is kept about a destination between runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationRecord {
-    /// Messages delivered.
+    /// The number of messages delivered.
     pub delivered: u64,
-    /// When the last was.
+    /// When the last message was delivered.
     pub last_delivered: Option<Timestamp>,
-    /// When the messages of the last hour were sent, where their number is limited.
+    /// When the messages of the last hour were sent, if their number is limited.
     pub sent: Vec<Timestamp>,
-    /// Messages were held back by that limit, and come together once more may be sent.
+    /// True if messages were held back by that limit; they are sent together once the limit allows.
     #[serde(default)]
     pub holding: bool,
 }
 
-/// The highest number of a delivery that is pending or was given up.
+/// The highest number of a pending delivery or dead letter.
 pub(super) fn highest_number(tree: &sled::Tree) -> Result<u64, StoreError> {
     let mut highest = 0;
     for prefix in [key::DELIVERY, key::DEAD_LETTER] {
@@ -104,7 +102,7 @@ pub(super) fn highest_number(tree: &sled::Tree) -> Result<u64, StoreError> {
 impl Store {
     pub(super) fn write_deliveries(&self, batch: &mut sled::Batch, deliveries: &[Delivery]) -> Result<(), StoreError> {
         for delivery in deliveries {
-            // Numbers only need to go up; gaps after a crash do not matter.
+            // Numbers only need to increase; gaps after a crash do not matter.
             let number = self.inner.next_delivery.fetch_add(1, Ordering::Relaxed);
             let delivery = Delivery { number, ..delivery.clone() };
             batch.insert(key::delivery(&delivery.destination, number), value::to_json(&delivery)?);
@@ -112,8 +110,8 @@ impl Store {
         Ok(())
     }
 
-    /// Strikes deliveries off: they were made, or nobody is left to tell. `record` is what is known of the destination from
-    /// now on; `reference` is what the destination calls the alert.
+    /// Removes deliveries that succeeded or are no longer needed. `record` is the new record of the destination;
+    /// `reference` is the destination's reference to the alert.
     pub fn settle(
         &self,
         deliveries: &[Delivery],
@@ -133,7 +131,7 @@ impl Store {
         self.write(batch)
     }
 
-    /// Saves what is known of a destination.
+    /// Saves the record of a destination.
     pub fn save_destination(
         &self,
         destination: &DestinationName,
@@ -144,7 +142,7 @@ impl Store {
         self.write(batch)
     }
 
-    /// Keeps deliveries that failed, with their new due time.
+    /// Saves deliveries that failed, with their new due time.
     pub fn postpone(&self, deliveries: &[Delivery]) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for delivery in deliveries {
@@ -153,7 +151,7 @@ impl Store {
         self.write(batch)
     }
 
-    /// Gives deliveries up: they become dead letters.
+    /// Turns deliveries into dead letters.
     pub fn give_up(&self, deliveries: &[Delivery], now: Timestamp) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for delivery in deliveries {
@@ -164,7 +162,7 @@ impl Store {
         self.write(batch)
     }
 
-    /// Owes dead letters again, as if they had just come up.
+    /// Makes dead letters pending again, as if they were new.
     pub fn revive(&self, letters: &[Delivery], now: Timestamp) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for letter in letters {
@@ -175,7 +173,7 @@ impl Store {
         self.write(batch)
     }
 
-    /// Throws dead letters away.
+    /// Deletes dead letters.
     pub fn discard(&self, letters: &[Delivery]) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for letter in letters {

@@ -1,4 +1,4 @@
-//! Blocks as replays read them: handed on as they are stored, to be unpacked by whoever has time.
+//! Blocks for replays: passed on as they are stored, and unpacked by the thread that needs them.
 
 use std::sync::Arc;
 
@@ -17,28 +17,28 @@ use crate::model::{
     time::{self, Timestamp},
 };
 
-/// Some hundred events that follow one another, packed.
+/// Some hundred consecutive events, packed.
 #[derive(Debug)]
 pub struct Block(Packed);
 
 #[derive(Debug)]
 enum Packed {
-    /// In a store: the directory, and where the rest is.
+    /// In a store: the directory, and the tree with the chunks.
     Stored { directory: sled::IVec, tree: sled::Tree },
-    /// As it came through the agent's socket.
+    /// Received through the agent's socket.
     Sent { directory: Vec<u8>, events: Vec<u8> },
-    /// Not packed at all: out of a file.
+    /// Not packed: read from a file.
     Loose(Vec<Event>),
 }
 
-/// A block on its way through the socket.
+/// A block in the form in which it is sent through the socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SentBlock {
     directory: String,
     events: String,
 }
 
-/// A block whose contents are known; its events themselves may still be packed.
+/// A block with its directory read; the events may still be compressed.
 #[derive(Debug)]
 pub struct Unpacked {
     block: Packed,
@@ -46,30 +46,28 @@ pub struct Unpacked {
     contents: Option<Contents>,
 }
 
-/// What is known of an event without looking at it.
+/// The fields of an event that are known without decompressing it.
 #[derive(Debug, Clone, Copy)]
 pub struct EventHead<'a> {
-    /// Its number.
     pub sequence: Sequence,
-    /// Where it came from.
     pub source: &'a SourceName,
-    /// What was done.
+    /// The action id.
     pub action: &'a Arc<str>,
     /// When it happened.
     pub time: Timestamp,
-    /// When it came.
+    /// When it arrived.
     pub arrived: Timestamp,
     /// What is unusual about it.
     pub flags: Flags,
 }
 
 impl Block {
-    /// Events of a file.
+    /// Creates a block of the events of a file.
     pub fn of(events: Vec<Event>) -> Self {
         Self(Packed::Loose(events))
     }
 
-    /// Reads what it says about its events.
+    /// Reads the directory.
     pub fn unpack(self) -> Result<Unpacked, StoreError> {
         let directory = match &self.0 {
             Packed::Stored { directory, .. } => Some(Directory::parse(directory)?),
@@ -81,7 +79,7 @@ impl Block {
 }
 
 impl SentBlock {
-    /// The block again.
+    /// Decodes the block.
     pub fn block(self) -> Result<Block, StoreError> {
         let bytes = |text: String| STANDARD.decode(text).map_err(|error| StoreError::damaged("a block", error));
         Ok(Block(Packed::Sent { directory: bytes(self.directory)?, events: bytes(self.events)? }))
@@ -89,7 +87,7 @@ impl SentBlock {
 }
 
 impl Unpacked {
-    /// Actions of its events.
+    /// The actions of the events.
     pub fn actions(&self) -> Vec<Arc<str>> {
         match (&self.directory, &self.block) {
             (Some(directory), _) => directory.actions.clone(),
@@ -98,7 +96,7 @@ impl Unpacked {
         }
     }
 
-    /// How many events there are.
+    /// The number of events.
     pub fn len(&self) -> usize {
         match (&self.directory, &self.block) {
             (Some(directory), _) => directory.entries.len(),
@@ -107,12 +105,12 @@ impl Unpacked {
         }
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no events.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What is known of each event, in order.
+    /// The heads of all events, in order.
     pub fn heads(&self) -> impl Iterator<Item = EventHead<'_>> {
         (0..self.len()).filter_map(|index| self.head(index))
     }
@@ -143,7 +141,7 @@ impl Unpacked {
         }
     }
 
-    /// The bytes of the event at a place. The first call decompresses the block.
+    /// The bytes of the event at a position. The first call decompresses the block.
     pub fn raw(&mut self, index: usize) -> Result<&str, StoreError> {
         self.open()?;
         match (&self.contents, &self.block) {
@@ -153,7 +151,7 @@ impl Unpacked {
         }
     }
 
-    /// The event at a place.
+    /// The event at a position.
     pub fn event(&mut self, index: usize) -> Result<Event, StoreError> {
         self.open()?;
         match (&self.contents, &self.directory, &self.block) {
@@ -177,11 +175,11 @@ impl Unpacked {
 }
 
 fn missing() -> StoreError {
-    StoreError::damaged("a block", "an entry is missing")
+    StoreError::damaged("a block", "missing entry")
 }
 
 impl Reader {
-    /// All blocks, in order. For a store that nobody changes meanwhile.
+    /// All blocks, in order. The store must not change in the meantime.
     pub fn blocks(&self) -> impl Iterator<Item = Result<Block, StoreError>> + use<> {
         let tree = self.tree().clone();
         self.tree()
@@ -190,7 +188,7 @@ impl Reader {
             .map(move |directory| Ok(Block(Packed::Stored { directory: directory?, tree: tree.clone() })))
     }
 
-    /// All blocks, in order, ready to be sent, while the store may change.
+    /// All blocks, in order, ready to be sent. The store may change in the meantime.
     pub fn sent_blocks(&self) -> impl Iterator<Item = Result<SentBlock, StoreError>> + use<> {
         let reader = self.clone();
         let mut next = Some(Sequence(1));
@@ -206,7 +204,7 @@ impl Reader {
                     }))
                 }
                 Err(error @ StoreError::Damaged { .. }) => {
-                    tracing::warn!(%error, "a block of events cannot be read");
+                    tracing::warn!(%error, "cannot read a block of events");
                     let (damaged, after) = match reader.around(from) {
                         Ok(around) => around,
                         Err(error) => {
@@ -215,7 +213,7 @@ impl Reader {
                         }
                     };
                     next = after;
-                    // Whoever receives it finds as well that it cannot be read, and counts it.
+                    // The receiver also finds that it cannot be read, and counts it.
                     Some(Ok(SentBlock { directory: STANDARD.encode(damaged), events: String::new() }))
                 }
                 Err(error) => {
@@ -226,7 +224,7 @@ impl Reader {
         })
     }
 
-    /// What stands where the directory should be that holds a number, and where the next block begins.
+    /// Returns the bytes of the damaged directory that should contain a number, and the start of the next block.
     fn around(&self, sequence: Sequence) -> Result<(Vec<u8>, Option<Sequence>), StoreError> {
         let here = self.tree().range(vec![key::DIRECTORY]..=key::directory(sequence)).next_back().transpose()?;
         let next = self.tree().range(key::directory(sequence.next())..vec![key::DIRECTORY + 1]).next().transpose()?;

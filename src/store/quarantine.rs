@@ -1,4 +1,4 @@
-//! Entries of a page that are no events: kept, bounded, with the reason, so that somebody can look at them.
+//! Entries of a page that are not events: kept in a limited number, with the reason, so that a user can look at them.
 
 use std::collections::HashSet;
 
@@ -7,28 +7,27 @@ use serde::{Deserialize, Serialize};
 use super::{Store, StoreError, key, value};
 use crate::model::{event::RejectedEntry, name::SourceName, time::Timestamp};
 
-/// Only the newest are kept; a source that sends nothing but rubbish must not fill the disk.
+/// Only the newest entries are kept, so that a source that sends only invalid entries does not fill the disk.
 const KEPT: u64 = 1_000;
-/// Enough to see what an entry is.
+/// The number of bytes kept of an entry: enough to see what it is.
 const KEPT_BYTES: usize = 16 * 1024;
 
-/// An entry that is no event.
+/// An entry that is not an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
-    /// Where it came from.
     pub source: SourceName,
-    /// When it came.
+    /// When it arrived.
     pub arrived: Timestamp,
     /// Why it cannot be used.
     pub reason: String,
-    /// Of the whole entry; empty for one that an earlier version set aside.
+    /// The hash of the whole entry; empty if an earlier version quarantined it.
     #[serde(default)]
     pub hash: String,
     /// The beginning of the entry.
     pub raw: String,
 }
 
-/// Sets entries aside that are not there yet; says how many.
+/// Quarantines entries that are new. Returns their number.
 pub(super) fn write(
     store: &Store,
     batch: &mut sled::Batch,
@@ -41,7 +40,7 @@ pub(super) fn write(
     let mut set_aside = 0;
     let mut on_page: HashSet<Vec<u8>> = HashSet::new();
     for entry in rejected {
-        // The same entry comes again with each page that overlaps.
+        // The same entry arrives again with each page that overlaps.
         let hash = blake3::hash(entry.raw.as_bytes()).to_hex();
         let hash = hash.get(..32).unwrap_or_default();
         let seen = key::quarantine_seen(source, hash);

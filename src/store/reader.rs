@@ -1,4 +1,4 @@
-//! The read-only face of the store: what replay, status and the listing verbs get. It cannot write, by its type.
+//! The read-only interface of the store, for replay, status and the listing commands. Its type does not allow writing.
 
 use std::collections::BTreeMap;
 
@@ -22,16 +22,16 @@ pub struct Reader {
     tree: sled::Tree,
 }
 
-/// What a destination is pending.
+/// The pending deliveries of a destination.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Pending {
-    /// Deliveries.
+    /// The number of pending deliveries.
     pub count: u64,
-    /// When the oldest of them came up.
+    /// When the oldest pending delivery was created.
     pub oldest: Option<Timestamp>,
-    /// Deliveries that were given up.
+    /// The number of dead letters.
     pub given_up: u64,
-    /// What the last attempt failed with, if it did.
+    /// The error of the last attempt, if it failed.
     pub error: Option<String>,
 }
 
@@ -41,29 +41,27 @@ impl Pending {
     }
 }
 
-/// Events to evaluate.
+/// A batch of events to evaluate.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// The events, in order; none where all that follows is only kept.
+    /// The events, in order; empty if all that follow are stored but not evaluated.
     pub events: Vec<Event>,
-    /// The last number that is dealt with once these are.
+    /// The checkpoint after these events were evaluated.
     pub last: Sequence,
 }
 
-/// Which alerts a listing wants. Empty: all.
+/// Which alerts a listing returns. The default is all alerts.
 #[derive(Debug, Clone, Default)]
 pub struct AlertFilter {
-    /// Opened at this time or later.
+    /// Only alerts that opened at this time or later.
     pub since: Option<Timestamp>,
-    /// Opened before this.
+    /// Only alerts that opened before this.
     pub until: Option<Timestamp>,
-    /// At least so severe.
+    /// Only alerts with at least this severity.
     pub min_severity: Option<Severity>,
-    /// Rule ids with `*`.
+    /// A pattern of rule ids.
     pub rule: Option<globset::GlobMatcher>,
-    /// The source.
     pub source: Option<SourceName>,
-    /// Where it stands.
     pub status: Option<AlertStatus>,
 }
 
@@ -88,7 +86,7 @@ impl Reader {
         Self { tree }
     }
 
-    /// The number of the last event that has been evaluated; zero if none was.
+    /// The number of the last event that was evaluated; zero if none was.
     pub fn checkpoint(&self) -> Result<Sequence, StoreError> {
         let bytes = self.tree.get(key::CHECKPOINT)?;
         Ok(Sequence(bytes.as_deref().and_then(value::number).unwrap_or(0)))
@@ -107,12 +105,12 @@ impl Reader {
         Ok(bytes.as_deref().and_then(value::number).map(|millis| time::from_millis(millis.cast_signed())))
     }
 
-    /// What is known of a source.
+    /// The record of a source.
     pub fn source(&self, source: &SourceName) -> Result<Option<SourceRecord>, StoreError> {
         self.tree.get(key::source(source))?.map(|bytes| value::from_json("a source's record", &bytes)).transpose()
     }
 
-    /// All sources that ever were polled.
+    /// The records of all sources that were ever polled.
     pub fn sources(&self) -> Result<BTreeMap<SourceName, SourceRecord>, StoreError> {
         let mut sources = BTreeMap::new();
         for item in self.tree.scan_prefix([key::SOURCE]) {
@@ -124,16 +122,17 @@ impl Reader {
         Ok(sources)
     }
 
-    /// At most `limit` events that follow `mark`, in order, and never more than a block at a time.
+    /// Returns at most `limit` events after `checkpoint`, in order, and never more than one block.
     pub fn events_after(&self, checkpoint: Sequence, limit: usize) -> Result<Vec<Event>, StoreError> {
-        let Some((directory, contents)) = self.block(|reader| reader.directory_holding(checkpoint.next()))? else {
+        let Some((directory, contents)) = self.block(|reader| reader.directory_containing(checkpoint.next()))? else {
             return Ok(Vec::new());
         };
         let start = usize::try_from(checkpoint.next().0.saturating_sub(directory.first.0)).unwrap_or(usize::MAX);
         (start..directory.entries.len()).take(limit).map(|index| contents.event(&directory, index)).collect()
     }
 
-    /// What is to be evaluated after `mark`: the next events, at most `limit` of them, without those that are only kept.
+    /// Returns the next events to evaluate after `checkpoint`, at most `limit`, without those that are stored but not
+    /// evaluated.
     pub fn batch_after(&self, checkpoint: Sequence, limit: usize) -> Result<Option<Batch>, StoreError> {
         let mut events = self.events_after(checkpoint, limit)?;
         let (Some(first), Some(last)) = (events.first(), events.last()) else {
@@ -143,9 +142,9 @@ impl Reader {
         for item in self.tree.range(vec![key::SKIPPED]..=key::skipped(last)).rev() {
             let (run, end) = item?;
             let (Some(start), Some(end)) = (key::number_at_end(&run), value::number(&end)) else {
-                return Err(StoreError::damaged("a run of events that are not evaluated", "its numbers"));
+                return Err(StoreError::damaged("a range of skipped events", "invalid numbers"));
             };
-            // Runs do not overlap: before one that ends too early, all do.
+            // Ranges do not overlap: if one ends too early, so do all before it.
             if end < first.0 {
                 break;
             }
@@ -158,14 +157,14 @@ impl Reader {
         &self.tree
     }
 
-    /// The block that holds a number, or the next one, as it is stored.
+    /// Returns the block that contains a number, or else the next block, as it is stored.
     pub(super) fn packed(&self, from: Sequence) -> Result<Option<StoredBlock>, StoreError> {
         loop {
-            let Some(directory) = self.directory_holding(from)? else {
+            let Some(directory) = self.directory_containing(from)? else {
                 return Ok(None);
             };
             let events = Contents::packed(&self.tree, &directory)?;
-            // Merging and retention may have taken it away meanwhile.
+            // Merging or retention may have removed it in the meantime.
             if let Some(bytes) = self.tree.get(key::directory(directory.first))?
                 && Directory::parse(&bytes)? == directory
             {
@@ -174,8 +173,8 @@ impl Reader {
         }
     }
 
-    /// A block, found and read at one moment: merging and retention may take it away in between, and then it is looked for
-    /// again.
+    /// Reads a block consistently: merging or retention may remove it between finding and reading it, and then it is
+    /// looked up again.
     fn block(
         &self,
         find: impl Fn(&Self) -> Result<Option<Directory>, StoreError>,
@@ -196,8 +195,8 @@ impl Reader {
         }
     }
 
-    /// The block that holds `sequence`, or the first one after it where retention has taken it.
-    fn directory_holding(&self, sequence: Sequence) -> Result<Option<Directory>, StoreError> {
+    /// The block that contains `sequence`, or the first one after it if retention has removed that block.
+    fn directory_containing(&self, sequence: Sequence) -> Result<Option<Directory>, StoreError> {
         if let Some(directory) = self.directory_up_to(sequence)?
             && directory.last() >= sequence
         {
@@ -207,24 +206,24 @@ impl Reader {
         next.map(|item| Directory::parse(&item?.1)).transpose()
     }
 
-    /// The last block that begins at `sequence` or before it.
+    /// The last block that begins at or before `sequence`.
     fn directory_up_to(&self, sequence: Sequence) -> Result<Option<Directory>, StoreError> {
         let last = self.tree.range(vec![key::DIRECTORY]..=key::directory(sequence)).next_back();
         last.map(|item| Directory::parse(&item?.1)).transpose()
     }
 
-    /// Directories of all blocks, oldest first.
+    /// The directories of all blocks, the oldest first.
     pub(super) fn directories(&self) -> impl DoubleEndedIterator<Item = Result<Directory, StoreError>> + use<> {
         self.tree.scan_prefix([key::DIRECTORY]).map(|item| Directory::parse(&item?.1))
     }
 
-    /// Events that pass the filter, in the order of arrival. Whole blocks without such are not decompressed. Blocks that are
-    /// merged or removed meanwhile neither double an event nor hide one.
+    /// Returns the events that match the filter, in order of arrival. Blocks without matching events are not
+    /// decompressed. If blocks are merged or removed in the meantime, events are neither duplicated nor skipped.
     pub fn scan(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
         self.scan_with(filter, false)
     }
 
-    /// The same, for whoever can do without some: blocks that are damaged are told and passed over.
+    /// Like [`Reader::scan`], but logs and skips damaged blocks.
     pub fn scan_readable(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
         self.scan_with(filter, true)
     }
@@ -232,14 +231,14 @@ impl Reader {
     fn scan_with(&self, filter: ScanFilter, lenient: bool) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
         let reader = self.clone();
         block_by_block(filter.after.next(), move |from| {
-            let Some(directory) = reader.directory_holding(from)? else {
+            let Some(directory) = reader.directory_containing(from)? else {
                 return Ok(None);
             };
             if directory.wanted(&filter).is_empty() {
                 return Ok(Some((Vec::new(), Some(directory.last().next()))));
             }
             let read = || -> Step {
-                let Some((directory, contents)) = reader.block(|reader| reader.directory_holding(from))? else {
+                let Some((directory, contents)) = reader.block(|reader| reader.directory_containing(from))? else {
                     return Ok(None);
                 };
                 let mut events = picked(&directory, &contents, &filter)?;
@@ -248,7 +247,7 @@ impl Reader {
             };
             match read() {
                 Err(error @ StoreError::Damaged { .. }) if lenient => {
-                    tracing::warn!(%error, first = %directory.first, last = %directory.last(), "events that cannot be read are passed over: see `watchbell store verify`");
+                    tracing::warn!(%error, first = %directory.first, last = %directory.last(), "skipped unreadable events; see `watchbell store verify`");
                     Ok(Some((Vec::new(), Some(directory.last().next()))))
                 }
                 read => read,
@@ -256,7 +255,7 @@ impl Reader {
         })
     }
 
-    /// Events that pass the filter, the newest arrival first.
+    /// Returns the events that match the filter, the newest arrival first.
     pub fn scan_newest_first(&self, filter: ScanFilter) -> impl Iterator<Item = Result<Event, StoreError>> + use<> {
         let reader = self.clone();
         block_by_block(Sequence(u64::MAX), move |to| {
@@ -286,7 +285,7 @@ impl Reader {
             return Ok(None);
         };
         let sequence = Sequence(value::number(&bytes).unwrap_or(0));
-        let Some((directory, contents)) = self.block(|reader| reader.directory_holding(sequence))? else {
+        let Some((directory, contents)) = self.block(|reader| reader.directory_containing(sequence))? else {
             return Ok(None);
         };
         let Some(index) = sequence.0.checked_sub(directory.first.0) else {
@@ -295,7 +294,7 @@ impl Reader {
         contents.event(&directory, usize::try_from(index).unwrap_or(usize::MAX)).map(Some)
     }
 
-    /// How many events are stored, and how many bytes they are before compression.
+    /// Returns the number of stored events and their size in bytes before compression.
     pub fn event_totals(&self) -> Result<(u64, u64), StoreError> {
         self.directories().try_fold((0, 0), |(count, bytes), directory| {
             let directory = directory?;
@@ -303,14 +302,14 @@ impl Reader {
         })
     }
 
-    /// An alert.
     pub fn alert(&self, id: AlertId) -> Result<Option<Alert>, StoreError> {
         self.tree.get(key::alert(id))?.map(|bytes| value::from_json("an alert", &bytes)).transpose()
     }
 
-    /// Alerts whose id begins with these hexadecimal digits, at most two: enough to know whether it is one.
+    /// Returns alerts whose id begins with these hexadecimal digits, at most two: enough to know whether the id is
+    /// unique.
     pub fn alerts_beginning(&self, digits: &str) -> Result<Vec<Alert>, StoreError> {
-        let mut found = Vec::new();
+        let mut alerts = Vec::new();
         // The bytes that pairs of digits give; a last digit alone is compared below.
         let pairs = digits
             .as_bytes()
@@ -318,18 +317,18 @@ impl Reader {
             .map_while(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
         for item in self.tree.scan_prefix(key::alerts_beginning(&pairs.take(16).collect::<Vec<u8>>())) {
             let (key, bytes) = item?;
-            let id = key::alert_at_end(&key).ok_or_else(|| StoreError::damaged("an alert", "its key"))?;
+            let id = key::alert_at_end(&key).ok_or_else(|| StoreError::damaged("an alert", "invalid key"))?;
             if id.to_string().starts_with(digits) {
-                found.push(value::from_json("an alert", &bytes)?);
+                alerts.push(value::from_json("an alert", &bytes)?);
             }
-            if found.len() == 2 {
+            if alerts.len() == 2 {
                 break;
             }
         }
-        Ok(found)
+        Ok(alerts)
     }
 
-    /// Alerts that pass the filter, the newest first.
+    /// Returns the alerts that match the filter, the newest first.
     pub fn alerts(&self, filter: AlertFilter) -> impl Iterator<Item = Result<Alert, StoreError>> + use<> {
         let reader = self.clone();
         let from = filter.since.map_or_else(|| vec![key::ALERT_TIME], key::alert_times_from);
@@ -337,7 +336,7 @@ impl Reader {
         let keys = (from <= to).then(|| self.tree.range(from..to).rev());
         keys.into_iter().flatten().filter_map(move |item| {
             let alert = item.map_err(StoreError::from).and_then(|(key, _)| {
-                let id = key::alert_at_end(&key).ok_or_else(|| StoreError::damaged("an alert", "its key"))?;
+                let id = key::alert_at_end(&key).ok_or_else(|| StoreError::damaged("an alert", "invalid key"))?;
                 reader.alert(id)
             });
             match alert {
@@ -348,7 +347,7 @@ impl Reader {
         })
     }
 
-    /// Ids of all events of an alert, in the order of arrival.
+    /// The ids of all events of an alert, in order of arrival.
     pub fn events_of_alert(&self, id: AlertId) -> impl Iterator<Item = Result<EventId, StoreError>> + use<> {
         self.tree.scan_prefix(key::matches(id)).values().map(|bytes| {
             let bytes = bytes?;
@@ -357,7 +356,7 @@ impl Reader {
         })
     }
 
-    /// The newest matches that an exception took out of alerting.
+    /// The newest matches that an exception suppressed.
     pub fn excepted(
         &self,
         exception: &ExceptionId,
@@ -367,18 +366,18 @@ impl Reader {
         newest.map(|bytes| value::from_json("a match", &bytes?))
     }
 
-    /// At most `limit` deliveries pending to a destination, in the order they came up.
+    /// Returns at most `limit` pending deliveries of a destination, in order of creation.
     pub fn pending(&self, destination: &DestinationName, limit: usize) -> Result<Vec<Delivery>, StoreError> {
         self.tree.scan_prefix(key::deliveries(destination)).take(limit).map(|item| read_delivery(&item?)).collect()
     }
 
-    /// Deliveries that were given up, of one destination or all, in the order they came up.
+    /// The dead letters of one destination or all, in order of creation.
     pub fn dead_letters(&self, destination: Option<&DestinationName>) -> Result<Vec<Delivery>, StoreError> {
         let prefix = destination.map_or_else(|| vec![key::DEAD_LETTER], key::dead_letters);
         self.tree.scan_prefix(prefix).map(|item| read_delivery(&item?)).collect()
     }
 
-    /// What is known of a destination.
+    /// The record of a destination.
     pub fn destination(&self, destination: &DestinationName) -> Result<DestinationRecord, StoreError> {
         let bytes = self.tree.get(key::destination(destination))?;
         bytes.map_or_else(
@@ -387,7 +386,7 @@ impl Reader {
         )
     }
 
-    /// What a destination calls an alert, if it said.
+    /// The reference of a destination to an alert, if it returned one.
     pub fn reference(&self, alert: AlertId, destination: &DestinationName) -> Result<Option<String>, StoreError> {
         let bytes = self.tree.get(key::reference(alert, destination))?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
@@ -398,14 +397,14 @@ impl Reader {
         self.tree.scan_prefix([key::SILENCE]).map(|item| value::from_json("a silence", &item?.1)).collect()
     }
 
-    /// Alerts that a silence kept from being delivered.
+    /// The alerts that a silence kept from being delivered.
     pub fn silenced(&self, silence: SilenceId) -> Result<Vec<AlertId>, StoreError> {
         let keys = self.tree.scan_prefix(key::silenced(silence)).keys();
-        keys.map(|key| key::alert_at_end(&key?).ok_or_else(|| StoreError::damaged("a silenced alert", "its key")))
+        keys.map(|key| key::alert_at_end(&key?).ok_or_else(|| StoreError::damaged("a silenced alert", "invalid key")))
             .collect()
     }
 
-    /// Whether a silence has kept an alert from being delivered.
+    /// Returns true if a silence kept an alert from being delivered.
     pub fn is_silenced(&self, silence: SilenceId, alert: AlertId) -> Result<bool, StoreError> {
         Ok(self.tree.contains_key(key::silenced_alert(silence, alert))?)
     }
@@ -415,25 +414,25 @@ impl Reader {
         Ok(self.tree.get(key::LAST_CHANGE)?.as_deref().and_then(value::number).unwrap_or(0))
     }
 
-    /// Changes of alerts after a number, in order.
+    /// The changes of alerts after a number, in order.
     pub fn changes_after(&self, number: u64) -> impl Iterator<Item = Result<LoggedChange, StoreError>> + use<> {
         self.tree
             .range(key::change(number.saturating_add(1))..vec![key::CHANGE + 1])
             .map(|item| value::from_json("a change", &item?.1))
     }
 
-    /// Which rules ran, and from where on, in order.
+    /// The rules that ran, and from which position on, in order.
     pub fn logged_rules(&self) -> impl Iterator<Item = Result<LoggedRules, StoreError>> + use<> {
-        self.tree.scan_prefix([key::RULES]).map(|item| value::from_json("a note of which rules ran", &item?.1))
+        self.tree.scan_prefix([key::RULES]).map(|item| value::from_json("a rule log entry", &item?.1))
     }
 
-    /// Which rules ran last.
+    /// The rules that ran last.
     pub fn last_rules(&self) -> Result<Option<LoggedRules>, StoreError> {
         let last = self.tree.scan_prefix([key::RULES]).next_back().transpose()?;
-        last.map(|(_, bytes)| value::from_json("a note of which rules ran", &bytes)).transpose()
+        last.map(|(_, bytes)| value::from_json("a rule log entry", &bytes)).transpose()
     }
 
-    /// Rules that are pending a hunt, by the last event that was evaluated before they came.
+    /// The rules with a pending retro-hunt, by the last event that was evaluated before they were added.
     pub fn hunts(&self) -> Result<BTreeMap<Sequence, Vec<RuleId>>, StoreError> {
         let mut hunts: BTreeMap<Sequence, Vec<RuleId>> = BTreeMap::new();
         let prefix = key::state("hunt/");
@@ -449,28 +448,28 @@ impl Reader {
         Ok(hunts)
     }
 
-    /// Runs of events that are stored and not evaluated: the first number of each, and the last.
+    /// The ranges of events that are stored but not evaluated: the first and the last number of each.
     pub fn skipped(&self) -> impl Iterator<Item = Result<(Sequence, Sequence), StoreError>> + use<> {
         self.tree.scan_prefix([key::SKIPPED]).map(|item| {
             let (first, last) = item?;
             match (key::number_at_end(&first), value::number(&last)) {
                 (Some(first), Some(last)) => Ok((Sequence(first), Sequence(last))),
-                _ => Err(StoreError::damaged("a run of events that are not evaluated", "its numbers")),
+                _ => Err(StoreError::damaged("a range of skipped events", "invalid numbers")),
             }
         })
     }
 
-    /// Times up to which logs were known to be whole, where something followed from that, in order.
+    /// The recorded watermarks, in order: times up to which logs were known to be complete, where that had an effect.
     pub fn watermarks(&self) -> impl Iterator<Item = Result<LoggedWatermark, StoreError>> + use<> {
-        self.tree.scan_prefix([key::PASS]).map(|item| value::from_json("a pass", &item?.1))
+        self.tree.scan_prefix([key::WATERMARK]).map(|item| value::from_json("a watermark", &item?.1))
     }
 
-    /// The last changes of alerts, the newest first.
+    /// The changes of alerts, the newest first.
     pub fn changes_newest_first(&self) -> impl Iterator<Item = Result<LoggedChange, StoreError>> + use<> {
         self.tree.scan_prefix([key::CHANGE]).rev().map(|item| value::from_json("a change", &item?.1))
     }
 
-    /// Changes of one alert, in order.
+    /// The changes of one alert, in order.
     pub fn changes_of(&self, alert: AlertId) -> Result<Vec<LoggedChange>, StoreError> {
         let mut changes = Vec::new();
         for item in self.tree.scan_prefix(key::changes_of(alert)).keys() {
@@ -482,7 +481,7 @@ impl Reader {
         Ok(changes)
     }
 
-    /// What each destination is pending; those that are pending nothing are left out.
+    /// The pending deliveries and dead letters of each destination that has any.
     pub fn outbox(&self) -> Result<BTreeMap<DestinationName, Pending>, StoreError> {
         let mut outbox: BTreeMap<DestinationName, Pending> = BTreeMap::new();
         for item in self.tree.scan_prefix([key::DELIVERY]) {
@@ -508,10 +507,10 @@ impl Reader {
     }
 }
 
-/// The events of a block, and where the next block is to be looked for; none where there is no more.
+/// The events of a block, and where to look for the next block; absent if there are no more.
 type Step = Result<Option<(Vec<Event>, Option<Sequence>)>, StoreError>;
 
-/// Reads one block after another. `read` finds the block at a number, as it is then.
+/// Reads one block after another. `read` looks up the block at a number as it is at that time.
 fn block_by_block(start: Sequence, read: impl Fn(Sequence) -> Step) -> impl Iterator<Item = Result<Event, StoreError>> {
     let mut at = Some(start);
     std::iter::from_fn(move || match read(at?) {

@@ -1,8 +1,9 @@
-//! What is done about a store that sled does not open, or that has grown too large.
+//! Repairs a store that sled does not open, and compacts a store that has grown too large.
 //!
-//! sled 0.34 keeps a snapshot of its page table beside its log, written anew when it opens. After an abrupt stop it may find one
-//! half written, and then refuses to open (its issues 1527 and 1533). Usually the log alone is enough; where sled has freed parts
-//! of the log that the snapshot made needless it is not, so a copy of each snapshot is kept from the moment it was good.
+//! sled 0.34 keeps a snapshot of its page table next to its log, and writes it again whenever it opens. After an abrupt
+//! stop the snapshot may be half written, and sled then refuses to open (its issues 1527 and 1533). Usually the log
+//! alone is enough. It is not if sled has freed parts of the log that the snapshot made unnecessary, so a copy of each
+//! snapshot is kept from when it was good.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -24,27 +25,27 @@ use crate::model::{
     time::{self, Timestamp},
 };
 
-/// What compaction came to.
+/// The result of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Compacted {
-    /// Bytes before.
+    /// Bytes on disk before.
     pub before: u64,
-    /// Bytes after.
+    /// Bytes on disk after.
     pub after: u64,
 }
 
-/// What stands before the name of a snapshot that we keep a copy of.
+/// The prefix of the name of a snapshot's copy.
 const KEPT_SNAPSHOT: &str = "kept-";
 fn is_snapshot(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap."))
 }
 
-/// Where a copy of the store stands while its repair is tried.
+/// Where a copy of the store is kept while a repair is tried.
 fn copy_of(data_dir: &Path) -> PathBuf {
     data_dir.join("store.as-it-was")
 }
 
-/// A repair that a crash interrupted is undone: the copy takes the store's place again, and the repair begins anew.
+/// Undoes a repair that a crash interrupted: the copy replaces the store again, and the repair starts again.
 pub(super) fn finish_interrupted(data_dir: &Path, path: &Path) -> Result<(), StoreError> {
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
     let kept = copy_of(data_dir);
@@ -57,7 +58,7 @@ pub(super) fn finish_interrupted(data_dir: &Path, path: &Path) -> Result<(), Sto
     fs::remove_dir_all(&kept).map_err(unusable)
 }
 
-/// A store whose snapshot is gone gets our copy of it back.
+/// Restores the snapshot from its copy if it is gone.
 fn return_snapshot(path: &Path) -> std::io::Result<()> {
     let candidates = candidates(path)?;
     match candidates.first() {
@@ -66,13 +67,13 @@ fn return_snapshot(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Opens a store that sled refused, with another snapshot than the newest, or none. sled changes what it opens, so this is tried
-/// only while a whole copy stands beside it: if nothing brings everything back, or a crash comes in between, the copy takes the
-/// store's place again.
+/// Opens a store that sled refused, with another snapshot than the newest, or none. sled changes what it opens, so this
+/// is tried only while there is a complete copy: if no attempt restores everything, or a crash intervenes, the copy
+/// replaces the store again.
 pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db, StoreError> {
     let unusable = |error| StoreError::Directory { path: path.to_owned(), error };
     let refused = |detail: String| StoreError::Unopenable { path: path.to_owned(), detail };
-    // Nobody else may be writing a snapshot just now.
+    // No other process may be writing a snapshot now.
     let lock = lock(data_dir, path)?;
     let snapshots: Vec<PathBuf> = fs::read_dir(path)
         .map_err(unusable)?
@@ -84,20 +85,18 @@ pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db
     }
     let (copying, kept) = (data_dir.join("store.copying"), copy_of(data_dir));
     if copying.exists() {
-        // Not whole, or it would have its other name.
+        // Not complete, or it would have its final name.
         fs::remove_dir_all(&copying).map_err(unusable)?;
     }
     if let Err(error) = copy_directory(path, &copying, &|_| true) {
         fs::remove_dir_all(&copying).ok();
-        return Err(refused(format!(
-            "a snapshot is damaged, and there is no room for a copy to repair it on: {error}"
-        )));
+        return Err(refused(format!("a snapshot is damaged, and there is no space for a copy to repair: {error}")));
     }
     fs::rename(&copying, &kept).and_then(|()| sync_parent(&kept)).map_err(unusable)?;
     drop(lock);
     let mut problem = String::new();
     for candidate in candidates(&kept).map_err(unusable)? {
-        // Each attempt begins from the copy: a failed one has changed the log.
+        // Each attempt starts from the copy, because a failed one has changed the log.
         fs::remove_dir_all(path).map_err(unusable)?;
         copy_directory(&kept, path, &|path| !is_snapshot(path)).map_err(unusable)?;
         if let Some((file, name)) = &candidate {
@@ -105,12 +104,12 @@ pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db
         }
         let opened = sled_open(path).and_then(|db| match db.get(key::FORMAT)? {
             Some(_) => Ok(db),
-            // A log that cannot be read is an empty one to sled.
+            // To sled, a log that it cannot read is an empty log.
             None => Err(sled::Error::Corruption { at: None, bt: () }),
         });
         match opened {
             Ok(db) => {
-                tracing::warn!(store = %path.display(), "a snapshot of the store was damaged, as after an abrupt stop: the store was opened without it, and nothing is lost");
+                tracing::warn!(store = %path.display(), "opened the store without a damaged snapshot, as after an abrupt stop; nothing is lost");
                 fs::remove_dir_all(&kept).map_err(unusable)?;
                 return Ok(db);
             }
@@ -122,29 +121,29 @@ pub(super) fn without_snapshots(data_dir: &Path, path: &Path) -> Result<sled::Db
     Err(refused(problem))
 }
 
-/// Snapshots to try, with the names that sled knows them by, the newest first; none stands for the log alone. Our own copy is
-/// as good as the one it was made of: whatever came later is in the log.
+/// The snapshots to try, with the names that sled uses for them, the newest first; `None` is the log alone. A copy is
+/// as good as the original, because everything later is in the log.
 fn candidates(directory: &Path) -> std::io::Result<Vec<Option<(PathBuf, String)>>> {
-    let mut found = Vec::new();
+    let mut candidates = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let original = name.strip_prefix(KEPT_SNAPSHOT).unwrap_or(&name).to_owned();
         let whole = original.strip_prefix("snap.").is_some_and(|lsn| lsn.bytes().all(|byte| byte.is_ascii_hexdigit()));
         if whole {
-            found.push(Some((path, original)));
+            candidates.push(Some((path, original)));
         }
     }
-    found.sort_by(|one, other| {
+    candidates.sort_by(|one, other| {
         let name = |candidate: &Option<(PathBuf, String)>| candidate.as_ref().map(|(_, name)| name.clone());
         name(other).cmp(&name(one))
     });
-    found.push(None);
-    Ok(found)
+    candidates.push(None);
+    Ok(candidates)
 }
 
-/// Keeps a copy of the snapshot that sled has just opened the store with: parts of the log from before it may be gone, so that
-/// without it the log alone need not be enough.
+/// Keeps a copy of the snapshot with which sled has just opened the store: earlier parts of the log may be gone, so
+/// that the log alone may not be enough.
 pub(super) fn keep_snapshot(path: &Path) -> std::io::Result<()> {
     let names: Vec<String> = fs::read_dir(path)?
         .filter_map(|entry| entry.ok().map(|entry| entry.file_name().to_string_lossy().into_owned()))
@@ -170,10 +169,10 @@ pub(super) fn keep_snapshot(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Rewrites the store, so that it takes no more room than it needs. No agent may run.
+/// Rewrites the store so that it does not take more space than it needs. No agent may be running.
 pub fn compact(data_dir: &Path) -> Result<Compacted, StoreError> {
     let directory = |error| StoreError::Directory { path: data_dir.to_owned(), error };
-    let store = Store::open_patiently(data_dir, super::LETTING_GO)?;
+    let store = Store::open_patiently(data_dir, super::RELEASE_TIMEOUT)?;
     let before = store.size_on_disk()?;
     let new = data_dir.join("store.new");
     let count = store.tree().len() as u64;
@@ -184,21 +183,21 @@ pub fn compact(data_dir: &Path) -> Result<Compacted, StoreError> {
     let made = make(&new, pairs)?;
     if made != count {
         fs::remove_dir_all(&new).map_err(directory)?;
-        return Err(StoreError::damaged("entries", format!("{made} of {count} could be copied")));
+        return Err(StoreError::damaged("entries", format!("copied {made} of {count}")));
     }
     let path = store.inner.path.clone();
     exchange(&new, &path).map_err(directory)?;
     drop(store);
     fs::remove_dir_all(&new).map_err(directory)?;
-    let after = Store::open_patiently(data_dir, super::LETTING_GO)?.size_on_disk()?;
+    let after = Store::open_patiently(data_dir, super::RELEASE_TIMEOUT)?.size_on_disk()?;
     Ok(Compacted { before, after })
 }
 
-/// Saves what can be read of a store into a new one, and keeps the old one aside, whole. What the sources still have of what
-/// was lost is fetched again by the next agent, from `kept_since` on; what had been evaluated is not evaluated again, so that
-/// nobody is told twice.
+/// Copies what is readable of a store to a new one, and keeps the old one aside, complete. The next agent fetches what
+/// the sources still have of the lost data again, from `kept_since` on. Events that had been evaluated are not
+/// evaluated again, so that there are no duplicate notifications.
 ///
-/// `sources` are those of the configuration: their records may be among what was lost.
+/// `sources` are those of the configuration, because their records may be among the lost data.
 pub fn recover(
     data_dir: &Path,
     sources: &[SourceName],
@@ -214,7 +213,7 @@ pub fn recover(
         .ok()
         .and_then(|time| Timestamp::try_from(time).ok())
         .unwrap_or(now);
-    // sled changes what it opens: the original is left as it is.
+    // sled changes what it opens; this leaves the original unchanged.
     let copy = data_dir.join("store.salvage");
     let mut found = Recovered::default();
     let mut evaluated = BTreeMap::new();
@@ -223,7 +222,7 @@ pub fn recover(
         if copy.exists() {
             fs::remove_dir_all(&copy).map_err(directory)?;
         }
-        // Without sled's parameters, which it writes anew, they cannot be damaged.
+        // Without sled's parameters, which it writes again, they cannot be damaged.
         copy_directory(&path, &copy, &|path| !is_snapshot(path) && !path.ends_with("conf")).map_err(directory)?;
         if let Some((file, name)) = &candidate {
             fs::copy(file, copy.join(name)).map_err(directory)?;
@@ -235,10 +234,10 @@ pub fn recover(
             break;
         }
     }
-    let written = Written::beside(&path);
-    // To sled, a log whose beginning it cannot read is an empty one, and one whose end it cannot read a shorter one.
-    let has = pairs.iter().find(|(name, _)| name == key::NEXT_SEQUENCE).and_then(|(_, bytes)| value::number(bytes));
-    let is_short = written.is_some_and(|written| has.is_none_or(|has| has < written.next));
+    let written = Written::next_to(&path);
+    // To sled, a log whose beginning it cannot read is an empty log, and one whose end it cannot read is a shorter log.
+    let next = pairs.iter().find(|(name, _)| name == key::NEXT_SEQUENCE).and_then(|(_, bytes)| value::number(bytes));
+    let is_short = written.is_some_and(|written| next.is_none_or(|has| has < written.next));
     if pairs.is_empty() || is_short || found.unreadable > 0 {
         salvage::search(&path, &mut pairs, &mut found, &mut evaluated).map_err(directory)?;
     }
@@ -253,7 +252,7 @@ pub fn recover(
     replace(&new, &path, &found.kept)?;
     fs::remove_dir_all(&copy).map_err(directory)?;
     drop(lock);
-    Store::open_patiently(data_dir, super::LETTING_GO)?;
+    Store::open_patiently(data_dir, super::RELEASE_TIMEOUT)?;
     Ok(found)
 }
 
@@ -271,7 +270,7 @@ fn copy_directory(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> std
         } else {
             fs::copy(&entry, to.join(name))?;
             let copy = File::options().write(true).open(to.join(name))?;
-            // When it was last written to says how far the agent had come.
+            // The time of the last write is used to find out how far the agent had come.
             copy.set_modified(fs::metadata(&entry)?.modified()?)?;
             copy.sync_all()?;
         }
@@ -279,7 +278,7 @@ fn copy_directory(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> std
     File::open(to)?.sync_all()
 }
 
-/// Numbers of events between the first that was to be there, if it is known, and the last that no block has.
+/// The ranges of event numbers without a block, from the first that should be there, if known, to the last.
 fn missing(all: &BTreeMap<Vec<u8>, Vec<u8>>, first: Option<u64>, last: u64) -> Result<Vec<(u64, u64)>, StoreError> {
     let mut missing = Vec::new();
     let mut next = first;
@@ -298,7 +297,7 @@ fn missing(all: &BTreeMap<Vec<u8>, Vec<u8>>, first: Option<u64>, last: u64) -> R
     Ok(missing)
 }
 
-/// Drops what names things that are lost, sets the numbers right, and has the sources fetched again.
+/// Drops references to lost data, corrects the numbers, and requests a refetch from the sources.
 fn finish(
     pairs: &mut Vec<Pair>,
     sources: &[SourceName],
@@ -314,7 +313,7 @@ fn finish(
         .filter_map(|name| name.get(1..17).map(<[u8]>::to_vec))
         .collect();
     found.alerts = alerts.len() as u64;
-    // What belongs to an alert goes with it; how alerts are found by time is made anew.
+    // What belongs to a lost alert is dropped; the index by time is rebuilt.
     all.retain(|name, bytes| match name.first() {
         Some(&(key::MATCH | key::REFERENCE | key::CHANGE_OF)) => {
             name.get(1..17).is_some_and(|alert| alerts.contains(alert))
@@ -356,12 +355,12 @@ fn finish(
         }
     }
     last = last.max(matched.unwrap_or(0)).max(checkpoint);
-    // A store of an earlier version does not say what retention has left.
+    // A store of an earlier version does not record what retention has kept.
     let first = Some(number(key::FIRST)).filter(|first| *first > 0).or(found.oldest);
     found.missing = missing(&all, first, last)?;
     found.lost_events = found.missing.iter().map(|(first, last)| last - first + 1).sum();
     if !all.contains_key(key::CHECKPOINT) {
-        // It is not known how far evaluation had come: all that is left counts as evaluated.
+        // It is not known how far evaluation had come, so everything that is left counts as evaluated.
         checkpoint = last;
     }
     let backlog = last > checkpoint;
@@ -389,13 +388,14 @@ fn finish(
     for source in names {
         let record = all.get(&key::source(&source)).map(|bytes| value::from_json::<SourceRecord>("a record", bytes));
         let mut record = record.transpose()?.unwrap_or_default();
-        // What Atlassian had processed before this is known to have been evaluated. What is not known is evaluated: an alert
-        // that is there already is not raised again.
+        // Events that Atlassian had processed before this are known to have been evaluated. All others are evaluated:
+        // an alert that already exists is not raised again.
         let nothing_left = found.events == 0 && found.alerts == 0;
         record.evaluated_before = match (record.newest_processed, evaluated.get(&source)) {
             (Some(newest), _) if !backlog => Some(newest),
             (_, Some(newest)) => Some(*newest),
-            // Without anything to go by, everything would be told again: an agent was alive until `alive`, or wrote until then.
+            // Without any evidence, there would be duplicate notifications for everything: an agent was alive until
+            // `alive`, or wrote until then.
             (None, None) if nothing_left => Some(if alive > 0 { time::from_millis(alive) } else { last_written }),
             _ => None,
         };

@@ -1,7 +1,8 @@
-//! Housekeeping in the background: old events, matches and alerts are removed, and small blocks merged into full ones.
+//! Background maintenance: removes old events, matches and alerts, and merges small blocks into full ones.
 //!
-//! Never past the checkpoint, and never an alert that a delivery is still pending of. sled gives no space back to the file system, but
-//! reuses what was freed: in steady state the store stays below four times its live data (a test holds it; 2 to 3 is usual).
+//! It never goes past the checkpoint, and never removes an alert with a pending delivery. sled does not return space to
+//! the file system, but reuses what was freed: in a steady state the store stays below four times its live data (a test
+//! checks this; 2 to 3 is usual).
 
 use std::collections::HashSet;
 
@@ -18,19 +19,17 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// Blocks that are merged in one write, so that the write stays small.
+/// The number of blocks that are merged in one write, so that the write stays small.
 const MERGED_AT_ONCE: usize = 64;
-/// Small blocks next to each other before merging is worth a write.
+/// The number of adjacent small blocks for which merging is worth a write.
 const WORTH_MERGING: usize = 32;
 /// Blocks are not merged beyond this size before compression.
 const MERGED_BYTES: u64 = 2 * 1024 * 1024;
 
-/// What was removed.
+/// The numbers of removed events and alerts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Events.
     pub events: u64,
-    /// Alerts.
     pub alerts: u64,
 }
 
@@ -45,15 +44,15 @@ impl Store {
             if directory.last() > checkpoint {
                 break;
             }
-            // Blocks are in the order of arrival; a late page may stand between newer ones, so all are looked at.
+            // Blocks are in order of arrival, but a late page may be between newer ones, so all blocks are checked.
             if directory.newest >= cutoff.as_millisecond() {
                 continue;
             }
             let contents = match Contents::read(self.tree(), &directory) {
                 Ok(contents) => contents,
                 Err(StoreError::Damaged { what, detail }) => {
-                    // It must not keep all others from being removed.
-                    tracing::error!(first = %directory.first, "{what} cannot be read: {detail}; see `watchbell store verify`");
+                    // A damaged block must not keep all others from being removed.
+                    tracing::error!(first = %directory.first, "cannot read {what}: {detail}; see `watchbell store verify`");
                     continue;
                 }
                 Err(other) => return Err(other),
@@ -68,8 +67,8 @@ impl Store {
             self.apply(batch)?;
             removed.events += directory.entries.len() as u64;
         }
-        self.remove_quiet_runs()?;
-        self.remove_old_letters(cutoff)?;
+        self.remove_skipped_ranges()?;
+        self.remove_old_records(cutoff)?;
         removed.alerts = self.remove_alerts_before(cutoff)?;
         if removed != Removed::default() {
             self.flush()?;
@@ -77,8 +76,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// Forgets which events are not evaluated where these events are gone.
-    fn remove_quiet_runs(&self) -> Result<(), StoreError> {
+    /// Removes ranges of skipped events whose events are gone.
+    fn remove_skipped_ranges(&self) -> Result<(), StoreError> {
         let oldest = self.reader().directories().next().transpose()?.map(|directory| directory.first);
         let checkpoint = self.reader().checkpoint()?;
         let mut batch = sled::Batch::default();
@@ -94,8 +93,8 @@ impl Store {
         if any { self.apply(batch) } else { Ok(()) }
     }
 
-    /// Removes dead letters given up, silences that ended, matches that exceptions hid, and watermarks, before `cutoff`.
-    fn remove_old_letters(&self, cutoff: Timestamp) -> Result<(), StoreError> {
+    /// Removes dead letters, ended silences, matches suppressed by exceptions, and watermarks from before `cutoff`.
+    fn remove_old_records(&self, cutoff: Timestamp) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         let mut any = false;
         for item in self.tree().scan_prefix([key::DEAD_LETTER]) {
@@ -106,14 +105,14 @@ impl Store {
                 any = true;
             }
         }
-        for item in self.tree().scan_prefix([key::PASS]) {
+        for item in self.tree().scan_prefix([key::WATERMARK]) {
             let (watermark, bytes) = item?;
-            if value::from_json::<LoggedWatermark>("a pass", &bytes)?.watermark.until < cutoff {
+            if value::from_json::<LoggedWatermark>("a watermark", &bytes)?.watermark.until < cutoff {
                 batch.remove(watermark);
                 any = true;
             }
         }
-        // What ran when the oldest event came is still to be known.
+        // The rules that ran when the oldest event arrived must still be known.
         let oldest = self.reader().directories().next().transpose()?.map(|directory| directory.first);
         let notes: Vec<LoggedRules> = self.reader().logged_rules().collect::<Result<_, _>>()?;
         for (note, next) in notes.iter().zip(notes.iter().skip(1)) {
@@ -147,7 +146,7 @@ impl Store {
                 pending.insert(value::from_json::<Delivery>("a delivery", &item?.1)?.alert);
             }
         }
-        // What a silence will list when it ends is pending as well.
+        // Alerts that a silence lists when it ends are pending as well.
         pending.extend(self.tree().scan_prefix([key::SILENCED]).keys().filter_map(|key| key::alert_at_end(&key.ok()?)));
         let mut count = 0;
         for item in self.tree().range(vec![key::ALERT_TIME]..key::alert_times_from(cutoff)) {
@@ -158,10 +157,10 @@ impl Store {
             if pending.contains(&id) {
                 continue;
             }
-            // Nobody changes the alert, or the numbers of alerts, meanwhile.
+            // No other thread changes the alert or the counts meanwhile.
             let _turn = self.writing();
             let alert = self.reader().alert(id)?;
-            // What it is about may be long past when it is raised; it is kept from then on.
+            // The events of an alert may be long past when it is raised; it is kept from then on.
             if alert.as_ref().is_some_and(|alert| alert.raised_at.is_some_and(|raised| raised >= cutoff)) {
                 continue;
             }
@@ -188,7 +187,7 @@ impl Store {
         Ok(count)
     }
 
-    /// Merges small blocks that stand next to each other, up to the checkpoint. Returns how many blocks became one fewer.
+    /// Merges adjacent small blocks, up to the checkpoint. Returns by how many the number of blocks decreased.
     pub fn merge_blocks(&self) -> Result<u64, StoreError> {
         let checkpoint = self.reader().checkpoint()?;
         let mut merged = 0;
@@ -225,7 +224,7 @@ impl Store {
             all.extend(Contents::read(self.tree(), directory)?.all(directory)?);
             block::remove(&mut batch, directory);
         }
-        // Later operations on the same key win, so the new block replaces the first old one.
+        // Later operations on the same key take precedence, so the new block replaces the first old one.
         block::write(&mut batch, &all)?;
         self.write(batch)?;
         Ok(run.len() as u64 - 1)

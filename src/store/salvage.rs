@@ -1,4 +1,5 @@
-//! What can be saved of a damaged store: through sled as far as it reads, and from the bytes of its file where it does not.
+//! Salvages data from a damaged store: through sled as far as it reads, and from the bytes of its file where it does
+//! not.
 
 use std::{
     collections::BTreeMap,
@@ -24,42 +25,42 @@ use crate::model::{
     time::{self, Timestamp},
 };
 
-/// What was saved from a damaged store.
+/// The data that was saved from a damaged store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Recovered {
-    /// Events that were saved.
+    /// The number of events saved.
     pub events: u64,
-    /// Events of blocks that could not be read, as far as is known.
+    /// The number of events in blocks that could not be read, as far as is known.
     pub lost_events: u64,
-    /// Alerts that were saved.
+    /// The number of alerts saved.
     pub alerts: u64,
     /// The first event that is known to have been stored.
     #[serde(skip)]
     pub(super) oldest: Option<u64>,
-    /// Events that had been stored and are missing, as runs of their numbers: the first and the last of each.
+    /// Ranges of events that had been stored and are missing: the first and the last number of each.
     pub missing: Vec<(u64, u64)>,
-    /// Whether sled did not open the store, and its file was searched byte by byte: nothing but events, alerts and sources' records is
-    /// found so. What rules remember, deliveries pending and silences are lost.
+    /// True if sled could not open the store and its file was searched byte by byte, which only finds events, alerts
+    /// and source records. Rule state, pending deliveries and silences are lost.
     pub searched: bool,
-    /// Records of any kind that could not be read.
+    /// The number of records of any kind that could not be read.
     pub unreadable: u64,
-    /// Where the damaged store is kept.
+    /// The path where the damaged store is kept.
     pub kept: PathBuf,
-    /// From when on each source is fetched again.
+    /// The time from which each source is fetched again.
     pub fetched_again: Vec<(SourceName, Timestamp)>,
 }
 
 impl Recovered {
-    /// Whether all that had been stored was saved.
+    /// Returns true if everything that had been stored was saved.
     pub fn is_whole(&self) -> bool {
         self.lost_events == 0 && self.unreadable == 0 && !self.searched
     }
 }
 
-/// Atlassian processes most events within so long.
+/// Atlassian processes most events within this time.
 const PROCESSING: Duration = Duration::from_secs(600);
 
-/// Searches the store's file for events, alerts and sources' records, and adds what `pairs` lacks.
+/// Searches the store's file for events, alerts and source records, and adds what is missing in `pairs`.
 pub(super) fn search(
     store: &Path,
     pairs: &mut Vec<Pair>,
@@ -68,7 +69,7 @@ pub(super) fn search(
 ) -> io::Result<()> {
     let mut known: BTreeMap<Vec<u8>, Vec<u8>> = std::mem::take(pairs).into_iter().collect();
     let mut directories: Vec<Vec<u8>> = Vec::new();
-    // A key may stand there several times: the chunk of a block as it was, and as it is since it was merged with others.
+    // A key may occur several times: the chunk of a block from before and after it was merged with others.
     let mut chunks: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
     let mut alerts: BTreeMap<Vec<u8>, (u32, Vec<u8>)> = BTreeMap::new();
     let mut sources: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
@@ -93,13 +94,13 @@ pub(super) fn search(
             events.entry(event.sequence).or_insert(event);
         }
     }
-    // What sled gave is as it was last.
+    // What sled returned is the latest version.
     let held = known.values().filter_map(|bytes| Directory::parse(bytes).ok());
     let held: Vec<(Sequence, Sequence)> = held.map(|directory| (directory.first, directory.last())).collect();
     events.retain(|sequence, _| !held.iter().any(|(first, last)| (first..=last).contains(&sequence)));
     let checkpoint = known.get(key::CHECKPOINT).and_then(|bytes| value::number(bytes));
     let all: Vec<Event> = events.into_values().collect();
-    // Numbers in a block follow one another.
+    // The sequence numbers in a block are consecutive.
     for run in
         all.chunk_by(|one, other| one.sequence.next() == other.sequence).flat_map(|run| run.chunks(block::FULL_BLOCK))
     {
@@ -123,7 +124,7 @@ pub(super) fn search(
     Ok(())
 }
 
-/// The events of a block, from the first chunks that fit its directory.
+/// The events of a block, from the first chunks that match its directory.
 fn block_of(directory: &Directory, chunks: &BTreeMap<Vec<u8>, Vec<Vec<u8>>>) -> Option<Vec<Event>> {
     let of = |index: u32| chunks.get(&key::chunk(directory.first, index));
     let versions = (0..directory.chunks).filter_map(|index| of(index).map(Vec::len)).max().unwrap_or(0);
@@ -137,7 +138,7 @@ fn block_of(directory: &Directory, chunks: &BTreeMap<Vec<u8>, Vec<Vec<u8>>>) -> 
     })
 }
 
-/// Sets numbers to what is known to have been given out.
+/// Sets the numbers to at least those that are known to have been assigned.
 pub(super) fn set_numbers(pairs: &mut Vec<Pair>, written: Written) {
     for (name, number) in [
         (key::NEXT_SEQUENCE, written.next),
@@ -155,7 +156,7 @@ pub(super) fn set_numbers(pairs: &mut Vec<Pair>, written: Written) {
     }
 }
 
-/// What Atlassian had processed when an event was evaluated.
+/// Records what Atlassian had processed when an event was evaluated.
 fn note_evaluated(event: &Event, checkpoint: Option<u64>, evaluated: &mut BTreeMap<SourceName, Timestamp>) {
     let processed = IncomingEvent::parse(&event.raw).ok().and_then(|event| event.processed);
     if let (Some(processed), true) = (processed, checkpoint.is_none_or(|checkpoint| event.sequence.0 <= checkpoint)) {
@@ -164,10 +165,10 @@ fn note_evaluated(event: &Event, checkpoint: Option<u64>, evaluated: &mut BTreeM
     }
 }
 
-/// What can be read below a prefix: from both ends up to what cannot be read, so that one damaged page does not cost what
-/// stands behind it.
+/// Returns what is readable with a prefix: from both ends up to the damage, so that one damaged page does not hide
+/// everything after it.
 fn readable(db: &sled::Db, prefix: u8, found: &mut Recovered) -> Vec<Pair> {
-    // Collected outside of what may panic: what was read before that stays.
+    // Collected outside of what may panic, so that what was read before that is kept.
     let mut pairs: Vec<Pair> = Vec::new();
     let collect = |items: &mut dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>, pairs: &mut Vec<Pair>| {
         std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -196,13 +197,14 @@ fn readable(db: &sled::Db, prefix: u8, found: &mut Recovered) -> Vec<Pair> {
     pairs
 }
 
-/// Everything that can be read, without what hangs in the air. Sources' newest `processedAt` among what was evaluated is noted.
+/// Returns everything that is readable, without dangling references. Records the newest evaluated `processedAt` of each
+/// source.
 pub(super) fn read(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMap<SourceName, Timestamp>) -> Vec<Pair> {
     let mut pairs: Vec<Pair> = Vec::new();
     let mut directories = Vec::new();
     for prefix in 0..=u8::MAX {
         match prefix {
-            // Made anew of the events that are there.
+            // Rebuilt from the events that are there.
             key::SEEN | key::CHUNK => {}
             key::DIRECTORY => directories = readable(db, prefix, found),
             _ => pairs.extend(readable(db, prefix, found)),
@@ -218,7 +220,7 @@ pub(super) fn read(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMa
         key::DESTINATION => value::from_json::<DestinationRecord>("", bytes).is_ok(),
         key::SILENCE => value::from_json::<Silence>("", bytes).is_ok(),
         key::QUARANTINE => value::from_json::<Quarantined>("", bytes).is_ok(),
-        key::PASS => value::from_json::<LoggedWatermark>("", bytes).is_ok(),
+        key::WATERMARK => value::from_json::<LoggedWatermark>("", bytes).is_ok(),
         key::RULES => value::from_json::<LoggedRules>("", bytes).is_ok(),
         key::CRASH => value::from_json::<CrashRecord>("", bytes).is_ok(),
         // Alerts are counted again.
@@ -254,14 +256,14 @@ pub(super) fn read(db: &sled::Db, found: &mut Recovered, evaluated: &mut BTreeMa
                 pairs.push((name, bytes));
                 pairs.extend(chunks);
             }
-            // Exactly the events whose blocks can be read are kept: the others are fetched again.
+            // Exactly the events of readable blocks are kept; the others are fetched again.
             _ => {
                 found.unreadable += 1;
                 let Ok(directory) = Directory::parse(&bytes) else { continue };
                 let first = directory.first.0;
                 found.oldest = Some(found.oldest.map_or(first, |oldest| oldest.min(first)));
                 if checkpoint.is_none_or(|checkpoint| directory.last().0 <= checkpoint) {
-                    // They were evaluated, and their directory says about when they were processed.
+                    // They were evaluated, and their directory shows approximately when they were processed.
                     let arrived = directory.entries.iter().map(|entry| entry.arrived).max().unwrap_or(i64::MIN);
                     let processed = arrived
                         .min(directory.times.1.saturating_add(i64::try_from(PROCESSING.as_millis()).unwrap_or(0)));

@@ -1,4 +1,4 @@
-//! Silences, and which alerts each kept from being delivered.
+//! Silences, and the alerts that each kept from being delivered.
 
 use super::{Commit, Delivery, StoreError, Writing, key, value};
 use crate::model::{
@@ -9,7 +9,7 @@ use crate::model::{
 };
 
 impl Writing<'_> {
-    /// Begins a silence at `now`.
+    /// Creates a silence that starts at `now`.
     pub fn add_silence(&mut self, wanted: NewSilence, now: Timestamp) -> Result<Silence, StoreError> {
         let last = self.store().reader().silences()?.iter().map(|silence| silence.id.0).max().unwrap_or(0);
         let silence = Silence {
@@ -28,8 +28,8 @@ impl Writing<'_> {
         Ok(silence)
     }
 
-    /// Ends a silence, with the deliveries that tell of what it silenced. Alerts that are passed on belong to another silence
-    /// from now on.
+    /// Ends a silence, with the deliveries that report what it silenced. Alerts in `passed_on` belong to another
+    /// silence from now on.
     pub fn end_silence(
         &mut self,
         silence: Silence,

@@ -1,16 +1,16 @@
-//! Detection state: bytes under names, which mean something to `detect` only.
+//! Detection state: named values that only `detect` understands.
 //!
-//! What a rule remembers may be large. sled writes large nodes to files of their own, which it does not sync, so a value is cut
-//! into pieces like a block of events is. Its main entry then says how many there are.
+//! The state of a rule may be large. sled writes large nodes to separate files, which it does not sync, so a value is
+//! split into pieces like a block of events. Its main entry then has the number of pieces.
 
 use super::{Reader, Store, StoreError, key};
 
-/// As the chunks of a block.
+/// The same size as the chunks of a block.
 const PIECE_BYTES: usize = 6 * 1024;
-/// The first byte of a main entry whose value is in pieces. No value begins with it.
+/// The first byte of a main entry whose value is in pieces. No value begins with this byte.
 const IN_PIECES: u8 = 0xff;
 
-/// Puts a value into a batch, or takes it away, with whatever pieces it had.
+/// Adds a value to a batch, or removes it, together with its pieces.
 pub(super) fn write(
     store: &Store,
     batch: &mut sled::Batch,
@@ -38,8 +38,8 @@ pub(super) fn write(
 }
 
 impl Reader {
-    /// All detection state, as it was handed in. What has lost pieces is told and left out: a rule that forgets something is better than
-    /// none that runs.
+    /// All detection state, as it was written. State with missing pieces is logged and left out: it is better to run a
+    /// rule without its state than not to run any rule.
     pub fn state(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         self.state_beginning("")
     }
@@ -52,19 +52,19 @@ impl Reader {
             let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
             match self.whole_state(&name, &bytes) {
                 Ok(bytes) => entries.push((name, bytes)),
-                Err(error @ StoreError::Damaged { .. }) => tracing::warn!(%error, "a rule forgets what it remembered"),
+                Err(error @ StoreError::Damaged { .. }) => tracing::warn!(%error, "a rule lost its state"),
                 Err(error) => return Err(error),
             }
         }
         Ok(entries)
     }
 
-    /// The value whose main entry this is.
+    /// Returns the value with this main entry.
     pub(super) fn whole_state(&self, name: &str, main: &[u8]) -> Result<Vec<u8>, StoreError> {
         let Some((&IN_PIECES, count)) = main.split_first() else {
             return Ok(main.to_vec());
         };
-        let missing = || StoreError::damaged("what rules remember", format!("pieces of `{name}` are missing"));
+        let missing = || StoreError::damaged("rule state", format!("`{name}` has missing pieces"));
         let count = count.try_into().map(u32::from_be_bytes).map_err(|_| missing())?;
         let mut whole = Vec::new();
         for index in 0..count {

@@ -1,21 +1,21 @@
-//! The store in the hands of asynchronous tasks.
+//! The store for asynchronous tasks.
 //!
-//! Every call of a store may wait: for the disk, and for a backup, which closes it for a moment. On a thread that runs tasks this would
-//! stop all the others on it. So tasks hold a [`TaskStore`], with which they can do nothing but run work on a thread where it may wait.
+//! Every call of a store may block: on the disk, and while a backup blocks writes. On a thread that runs tasks, this
+//! would stop all other tasks on it. A [`TaskStore`] only allows running work on a thread that may block.
 
 use super::{Store, StoreError};
 
-/// A store of which nothing can be called on an asynchronous thread.
+/// A store that cannot be used on an asynchronous thread.
 #[derive(Debug, Clone)]
 pub struct TaskStore(Store);
 
 impl TaskStore {
-    /// Hands a store over to tasks.
+    /// Wraps a store for tasks.
     pub fn new(store: Store) -> Self {
         Self(store)
     }
 
-    /// Runs `work` on a thread where it may wait. It goes on to its end although this future is dropped.
+    /// Runs `work` on a thread that may block. It runs to its end even if this future is dropped.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,

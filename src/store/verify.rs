@@ -1,4 +1,4 @@
-//! Reading everything back and holding it against everything else: what must be true of a store, as code.
+//! Verifies a store: reads everything back and checks the invariants between records.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -21,68 +21,66 @@ use crate::model::{
     silence::Silence,
 };
 
-/// Problems that are told one by one.
-const TOLD: usize = 50;
+/// The number of problems that are listed.
+const MAX_LISTED: usize = 50;
 
-/// What a store holds, and what is wrong with it.
+/// What a store contains, and its problems.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreCheck {
-    /// Events.
     pub events: u64,
-    /// Blocks they are in.
+    /// The blocks of these events.
     pub blocks: u64,
-    /// Alerts.
     pub alerts: u64,
-    /// Matches of alerts.
     pub matches: u64,
-    /// Changes of alerts.
     pub changes: u64,
-    /// Deliveries pending.
+    /// Pending deliveries.
     pub pending: u64,
-    /// Deliveries given up.
+    /// Dead letters.
     pub given_up: u64,
-    /// Pieces of detection state.
+    /// Entries of detection state.
     pub state: u64,
-    /// Everything else.
+    /// All other records.
     pub others: u64,
-    /// Events, or other records, that the store has lost since it was made or recovered.
+    /// Events, or other records, that the store has lost since it was created or recovered.
     #[serde(default)]
     pub lost: u64,
-    /// How many things are wrong.
+    /// The number of problems.
     pub wrong: u64,
-    /// The first of them.
+    /// The first problems.
     pub problems: Vec<String>,
 }
 
 impl StoreCheck {
     fn wrong(&mut self, problem: impl FnOnce() -> String) {
         self.wrong += 1;
-        if self.problems.len() < TOLD {
+        if self.problems.len() < MAX_LISTED {
             self.problems.push(problem());
         }
     }
 
-    fn expect(&mut self, holds: bool, problem: impl FnOnce() -> String) {
-        if !holds {
+    fn expect(&mut self, condition: bool, problem: impl FnOnce() -> String) {
+        if !condition {
             self.wrong(problem);
         }
     }
 }
 
 impl Store {
-    /// Reads everything, as of one moment. Writers wait meanwhile.
+    /// Reads everything as of one moment. Writers wait in the meantime.
     pub fn verify(&self) -> Result<StoreCheck, StoreError> {
-        let _still = self.stand_still();
+        let _guard = self.block_writes();
         let mut found = StoreCheck { lost: self.lost()?, ..StoreCheck::default() };
         let lost = found.lost;
         found.expect(lost == 0, || {
-            format!("at least {lost} events or records that had been written are gone: the store once opened as it was earlier")
+            format!(
+                "at least {lost} written events or records are missing: sled once opened the store in an earlier state"
+            )
         });
         // sled panics on some kinds of damage.
         let read = std::panic::catch_unwind(AssertUnwindSafe(|| self.verify_all(&mut found)));
         match read {
             Ok(read) => read?,
-            Err(_) => found.wrong(|| "the rest cannot be read: sled gave up on it".to_owned()),
+            Err(_) => found.wrong(|| "cannot read the rest: sled failed".to_owned()),
         }
         Ok(found)
     }
@@ -91,7 +89,7 @@ impl Store {
         let last = self.reader().last_sequence()?;
         let checkpoint = self.reader().checkpoint()?;
         found.expect(checkpoint <= last, || {
-            format!("event {checkpoint} counts as evaluated, but the last stored is {last}")
+            format!("the checkpoint is event {checkpoint}, but the last stored event is {last}")
         });
         let alerts = match self.verify_records(found) {
             Err(StoreError::Disk(error)) => {
@@ -104,7 +102,7 @@ impl Store {
         self.verify_references(found, &alerts, last)
     }
 
-    /// Every record but events decodes. Returns the alerts that are there.
+    /// Decodes every record except events. Returns the ids of the alerts.
     fn verify_records(&self, found: &mut StoreCheck) -> Result<HashSet<AlertId>, StoreError> {
         let mut alerts = HashSet::new();
         let mut counts = AlertCounts::default();
@@ -115,12 +113,12 @@ impl Store {
                     found.alerts += 1;
                     value::from_json::<Alert>("an alert", &bytes).and_then(|alert| {
                         if key::alert_at_end(&name) != Some(alert.id) {
-                            return Err(StoreError::damaged("an alert", "it stands under another's key"));
+                            return Err(StoreError::damaged("an alert", "its key belongs to another alert"));
                         }
                         alerts.insert(alert.id);
                         counts.add(&alert);
                         if !self.tree().contains_key(key::alert_time(alert.opened_at, alert.id))? {
-                            return Err(StoreError::damaged("an alert", "it is not found by its time"));
+                            return Err(StoreError::damaged("an alert", "it is missing in the index by time"));
                         }
                         Ok(())
                     })
@@ -151,10 +149,10 @@ impl Store {
                     found.matches += 1;
                     value::from_json::<Excepted>("a match", &bytes).map(drop)
                 }
-                key::PASS => value::from_json::<LoggedWatermark>("a pass", &bytes).map(drop),
-                key::RULES => value::from_json::<LoggedRules>("a note of which rules ran", &bytes).map(drop),
+                key::WATERMARK => value::from_json::<LoggedWatermark>("a watermark", &bytes).map(drop),
+                key::RULES => value::from_json::<LoggedRules>("a rule log entry", &bytes).map(drop),
                 key::SOURCE => value::from_json::<SourceRecord>("a source's record", &bytes).map(drop),
-                key::ACTION => value::from_json::<ActionRecord>("what is known of an action", &bytes).map(drop),
+                key::ACTION => value::from_json::<ActionRecord>("an action's record", &bytes).map(drop),
                 key::DESTINATION => value::from_json::<DestinationRecord>("a destination's record", &bytes).map(drop),
                 key::SILENCE => value::from_json::<Silence>("a silence", &bytes).map(drop),
                 key::QUARANTINE => value::from_json::<Quarantined>("a quarantined entry", &bytes).map(drop),
@@ -162,12 +160,12 @@ impl Store {
                 key::META if &*name == key::ALERT_COUNTS => Ok(()),
                 key::META | key::SKIPPED | key::SEEN | key::QUARANTINE_SEEN => {
                     let whole = bytes.len() == 8;
-                    if whole { Ok(()) } else { Err(StoreError::damaged("a number", "it has not eight bytes")) }
+                    if whole { Ok(()) } else { Err(StoreError::damaged("a number", "it does not have eight bytes")) }
                 }
                 key::DIRECTORY | key::CHUNK | key::ALERT_TIME | key::REFERENCE | key::CHANGE_OF | key::SILENCED => {
                     Ok(())
                 }
-                unknown => Err(StoreError::damaged("something unknown", format!("its key begins with {unknown}"))),
+                unknown => Err(StoreError::damaged("an unknown record", format!("its key begins with {unknown}"))),
             };
             if !matches!(name.first(), Some(&(key::SEEN | key::CHUNK | key::DIRECTORY)))
                 && !matches!(name.first(), Some(&(key::ALERT | key::CHANGE | key::DELIVERY | key::DEAD_LETTER)))
@@ -187,7 +185,8 @@ impl Store {
         Ok(alerts)
     }
 
-    /// Blocks decompress, do not overlap, hold what their directories say, and every event is found by its id.
+    /// Checks that blocks decompress, do not overlap and match their directories, and that every event is found by its
+    /// id.
     fn verify_blocks(&self, found: &mut StoreCheck, last: Sequence) -> Result<(), StoreError> {
         let mut before = Sequence(0);
         let mut chunks = 0_u64;
@@ -205,7 +204,7 @@ impl Store {
                 format!("the block at event {} overlaps another", directory.first)
             });
             before = directory.last();
-            found.expect(before <= last, || format!("event {before} is beyond the last, {last}"));
+            found.expect(before <= last, || format!("event {before} is after the last stored event, {last}"));
             let contents = match Contents::read(self.tree(), &directory) {
                 Ok(contents) => contents,
                 Err(error) => {
@@ -229,18 +228,20 @@ impl Store {
                 });
                 let same = IncomingEvent::parse(&event.raw)
                     .is_ok_and(|read| read.id == event.id && read.action == event.action);
-                found.expect(same, || format!("event {} (`{}`) is not what its block says", event.sequence, event.id));
+                found.expect(same, || {
+                    format!("event {} (`{}`) does not match its block's directory", event.sequence, event.id)
+                });
             }
         }
         let stored = self.tree().scan_prefix([key::CHUNK]).count() as u64;
-        found.expect(stored == chunks, || format!("there are {stored} pieces of blocks, and blocks have {chunks}"));
+        found.expect(stored == chunks, || format!("found {stored} block chunks, expected {chunks}"));
         let ids = self.tree().scan_prefix([key::SEEN]).count() as u64;
         let events = found.events;
-        found.expect(ids == events, || format!("{ids} ids are known, and {events} events are there"));
+        found.expect(ids == events, || format!("found {ids} event ids, but {events} events"));
         Ok(())
     }
 
-    /// Whatever names an alert names one that is there.
+    /// Checks that every reference to an alert leads to an alert.
     fn verify_references(
         &self,
         found: &mut StoreCheck,
@@ -255,20 +256,20 @@ impl Store {
         };
         let prefix = |name: &[u8]| name.get(1..17).and_then(|id| id.try_into().ok()).map(AlertId::from_bytes);
         for name in self.tree().scan_prefix([key::ALERT_TIME]).keys() {
-            named("entries of the alerts' times", key::alert_at_end(&name?));
+            named("entries of the index by time", key::alert_at_end(&name?));
         }
         for name in self.tree().scan_prefix([key::MATCH]).keys() {
             let name = name?;
             named("matches", prefix(&name));
             let number = key::number_at_end(&name).unwrap_or(u64::MAX);
-            found.expect(number <= last.0, || format!("a match names event {number}, which was never stored"));
+            found.expect(number <= last.0, || format!("a match refers to event {number}, which was never stored"));
         }
         for name in self.tree().scan_prefix([key::CHANGE_OF]).keys() {
             let name = name?;
             named("changes", prefix(&name));
             let number = key::number_at_end(&name).unwrap_or(0);
             let there = self.tree().contains_key(key::change(number))?;
-            found.expect(there, || format!("change {number} of an alert is missing"));
+            found.expect(there, || format!("missing change {number} of an alert"));
         }
         for item in self.tree().scan_prefix([key::DELIVERY]) {
             if let Ok(delivery) = value::from_json::<Delivery>("a delivery", &item?.1) {
@@ -279,7 +280,7 @@ impl Store {
             named("silenced alerts", key::alert_at_end(&name?));
         }
         for (what, count) in missing {
-            found.wrong(|| format!("{count} {what} name alerts that are not there"));
+            found.wrong(|| format!("{count} {what} refer to missing alerts"));
         }
         Ok(())
     }

@@ -1,32 +1,32 @@
-//! What is unusual about an event, as rules see it in `event.flags`.
+//! What is unusual about an event; rules see it in `event.flags`.
 
 use serde::{Deserialize, Serialize};
 
-/// Something unusual about an event. People who act can bring some of it about; Atlassian does not.
+/// Something unusual about an event. An actor can cause some of these; Atlassian does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flag {
-    /// Half a surrogate pair: reads as U+FFFD.
+    /// Half a surrogate pair; read as U+FFFD.
     Surrogate,
-    /// A number beyond what a float can be: reads as a text.
+    /// A number that a float cannot represent; read as a string.
     Number,
-    /// More than 64 levels: what is deeper reads as null.
+    /// More than 64 levels; what is deeper is read as null.
     TooDeep,
-    /// A name twice in one object: the last counts.
+    /// A name that occurs twice in one object; the last one is used.
     DuplicateKey,
-    /// A control character other than tab and line breaks in a text.
+    /// A control character other than a tab or a line break in a string.
     Control,
-    /// A character that turns the direction of text around.
+    /// A character that changes the text direction.
     Bidi,
-    /// An escape that JSON does not know: reads as it is written.
+    /// An escape that JSON does not define; read literally.
     Escape,
-    /// No id, or one that cannot be kept: a hash stands for it.
+    /// The id is missing or cannot be kept; a hash replaces it.
     Id,
-    /// No action id, or one that is written in another way than Atlassian does.
+    /// The action id is missing or not in the form that Atlassian uses.
     Action,
-    /// A time that is not legible or cannot be true: the time of processing or of arrival counts.
+    /// A time that is unreadable or implausible; the time of processing or of arrival is used.
     Time,
-    /// More than 5,000 values or 64 KiB of text: rules see it cut.
+    /// More than 5,000 values or 64 KiB of text; rules see the entry cut.
     TooLarge,
 }
 
@@ -46,7 +46,7 @@ impl Flag {
         Self::TooLarge,
     ];
 
-    /// Its name in `event.flags`.
+    /// The name in `event.flags`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Surrogate => "surrogate",
@@ -69,17 +69,17 @@ impl Flag {
 pub struct Flags(u16);
 
 impl Flags {
-    /// Whether there is none.
+    /// Returns true if no flag is set.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde expects")]
     pub(crate) fn is_empty_ref(&self) -> bool {
         self.is_empty()
     }
 
-    /// Whether a flag is set.
+    /// Returns true if the flag is set.
     pub fn has(self, flag: Flag) -> bool {
         self.0 & (1 << flag as u16) != 0
     }
@@ -94,17 +94,17 @@ impl Flags {
         Flag::ALL.into_iter().filter(move |flag| self.has(*flag))
     }
 
-    /// The flags as bits, to be stored.
+    /// The flags as bits, as they are stored.
     pub fn bits(self) -> u16 {
         self.0
     }
 
-    /// The flags of stored bits.
+    /// The flags with these stored bits.
     pub fn of_bits(bits: u16) -> Self {
         Self(bits)
     }
 
-    /// Whether the entry has to be read through [`read`](super::read).
+    /// Returns true if the entry must be read with [`read`](super::read).
     pub fn needs_repair(self) -> bool {
         [Flag::Surrogate, Flag::Number, Flag::TooDeep, Flag::Control, Flag::Escape]
             .into_iter()

@@ -1,8 +1,9 @@
-//! Reading JSON that a strict reader refuses, so that nobody can hide an event by what they write into it.
+//! Reads JSON that a strict parser rejects, so that an attacker cannot hide an event by what they write into it.
 //!
-//! Atlassian's log carries names and titles as people typed them. Half a surrogate pair, a number too large for a float, or two hundred
-//! levels make a strict reader refuse the whole entry. Here such a part is replaced by the nearest thing that can be read, and a
-//! [`Flag`] says so. What stands outside of the texts must be JSON: nothing is guessed about structure.
+//! Atlassian's log contains names and titles as people typed them. Half a surrogate pair, a number too large for a
+//! float, or two hundred levels make a strict parser reject the whole entry. Here each such part is replaced by the
+//! nearest readable value, and a [`Flag`] records it. Everything outside of strings must be valid JSON: the structure
+//! is never guessed.
 
 use std::{borrow::Cow, collections::HashSet, fmt::Write as _};
 
@@ -10,19 +11,19 @@ mod flag;
 
 pub use flag::{Flag, Flags};
 
-/// Levels of lists and objects that are kept; what is deeper is cut.
+/// Levels of lists and objects that are kept; deeper ones are cut.
 const MAX_LEVELS: usize = 64;
 
-/// JSON that a strict reader takes, and what had to be done for that.
+/// JSON that a strict parser accepts, and what had to be changed for that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Legible<'a> {
-    /// The entry; as it came where nothing had to be done.
+    /// The entry; as received if nothing had to be changed.
     pub text: Cow<'a, str>,
     /// What is unusual about it.
     pub flags: Flags,
 }
 
-/// Reads an entry. Fails, with a reason, only where it is no JSON.
+/// Reads an entry. Fails, with the reason, only if it is not JSON.
 pub fn read(raw: &str) -> Result<Legible<'_>, String> {
     let mut reader = Reader::new(raw);
     reader.document()?;
@@ -31,49 +32,49 @@ pub fn read(raw: &str) -> Result<Legible<'_>, String> {
     Ok(Legible { text, flags })
 }
 
-/// The members of an object, each as it is written; what is in them is not looked at. For what holds entries, so that one which a
-/// strict reader refuses spoils no other.
+/// Returns the members of an object, each as it is written, without parsing the values. For objects that contain
+/// entries, so that one entry that a strict parser rejects does not affect the others.
 pub fn members(raw: &str) -> Result<Vec<(String, &str)>, String> {
     let mut reader = Reader::new(raw);
-    let mut found = Vec::new();
+    let mut members = Vec::new();
     reader.each(b'{', b'}', |reader| {
         let mut name = String::new();
         if reader.peek() != Some(b'"') {
-            return Err(reader.problem("a name is missing"));
+            return Err(reader.problem("expected a key"));
         }
         reader.string(Some(&mut name))?;
         reader.blanks();
         if reader.peek() != Some(b':') {
-            return Err(reader.problem("a colon is missing"));
+            return Err(reader.problem("expected `:`"));
         }
         reader.take(b':');
-        found.push((name, reader.span()?));
+        members.push((name, reader.span()?));
         Ok(())
     })?;
-    Ok(found)
+    Ok(members)
 }
 
-/// The items of a list, in the same way; an error if there are more than `most`.
+/// Returns the items of a list, as [`members`] does; fails if there are more than `most`.
 pub fn items(raw: &str, most: usize) -> Result<Vec<&str>, String> {
     let mut reader = Reader::new(raw);
-    let mut found = Vec::new();
+    let mut items = Vec::new();
     reader.each(b'[', b']', |reader| {
-        if found.len() == most {
+        if items.len() == most {
             return Err(format!("a list has more than {most} entries"));
         }
-        found.push(reader.span()?);
+        items.push(reader.span()?);
         Ok(())
     })?;
-    Ok(found)
+    Ok(items)
 }
 
-/// The list or the object that a text begins with, in the same way.
+/// Returns the list or object at the beginning of a text, as [`members`] does.
 pub fn first(text: &str) -> Result<&str, String> {
     let mut reader = Reader::new(text);
     reader.blanks();
     match reader.peek() {
         Some(b'{' | b'[') => reader.span(),
-        _ => Err(reader.problem("a list or an object is missing")),
+        _ => Err(reader.problem("expected a list or an object")),
     }
 }
 
@@ -82,7 +83,7 @@ struct Reader<'a> {
     at: usize,
     flags: Flags,
     out: String,
-    /// What is open: the names of each object so far; none for a list.
+    /// The open levels: the keys of each object so far; `None` for a list.
     levels: Vec<Option<HashSet<String>>>,
 }
 
@@ -91,7 +92,7 @@ impl<'a> Reader<'a> {
         Self { raw, at: 0, flags: Flags::default(), out: String::with_capacity(raw.len()), levels: Vec::new() }
     }
 
-    /// Reads what stands between brackets and commas.
+    /// Calls `one` for each element between the brackets.
     fn each(
         &mut self,
         open: u8,
@@ -100,7 +101,7 @@ impl<'a> Reader<'a> {
     ) -> Result<(), String> {
         self.blanks();
         if self.peek() != Some(open) {
-            return Err(self.problem("a list or an object is missing"));
+            return Err(self.problem("expected a list or an object"));
         }
         self.take(open);
         self.blanks();
@@ -112,8 +113,8 @@ impl<'a> Reader<'a> {
                 match self.peek() {
                     Some(b',') => self.take(b','),
                     Some(byte) if byte == close => break,
-                    Some(_) => return Err(self.problem("a comma or the end of a list or an object is missing")),
-                    None => return Err(self.problem("unexpected end")),
+                    Some(_) => return Err(self.problem("expected `,` or the end of the list or object")),
+                    None => return Err(self.problem("unexpected end of input")),
                 }
             }
         }
@@ -122,7 +123,7 @@ impl<'a> Reader<'a> {
         if self.peek().is_some() { Err(self.problem("unexpected text after the value")) } else { Ok(()) }
     }
 
-    /// Passes over a value; gives it as it is written.
+    /// Skips a value and returns it as it is written.
     fn span(&mut self) -> Result<&'a str, String> {
         self.blanks();
         let start = self.at;
@@ -131,12 +132,12 @@ impl<'a> Reader<'a> {
             Some(b'"') => self.string(None)?,
             Some(b'-' | b'0'..=b'9') => self.number()?,
             Some(_) => self.word()?,
-            None => return Err(self.problem("unexpected end")),
+            None => return Err(self.problem("unexpected end of input")),
         }
         Ok(self.raw.get(start..self.at).unwrap_or_default())
     }
 
-    /// One value with all that is in it. It does not recurse: levels are kept on the heap.
+    /// Reads one value with everything in it. It does not recurse: the open levels are kept on the heap.
     fn document(&mut self) -> Result<(), String> {
         loop {
             self.blanks();
@@ -156,12 +157,12 @@ impl<'a> Reader<'a> {
                     self.word()?;
                     false
                 }
-                None => return Err(self.problem("unexpected end")),
+                None => return Err(self.problem("unexpected end of input")),
             };
             if opened {
                 continue;
             }
-            // What may follow a value, up to where the next is expected.
+            // What may follow a value, up to where the next value is expected.
             loop {
                 self.blanks();
                 let Some(level) = self.levels.last() else {
@@ -182,14 +183,14 @@ impl<'a> Reader<'a> {
                     }
                     Some(b'}') if is_object => self.close(b'}'),
                     Some(b']') if !is_object => self.close(b']'),
-                    Some(_) => return Err(self.problem("a comma or the end of a list or an object is missing")),
-                    None => return Err(self.problem("unexpected end")),
+                    Some(_) => return Err(self.problem("expected `,` or the end of the list or object")),
+                    None => return Err(self.problem("unexpected end of input")),
                 }
             }
         }
     }
 
-    /// Opens a list or an object; says whether a value is expected next.
+    /// Opens a list or an object; returns true if a value is expected next.
     fn open(&mut self, bracket: u8) -> Result<bool, String> {
         if self.levels.len() == MAX_LEVELS {
             self.flags.set(Flag::TooDeep);
@@ -216,11 +217,11 @@ impl<'a> Reader<'a> {
         self.levels.pop();
     }
 
-    /// A name and its colon.
+    /// Reads a key and its colon.
     fn name(&mut self) -> Result<(), String> {
         self.blanks();
         if self.peek() != Some(b'"') {
-            return Err(self.problem("a name is missing"));
+            return Err(self.problem("expected a key"));
         }
         let mut name = String::new();
         self.string(Some(&mut name))?;
@@ -231,13 +232,13 @@ impl<'a> Reader<'a> {
         }
         self.blanks();
         if self.peek() != Some(b':') {
-            return Err(self.problem("a colon is missing"));
+            return Err(self.problem("expected `:`"));
         }
         self.take(b':');
         Ok(())
     }
 
-    /// Passes over a list or an object, however deep, without keeping anything of it.
+    /// Skips a list or an object, however deep, without keeping any of it.
     fn skip(&mut self) -> Result<(), String> {
         let kept = self.out.len();
         let mut depth = 0_usize;
@@ -257,7 +258,7 @@ impl<'a> Reader<'a> {
                     continue;
                 }
                 Some(_) => {}
-                None => return Err(self.problem("unexpected end")),
+                None => return Err(self.problem("unexpected end of input")),
             }
             self.at += 1;
         }
@@ -268,7 +269,7 @@ impl<'a> Reader<'a> {
         loop {
             let rest = self.raw.get(self.at..).unwrap_or_default();
             let Some(character) = rest.chars().next() else {
-                return Err(self.problem("unexpected end of a text"));
+                return Err(self.problem("unterminated string"));
             };
             match character {
                 '"' => {
@@ -286,7 +287,7 @@ impl<'a> Reader<'a> {
                     self.at += character.len_utf8();
                     self.see(character);
                     if character < ' ' {
-                        // A strict reader wants it escaped.
+                        // A strict parser requires an escape here.
                         self.flags.set(Flag::Control);
                         write!(self.out, "\\u{:04x}", u32::from(character)).ok();
                     } else {
@@ -300,7 +301,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An escape, at the beginning of `rest`; gives what it stands for.
+    /// Reads the escape at the beginning of `rest` and returns the character.
     fn escape(&mut self, rest: &str) -> Result<Option<char>, String> {
         let unit = |text: &str| {
             let digits = text.strip_prefix("\\u").and_then(|text| text.get(..4));
@@ -346,7 +347,7 @@ impl<'a> Reader<'a> {
             return Ok(character.or(Some('\u{fffd}')));
         }
         if rest.len() < 2 {
-            return Err(self.problem("unexpected end of a text"));
+            return Err(self.problem("unterminated string"));
         }
         self.flags.set(Flag::Escape);
         self.at += 1;
@@ -354,7 +355,7 @@ impl<'a> Reader<'a> {
         Ok(Some('\\'))
     }
 
-    /// Takes note of what a character is.
+    /// Sets the flags for a character.
     fn see(&mut self, character: char) {
         if matches!(character, '\n' | '\r' | '\t') {
             return;
@@ -372,7 +373,7 @@ impl<'a> Reader<'a> {
         let number = rest.get(..rest.bytes().take_while(is_part).count()).unwrap_or_default();
         self.at += number.len();
         if is_number(number) {
-            // What the strict reader takes: it is stricter about the largest floats.
+            // What the strict parser accepts: it rejects the largest floats.
             if serde_json::from_str::<serde_json::Value>(number).is_ok() {
                 self.out.push_str(number);
             } else {
@@ -392,7 +393,7 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
         }
-        Err(self.problem("a value is missing"))
+        Err(self.problem("expected a value"))
     }
 
     fn blanks(&mut self) {
@@ -415,11 +416,11 @@ impl<'a> Reader<'a> {
     }
 
     fn problem(&self, what: &str) -> String {
-        format!("not readable JSON: {what} (byte {})", self.at)
+        format!("invalid JSON: {what} (byte {})", self.at)
     }
 }
 
-/// Whether a text is a number by JSON's grammar.
+/// Returns true if a text is a number in JSON's grammar.
 fn is_number(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
@@ -452,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_strict_reader_refuses_is_read_as_the_nearest_thing() {
+    fn what_a_strict_parser_rejects_is_replaced() {
         check(r#"{"a":"Eve \ud83d"}"#, &json!({"a": "Eve \u{fffd}"}), &[Flag::Surrogate]);
         check(
             r#"{"a":"\udc00\ud83dx\ud83d\ud83d\ude00"}"#,
@@ -473,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_deep_is_cut_and_the_rest_is_read() {
+    fn too_deep_parts_are_cut() {
         let raw = format!(r#"{{"a":{}"x\"]"{},"b":1}}"#, "[".repeat(100_000), "]".repeat(100_000));
         let legible = read(&raw).unwrap();
         assert!(legible.flags.has(Flag::TooDeep));
@@ -484,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused() {
+    fn invalid_json_is_rejected() {
         for raw in [
             "",
             "{",
@@ -528,16 +529,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_strict_reader_takes_is_read_as_by_it(value in any_json()) {
+        fn valid_json_is_unchanged(value in any_json()) {
             let raw = value.to_string();
             let legible = read(&raw).unwrap();
             let back: Value = serde_json::from_str(&legible.text).unwrap();
             prop_assert_eq!(back, serde_json::from_str::<Value>(&raw).unwrap());
         }
 
-        /// Whatever is read can be read strictly then, and whatever a strict reader takes is read.
+        /// The output always parses strictly, and everything that a strict parser accepts is read.
         #[test]
-        fn what_is_read_can_be_read_strictly(parts in prop::collection::vec(prop::sample::select(vec![
+        fn the_output_parses_strictly(parts in prop::collection::vec(prop::sample::select(vec![
             "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\\", "\\u", "d83d", "\\ud83d", "\\udc00", "1", "-", "1e400", "e", ".", "0", "true", "null", " ", "\n", "\u{1}", "x", "😀",
         ]), 0..20)) {
             let raw: String = parts.concat();
