@@ -17,7 +17,7 @@ use watchbell::{
     store::{ActionList, SourceError, Store},
 };
 
-use super::{CliError, Context, output, readable, runtime};
+use super::{CliError, Context, ensure_readable, output, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Actions {
@@ -79,7 +79,7 @@ impl List {
         sources.catalog = super::catalog_of(&entries).into();
         let loaded = Loader::new(sources).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         let rows: Vec<Row<'_>> = entries
             .iter()
             .filter(|entry| self.source.as_ref().is_none_or(|source| *source == entry.source))

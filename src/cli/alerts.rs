@@ -208,37 +208,37 @@ fn show(context: &mut Context, id: String) -> Result<(), CliError> {
     let message = Message::alert(Notice::Opened, alert.clone());
     let out = &context.output;
     out.line(render(&message, out.width()).trim_end())?;
-    let mut more: Vec<(&str, String)> = vec![
+    let mut fields: Vec<(&str, String)> = vec![
         ("id", alert.id.to_string()),
         ("status", format!("{}, revision {}", status(&alert), alert.revision)),
         ("dedup key", alert.dedup_key.to_string()),
         ("rule file", format!("{} of generation {}", alert.rule_hash, alert.generation)),
     ];
     if let Some(raised) = alert.raised_at {
-        more.push(("raised", format!("{} UTC", output::time(raised))));
+        fields.push(("raised", format!("{} UTC", output::time(raised))));
     }
     if let Some(resolved) = alert.resolved_at {
-        more.push(("resolved", format!("{} UTC", output::time(resolved))));
+        fields.push(("resolved", format!("{} UTC", output::time(resolved))));
     }
     if alert.late {
-        more.push(("late", "the event that opened it was already old when it arrived".to_owned()));
+        fields.push(("late", "the event that opened it was already old when it arrived".to_owned()));
     }
     if let Some(silence) = alert.silenced_by {
-        more.push(("silenced", format!("by silence {silence}")));
+        fields.push(("silenced", format!("by silence {silence}")));
     }
     if !alert.tags.is_empty() {
-        more.push(("tags", alert.tags.join(", ")));
+        fields.push(("tags", alert.tags.join(", ")));
     }
     if !alert.attack.is_empty() {
-        more.push(("ATT&CK", alert.attack.join(", ")));
+        fields.push(("ATT&CK", alert.attack.join(", ")));
     }
     if let Some(reference) = &alert.reference {
-        more.push(("reference", reference.clone()));
+        fields.push(("reference", reference.clone()));
     }
     if let Some(message) = &alert.evidence.message {
-        more.push(("message", message.clone()));
+        fields.push(("message", message.clone()));
     }
-    for (name, value) in more {
+    for (name, value) in fields {
         out.line(&format!("  {name:<10}{}", output::printable(&value)))?;
     }
     out.line("")?;

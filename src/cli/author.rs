@@ -18,7 +18,7 @@ use watchbell::{
     source::file,
 };
 
-use super::{CliError, Context, output, problems, readable, replace_file};
+use super::{CliError, Context, ensure_readable, output, problems, replace_file};
 
 #[derive(Debug, Args)]
 pub(super) struct New {
@@ -143,7 +143,7 @@ impl Docs {
         // As the authors wrote them, without local overrides and exceptions.
         let loaded = Loader::of(roots).without_builtin().without_tuning().load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("some rules do not load", &loaded.diagnostics)));
         }

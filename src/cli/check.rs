@@ -12,7 +12,7 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, Format, output, problems, readable,
+    CliError, Context, Format, ensure_readable, output, problems,
     run::terminal,
     runtime,
     validate::{examine, report, vocabulary},
@@ -178,7 +178,7 @@ impl Check {
 
     /// `other_warnings`: the number of warnings that are not about rules.
     fn verdict(&self, loaded: &Loaded, other_warnings: usize) -> Result<(), CliError> {
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("some rules do not load", &loaded.diagnostics)));
         }

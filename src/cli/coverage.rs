@@ -14,7 +14,7 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, filter, output, problems, readable,
+    CliError, Context, ensure_readable, filter, output, problems,
     replay::{self, Feed},
 };
 
@@ -42,7 +42,7 @@ impl CoverageArgs {
         let (config, sources) = replay::sources(context, &self.rules, &self.events, self.actions.as_deref())?;
         let loaded = Loader::new(sources).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         let (since, until) = self.range.bounds(now)?;
         let mut run = Run { source: self.range.source(), ..Run::default() };
         let feed = if self.events.is_empty() {

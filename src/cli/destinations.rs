@@ -99,19 +99,19 @@ fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
     let mut alert = test_alert(clock.now()).map_err(|error| CliError::Usage(error.to_string()))?;
     let runtime = runtime()?;
     let first = runtime.block_on(destination.send(&Message::alert(Notice::Opened, alert.clone()), None));
-    let mut verdicts = vec![("opened", first)];
+    let mut outcomes = vec![("opened", first)];
     // An incident that was opened is closed again.
-    if let (true, Some((_, SendOutcome::Delivered(receipt)))) = (settings.kind.keeps_incidents(), verdicts.first()) {
+    if let (true, Some((_, SendOutcome::Delivered(receipt)))) = (settings.kind.keeps_incidents(), outcomes.first()) {
         let reference = receipt.reference.clone();
         alert.status = watchbell::model::alert::AlertStatus::Resolved;
         alert.resolved_at = Some(clock.now());
         alert.revision += 1;
         let message = Message::alert(Notice::Resolved, alert);
-        verdicts.push(("resolved", runtime.block_on(destination.send(&message, reference.as_deref()))));
+        outcomes.push(("resolved", runtime.block_on(destination.send(&message, reference.as_deref()))));
     }
     let mut failed = None;
-    for (what, verdict) in &verdicts {
-        let (word, answer) = match verdict {
+    for (what, outcome) in &outcomes {
+        let (word, answer) = match outcome {
             SendOutcome::Delivered(receipt) => ("ok", receipt.answer.clone()),
             SendOutcome::Retry { reason, .. } => ("FAILED", reason.clone()),
             SendOutcome::Refused(reason) => ("REFUSED", reason.clone()),

@@ -48,7 +48,7 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
-struct Wanted {
+struct EventFilter {
     #[command(flatten)]
     range: filter::Range,
     /// Only events whose action matches this pattern; `*` matches any text
@@ -62,7 +62,7 @@ struct Wanted {
     actor: Option<String>,
 }
 
-impl Wanted {
+impl EventFilter {
     fn query(&self) -> Result<wire::EventQuery, CliError> {
         let (since, until) = self.range.bounds(Clock::system().now())?;
         Ok(wire::EventQuery {
@@ -80,7 +80,7 @@ impl Wanted {
 #[derive(Debug, Args)]
 struct List {
     #[command(flatten)]
-    wanted: Wanted,
+    filter: EventFilter,
     /// List quarantined entries instead: entries of the log that are not valid events, and why
     #[arg(long)]
     quarantined: bool,
@@ -92,7 +92,7 @@ struct List {
 #[derive(Debug, Args)]
 struct Tail {
     #[command(flatten)]
-    wanted: Wanted,
+    filter: EventFilter,
     /// Keep printing new events, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
@@ -117,7 +117,7 @@ struct Import {
 #[derive(Debug, Args)]
 struct Export {
     #[command(flatten)]
-    wanted: Wanted,
+    filter: EventFilter,
     /// File to write to; by default stdout
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -148,7 +148,7 @@ impl Events {
 
 impl List {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let query = wire::EventQuery { limit: Some(self.limit), newest_first: true, ..self.wanted.query()? };
+        let query = wire::EventQuery { limit: Some(self.limit), newest_first: true, ..self.filter.query()? };
         let (_, client) = context.client()?;
         if self.quarantined {
             return quarantined(context, &client, self.limit);
@@ -224,7 +224,7 @@ fn show(context: &mut Context, id: EventId) -> Result<(), CliError> {
 
 impl Tail {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let query = self.wanted.query()?;
+        let query = self.filter.query()?;
         let (config, client) = context.client()?;
         let out = &context.output;
         let json = context.is_json();
@@ -367,7 +367,7 @@ fn bytes_bar(size: u64) -> ProgressBar {
 
 impl Export {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let query = self.wanted.query()?;
+        let query = self.filter.query()?;
         let (_, client) = context.client()?;
         let mut target: Box<dyn Write> = match &self.output {
             None => Box::new(std::io::BufWriter::new(std::io::stdout())),

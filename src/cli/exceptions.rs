@@ -19,7 +19,7 @@ use watchbell::{
     store::Excepted,
 };
 
-use super::{CliError, Context, filter, output, problems, readable, replace_file};
+use super::{CliError, Context, ensure_readable, filter, output, problems, replace_file};
 
 #[derive(Debug, Args)]
 pub(super) struct Exceptions {
@@ -74,7 +74,7 @@ impl Exceptions {
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         match self.verb {
             Verb::List => list(context, &loaded.set)?,
             Verb::Stats => stats(context, &config, &loaded.set)?,
@@ -206,19 +206,19 @@ fn stats(context: &Context, config: &Config, set: &RuleSet) -> Result<(), CliErr
 
 fn hits(context: &Context, exception: ExceptionId, limit: usize) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let hits: Vec<Excepted> = client.all(Request::Excepted { exception, limit })?;
+    let found: Vec<Excepted> = client.all(Request::Excepted { exception, limit })?;
     if context.is_json() {
-        for hit in &hits {
+        for hit in &found {
             context.output.json_line(hit)?;
         }
         return Ok(());
     }
-    if hits.is_empty() {
+    if found.is_empty() {
         context.output.note("no suppressed matches");
         return Ok(());
     }
     let row = |hit: &Excepted| vec![output::time(hit.time), hit.rule.to_string(), hit.event.to_string()];
-    Ok(context.output.table(&["time (utc)", "rule", "event"], hits.iter().map(row).collect())?)
+    Ok(context.output.table(&["time (utc)", "rule", "event"], found.iter().map(row).collect())?)
 }
 
 impl Add {
@@ -268,7 +268,7 @@ impl Add {
             Ok(())
         })?;
         let limits = &config.detection.limits;
-        let hidden = super::on_a_rules_thread(|| would_hide(rule, exception, limits, &set.catalog, history.iter()))?;
+        let hidden = super::on_rule_thread(|| would_hide(rule, exception, limits, &set.catalog, history.iter()))?;
         self.show(context, &text, &hidden, &file, &event)?;
         if self.write {
             replace_file(&file, &whole)?;

@@ -16,7 +16,7 @@ use watchbell::{
     source::file,
 };
 
-use super::{CliError, Context, on_a_rules_thread, output, problems, readable};
+use super::{CliError, Context, ensure_readable, on_rule_thread, output, problems};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -33,7 +33,7 @@ impl Explain {
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         let Some(rule) = loaded.set.all().find(|rule| *rule.id() == self.rule).cloned() else {
             if loaded.set.broken.is_empty() {
                 return Err(super::rules::no_such_rule(&loaded.set, &self.rule));
@@ -46,7 +46,7 @@ impl Explain {
         let (before, event) = self.events(context, &config, &loaded.set, &rule)?;
         let (rules, settings) = (&loaded.set, &config.detection);
         let explanation =
-            on_a_rules_thread(|| replay::explain::explain(rules, &rule, settings, before.into_iter(), &event))?;
+            on_rule_thread(|| replay::explain::explain(rules, &rule, settings, before.into_iter(), &event))?;
         if context.is_json() {
             return Ok(context.output.json(&explanation)?);
         }

@@ -174,7 +174,7 @@ impl CliError {
 }
 
 /// Fails if a rules directory could not be read: an empty set of rules must not pass for the full one.
-fn readable(diagnostics: &[Diagnostic]) -> Result<(), CliError> {
+fn ensure_readable(diagnostics: &[Diagnostic]) -> Result<(), CliError> {
     match watchbell::rule::unreadable_root(diagnostics) {
         None => Ok(()),
         Some(problem) => Err(CliError::Usage(format!("`{}`: {}", problem.file.display(), problem.message))),
@@ -402,14 +402,14 @@ fn private_file(path: &std::path::Path) -> Result<std::fs::File, CliError> {
 /// Replaces a file atomically: an agent that reads at the same time sees either the old text or the new.
 fn replace_file(path: &std::path::Path, text: &str) -> Result<(), CliError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let aside = path.with_file_name(format!(".{name}.new"));
-    let written = std::fs::write(&aside, text)
+    let temporary = path.with_file_name(format!(".{name}.new"));
+    let result = std::fs::write(&temporary, text)
         .and_then(|()| match std::fs::metadata(path) {
-            Ok(old) => std::fs::set_permissions(&aside, old.permissions()),
+            Ok(old) => std::fs::set_permissions(&temporary, old.permissions()),
             Err(_) => Ok(()),
         })
-        .and_then(|()| std::fs::rename(&aside, path));
-    written.map_err(|error| CliError::Usage(format!("cannot write `{}`: {error}", path.display())))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    result.map_err(|error| CliError::Usage(format!("cannot write `{}`: {error}", path.display())))
 }
 
 /// `what: 2 problems`.
@@ -419,7 +419,7 @@ fn problems(what: &str, diagnostics: &[Diagnostic]) -> String {
 }
 
 /// Runs rules on a thread with a large enough stack, as the agent does.
-fn on_a_rules_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, CliError> {
+fn on_rule_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, CliError> {
     watchbell::rule::stack::run("rules", run)
         .map_err(|error| CliError::Usage(format!("cannot start a thread for rules: {error}")))
 }

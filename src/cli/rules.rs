@@ -19,7 +19,7 @@ use watchbell::{
     rule::{self, CompiledRule, Loader, Metadata, RuleKind, RuleSet, Selector, Stage},
 };
 
-use super::{CliError, Context, author, output, problems, readable};
+use super::{CliError, Context, author, ensure_readable, output, problems};
 
 #[derive(Debug, Args)]
 pub(super) struct RulesArgs {
@@ -71,7 +71,7 @@ impl RulesArgs {
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         // Without a store, rules are listed without their records.
         let known = if config.data_dir.join("store").exists() {
             let client = Client::open(&config, &Clock::system())?;

@@ -18,7 +18,7 @@ use watchbell::{
     store::StoreError,
 };
 
-use super::{CliError, Context, Format, output, readable, runtime};
+use super::{CliError, Context, Format, ensure_readable, output, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {}
@@ -81,7 +81,7 @@ fn open(config: &Config, format: Format, first: bool) -> Result<Agent, CliError>
     };
     // Only at the start: later, a directory may be missing for a moment while it is replaced.
     if first {
-        readable(&agent.diagnostics)?;
+        ensure_readable(&agent.diagnostics)?;
     }
     for diagnostic in &agent.diagnostics {
         match diagnostic.level {

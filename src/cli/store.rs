@@ -62,32 +62,32 @@ impl StoreVerbs {
 
 fn verify(context: &mut Context) -> Result<(), CliError> {
     let (_, client) = context.client()?;
-    let Some(check) = client.one::<StoreCheck>(Request::Verify {})? else {
+    let Some(found) = client.one::<StoreCheck>(Request::Verify {})? else {
         return Err(CliError::Usage("the agent did not report a result".to_owned()));
     };
     let out = &context.output;
     if context.is_json() {
-        out.json(&check)?;
+        out.json(&found)?;
     } else {
         out.line(&format!(
             "{} in {}, {} with {}, {}, {} pending, {} given up, {} of detection state",
-            output::count(check.events, "event"),
-            output::count(check.blocks, "block"),
-            output::count(check.alerts, "alert"),
-            if check.matches == 1 { "1 match".to_owned() } else { format!("{} matches", check.matches) },
-            output::count(check.changes, "change"),
-            check.pending,
-            check.given_up,
-            output::count(check.state, "piece"),
+            output::count(found.events, "event"),
+            output::count(found.blocks, "block"),
+            output::count(found.alerts, "alert"),
+            if found.matches == 1 { "1 match".to_owned() } else { format!("{} matches", found.matches) },
+            output::count(found.changes, "change"),
+            found.pending,
+            found.given_up,
+            output::count(found.state, "piece"),
         ))?;
-        for problem in &check.problems {
+        for problem in &found.problems {
             out.line(&format!("FAILED   {}", output::printable(problem)))?;
         }
-        if check.wrong == 0 {
+        if found.wrong == 0 {
             out.line("ok       the store is readable and consistent")?;
         }
     }
-    match check.wrong {
+    match found.wrong {
         0 => Ok(()),
         wrong => Err(CliError::Findings(format!(
             "{} found in the store; `watchbell store recover` saves the readable part",

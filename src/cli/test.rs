@@ -24,9 +24,9 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, Format, on_a_rules_thread,
+    CliError, Context, Format, ensure_readable, on_rule_thread,
     output::{self, xml},
-    problems, readable, runtime,
+    problems, runtime,
 };
 
 #[derive(Debug, Args)]
@@ -137,15 +137,15 @@ impl TestArgs {
         only: &[PathBuf],
         config: Option<&Config>,
     ) -> Result<(), CliError> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let loader = Loader::new(self.sources(roots, config)).without_builtin();
         let loaded = if self.tuned { loader } else { loader.without_tuning() }.load();
         let settings = config.map_or_else(detect::Settings::default, |config| config.detection.clone());
-        let (results, mut diagnostics) = on_a_rules_thread(|| self.test(roots, only, config, &loaded.set, settings))?;
+        let (results, mut diagnostics) = on_rule_thread(|| self.test(roots, only, config, &loaded.set, settings))?;
         let broken = any_error(&loaded.diagnostics);
         let rule_problems = problems("some rules do not load", &loaded.diagnostics);
         diagnostics.splice(0..0, loaded.diagnostics);
-        let run = Run { results, diagnostics, took: begun.elapsed() };
+        let run = Run { results, diagnostics, took: started.elapsed() };
         show(context, &run)?;
         if broken {
             return Err(CliError::Rules(rule_problems));
@@ -341,7 +341,7 @@ fn show(context: &Context, run: &Run) -> Result<(), CliError> {
         Format::Github => context.output.raw(&github(run))?,
         _ => {
             context.output.diagnostics(&run.diagnostics);
-            readable(&run.diagnostics)?;
+            ensure_readable(&run.diagnostics)?;
             human(context, run)?;
         }
     }

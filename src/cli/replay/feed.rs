@@ -35,8 +35,8 @@ impl Feed {
         // Only for the progress bar: a damaged block makes the total unknown, but the rest can still be replayed.
         let totals: Option<wire::EventTotals> = client.one(Request::EventTotals {}).ok().flatten();
         run.changes = client.all(Request::HandledChanges {})?;
-        let watermarks: Vec<LoggedWatermark> = client.all(Request::Watermarks {})?;
-        run.watermarks = watermarks;
+        let passes: Vec<LoggedWatermark> = client.all(Request::Watermarks {})?;
+        run.watermarks = passes;
         Ok(Self::Stored(client, totals.map_or(0, |totals| totals.events)))
     }
 

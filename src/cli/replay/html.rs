@@ -135,9 +135,9 @@ fn differences(text: &mut String, against: &str, diff: &Diff) {
                 "<tr><td><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
                 xml(id.as_str()),
                 page::change(rule.rule),
-                page::step(rule, |found| found.matches),
-                page::step(rule, |found| found.alerts),
-                page::step(rule, |found| found.errors),
+                page::step(rule, |counts| counts.matches),
+                page::step(rule, |counts| counts.alerts),
+                page::step(rule, |counts| counts.errors),
                 page::tally(rule)
             ));
         }

@@ -29,10 +29,10 @@ type Comparison = fn(u64, u64) -> bool;
 
 /// Longer signs come first, since `>=` begins with `>`.
 const COMPARISONS: [(&str, Comparison); 4] = [
-    (">=", |found, limit| found >= limit),
-    ("<=", |found, limit| found <= limit),
-    (">", |found, limit| found > limit),
-    ("<", |found, limit| found < limit),
+    (">=", |actual, limit| actual >= limit),
+    ("<=", |actual, limit| actual <= limit),
+    (">", |actual, limit| actual > limit),
+    ("<", |actual, limit| actual < limit),
 ];
 
 /// A condition under which a replay fails.
@@ -81,7 +81,7 @@ impl Limit {
         let rules = |of: fn(&watchbell::replay::RuleDiff) -> u64| {
             diff.map_or(0, |diff| diff.rules.values().map(of).sum::<u64>())
         };
-        let found = match self.quantity {
+        let actual = match self.quantity {
             Quantity::Matches => sum(|rule| rule.matches),
             Quantity::Alerts => sum(|rule| rule.alerts),
             Quantity::Errors => sum(|rule| rule.errors),
@@ -89,6 +89,6 @@ impl Limit {
             Quantity::Gone => rules(|rule| rule.gone),
             Quantity::Changed => rules(|rule| rule.changed),
         };
-        (self.is_met)(found, self.number).then(|| format!("{}: {found}", self.text))
+        (self.is_met)(actual, self.number).then(|| format!("{}: {actual}", self.text))
     }
 }

@@ -71,8 +71,8 @@ fn differences(text: &mut String, page: &PageTemplate<'_>, against: &str, diff: 
         "| rule | | matches | alerts | errors | added | gone | changed |\n|---|---|---:|---:|---:|---:|---:|---:|\n",
     );
     for (id, rule) in PageTemplate::rule_changes(diff) {
-        let (matches, alerts) = (page::step(rule, |found| found.matches), page::step(rule, |found| found.alerts));
-        let errors = page::step(rule, |found| found.errors);
+        let (matches, alerts) = (page::step(rule, |counts| counts.matches), page::step(rule, |counts| counts.alerts));
+        let errors = page::step(rule, |counts| counts.errors);
         let (id, change) = (code(id.as_str()), page::change(rule.rule));
         let (added, gone, changed) = (rule.added, rule.gone, rule.changed);
         text.push_str(&format!(

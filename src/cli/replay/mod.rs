@@ -20,7 +20,7 @@ use watchbell::{
     rule::{RuleSources, Selector},
 };
 
-use super::{CliError, Context, Format, filter, output, private_file, problems, readable};
+use super::{CliError, Context, Format, ensure_readable, filter, output, private_file, problems};
 
 mod against;
 mod feed;
@@ -106,7 +106,7 @@ impl ReplayArgs {
         let (config, sources) = sources(context, &self.rules, &self.events, self.actions.as_deref())?;
         let rules = Rules::load(sources.clone(), &self.rule);
         context.output.diagnostics(&rules.diagnostics);
-        readable(&rules.diagnostics)?;
+        ensure_readable(&rules.diagnostics)?;
         if let (true, Some(config)) = (self.verify, &config) {
             if !matches!(context.format, Format::Human | Format::Json) {
                 return Err(CliError::Usage("`--verify` supports only the formats `human` and `json`".to_owned()));
@@ -121,7 +121,7 @@ impl ReplayArgs {
             && any_error(&other.diagnostics)
         {
             context.output.diagnostics(&other.diagnostics);
-            readable(&other.diagnostics)?;
+            ensure_readable(&other.diagnostics)?;
             context.output.warning(&problems(&format!("some rules of {name} do not load"), &other.diagnostics));
         }
         let other = |against: &Against| match against {
@@ -142,9 +142,9 @@ impl ReplayArgs {
             return Err(CliError::Rules(problems("no rules to run", &rules.diagnostics)));
         }
         let settings = config.as_ref().map_or_else(detect::Settings::default, |config| config.detection.clone());
-        let begun = Instant::now();
+        let started = Instant::now();
         let (report, other) = self.replay(&rules, against.as_ref(), &settings, config.as_ref(), context, now)?;
-        let took = begun.elapsed();
+        let took = started.elapsed();
         if let Some(path) = &self.save {
             save(path, &report)?;
         }

@@ -152,9 +152,9 @@ fn differences(out: &Output, page: &PageTemplate<'_>, against: &str, diff: &Diff
         vec![
             id.to_string(),
             page::change(rule.rule).to_owned(),
-            page::step(rule, |found| found.matches),
-            page::step(rule, |found| found.alerts),
-            page::step(rule, |found| found.errors),
+            page::step(rule, |counts| counts.matches),
+            page::step(rule, |counts| counts.alerts),
+            page::step(rule, |counts| counts.errors),
             page::tally(rule),
         ]
     });

@@ -12,7 +12,7 @@ use watchbell::{
 };
 
 use super::{
-    super::{CliError, Context, on_a_rules_thread, output},
+    super::{CliError, Context, on_rule_thread, output},
     feed::progress,
     page,
 };
@@ -33,7 +33,7 @@ pub(super) fn verify(context: &Context, config: &Config, rules: &Arc<RuleSet>, s
     let bar = progress(checkpoint.0);
     let mut verification = Verification::new(Arc::clone(rules), config.detection.clone(), history);
     let mut unreadable: Option<StoreError> = None;
-    let fed = on_a_rules_thread(|| {
+    let fed = on_rule_thread(|| {
         let fed = client.blocks(|block| {
             match feed(&mut verification, block) {
                 Ok(events) => bar.inc(events),
@@ -54,7 +54,7 @@ pub(super) fn verify(context: &Context, config: &Config, rules: &Arc<RuleSet>, s
         print(context, &verified, show)?;
     }
     if verified.is_empty() {
-        return Err(CliError::Findings("no alerts could be compared".to_owned()));
+        return Err(CliError::Findings("nothing could be compared".to_owned()));
     }
     if verified.agrees() {
         return Ok(());
