@@ -125,7 +125,7 @@ struct Export {
 
 #[derive(Debug, Args)]
 struct Fetch {
-    /// Start: a time, a date, or a duration before now such as `30d`
+    /// Start of the time range: a time, a date, or a duration before now such as `30d`
     #[arg(long, value_name = "TIME")]
     since: TimeArgument,
     /// Only this source

@@ -11,10 +11,10 @@ use super::CliError;
 /// Selects by time and source.
 #[derive(Debug, Args)]
 pub(super) struct Range {
-    /// Start: a time, a date, or a duration before now such as `24h`
+    /// Start of the time range: a time, a date, or a duration before now such as `24h`
     #[arg(long, value_name = "TIME")]
     since: Option<TimeArgument>,
-    /// End (exclusive), in the same forms
+    /// End of the time range (exclusive), in the same forms
     #[arg(long, value_name = "TIME")]
     until: Option<TimeArgument>,
     /// Only this source

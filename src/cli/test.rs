@@ -34,7 +34,7 @@ pub(super) struct TestArgs {
     /// Directories of rules, rule files or test files; by default the configured rules
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Only rules whose id, and cases whose name, contains this text
+    /// Only rules whose id contains this text, and cases whose name does
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Run every rule on every case, to show unexpected alerts of other rules
