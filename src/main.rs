@@ -1,4 +1,4 @@
-//! The `watchbell` binary: parses arguments, runs a verb, and turns what came of it into an exit code.
+//! The `watchbell` binary: parses arguments, runs a verb and turns its result into an exit code.
 
 use std::process::ExitCode;
 

@@ -100,7 +100,7 @@ fn a_key_that_may_not_read_the_list_is_no_error() {
     ");
     let refused = lab.watchbell(&["actions", "refresh"]);
     assert_eq!(refused.code, Some(3));
-    insta::assert_snapshot!(refused.stderr, @r#"error: the list of actions of "test": 127.0.0.1 answered 403 Forbidden: The key lacks a scope. Detection goes on by action ids. Reading the list takes the scope `read:events:admin`; `watchbell check` says what is wrong"#);
+    insta::assert_snapshot!(refused.stderr, @r#"error: cannot fetch the list of actions of "test": 127.0.0.1 answered 403 Forbidden: The key lacks a scope; rules still match by action id. The list needs the scope `read:events:admin`; see `watchbell check`"#);
 }
 
 /// What is not wanted is counted and not evaluated, or counted and not stored; live, in a replay, and where it is imported.
@@ -129,7 +129,7 @@ fn what_is_not_wanted_is_counted() {
     }
     let status = lab.watchbell(&["status"]);
     assert!(
-        status.stdout.contains("about      authentication 1, unknown 2 (2 ignored, 2 dropped)"),
+        status.stdout.contains("categories authentication 1, unknown 2 (2 ignored, 2 dropped)"),
         "{}",
         status.stdout
     );

@@ -138,9 +138,9 @@ fn tests_that_hold_are_a_line_a_rule() {
     exit: 1
     --- stdout
     FAIL  a.untested  no tests
-          0 cases of at least 2
+          0 cases found, at least 2 required
           no case that alerts
-          no case that does not alert: a near miss shows what the rule is not about
+          no case that does not alert; add a near miss that the rule must ignore
     ok    team.rule   3 cases
 
     3 cases of 2 rules, 0 failed, in [TIME]
@@ -415,7 +415,7 @@ fn explain_says_in_which_line() {
         13:31  domain(event.actor.email) == "example.com"  true
         14:12  event.geo.country                           "Germany"
         14:30  event.geo.country != "Germany"              false
-      said no in line 14: && event.geo.country != "Germany"
+      returned false at line 14: && event.geo.country != "Germany"
 
     verdict    no alert: `rule` returned false at line 14
     "#);
@@ -423,7 +423,7 @@ fn explain_says_in_which_line() {
     lab.write("event.json", given.to_string());
     let finished = lab.watchbell(&["explain", "--rule", "team.rule", "--event", "event.json"]);
     assert!(
-        finished.stdout.contains("said no in line 12: if event.actor.email == () { return false; }"),
+        finished.stdout.contains("returned false at line 12: if event.actor.email == () { return false; }"),
         "{}",
         finished.show()
     );

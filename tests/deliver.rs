@@ -168,7 +168,7 @@ fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
     });
     let told: BTreeSet<Vec<String>> = messages(&service).into_iter().map(|(_, rules)| rules).collect();
     assert_eq!(told, BTreeSet::from([vec!["team.low".to_owned()], vec!["team.high".to_owned()]]));
-    assert!(lab.watchbell(&["destinations", "dead"]).stderr.contains("nothing was given up"));
+    assert!(lab.watchbell(&["destinations", "dead"]).stderr.contains("no deliveries were given up"));
 }
 
 /// So many an hour, then one summary: nothing is dropped.

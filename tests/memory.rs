@@ -171,7 +171,7 @@ fn what_is_remembered_can_be_looked_at_and_cleared() {
     for part in ["count/ann@example.com", "count/bob@example.com", "1 time", "note/last", "\"bob\""] {
         assert!(shown.stdout.contains(part), "{part}: {}", shown.show());
     }
-    assert_eq!(lab.watchbell(&["state", "clear", "--rule", "a.counts"]).stdout, "a.counts has forgotten 3 keys\n");
+    assert_eq!(lab.watchbell(&["state", "clear", "--rule", "a.counts"]).stdout, "cleared 3 keys of a.counts\n");
     assert_eq!(lab.watchbell(&["state", "list"]).stdout, "");
 }
 
@@ -411,13 +411,13 @@ fn new_rules_learn_from_what_is_stored() {
     };
     let learned = replay(&[]);
     assert!(
-        learned.stdout.contains("2 events") && learned.stdout.contains("after learning from 6 events"),
+        learned.stdout.contains("2 events") && learned.stdout.contains("after a warm-up of 6 events"),
         "{}",
         learned.show()
     );
     assert!(learned.stdout.contains("eve") && !learned.stdout.contains("ann 20"), "{}", learned.show());
     let empty = replay(&["--warm-up", "0s"]);
-    assert!(!empty.stdout.contains("learning") && empty.stdout.contains("ann 20"), "{}", empty.show());
+    assert!(!empty.stdout.contains("warm-up") && empty.stdout.contains("ann 20"), "{}", empty.show());
 }
 
 /// The examples of Sigma's four kinds of correlation do what their tests say.

@@ -147,9 +147,9 @@ fn every_looking_verb_answers_alike_with_and_without_an_agent() {
     assert_eq!(lasting(&before), lasting(&after));
     // Beside an agent a rule forgets in the agent's memory, and not only in the store.
     let again = start(&lab, 60);
-    assert!(lab.watchbell(&["state", "clear", "--rule", "team.remembers"]).stdout.contains("has forgotten 2 keys"));
+    assert!(lab.watchbell(&["state", "clear", "--rule", "team.remembers"]).stdout.contains("cleared 2 keys"));
     drop(again);
-    assert!(lab.watchbell(&["state", "clear", "--rule", "team.remembers"]).stdout.contains("has forgotten 0 keys"));
+    assert!(lab.watchbell(&["state", "clear", "--rule", "team.remembers"]).stdout.contains("cleared 0 keys"));
     // A socket that a killed agent left behind is in nobody's way.
     assert!(lab.path("data/agent.sock").exists());
     let again = start(&lab, 60);
@@ -346,7 +346,7 @@ fn a_part_of_the_log_is_fetched_again() {
     let agent = start(&lab, 0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let answer = lab.watchbell(&["events", "fetch", "--since", "2h"]);
-    assert!(answer.stdout.contains("is fetched again now"), "{}", answer.show());
+    assert!(answer.stdout.contains("is being fetched again"), "{}", answer.show());
     assert!(runtime.block_on(eventually(|| status(&lab)["events"]["evaluated"] == 40)), "{:#}", status(&lab));
     let again = lab.watchbell(&["events", "fetch", "--since", "2h", "--source", "test"]);
     assert_eq!(again.code, Some(0));

@@ -286,8 +286,8 @@ fn stale_documentation_is_told() {
     assert_eq!(found.code, Some(1));
     assert_eq!(found.stdout, "pages/README.md\n");
     insta::assert_snapshot!(found.stderr, @"
-    warning: `pages/gone.md` belongs to no rule: delete it
-    error: 2 pages not current: `watchbell rules docs` writes them
+    warning: `pages/gone.md` has no rule; delete it
+    error: 2 pages out of date; `watchbell rules docs` updates them
     ");
 }
 

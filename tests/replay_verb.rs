@@ -76,13 +76,13 @@ fn a_report_says_how_much_when_and_of_what() {
     --- stdout
     49 events, 2026-03-01 12:00:00 to 2026-03-02 11:30:00 UTC
 
-     RULE                MATCHES  ALERTS  A DAY  ERRORS  TIME  WHEN
-     team.logins         12       12      12     0  [TIME]  █▁█▁█▁█▁█▁█▁█▁█▁█▁█▁█▁█▁
-     team.impersonation  1        1       1.00   0  [TIME]  ▁▁▁▁▁▁▁▁▁▁▁█▁▁▁▁▁▁▁▁▁▁▁▁
+     RULE                MATCHES  ALERTS  PER DAY  ERRORS  TIME  WHEN
+     team.logins         12       12      12       0  [TIME]  █▁█▁█▁█▁█▁█▁█▁█▁█▁█▁█▁█▁
+     team.impersonation  1        1       1.00     0  [TIME]  ▁▁▁▁▁▁▁▁▁▁▁█▁▁▁▁▁▁▁▁▁▁▁▁
 
-    found nothing: team.never
+    no matches: team.never
 
-    noisiest, by dedup key and by actor
+    noisiest dedup keys and actors
       team.logins
         keys    <b>eve (4), ann (4), bob (4)
         actors  <b>eve@example.com (4), ann@example.com (4), bob@example.com (4)
@@ -92,14 +92,14 @@ fn a_report_says_how_much_when_and_of_what() {
       when      2026-03-01 12:00:00 UTC
       rule      team.logins  alert bcad6a313b  source file
 
-    … and 12 more alerts: `--show-alerts 13`
+    … and 12 more alerts (`--show-alerts 13` shows all)
     --- stderr
     ");
     let only = replay(&lab, &["--rule", "*.impersonation", "team.never", "--show-alerts", "0"]);
     assert!(only.stdout.contains("team.impersonation") && !only.stdout.contains("team.logins"), "{}", only.stdout);
     let nothing = replay(&lab, &["--rule", "nope"]);
     assert_eq!(
-        (nothing.code, nothing.stderr.contains("no rule is called `nope`")),
+        (nothing.code, nothing.stderr.contains("no rule matches `nope`")),
         (Some(3), true),
         "{}",
         nothing.stderr
@@ -125,12 +125,12 @@ fn formats_are_for_programs_browsers_and_pull_requests() {
 
     49 events, 2026-03-01 12:00:00 to 2026-03-02 11:30:00 UTC  
 
-    | rule | matches | alerts | a day | errors | when |
+    | rule | matches | alerts | per day | errors | when |
     |---|---:|---:|---:|---:|---|
     | `team.logins` | 12 | 12 | 12 | 0 | █▁█▁█▁█▁█▁█▁█▁█▁█▁█▁█▁█▁ |
     | `team.impersonation` | 1 | 1 | 1.00 | 0 | ▁▁▁▁▁▁▁▁▁▁▁█▁▁▁▁▁▁▁▁▁▁▁▁ |
 
-    Found nothing: `team.never`.
+    No matches: `team.never`.
 
     <details><summary>Alerts (13)</summary>
 
@@ -173,7 +173,7 @@ fn what_a_change_changes_is_told_against_a_directory_a_revision_and_what_was_sav
     assert_eq!(replay(&lab, &["--save", "before.json"]).code, Some(0));
     let same = replay(&lab, &["--against", "before.json", "--fail-on", "added>0", "gone>0", "changed>0"]);
     assert_eq!(same.code, Some(0), "{}", same.show());
-    assert!(same.stdout.contains("nothing differs from before.json: 3 rules find the same"), "{}", same.stdout);
+    assert!(same.stdout.contains("no differences from before.json: 3 rules with the same results"), "{}", same.stdout);
     edit(&lab);
     let found = replay(&lab, &["--against", "old", "--show-alerts", "2"]);
     assert_snapshot!(timeless(&found.show()), @"
@@ -186,7 +186,7 @@ fn what_a_change_changes_is_told_against_a_directory_a_revision_and_what_was_sav
      team.impersonation  removed  1 → 0    1 → 0   0       -1
      team.logins         edited   12 → 8   12 → 8  0       -4 ~8
 
-    1 rule finds the same as old
+    1 rule with the same results as old
 
     team.bad: Division by zero: 1 / 0 (line 2, column 47)
 
@@ -196,7 +196,7 @@ fn what_a_change_changes_is_told_against_a_directory_a_revision_and_what_was_sav
     gone (5)
       2026-03-01 14:00:00  medium    team.logins  bob failed to sign in
       2026-03-01 20:00:00  medium    team.logins  bob failed to sign in
-      … and 3 more: `--show-alerts 5`
+      … and 3 more (`--show-alerts 5` shows all)
 
     changed (8)
       2026-03-01 12:00:00  high      team.logins  ann could not sign in
@@ -205,10 +205,10 @@ fn what_a_change_changes_is_told_against_a_directory_a_revision_and_what_was_sav
       2026-03-01 16:00:00  high      team.logins  <b>eve could not sign in
         title: <b>eve failed to sign in → <b>eve could not sign in
         severity: medium → high
-      … and 6 more: `--show-alerts 8`
+      … and 6 more (`--show-alerts 8` shows all)
 
     --- stderr
-    error: rules failed on events: 12 errors
+    error: some rules failed on events: 12 errors
     ");
     let saved = replay(&lab, &["--against", "before.json", "--show-alerts", "2"]);
     assert_eq!(timeless(&saved.show()).replace("before.json", "old"), timeless(&found.show()));
@@ -218,7 +218,7 @@ fn what_a_change_changes_is_told_against_a_directory_a_revision_and_what_was_sav
 
     49 events, 2026-03-01 12:00:00 to 2026-03-02 11:30:00 UTC  
 
-    Compared with `old`; 1 rule the same.
+    Compared with `old`: 1 rule with the same results.
 
     | rule | | matches | alerts | errors | added | gone | changed |
     |---|---|---:|---:|---:|---:|---:|---:|
@@ -301,11 +301,11 @@ fn a_revision_in_git_is_compared_with_the_working_tree() {
 fn what_cannot_be_compared_is_told() {
     let lab = lab();
     for (arguments, reason) in [
-        (vec!["--against", "live"], "no configuration that names live rules"),
-        (vec!["--against", "git:"], "names no revision"),
+        (vec!["--against", "live"], "`--against live` needs a configuration"),
+        (vec!["--against", "git:"], "is not a revision"),
         (vec!["--against", "nowhere"], "`live`, a directory of rules, `git:REVISION`"),
-        (vec!["--against", "events.jsonl"], "is not what `replay --save` writes"),
-        (vec!["--fail-on", "gone>0"], "compares: say with what"),
+        (vec!["--against", "events.jsonl"], "was not written by `replay --save`"),
+        (vec!["--fail-on", "gone>0"], "`gone>0` needs a comparison"),
         (vec!["--fail-on", "gone"], "such as `added>20`"),
     ] {
         let refused = replay(&lab, &arguments);
@@ -315,7 +315,7 @@ fn what_cannot_be_compared_is_told() {
     }
     replay(&lab, &["--save", "all.json"]);
     let fewer = replay(&lab, &["--action", "user_login_failed", "--against", "all.json"]);
-    assert!(fewer.stdout.contains("not the same events: all.json was found in 49, this in 12"), "{}", fewer.stdout);
+    assert!(fewer.stdout.contains("different events: all.json has 49, this replay 12"), "{}", fewer.stdout);
 }
 
 #[test]
@@ -330,18 +330,18 @@ fn coverage_shows_what_nobody_looks_at() {
     assert_snapshot!(timeless(&ask(&[]).show()), @"
     exit: 0
     --- stdout
-    49 events of 3 actions, 2026-03-01 12:00:00 to 2026-03-02 11:30:00 UTC; rules look at 2 of these actions
+    49 events with 3 actions, 2026-03-01 12:00:00 to 2026-03-02 11:30:00 UTC; rules cover 2 of these actions
 
-     ACTION                  EVENTS  RULES THAT LOOK AT IT
+     ACTION                  EVENTS  COVERED BY
      user_login_failed       12      team.logins
      user_logged_in_as_user  1       team.impersonation
 
-     ACTION THAT NO RULE NAMES  EVENTS  LAST
-     user_login                 36      2026-03-02 11:30:00
+     ACTION NOT COVERED  EVENTS  LAST
+     user_login          36      2026-03-02 11:30:00
 
-    1 rule looking at every event: team.every
+    1 rule on every event: team.every
 
-    1 rule without an event to look at: team.never
+    1 rule without events to run on: team.never
 
     3 rules without an ATT&CK technique: team.every, team.logins, team.never
 

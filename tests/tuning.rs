@@ -248,7 +248,7 @@ fn the_narrowest_exception_is_proposed_and_written_when_asked() {
     let proposed = lab.watchbell(&["exceptions", "add", "--from-alert", &id, "--since", "3650d"]);
     assert_eq!(proposed.code, Some(0), "{}", proposed.show());
     assert!(proposed.stdout.contains(r#"condition = "event.action == \"x\" && event.actor.email == \"ann@example.com\" && event.targets()[0].attributes.email == \"target@example.com\"""#), "{}", proposed.show());
-    assert!(proposed.stdout.contains("it would have hidden 2 of 3 matches"), "{}", proposed.show());
+    assert!(proposed.stdout.contains("it would have suppressed 2 of 3 matches"), "{}", proposed.show());
     assert!(!lab.path("rules/exceptions.toml").exists(), "nothing is written unasked");
     // Written only with a reason and somebody who stands for it; then it loads, and hides.
     assert_eq!(lab.watchbell(&["exceptions", "add", "--from-alert", &id, "--write", "--author", "dana"]).code, Some(3));
@@ -266,7 +266,7 @@ fn the_narrowest_exception_is_proposed_and_written_when_asked() {
     assert_eq!(written.code, Some(0), "{}", written.show());
     assert_eq!(lab.watchbell(&["check", "--offline"]).code, Some(0));
     let replayed = lab.watchbell(&["replay"]);
-    assert!(replayed.stdout.contains("exception one hides 2 of these matches"), "{}", replayed.show());
+    assert!(replayed.stdout.contains("exception one suppresses 2 of these matches"), "{}", replayed.show());
     // A second one beside it has a name of its own.
     lab.watchbell(&["exceptions", "add", "--from-alert", &id, "--write", "--author", "dana", "--comment", "again"]);
     assert!(fs::read_to_string(lab.path("rules/exceptions.toml")).unwrap().contains("id = \"one-2\""));

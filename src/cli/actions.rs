@@ -1,4 +1,4 @@
-//! `watchbell actions`: what the organizations call what is done in them, how often it was seen, and which rules want it.
+//! `watchbell actions`: the organizations' actions, how often they were seen, and the rules that cover them.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use watchbell::{
     store::{ActionList, SourceError, Store},
 };
 
-use super::{CliError, Context, output, readable, runtime};
+use super::{CliError, Context, ensure_readable, output, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Actions {
@@ -27,11 +27,11 @@ pub(super) struct Actions {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists the organizations' actions: those that they list, and those that events have brought
+    /// List the actions that the organizations list, and those seen in events
     List(List),
-    /// Asks the organizations for their lists of actions now; the agent does so once a day
+    /// Fetch the organizations' lists of actions now; the agent fetches them once a day
     Refresh {
-        /// Only of this source
+        /// Only this source
         #[arg(long, value_name = "NAME")]
         source: Option<SourceName>,
     },
@@ -39,21 +39,21 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct List {
-    /// Only those that events have brought and the organization does not list
+    /// Only actions that were seen in events but that the organization does not list
     #[arg(long)]
     unknown: bool,
-    /// Only those that no rule looks at
+    /// Only actions that no rule covers
     #[arg(long)]
     uncovered: bool,
-    /// Only those that events have brought
+    /// Only actions that were seen in events
     #[arg(long)]
     seen: bool,
-    /// Only of this source
+    /// Only actions of this source
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
 }
 
-/// An action with the rules that look at it.
+/// An action, with the rules that cover it.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     #[serde(flatten)]
@@ -79,13 +79,13 @@ impl List {
         sources.catalog = super::catalog_of(&entries).into();
         let loaded = Loader::new(sources).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         let rows: Vec<Row<'_>> = entries
             .iter()
             .filter(|entry| self.source.as_ref().is_none_or(|source| *source == entry.source))
             .filter(|entry| !self.unknown || entry.record.listed.is_none())
             .filter(|entry| !self.seen || entry.record.seen.is_some())
-            .map(|entry| Row { entry, rules: looking(&loaded.set, &entry.id) })
+            .map(|entry| Row { entry, rules: covering(&loaded.set, &entry.id) })
             .filter(|row| !self.uncovered || row.rules.is_empty())
             .collect();
         if context.is_json() {
@@ -96,9 +96,9 @@ impl List {
         }
         if rows.is_empty() {
             context.output.note(if entries.is_empty() {
-                "nothing is known of actions yet: `watchbell actions refresh` asks the organization, and events bring theirs"
+                "no actions yet; `watchbell actions refresh` fetches the organization's list, and events add theirs"
             } else {
-                "no such actions"
+                "no matching actions"
             });
             return Ok(());
         }
@@ -106,7 +106,7 @@ impl List {
     }
 }
 
-fn looking<'a>(set: &'a RuleSet, action: &str) -> Vec<&'a RuleId> {
+fn covering<'a>(set: &'a RuleSet, action: &str) -> Vec<&'a RuleId> {
     let rules = coverage::looking_at(set, action);
     rules.into_iter().filter_map(|index| set.detections.get(index)).map(|rule| rule.id()).collect()
 }
@@ -122,7 +122,7 @@ fn show(context: &Context, rows: &[Row<'_>]) -> Result<(), CliError> {
             let gap = if number > 0 { "\n" } else { "" };
             context.output.line(&format!("{gap}{}", output::printable(source.as_str())))?;
         }
-        // What happens most first; then by id.
+        // Most frequent first, then by id.
         rows.sort_by(|one, other| {
             other.entry.record.events.cmp(&one.entry.record.events).then(one.entry.id.cmp(&other.entry.id))
         });
@@ -167,19 +167,21 @@ fn refresh(context: &Context, wanted: Option<&SourceName>) -> Result<(), CliErro
                 output::printable(answer.source.as_str()),
                 output::count(*listed, "action")
             ))?,
-            (None, Some(error)) => failed = Some(format!("the list of actions of \"{}\": {error}", answer.source)),
+            (None, Some(error)) => {
+                failed = Some(format!("cannot fetch the list of actions of \"{}\": {error}", answer.source))
+            }
             _ => {}
         }
     }
     match failed {
         Some(error) => Err(CliError::Usage(format!(
-            "{error}. Detection goes on by action ids. Reading the list takes the scope `read:events:admin`; `watchbell check` says what is wrong"
+            "{error}; rules still match by action id. The list needs the scope `read:events:admin`; see `watchbell check`"
         ))),
         None => Ok(()),
     }
 }
 
-/// Where no agent runs, this process asks.
+/// Fetches and stores the lists in this process, for when no agent runs.
 fn ask(config: &Config, wanted: Option<&SourceName>) -> Result<Vec<answer::ListAnswer>, CliError> {
     let store = Store::open_patiently(&config.data_dir, std::time::Duration::from_secs(3))?;
     let clock = Clock::system();
@@ -210,7 +212,7 @@ fn ask(config: &Config, wanted: Option<&SourceName>) -> Result<Vec<answer::ListA
     }
     if answers.is_empty() {
         let known: Vec<&str> = config.sources.iter().map(|settings| settings.name.as_str()).collect();
-        return Err(CliError::Usage(format!("there is no such source: there are {known:?}")));
+        return Err(CliError::Usage(format!("no such source; the configured sources are {known:?}")));
     }
     Ok(answers)
 }

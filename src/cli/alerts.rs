@@ -20,38 +20,38 @@ pub(super) struct Alerts {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists alerts, the newest first
+    /// List stored alerts, newest first
     List(List),
-    /// Shows an alert whole, with everything that happened to it
+    /// Show all details and the history of an alert
     Show {
-        /// Its id, or the beginning of it
+        /// Id of the alert, or its beginning
         id: String,
     },
-    /// Shows what happened to alerts last, and with -f what happens
+    /// Show recent alert changes; `-f` follows new ones
     Tail {
-        /// Go on with what happens
+        /// Keep printing new changes, until Ctrl-C
         #[arg(short, long)]
         follow: bool,
-        /// How many of the last changes
+        /// Number of recent changes to print
         #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 10)]
         lines: usize,
     },
-    /// Says that somebody is at it
+    /// Acknowledge alerts
     Ack(Handling),
-    /// Says that it is dealt with; its next match opens a new alert
+    /// Resolve alerts; the next match opens a new alert
     Resolve {
         #[command(flatten)]
         handling: Handling,
-        /// What the rule looks for had happened
+        /// Record a true positive: what the rule looks for did happen
         #[arg(long, conflicts_with = "false_positive")]
         true_positive: bool,
-        /// It had not, or it was allowed
+        /// Record a false positive: it did not happen, or it was allowed
         #[arg(long)]
         false_positive: bool,
     },
-    /// Takes a resolution or an acknowledgement back
+    /// Undo a resolution or an acknowledgement
     Reopen(Handling),
-    /// Says something about it
+    /// Comment on alerts
     Comment(Handling),
 }
 
@@ -59,27 +59,27 @@ enum Verb {
 struct List {
     #[command(flatten)]
     range: filter::Range,
-    /// At least so severe: info, low, medium, high, critical
+    /// Only alerts of at least this severity: info, low, medium, high, critical
     #[arg(long, value_name = "SEVERITY")]
     severity: Option<Severity>,
-    /// Where it stands: open, acknowledged, resolved
+    /// Only alerts with this status: open, acknowledged, resolved
     #[arg(long, value_name = "STATUS")]
     status: Option<AlertStatus>,
-    /// Only of rules whose id fits; `*` for any text
+    /// Only alerts of rules whose id matches this pattern; `*` matches any text
     #[arg(long, value_name = "PATTERN")]
     rule: Option<String>,
-    /// Only where the actor's name, address or IP contains this
+    /// Only alerts whose actor's name, email address or IP address contains this text
     #[arg(long, value_name = "TEXT")]
     actor: Option<String>,
-    /// At most so many
+    /// Maximum number of alerts
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     limit: usize,
 }
 
-/// Doing something with alerts.
+/// Arguments of the verbs that change alerts.
 #[derive(Debug, Args)]
 struct Handling {
-    /// Ids of alerts, or the beginnings of them
+    /// Ids of the alerts, or their beginnings
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
     #[command(flatten)]
@@ -104,7 +104,7 @@ impl Alerts {
             Verb::Reopen(handling) => handling.run(context, AlertAction::Reopen),
             Verb::Comment(handling) => {
                 if handling.who.comment.is_none() {
-                    return Err(CliError::Usage("say something: `--comment TEXT`".to_owned()));
+                    return Err(CliError::Usage("missing comment: use `--comment TEXT`".to_owned()));
                 }
                 handling.run(context, AlertAction::Comment)
             }
@@ -139,7 +139,7 @@ impl Handling {
 
 fn details(client: &Client, id: &str) -> Result<answer::AlertDetails, CliError> {
     let details = client.one(request::Alert { id: id.to_owned() })?;
-    details.ok_or_else(|| CliError::Usage(format!("there is no alert `{id}`")))
+    details.ok_or_else(|| CliError::Usage(format!("no alert `{id}`")))
 }
 
 impl List {
@@ -208,41 +208,41 @@ fn show(context: &mut Context, id: String) -> Result<(), CliError> {
     let message = Message::alert(Notice::Opened, alert.clone());
     let out = &context.output;
     out.line(render(&message, out.width()).trim_end())?;
-    let mut more: Vec<(&str, String)> = vec![
+    let mut fields: Vec<(&str, String)> = vec![
         ("id", alert.id.to_string()),
         ("status", format!("{}, revision {}", status(&alert), alert.revision)),
         ("dedup key", alert.dedup_key.to_string()),
         ("rule file", format!("{} of generation {}", alert.rule_hash, alert.generation)),
     ];
     if let Some(raised) = alert.raised_at {
-        more.push(("raised", format!("{} UTC", output::time(raised))));
+        fields.push(("raised", format!("{} UTC", output::time(raised))));
     }
     if let Some(resolved) = alert.resolved_at {
-        more.push(("resolved", format!("{} UTC", output::time(resolved))));
+        fields.push(("resolved", format!("{} UTC", output::time(resolved))));
     }
     if alert.late {
-        more.push(("late", "its opening event was already old when it arrived".to_owned()));
+        fields.push(("late", "the event that opened it was already old when it arrived".to_owned()));
     }
     if let Some(silence) = alert.silenced_by {
-        more.push(("silenced", format!("by silence {silence}")));
+        fields.push(("silenced", format!("by silence {silence}")));
     }
     if !alert.tags.is_empty() {
-        more.push(("tags", alert.tags.join(", ")));
+        fields.push(("tags", alert.tags.join(", ")));
     }
     if !alert.attack.is_empty() {
-        more.push(("ATT&CK", alert.attack.join(", ")));
+        fields.push(("ATT&CK", alert.attack.join(", ")));
     }
     if let Some(reference) = &alert.reference {
-        more.push(("reference", reference.clone()));
+        fields.push(("reference", reference.clone()));
     }
     if let Some(message) = &alert.evidence.message {
-        more.push(("message", message.clone()));
+        fields.push(("message", message.clone()));
     }
-    for (name, value) in more {
+    for (name, value) in fields {
         out.line(&format!("  {name:<10}{}", output::printable(&value)))?;
     }
     out.line("")?;
-    out.line("  what happened:")?;
+    out.line("  history:")?;
     for change in &changes {
         out.line(&format!("    {}", output::printable(&change_line(change, None))))?;
     }
@@ -251,7 +251,7 @@ fn show(context: &mut Context, id: String) -> Result<(), CliError> {
         return Ok(());
     }
     out.line("")?;
-    out.line(&format!("  {}, by arrival:", output::count(alert.count, "event")))?;
+    out.line(&format!("  {}, in order of arrival:", output::count(alert.count, "event")))?;
     for event in events.iter().take(20) {
         out.line(&format!("    {event}"))?;
     }
@@ -261,7 +261,7 @@ fn show(context: &mut Context, id: String) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A change in one line.
+/// A change, on one line.
 fn change_line(change: &LoggedChange, alert: Option<&Alert>) -> String {
     let mut line = format!("{}  {:<12}", output::time(change.at), change.what);
     if let Some(alert) = alert {

@@ -1,4 +1,4 @@
-//! `watchbell check`: is everything right, before the agent is trusted with it?
+//! `watchbell check`: checks the configuration, rules, sources and destinations before the agent runs with them.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, Format, output, problems, readable,
+    CliError, Context, Format, ensure_readable, output, problems,
     run::terminal,
     runtime,
     validate::{examine, report, vocabulary},
@@ -20,21 +20,21 @@ use super::{
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// Directories of rules or rule files: only these are checked, and no source is asked
+    /// Rule files, or directories of rules; if given, only these rules are checked
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Do not ask the sources
+    /// Skip the checks that need the network or secrets
     #[arg(long)]
     offline: bool,
-    /// Warnings make exit code 1
+    /// Exit with code 1 if there are warnings
     #[arg(long)]
     deny_warnings: bool,
-    /// Check the rules again whenever a file is saved, until Ctrl-C
+    /// Check the rules again whenever a file changes, until Ctrl-C
     #[arg(long)]
     watch: bool,
 }
 
-/// What came of asking a source.
+/// The result of querying a source.
 struct SourceAnswer {
     source: String,
     state: &'static str,
@@ -42,7 +42,7 @@ struct SourceAnswer {
     remedy: Option<String>,
 }
 
-/// A difference of clocks that matters: the first poll would begin at the wrong time, and drop-off be judged wrongly.
+/// From this clock skew on, the first poll would begin at the wrong time and drop-off would be judged wrongly.
 const SKEW: Duration = Duration::from_secs(120);
 
 impl Check {
@@ -60,12 +60,12 @@ impl Check {
             return self.verdict(&loaded, 0);
         }
         context.output.diagnostics(&loaded.diagnostics);
-        let doubts = doubtful(&config, &loaded.set);
-        for warning in &doubts {
+        let warnings = warnings(&config, &loaded.set);
+        for warning in &warnings {
             context.output.warning(warning);
         }
-        let unwritable = writable(&config);
-        // Their secrets may not be where the configuration is only read, as in a pipeline.
+        let unwritable = unwritable(&config);
+        // With `--offline` destinations are not opened: in a CI pipeline their secrets may be missing.
         let unready = if self.offline { Vec::new() } else { runtime()?.block_on(async { unready(&config) }) };
         let answers = if self.offline { Vec::new() } else { runtime()?.block_on(ask_all(&config)) };
         let (rules, checks) = (loaded.set.detections.len(), loaded.set.checks.len());
@@ -83,7 +83,7 @@ impl Check {
                 "data_dir": unwritable.clone().map_or("writable".to_owned(), |error| error),
                 "sources": sources,
                 "destinations": unready.iter().map(|(name, error)| json!({ "destination": name, "state": "FAILED", "message": error })).collect::<Vec<_>>(),
-                "warnings": doubts,
+                "warnings": warnings,
             }))?;
         } else {
             let out = &context.output;
@@ -108,7 +108,7 @@ impl Check {
                 Some(error) => out.line(&format!("FAILED   {error}"))?,
             }
             if config.sources.is_empty() {
-                out.line("FAILED   the configuration has no `[[source]]`: there is nothing to poll")?;
+                out.line("FAILED   the configuration has no `[[source]]`, so there is nothing to poll")?;
             }
             for answer in &answers {
                 out.line(&format!("{:<8} source \"{}\": {}", answer.state, answer.source, answer.message))?;
@@ -120,7 +120,7 @@ impl Check {
                 out.line(&format!("FAILED   destination \"{name}\": {error}"))?;
             }
             if self.offline {
-                out.line("skipped  sources were not asked, and secrets not read (--offline)")?;
+                out.line("skipped  sources and secrets, because of `--offline`")?;
             }
         }
         if any_error(&loaded.diagnostics) {
@@ -131,15 +131,15 @@ impl Check {
             || config.sources.is_empty()
             || answers.iter().any(|answer| answer.state == "FAILED")
         {
-            return Err(CliError::Usage("not everything is right".to_owned()));
+            return Err(CliError::Usage("the configuration has problems (see above)".to_owned()));
         }
         if answers.iter().any(|answer| answer.state == "unclear") {
-            return Err(CliError::Findings("whether a source works is unclear".to_owned()));
+            return Err(CliError::Findings("it is unclear whether all sources work (see above)".to_owned()));
         }
-        self.verdict(&loaded, doubts.len())
+        self.verdict(&loaded, warnings.len())
     }
 
-    /// Only the rules, of these paths or those of the configuration; nothing else is asked.
+    /// Checks only rules: those of the given paths, or of the configuration.
     fn rules_only(&self, context: &Context) -> Result<(), CliError> {
         let loaded = match (self.paths.is_empty(), context.config.exists()) {
             (true, _) => {
@@ -170,47 +170,45 @@ impl Check {
                     Err(CliError::Output(error)) => return Err(CliError::Output(error)),
                     Err(error) => context.output.error(&error.to_string(), None),
                 }
-                context.output.note("\nwatching: save a file to check again, Ctrl-C to end");
+                context.output.note("\nwatching for changes; press Ctrl-C to stop");
                 watcher.changed().await;
             }
         })
     }
 
-    /// `doubts`: warnings beside those about rules.
-    fn verdict(&self, loaded: &Loaded, doubts: usize) -> Result<(), CliError> {
-        readable(&loaded.diagnostics)?;
+    /// `other_warnings`: the number of warnings that are not about rules.
+    fn verdict(&self, loaded: &Loaded, other_warnings: usize) -> Result<(), CliError> {
+        ensure_readable(&loaded.diagnostics)?;
         if any_error(&loaded.diagnostics) {
-            return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
+            return Err(CliError::Rules(problems("some rules do not load", &loaded.diagnostics)));
         }
-        let warnings = loaded.diagnostics.len() + doubts;
+        let warnings = loaded.diagnostics.len() + other_warnings;
         if self.deny_warnings && warnings > 0 {
             let count = output::count(warnings as u64, "warning");
-            return Err(CliError::Findings(format!("{count}, and `--deny-warnings`")));
+            return Err(CliError::Findings(format!("{count} found, and `--deny-warnings` is set")));
         }
         Ok(())
     }
 }
 
-/// What is allowed and yet probably not meant.
-fn doubtful(config: &Config, rules: &RuleSet) -> Vec<String> {
+/// What is valid, but probably a mistake.
+fn warnings(config: &Config, rules: &RuleSet) -> Vec<String> {
     let now = Clock::system().now();
-    let mut found = Vec::new();
+    let mut warnings = Vec::new();
     if rules.detections.is_empty() && rules.broken.is_empty() {
-        found.push(
-            "there are no rules: the agent would only watch over itself; `watchbell init` writes some".to_owned(),
-        );
+        warnings.push("no rules: the agent would only monitor itself; `watchbell init` writes some".to_owned());
     }
     for source in &config.sources {
         let SourceKind::Atlassian(atlassian) = &source.kind;
         if atlassian.org_id.bytes().all(|byte| matches!(byte, b'0' | b'-')) {
-            found.push(format!("source \"{}\": `org_id` is still the placeholder", source.name));
+            warnings.push(format!("source \"{}\": `org_id` is still the placeholder", source.name));
         }
         let midnight = source.key_expires().and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC).ok());
         match midnight.map(|midnight| midnight.timestamp().duration_since(now).as_secs().div_euclid(86_400)) {
             Some(days) if days < 0 => {
-                found.push(format!("source \"{}\": by `api_key_expires` the key has expired", source.name))
+                warnings.push(format!("source \"{}\": the key has expired (`api_key_expires`)", source.name))
             }
-            Some(days) if days <= 30 => found.push(format!(
+            Some(days) if days <= 30 => warnings.push(format!(
                 "source \"{}\": the key expires in {}",
                 source.name,
                 output::count(days.unsigned_abs(), "day")
@@ -220,50 +218,54 @@ fn doubtful(config: &Config, rules: &RuleSet) -> Vec<String> {
     }
     for destination in &config.destinations {
         if let Some(directory) = destination.directory().filter(|directory| !directory.is_dir()) {
-            found.push(format!(
-                "destination \"{}\": there is no directory `{}`",
+            warnings.push(format!(
+                "destination \"{}\": the directory `{}` does not exist",
                 destination.name,
                 directory.display()
             ));
         }
         if let Some(program) = destination.program().filter(|program| !program.is_file()) {
-            found.push(format!("destination \"{}\": there is no program `{}`", destination.name, program.display()));
+            warnings.push(format!(
+                "destination \"{}\": the program `{}` does not exist",
+                destination.name,
+                program.display()
+            ));
         }
         if let Some(patterns) = &destination.rules
             && !rules.all().any(|rule| patterns.is_match(rule.id().as_str()))
         {
-            found.push(format!("destination \"{}\": its `rules` fit no rule", destination.name));
+            warnings.push(format!("destination \"{}\": `rules` matches no loaded rule", destination.name));
         }
         if let Some(tags) = &destination.tags
             && !rules.all().any(|rule| rule.metadata.tags.iter().any(|tag| tags.is_match(tag)))
         {
-            found.push(format!("destination \"{}\": its `tags` fit no rule", destination.name));
+            warnings.push(format!("destination \"{}\": `tags` matches no loaded rule", destination.name));
         }
     }
     for rule in rules.all() {
         let known = |name: &String| config.destinations.iter().any(|destination| destination.name.as_str() == name);
         for name in rule.metadata.destinations.iter().flatten().filter(|name| !known(name)) {
-            found.push(format!("rule {}: there is no destination \"{name}\"", rule.id()));
+            warnings.push(format!("rule `{}`: no destination \"{name}\" is configured", rule.id()));
         }
     }
-    found
+    warnings
 }
 
-/// Destinations with which the agent would not start, and why.
+/// Destinations that keep the agent from starting, and why.
 fn unready(config: &Config) -> Vec<(String, String)> {
     let (terminal, clock) = (terminal(Format::Human), Clock::system());
     let opened = config.destinations.iter().map(|settings| (settings, settings.open(&terminal, &clock)));
     opened.filter_map(|(settings, opened)| Some((settings.name.to_string(), opened.err()?.to_string()))).collect()
 }
 
-/// Why the data directory cannot be written, if it cannot.
-fn writable(config: &Config) -> Option<String> {
+/// The error, if the data directory is not writable.
+fn unwritable(config: &Config) -> Option<String> {
     let path = &config.data_dir;
     let probe = path.join(".writable");
-    let made = std::fs::create_dir_all(path)
+    let result = std::fs::create_dir_all(path)
         .and_then(|()| std::fs::File::create(&probe))
         .and_then(|_| std::fs::remove_file(&probe));
-    made.err().map(|error| format!("the data directory `{}` cannot be written: {error}", path.display()))
+    result.err().map(|error| format!("cannot write the data directory `{}`: {error}", path.display()))
 }
 
 async fn ask_all(config: &Config) -> Vec<SourceAnswer> {
@@ -274,7 +276,7 @@ async fn ask_all(config: &Config) -> Vec<SourceAnswer> {
     answers
 }
 
-/// Makes the request that the agent itself makes, so that a key which may do nothing else passes.
+/// Sends the same request as the agent, so that a key without further permissions passes.
 async fn ask(settings: &Settings) -> Vec<SourceAnswer> {
     let answer = |state, message: String, remedy: Option<String>| SourceAnswer {
         source: settings.name.to_string(),
@@ -296,9 +298,9 @@ async fn ask(settings: &Settings) -> Vec<SourceAnswer> {
         }
     };
     let accepted = if page.entries() == 0 {
-        let remedy = "that proves neither health nor trouble: without Atlassian Guard or an Enterprise plan there is no \
+        let remedy = "this may be normal or not: without Atlassian Guard or an Enterprise plan there is no \
                       organization audit log to return. Compare with admin.atlassian.com > Security > Audit log";
-        answer("unclear", "the key is accepted, and no events are returned".to_owned(), Some(remedy.to_owned()))
+        answer("unclear", "the key is accepted, but no events are returned".to_owned(), Some(remedy.to_owned()))
     } else {
         answer("ok", "the key is accepted, and events are returned".to_owned(), None)
     };
@@ -311,7 +313,7 @@ fn clock_answer(server: Option<Timestamp>, now: Timestamp) -> Option<(String, St
     (skew > SKEW).then(|| {
         (
             format!("this machine's clock differs from Atlassian's by {}", time::show_duration(skew)),
-            "set the clock (NTP): times of polls, drop-off and certificates depend on it".to_owned(),
+            "set the clock (NTP): polls, drop-off and certificates depend on it".to_owned(),
         )
     })
 }
@@ -321,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_clock_is_told() {
+    fn clock_skew_is_reported() {
         let now = Timestamp::UNIX_EPOCH;
         assert_eq!(clock_answer(None, now), None);
         assert_eq!(clock_answer(Some(time::after(now, Duration::from_secs(60))), now), None);

@@ -1,4 +1,4 @@
-//! `watchbell coverage`: what occurs, and which rules look at it.
+//! `watchbell coverage`: shows which actions occur, and which rules cover them.
 
 use std::path::PathBuf;
 
@@ -14,24 +14,24 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, filter, output, problems, readable,
+    CliError, Context, ensure_readable, filter, output, problems,
     replay::{self, Feed},
 };
 
 #[derive(Debug, Args)]
 pub(super) struct CoverageArgs {
-    /// The rules: a directory or a file; by default those of the configuration
+    /// Directory or file of rules; by default the configured rules
     #[arg(long, value_name = "DIR")]
     rules: Vec<PathBuf>,
-    /// Look at the events of these files instead of the stored ones
+    /// Use the events of these files instead of the stored events
     #[arg(long, value_name = "FILE", num_args = 1..)]
     events: Vec<PathBuf>,
-    /// What the organization says of its actions, as `GET /event-actions` returns it; by default what is stored
+    /// The organization's list of actions, as returned by `GET /event-actions`; by default the stored list
     #[arg(long, value_name = "FILE")]
     actions: Option<PathBuf>,
     #[command(flatten)]
     range: filter::Range,
-    /// Write the techniques that rules are about as a layer for the ATT&CK Navigator
+    /// Print the rules' techniques as an ATT&CK Navigator layer
     #[arg(long)]
     navigator: bool,
 }
@@ -42,7 +42,7 @@ impl CoverageArgs {
         let (config, sources) = replay::sources(context, &self.rules, &self.events, self.actions.as_deref())?;
         let loaded = Loader::new(sources).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         let (since, until) = self.range.bounds(now)?;
         let mut run = Run { source: self.range.source(), ..Run::default() };
         let feed = if self.events.is_empty() {
@@ -67,42 +67,42 @@ impl CoverageArgs {
             true
         })?;
         if let Some(error) = unreadable {
-            context.output.warning(&format!("some stored events cannot be read and are left out: {error}"));
+            context.output.warning(&format!("skipping unreadable stored events: {error}"));
         }
-        let found = occurs.coverage(&loaded.set);
+        let coverage = occurs.coverage(&loaded.set);
         if self.navigator {
-            context.output.json(&navigator_layer(&found.attack))?;
+            context.output.json(&navigator_layer(&coverage.attack))?;
         } else if context.is_json() {
-            context.output.json(&found)?;
+            context.output.json(&coverage)?;
         } else {
-            show(context, &found)?;
+            show(context, &coverage)?;
         }
         if any_error(&loaded.diagnostics) {
-            return Err(CliError::Rules(problems("some rules do not load and were left out", &loaded.diagnostics)));
+            return Err(CliError::Rules(problems("some rules do not load and were skipped", &loaded.diagnostics)));
         }
         Ok(())
     }
 }
 
-fn show(context: &Context, found: &coverage::Coverage) -> Result<(), CliError> {
+fn show(context: &Context, coverage: &coverage::Coverage) -> Result<(), CliError> {
     let out = &context.output;
-    let range = match (found.earliest, found.latest) {
+    let range = match (coverage.earliest, coverage.latest) {
         (Some(earliest), Some(latest)) => format!(", {} to {} UTC", output::time(earliest), output::time(latest)),
         _ => String::new(),
     };
     let (covered, open): (Vec<&ActionCoverage>, Vec<&ActionCoverage>) =
-        found.actions.iter().partition(|action| !action.rules.is_empty());
+        coverage.actions.iter().partition(|action| !action.rules.is_empty());
     out.line(&format!(
-        "{} of {}{range}; rules look at {} of these actions\n",
-        output::count(found.events, "event"),
-        output::count(found.actions.len() as u64, "action"),
+        "{} with {}{range}; rules cover {} of these actions\n",
+        output::count(coverage.events, "event"),
+        output::count(coverage.actions.len() as u64, "action"),
         covered.len()
     ))?;
     if !covered.is_empty() {
         let rows = covered
             .iter()
             .map(|action| vec![action.action.to_string(), action.events.to_string(), list(&action.rules)]);
-        out.table(&["action", "events", "rules that look at it"], rows.collect())?;
+        out.table(&["action", "events", "covered by"], rows.collect())?;
         out.line("")?;
     }
     if !open.is_empty() {
@@ -110,20 +110,20 @@ fn show(context: &Context, found: &coverage::Coverage) -> Result<(), CliError> {
             let latest = action.latest.map_or_else(String::new, output::time);
             vec![action.action.to_string(), action.events.to_string(), latest]
         });
-        out.table(&["action that no rule names", "events", "last"], rows.collect())?;
+        out.table(&["action not covered", "events", "last"], rows.collect())?;
         out.line("")?;
     }
     for (what, rules) in [
-        ("looking at every event", &found.every_event),
-        ("without an event to look at", &found.idle),
-        ("without an ATT&CK technique", &found.without_attack),
+        ("on every event", &coverage.every_event),
+        ("without events to run on", &coverage.idle),
+        ("without an ATT&CK technique", &coverage.without_attack),
     ] {
         if !rules.is_empty() {
             out.line(&format!("{} {what}: {}\n", output::count(rules.len() as u64, "rule"), list(rules)))?;
         }
     }
-    if !found.attack.is_empty() {
-        let rows = found.attack.iter().map(|(id, rules)| vec![id.clone(), list(rules)]);
+    if !coverage.attack.is_empty() {
+        let rows = coverage.attack.iter().map(|(id, rules)| vec![id.clone(), list(rules)]);
         out.table(&["ATT&CK", "rules"], rows.collect())?;
     }
     Ok(())

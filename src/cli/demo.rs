@@ -1,4 +1,4 @@
-//! `watchbell demo`: the real agent on a simulated organization, in a temporary directory.
+//! `watchbell demo`: runs the real agent on a simulated organization, in a temporary directory.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,25 +23,25 @@ use super::{CliError, Context, init, output, replay, run, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// How long the live part goes on: 15s at least
+    /// Duration of the live part, at least 15s
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = time::parse_duration)]
     duration: Duration,
-    /// The same seed tells the same story
+    /// Seed of the simulation; the same seed gives the same events
     #[arg(long, value_name = "NUMBER", default_value_t = 7)]
     seed: u64,
-    /// Keep the configuration, the rules and the store in this new directory, to replay and look at
+    /// Keep the configuration, the rules and the store in this new directory
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
 
 const HISTORY_EVENTS: usize = 2_400;
-/// Below this there is no time for a story.
-const SHORTEST: Duration = Duration::from_secs(15);
+/// A shorter live part has no time for the incident.
+const MIN_DURATION: Duration = Duration::from_secs(15);
 
 impl Demo {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
-        if self.duration < SHORTEST {
-            return Err(CliError::Usage("a demo takes at least 15s".to_owned()));
+        if self.duration < MIN_DURATION {
+            return Err(CliError::Usage("`--duration` must be at least 15s".to_owned()));
         }
         let temporary = match &self.keep {
             Some(directory) => {
@@ -50,7 +50,10 @@ impl Demo {
             }
             None => {
                 let temporary = tempfile::Builder::new().prefix("watchbell-demo-").tempdir();
-                Some(temporary.map_err(|error| CliError::Usage(format!("no temporary directory: {error}")))?)
+                Some(
+                    temporary
+                        .map_err(|error| CliError::Usage(format!("cannot create a temporary directory: {error}")))?,
+                )
             }
         };
         let directory = temporary.as_ref().map(tempfile::TempDir::path).or(self.keep.as_deref());
@@ -69,13 +72,14 @@ impl Demo {
             live: self.duration,
         };
         let failed = |what: &str, error: std::io::Error| CliError::Usage(format!("{what}: {error}"));
-        // The story begins once the history has been read, which takes about a second.
+        // The live part begins once the history has been read, which takes about a second.
         let start = time::after(clock.now(), Duration::from_secs(2));
         let options =
             simulator::SimulatorOptions::new(Story::tell(self.seed, start, length)).with_actions(simulator::ACTIONS);
         let history = options.scenario.processed_by(start) as u64;
-        let simulator =
-            Simulator::start(options.clone()).await.map_err(|error| failed("no simulated organization", error))?;
+        let simulator = Simulator::start(options.clone())
+            .await
+            .map_err(|error| failed("cannot start the simulated organization", error))?;
         let config = self.write_config(directory, &simulator, &options)?;
         let stop = run::stop_on_signal()?;
 
@@ -87,12 +91,12 @@ impl Demo {
         let rules = agent.rules().borrow().clone();
         let out = &context.output;
         let what = format!(
-            "A simulated organization of eight people runs on {}, and the agent reads its audit log with {} rules.",
+            "A simulated organization of eight people runs on {}. The agent reads its audit log and runs {} rules.",
             simulator.base_url(),
             rules.detections.len() + rules.checks.len(),
         );
         let how = format!(
-            "First a day of history, then {} live. Watch what happens to Dana Wilson's account. Ctrl-C ends it.",
+            "First a day of history, then {} live. Watch Dana Wilson's account. Press Ctrl-C to stop.",
             time::show_duration(self.duration)
         );
         for line in [what, how] {
@@ -125,7 +129,7 @@ impl Demo {
         }
         bar.finish_and_clear();
         ending.cancel();
-        let result = agent.await.map_err(|error| CliError::Usage(format!("the agent failed: {error}")))?;
+        let result = agent.await.map_err(|error| CliError::Usage(format!("the agent panicked: {error}")))?;
         let last = progress.borrow().clone();
         result?;
         Ok(last)
@@ -140,7 +144,7 @@ impl Demo {
         let mut put = |path: &Path, text: &str| {
             init::write_new(path, text)
                 .map(|_| ())
-                .map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
+                .map_err(|error| CliError::Usage(format!("cannot write `{}`: {error}", path.display())))
         };
         put(&directory.join("key"), &options.key)?;
         init::write_rules(&directory.join("rules"), &mut put)?;
@@ -155,7 +159,7 @@ impl Demo {
         let file = directory.join("watchbell.toml");
         put(&file, &text)?;
         let (config, diagnostics) = Config::load(&file);
-        config.ok_or_else(|| CliError::Usage(super::problems("the demo's configuration is not usable", &diagnostics)))
+        config.ok_or_else(|| CliError::Usage(super::problems("the demo's configuration is invalid", &diagnostics)))
     }
 
     fn summary(&self, context: &Context, progress: &EvaluationProgress) {
@@ -178,25 +182,25 @@ impl Demo {
         ));
         if let Some(directory) = &self.keep {
             let directory = directory.display();
-            out.note(&format!("\nIts rules and events are kept. In `{directory}`:\n"));
-            out.note("  watchbell replay                 # what the rules catch in them");
-            out.note("  watchbell replay --verify        # and that it is what the agent raised");
-            out.note("  watchbell coverage               # which actions no rule looks at");
+            out.note(&format!("\nThe rules and events are kept. Try in `{directory}`:\n"));
+            out.note("  watchbell replay                 # run the rules on the events again");
+            out.note("  watchbell replay --verify        # check that this gives the same alerts");
+            out.note("  watchbell coverage               # list the actions that no rule covers");
         }
         out.note("\nNext, with your own organization:\n");
-        out.note("  watchbell init       # writes watchbell.toml and rules/");
-        out.note("  watchbell check      # is everything right?");
-        out.note("  watchbell run        # the agent");
-        out.note(&format!("\nThe same story again: watchbell demo --seed {}", self.seed));
+        out.note("  watchbell init       # write watchbell.toml and rules/");
+        out.note("  watchbell check      # check the configuration and the connection");
+        out.note("  watchbell run        # run the agent");
+        out.note(&format!("\nTo repeat this demo: watchbell demo --seed {}", self.seed));
     }
 }
 
-/// A new directory, or one that is empty.
+/// Creates the directory, or checks that it is empty.
 fn keep(directory: &Path) -> Result<(), CliError> {
-    let made = std::fs::create_dir_all(directory).and_then(|()| std::fs::read_dir(directory)?.next().transpose());
-    match made {
+    let first = std::fs::create_dir_all(directory).and_then(|()| std::fs::read_dir(directory)?.next().transpose());
+    match first {
         Ok(None) => Ok(()),
-        Ok(Some(_)) => Err(CliError::Usage(format!("`{}` is not empty: name a new directory", directory.display()))),
-        Err(error) => Err(CliError::Usage(format!("`{}` cannot be made: {error}", directory.display()))),
+        Ok(Some(_)) => Err(CliError::Usage(format!("`{}` is not empty; use a new directory", directory.display()))),
+        Err(error) => Err(CliError::Usage(format!("cannot create `{}`: {error}", directory.display()))),
     }
 }

@@ -19,26 +19,26 @@ pub(super) struct Destinations {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists destinations, with what each is pending
+    /// List destinations with their pending deliveries
     List,
-    /// Sends a test alert, marked as one, and says what the service answered
+    /// Send a test alert, marked as such, and show the service's answer
     Test {
-        /// Its name
+        /// Name of the destination
         name: DestinationName,
     },
-    /// Lists deliveries that were given up
+    /// List deliveries that were given up
     Dead {
-        /// Of this destination only
+        /// Only this destination
         name: Option<DestinationName>,
     },
-    /// Tries deliveries again that were given up
+    /// Retry deliveries that were given up
     Retry {
-        /// Of this destination only
+        /// Only this destination
         name: Option<DestinationName>,
     },
-    /// Throws deliveries away that were given up
+    /// Discard deliveries that were given up
     Drop {
-        /// Of this destination only
+        /// Only this destination
         name: Option<DestinationName>,
     },
 }
@@ -89,7 +89,8 @@ fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
     let config = context.config()?;
     let Some(settings) = config.destinations.iter().find(|settings| settings.name == *name) else {
         let known: Vec<String> = config.destinations.iter().map(|settings| format!("\"{}\"", settings.name)).collect();
-        return Err(CliError::Usage(format!("there is no destination \"{name}\": there are {}", known.join(", "))));
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Err(CliError::Usage(format!("no destination \"{name}\"; configured: {known}")));
     };
     let clock = Clock::system();
     let mut destination = settings
@@ -98,19 +99,19 @@ fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
     let mut alert = test_alert(clock.now()).map_err(|error| CliError::Usage(error.to_string()))?;
     let runtime = runtime()?;
     let first = runtime.block_on(destination.send(&Message::alert(Notice::Opened, alert.clone()), None));
-    let mut verdicts = vec![("opened", first)];
-    // What was opened there is closed again.
-    if let (true, Some((_, SendOutcome::Delivered(receipt)))) = (settings.kind.keeps_incidents(), verdicts.first()) {
+    let mut outcomes = vec![("opened", first)];
+    // An incident that was opened is closed again.
+    if let (true, Some((_, SendOutcome::Delivered(receipt)))) = (settings.kind.keeps_incidents(), outcomes.first()) {
         let reference = receipt.reference.clone();
         alert.status = watchbell::model::alert::AlertStatus::Resolved;
         alert.resolved_at = Some(clock.now());
         alert.revision += 1;
         let message = Message::alert(Notice::Resolved, alert);
-        verdicts.push(("resolved", runtime.block_on(destination.send(&message, reference.as_deref()))));
+        outcomes.push(("resolved", runtime.block_on(destination.send(&message, reference.as_deref()))));
     }
     let mut failed = None;
-    for (what, verdict) in &verdicts {
-        let (word, answer) = match verdict {
+    for (what, outcome) in &outcomes {
+        let (word, answer) = match outcome {
             SendOutcome::Delivered(receipt) => ("ok", receipt.answer.clone()),
             SendOutcome::Retry { reason, .. } => ("FAILED", reason.clone()),
             SendOutcome::Refused(reason) => ("REFUSED", reason.clone()),
@@ -128,7 +129,7 @@ fn test(context: &mut Context, name: &DestinationName) -> Result<(), CliError> {
     }
     match failed {
         None => Ok(()),
-        Some(_) => Err(CliError::Usage(format!("the test alert did not reach \"{name}\""))),
+        Some(_) => Err(CliError::Usage(format!("the test alert was not delivered to \"{name}\""))),
     }
 }
 
@@ -142,7 +143,7 @@ fn dead(context: &mut Context, name: Option<DestinationName>) -> Result<(), CliE
         return Ok(());
     }
     if letters.is_empty() {
-        context.output.note("nothing was given up");
+        context.output.note("no deliveries were given up");
         return Ok(());
     }
     let rows = letters
@@ -158,7 +159,7 @@ fn dead(context: &mut Context, name: Option<DestinationName>) -> Result<(), CliE
             ]
         })
         .collect();
-    let header = ["destination", "alert", "what", "given up (utc)", "attempts", "error"];
+    let header = ["destination", "alert", "notice", "given up (utc)", "attempts", "error"];
     Ok(context.output.table(&header, rows)?)
 }
 
@@ -171,9 +172,9 @@ fn settle(context: &mut Context, name: Option<DestinationName>, discard: bool) -
     }
     let deliveries = if count == 1 { "delivery".to_owned() } else { "deliveries".to_owned() };
     let what = match (discard, client.is_agent()) {
-        (true, _) => "thrown away",
-        (false, true) => "tried again now",
-        (false, false) => "tried again when the agent starts",
+        (true, _) => "discarded",
+        (false, true) => "retried now",
+        (false, false) => "retried when the agent starts",
     };
     Ok(context.output.line(&format!("{count} {deliveries} {what}"))?)
 }

@@ -30,39 +30,39 @@ pub(super) struct Events {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists stored events, the newest arrival first
+    /// List stored events, latest arrival first
     List(List),
-    /// Shows an event whole
+    /// Show all of an event
     Show {
-        /// Its id
+        /// Id of the event
         id: EventId,
     },
-    /// Shows the last events, and with -f those that come
+    /// Show the latest events; `-f` follows new ones
     Tail(Tail),
-    /// Loads events collected elsewhere: JSON lines, arrays or pages of the API, plain or gzipped
+    /// Import events from files: JSON Lines, JSON arrays or API pages, plain or gzipped
     Import(Import),
-    /// Writes stored events as JSON lines, byte for byte as they came
+    /// Write stored events as JSON Lines, byte for byte as received
     Export(Export),
-    /// Has a part of the log fetched again; events that are there already are left as they are
+    /// Fetch a part of the log again; stored events stay as they are
     Fetch(Fetch),
 }
 
 #[derive(Debug, Args)]
-struct Wanted {
+struct EventFilter {
     #[command(flatten)]
     range: filter::Range,
-    /// Only with an action that fits; `*` for any text
+    /// Only events whose action matches this pattern; `*` matches any text
     #[arg(long, value_name = "PATTERN")]
     action: Option<String>,
-    /// Only of this category: `admin`, `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or `unknown`
+    /// Only this category: `admin`, `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or `unknown`
     #[arg(long, value_name = "NAME")]
     category: Option<Category>,
-    /// Only where the actor's name, address or IP contains this
+    /// Only events whose actor's name, email address or IP address contains this text
     #[arg(long, value_name = "TEXT")]
     actor: Option<String>,
 }
 
-impl Wanted {
+impl EventFilter {
     fn query(&self) -> Result<request::Events, CliError> {
         let (since, until) = self.range.bounds(Clock::system().now())?;
         Ok(request::Events {
@@ -80,11 +80,11 @@ impl Wanted {
 #[derive(Debug, Args)]
 struct List {
     #[command(flatten)]
-    wanted: Wanted,
-    /// Entries of the log that were no events, and why
+    filter: EventFilter,
+    /// List quarantined entries instead: entries of the log that are not valid events, and why
     #[arg(long)]
     quarantined: bool,
-    /// At most so many
+    /// Maximum number of events
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     limit: usize,
 }
@@ -92,24 +92,24 @@ struct List {
 #[derive(Debug, Args)]
 struct Tail {
     #[command(flatten)]
-    wanted: Wanted,
-    /// Go on with those that come
+    filter: EventFilter,
+    /// Keep printing new events, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
-    /// How many of the last
+    /// Number of latest events to print
     #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 10)]
     lines: usize,
 }
 
 #[derive(Debug, Args)]
 struct Import {
-    /// Files; `-` is standard input
+    /// Files to import; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// The source under whose name they are kept
+    /// Source to store the events under
     #[arg(long, value_name = "NAME")]
     source: SourceName,
-    /// Keep them without running rules on them, to replay rules over them
+    /// Store the events without running rules on them; `watchbell replay` can still do so
     #[arg(long)]
     no_evaluate: bool,
 }
@@ -117,18 +117,18 @@ struct Import {
 #[derive(Debug, Args)]
 struct Export {
     #[command(flatten)]
-    wanted: Wanted,
-    /// Where to write them; otherwise to stdout
+    filter: EventFilter,
+    /// File to write to; by default stdout
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct Fetch {
-    /// From this time on: a time, a date, or a duration before now such as `30d`
+    /// Start of the time range: a time, a date, or a duration before now such as `30d`
     #[arg(long, value_name = "TIME")]
     since: TimeArgument,
-    /// Of this source only
+    /// Only this source
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
 }
@@ -148,7 +148,7 @@ impl Events {
 
 impl List {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let query = request::Events { limit: Some(self.limit), newest_first: true, ..self.wanted.query()? };
+        let query = request::Events { limit: Some(self.limit), newest_first: true, ..self.filter.query()? };
         let (_, client) = context.client()?;
         if self.quarantined {
             return quarantined(context, &client, self.limit);
@@ -177,7 +177,7 @@ impl List {
     }
 }
 
-/// Byte for byte as it came; line breaks inside an entry, which mean nothing in JSON, would break the lines.
+/// The event byte for byte as received, on one line: line breaks, which mean nothing in JSON, become spaces.
 fn raw_line(event: &Event) -> String {
     event.raw.replace(['\n', '\r'], " ")
 }
@@ -191,7 +191,7 @@ fn quarantined(context: &Context, client: &Client, limit: usize) -> Result<(), C
         return Ok(());
     }
     if entries.is_empty() {
-        context.output.note("nothing was quarantined");
+        context.output.note("no quarantined entries");
         return Ok(());
     }
     let rows = entries
@@ -207,7 +207,7 @@ fn quarantined(context: &Context, client: &Client, limit: usize) -> Result<(), C
 fn show(context: &mut Context, id: EventId) -> Result<(), CliError> {
     let (_, client) = context.client()?;
     let Some(event) = client.one(request::Event { id: id.clone() })? else {
-        return Err(CliError::Usage(format!("there is no event `{id}`: `watchbell events list` lists them")));
+        return Err(CliError::Usage(format!("no event `{id}`; `watchbell events list` lists events")));
     };
     let out = &context.output;
     if context.is_json() {
@@ -222,7 +222,7 @@ fn show(context: &mut Context, id: EventId) -> Result<(), CliError> {
 
 impl Tail {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let query = self.wanted.query()?;
+        let query = self.filter.query()?;
         let (config, client) = context.client()?;
         let out = &context.output;
         let json = context.is_json();
@@ -250,7 +250,7 @@ impl Tail {
         }
         super::follow(context, &config, client, |client| {
             let query = request::Events { after: Some(after), limit: Some(1_000), wait: 25, ..query.clone() };
-            // What does not fit the filter is passed over as well.
+            // Read before the query, so that events that do not match the filter are skipped as well.
             let totals: Option<answer::EventTotals> = client.one(request::EventTotals {})?;
             let mut count = 0;
             let mut newest = after;
@@ -265,9 +265,9 @@ impl Tail {
     }
 }
 
-/// Entries sent at a time.
-const AT_ONCE: usize = 500;
-const AT_ONCE_BYTES: usize = 8 * 1024 * 1024;
+/// Maximum size of an import request, in entries and in bytes.
+const BATCH_ENTRIES: usize = 500;
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 impl Import {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
@@ -282,7 +282,7 @@ impl Import {
         };
         for path in &self.files {
             let unreadable =
-                |error: std::io::Error| CliError::Usage(format!("`{}` cannot be read: {error}", path.display()));
+                |error: std::io::Error| CliError::Usage(format!("cannot read `{}`: {error}", path.display()));
             let size = std::fs::metadata(path).map_or(0, |file| file.len());
             let bar = bytes_bar(size);
             let mut pieces = file::open(path).map_err(unreadable)?;
@@ -290,10 +290,7 @@ impl Import {
                 let piece = piece.map_err(unreadable)?;
                 if let Some(reason) = &piece.broken {
                     broken += 1;
-                    context.output.warning(&format!(
-                        "`{}` has parts that cannot be read and are left out: {reason}",
-                        path.display()
-                    ));
+                    context.output.warning(&format!("skipping unreadable parts of `{}`: {reason}", path.display()));
                 }
                 let entries =
                     piece.events.iter().map(|event| &event.raw).chain(piece.rejected.iter().map(|entry| &entry.raw));
@@ -302,7 +299,7 @@ impl Import {
                 for entry in entries {
                     bytes += entry.len();
                     batch.push(entry.to_string());
-                    if batch.len() >= AT_ONCE || bytes >= AT_ONCE_BYTES {
+                    if batch.len() >= BATCH_ENTRIES || bytes >= BATCH_BYTES {
                         self.send(&client, std::mem::take(&mut batch), &mut add)?;
                         bytes = 0;
                     }
@@ -312,32 +309,28 @@ impl Import {
             }
             bar.finish_and_clear();
         }
-        let found = total.stored + total.duplicates + total.quarantined + total.dropped;
-        if found == 0 {
-            let what = if broken > 0 {
-                "nothing of what was given can be read as events"
-            } else {
-                "there are no events in it"
-            };
-            return Err(CliError::Usage(format!("{what}: nothing was imported")));
+        let entries = total.stored + total.duplicates + total.quarantined + total.dropped;
+        if entries == 0 {
+            let reason = if broken > 0 { "the input is not readable as events" } else { "the input has no events" };
+            return Err(CliError::Usage(format!("nothing was imported: {reason}")));
         }
-        // What was left out is told by the exit code as well, so that a script notices.
+        // Skipped parts also set the exit code, so that scripts notice.
         let complete = || match broken {
             0 => Ok(()),
-            _ => Err(CliError::Findings("parts of it could not be read, and were left out".to_owned())),
+            _ => Err(CliError::Findings("unreadable parts of the input were skipped".to_owned())),
         };
         if context.is_json() {
             context.output.json(&total)?;
             return complete();
         }
         let evaluated = match (self.no_evaluate, client.is_agent()) {
-            (true, _) => "they are kept, and no rule runs on them",
-            (false, true) => "rules run on them now; what they raise is late",
-            (false, false) => "rules run on them when the agent starts; what they raise is late",
+            (true, _) => "no rules run on them",
+            (false, true) => "rules run on them now; their alerts are late",
+            (false, false) => "rules run on them when the agent starts; their alerts are late",
         };
         let dropped = if total.dropped > 0 { format!(", {} dropped", total.dropped) } else { String::new() };
         context.output.line(&format!(
-            "{} stored under \"{}\", {} there already, {} quarantined{dropped}: {evaluated}",
+            "{} stored under \"{}\", {} already stored, {} quarantined{dropped}; {evaluated}",
             output::count(total.stored as u64, "event"),
             self.source,
             total.duplicates,
@@ -372,11 +365,11 @@ fn bytes_bar(size: u64) -> ProgressBar {
 
 impl Export {
     fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let query = self.wanted.query()?;
+        let query = self.filter.query()?;
         let (_, client) = context.client()?;
         let mut target: Box<dyn Write> = match &self.output {
             None => Box::new(std::io::BufWriter::new(std::io::stdout())),
-            // As for the files of an import.
+            // `-` is stdout, as it is stdin for an import.
             Some(path) if path.as_os_str() == "-" => Box::new(std::io::BufWriter::new(std::io::stdout())),
             Some(path) => Box::new(std::io::BufWriter::new(super::private_file(path)?)),
         };
@@ -404,9 +397,10 @@ impl Fetch {
                 context.output.json_line(answer)?;
                 continue;
             }
-            let when = if answer.now { "is fetched again now" } else { "will be fetched again by the next agent" };
+            let when =
+                if answer.now { "is being fetched again" } else { "will be fetched again when the agent starts" };
             context.output.line(&format!(
-                "{}: the log since {} UTC {when}; `watchbell status` shows how far it has come",
+                "{}: the log since {} UTC {when}; `watchbell status` shows the progress",
                 answer.source,
                 output::time(answer.since)
             ))?;

@@ -1,4 +1,4 @@
-//! `watchbell exceptions list|stats|hits|add`: conditions that take matches out of alerting.
+//! `watchbell exceptions list|stats|hits|add`: conditions that suppress matches.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use watchbell::{
     store::Excepted,
 };
 
-use super::{CliError, Context, filter, output, problems, readable, replace_file};
+use super::{CliError, Context, ensure_readable, filter, output, problems, replace_file};
 
 #[derive(Debug, Args)]
 pub(super) struct Exceptions {
@@ -29,40 +29,40 @@ pub(super) struct Exceptions {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists exceptions: what they are about, why, and until when
+    /// List exceptions with their conditions, reasons and expiry dates
     List,
-    /// Shows what each has hidden, and which never did
+    /// Show how many matches each exception has suppressed
     Stats,
-    /// Lists the matches that one has hidden, the newest first
+    /// List the matches that an exception has suppressed, newest first
     Hits {
-        /// Its name
+        /// Id of the exception
         id: ExceptionId,
-        /// At most so many
+        /// Maximum number of matches
         #[arg(long, value_name = "NUMBER", default_value_t = 50)]
         limit: usize,
     },
-    /// Proposes the narrowest exception for an alert, with what else of history it would hide
+    /// Propose the narrowest exception for an alert, and show which past matches it would suppress
     Add(Add),
 }
 
 #[derive(Debug, Args)]
 struct Add {
-    /// The alert, by the beginning of its id
+    /// Id of the alert, or its beginning
     #[arg(long, value_name = "ID")]
     from_alert: String,
-    /// The exception's name; by default made of the rule's
+    /// Id of the new exception; by default derived from the rule's id
     #[arg(long, value_name = "NAME")]
     id: Option<ExceptionId>,
-    /// The slot of the rule to use; by default the one with the most fields
+    /// Slot of the rule to use; by default the one with the most fields
     #[arg(long, value_name = "NAME")]
     slot: Option<String>,
-    /// How long it is to hold
+    /// How long the exception applies
     #[arg(long = "for", value_name = "DURATION", default_value = "90d", value_parser = time::parse_duration)]
     duration: Duration,
-    /// How far back to look for what else it would hide
+    /// How far back to look for matches that it would suppress
     #[arg(long, value_name = "TIME", default_value = "180d")]
     since: TimeArgument,
-    /// Write it; otherwise it is only shown
+    /// Write the exception instead of only showing it
     #[arg(long)]
     write: bool,
     #[command(flatten)]
@@ -74,7 +74,7 @@ impl Exceptions {
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         match self.verb {
             Verb::List => list(context, &loaded.set)?,
             Verb::Stats => stats(context, &config, &loaded.set)?,
@@ -84,7 +84,7 @@ impl Exceptions {
         if loaded.set.broken.is_empty() {
             return Ok(());
         }
-        Err(CliError::Rules(problems("rules or exceptions do not load", &loaded.diagnostics)))
+        Err(CliError::Rules(problems("some rules or exceptions do not load", &loaded.diagnostics)))
     }
 }
 
@@ -128,7 +128,7 @@ fn list(context: &Context, set: &RuleSet) -> Result<(), CliError> {
         return Ok(());
     }
     if set.exceptions.is_empty() {
-        context.output.note("no exceptions: `watchbell exceptions add --from-alert ID` proposes one");
+        context.output.note("no exceptions; `watchbell exceptions add --from-alert ID` proposes one");
         return Ok(());
     }
     let rows = set
@@ -209,16 +209,16 @@ fn hits(context: &Context, exception: ExceptionId, limit: usize) -> Result<(), C
     let (_, client) = context.client()?;
     let found: Vec<Excepted> = client.all(request::Excepted { exception, limit })?;
     if context.is_json() {
-        for found in &found {
-            context.output.json_line(found)?;
+        for hit in &found {
+            context.output.json_line(hit)?;
         }
         return Ok(());
     }
     if found.is_empty() {
-        context.output.note("it has hidden nothing");
+        context.output.note("no suppressed matches");
         return Ok(());
     }
-    let row = |found: &Excepted| vec![output::time(found.time), found.rule.to_string(), found.event.to_string()];
+    let row = |hit: &Excepted| vec![output::time(hit.time), hit.rule.to_string(), hit.event.to_string()];
     Ok(context.output.table(&["time (utc)", "rule", "event"], found.iter().map(row).collect())?)
 }
 
@@ -228,23 +228,21 @@ impl Add {
         let client = Client::open(config, &Clock::system())?;
         let details: Option<answer::AlertDetails> = client.one(request::Alert { id: self.from_alert.clone() })?;
         let alert = details.map(|details| details.alert);
-        let alert = alert.ok_or_else(|| CliError::Usage(format!("there is no alert `{}`", self.from_alert)))?;
+        let alert = alert.ok_or_else(|| CliError::Usage(format!("no alert `{}`", self.from_alert)))?;
         let rule = set.detections.iter().find(|rule| *rule.id() == alert.rule);
         let rule = rule.ok_or_else(|| {
             CliError::Usage(format!(
-                "exceptions are about rules that look at events, and `{}` is none that runs",
+                "`{}` is not a detection rule that is loaded, so it cannot have exceptions",
                 alert.rule
             ))
         })?;
         let first = alert.first_events.first().cloned();
-        let first = first.ok_or_else(|| CliError::Usage("the alert names no event".to_owned()))?;
+        let first = first.ok_or_else(|| CliError::Usage("the alert has no event".to_owned()))?;
         let event: Option<Event> = client.one(request::Event { id: first.clone() })?;
         let event = event.ok_or_else(|| CliError::Usage(format!("event `{first}` is no longer stored")))?;
 
         let root = config.rules.roots.iter().find(|root| root.is_dir());
-        let file = root
-            .ok_or_else(|| CliError::Usage("there is no rules directory to write into".to_owned()))?
-            .join(EXCEPTIONS);
+        let file = root.ok_or_else(|| CliError::Usage("no rules directory to write to".to_owned()))?.join(EXCEPTIONS);
         let before = std::fs::read_to_string(&file).unwrap_or_default();
         let id = match &self.id {
             Some(id) => id.clone(),
@@ -252,13 +250,14 @@ impl Add {
         };
         let text = self.proposal(&id, rule, &event, config, &set.catalog, now)?;
         let whole = if before.trim().is_empty() { text.clone() } else { format!("{}\n\n{text}", before.trim_end()) };
-        let parsed = rule::parse_exceptions(&file, &whole).map_err(|found| {
-            context.output.diagnostics(&found);
-            CliError::Usage("the exceptions would not be usable".to_owned())
+        let parsed = rule::parse_exceptions(&file, &whole).map_err(|diagnostics| {
+            context.output.diagnostics(&diagnostics);
+            CliError::Usage("the file of exceptions would be invalid".to_owned())
         })?;
         let exception = parsed.iter().find(|exception| exception.id == id);
-        let exception =
-            exception.ok_or_else(|| CliError::Usage("the exception is not there: please report this".to_owned()))?;
+        let exception = exception.ok_or_else(|| {
+            CliError::Usage("the new exception is missing from its file; please report this".to_owned())
+        })?;
 
         let query = request::Events { since: Some(self.since.resolve(now)), ..request::Events::default() };
         let mut history = Vec::new();
@@ -270,7 +269,7 @@ impl Add {
             Ok(())
         })?;
         let limits = &config.detection.limits;
-        let hidden = super::on_a_rules_thread(|| would_hide(rule, exception, limits, &set.catalog, history.iter()))?;
+        let hidden = super::on_rule_thread(|| would_hide(rule, exception, limits, &set.catalog, history.iter()))?;
         self.show(context, &text, &hidden, &file, &event)?;
         if self.write {
             replace_file(&file, &whole)?;
@@ -279,7 +278,7 @@ impl Add {
         Ok(())
     }
 
-    /// The exception as it would be written.
+    /// The TOML text of the proposed exception.
     fn proposal(
         &self,
         id: &ExceptionId,
@@ -293,11 +292,11 @@ impl Add {
             Some(condition) => condition,
             None => format!("condition = {}", rule::quoted(&expression(event))),
         };
-        // Only what is written needs somebody to stand for it.
+        // An author is required only if the exception is written.
         let author = if self.write { self.who.author()? } else { self.who.author().unwrap_or_default() };
         let reason = self.who.comment.clone().unwrap_or_else(|| format!("alert {}: ", self.from_alert));
         if self.write && self.who.comment.is_none() {
-            return Err(CliError::Usage("say why: `--comment TEXT` becomes the exception's reason".to_owned()));
+            return Err(CliError::Usage("missing reason: use `--comment TEXT`".to_owned()));
         }
         let day = |time: Timestamp| time.strftime("%Y-%m-%d").to_string();
         Ok(format!(
@@ -311,7 +310,7 @@ impl Add {
         ))
     }
 
-    /// By the slot with the most fields that the event fills: the more fields, the narrower.
+    /// The condition by slot values, if the event has all fields of a slot. The slot with the most fields is narrowest.
     fn by_slot(
         &self,
         rule: &Arc<CompiledRule>,
@@ -324,7 +323,7 @@ impl Add {
             && !slots.contains_key(slot)
         {
             let known: Vec<&str> = slots.keys().map(String::as_str).collect();
-            return Err(CliError::Usage(format!("`{}` has no slot `{slot}`: it has {known:?}", rule.id())));
+            return Err(CliError::Usage(format!("`{}` has no slot `{slot}`; its slots are {known:?}", rule.id())));
         }
         let host = RuleHost::new(&config.detection.limits);
         let input = RuleInput::new(event, catalog);
@@ -364,17 +363,17 @@ impl Add {
         let out = &context.output;
         out.line(text)?;
         out.line(&format!(
-            "Since {} UTC it would have hidden {} of {} of this rule{}",
+            "since {} UTC it would have suppressed {} of {} of this rule{}",
             output::time(self.since.resolve(Clock::system().now())),
             hidden.hidden,
             output::count(hidden.matches, "match").replace("matchs", "matches"),
-            if hidden.hidden > 0 { ":" } else { "." }
+            if hidden.hidden > 0 { ":" } else { "" }
         ))?;
         for other in &hidden.examples {
             let evidence = other.evidence();
             let who = evidence.who().unwrap_or("-").to_owned();
-            let mark = if other.id == event.id { "  (this alert's)" } else { "" };
-            let line = format!("  {} {} {who} {}{mark}", output::time(other.time), other.action, other.id);
+            let label = if other.id == event.id { "  (of this alert)" } else { "" };
+            let line = format!("  {} {} {who} {}{label}", output::time(other.time), other.action, other.id);
             out.line(&output::printable(&line))?;
         }
         let rest = hidden.hidden.saturating_sub(hidden.examples.len() as u64);
@@ -382,7 +381,7 @@ impl Add {
             out.line(&format!("  … and {rest} more"))?;
         }
         if let Some(error) = &hidden.errors {
-            out.line(&format!("its condition fails on some events, which it does not hide: {error}"))?;
+            out.line(&format!("the condition fails on some events, which are not suppressed: {error}"))?;
         }
         if !self.write {
             out.line(&format!("\n`--write --comment 'why'` adds it to {}", file.display()))?;
@@ -391,7 +390,7 @@ impl Add {
     }
 }
 
-/// A condition for just what happened: who did what to whom.
+/// A condition for exactly this kind of event: the action, the actor and the target.
 fn expression(event: &Event) -> String {
     let value = event.value();
     let text =
@@ -403,7 +402,7 @@ fn expression(event: &Event) -> String {
         ("/attributes/context/0/attributes/email", "event.targets()[0].attributes.email"),
         ("/attributes/context/0/id", "event.targets()[0].id"),
     ] {
-        // One of the two says who it is.
+        // Email or id is enough to identify someone.
         let known = parts.iter().any(|part| part.contains(path.rsplit_once('.').map_or(path, |(before, _)| before)));
         if let (Some(text), false) = (text(pointer), known && pointer.ends_with("/id")) {
             parts.push(format!("{path} == {}", rule::quoted(text)));
@@ -418,5 +417,5 @@ fn free_name(rule: &RuleId, set: &RuleSet) -> Result<ExceptionId, CliError> {
         .map(|number| if number == 1 { last.to_owned() } else { format!("{last}-{number}") })
         .filter_map(|name| ExceptionId::parse(&name).ok())
         .find(|name| !set.exceptions.iter().any(|other| other.id == *name))
-        .ok_or_else(|| CliError::Usage("give it a name: `--id NAME`".to_owned()))
+        .ok_or_else(|| CliError::Usage("no free id for the exception; use `--id NAME`".to_owned()))
 }

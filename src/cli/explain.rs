@@ -1,4 +1,4 @@
-//! `watchbell explain`: why did this rule, or did it not, alert on this event?
+//! `watchbell explain`: shows why a rule alerts on an event, or why it does not.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,14 +16,14 @@ use watchbell::{
     source::file,
 };
 
-use super::{CliError, Context, on_a_rules_thread, output, problems, readable};
+use super::{CliError, Context, ensure_readable, on_rule_thread, output, problems};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// The rule
+    /// Id of the rule
     #[arg(long, value_name = "ID")]
     rule: RuleId,
-    /// A stored event, or a file of events of which the last is meant
+    /// Id of a stored event, or a file of events whose last event is explained
     #[arg(long, value_name = "ID|FILE")]
     event: String,
 }
@@ -33,27 +33,27 @@ impl Explain {
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).without_builtin().load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
+        ensure_readable(&loaded.diagnostics)?;
         let Some(rule) = loaded.set.all().find(|rule| *rule.id() == self.rule).cloned() else {
             if loaded.set.broken.is_empty() {
                 return Err(super::rules::no_such_rule(&loaded.set, &self.rule));
             }
-            return Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)));
+            return Err(CliError::Rules(problems("some rules do not load", &loaded.diagnostics)));
         };
         if rule.kind != RuleKind::Detection {
-            return Err(CliError::Usage(format!("`{}` is a check: it judges the agent, not events", self.rule)));
+            return Err(CliError::Usage(format!("`{}` is a check rule and does not run on events", self.rule)));
         }
         let (before, event) = self.events(context, &config, &loaded.set, &rule)?;
         let (rules, settings) = (&loaded.set, &config.detection);
         let explanation =
-            on_a_rules_thread(|| replay::explain::explain(rules, &rule, settings, before.into_iter(), &event))?;
+            on_rule_thread(|| replay::explain::explain(rules, &rule, settings, before.into_iter(), &event))?;
         if context.is_json() {
             return Ok(context.output.json(&explanation)?);
         }
         show(context, &rule, &event, &explanation)
     }
 
-    /// The event, and those before it that may matter.
+    /// The event, and the earlier events that may matter to the rule.
     fn events(
         &self,
         context: &Context,
@@ -63,33 +63,29 @@ impl Explain {
     ) -> Result<(Vec<Event>, Event), CliError> {
         let path = Path::new(&self.event);
         if path.is_file() {
-            let found = file::read(path)
-                .map_err(|error| CliError::Usage(format!("`{}` cannot be read: {error}", path.display())))?;
+            let contents = file::read(path)
+                .map_err(|error| CliError::Usage(format!("cannot read `{}`: {error}", path.display())))?;
             let source = SourceName::parse("file").map_err(|error| CliError::Usage(error.to_string()))?;
-            let mut events: Vec<Event> = replay::file_events(found.events, &source, Clock::system().now()).collect();
+            let mut events: Vec<Event> = replay::file_events(contents.events, &source, Clock::system().now()).collect();
             if events.len() > 1 {
                 let count = events.len();
-                context.output.note(&format!("the file holds {count} events: explained is the last, after the others"));
+                context.output.note(&format!("the file has {count} events; explaining the last one, after the others"));
             }
-            let reason = found.rejected.first().map_or_else(String::new, |entry| format!(": {}", entry.reason));
+            let reason = contents.rejected.first().map_or_else(String::new, |entry| format!(": {}", entry.reason));
             let event = events.pop();
-            let event =
-                event.ok_or_else(|| CliError::Usage(format!("`{}` holds no events{reason}", path.display())))?;
+            let event = event.ok_or_else(|| CliError::Usage(format!("no events in `{}`{reason}", path.display())))?;
             return Ok((events, event));
         }
         let id = EventId::parse(&self.event).map_err(|error| CliError::Usage(error.to_string()))?;
         let client = Client::open(config, &Clock::system())?;
         let event: Option<Event> = client.one(request::Event { id })?;
         let event = event.ok_or_else(|| {
-            CliError::Usage(format!(
-                "there is no event `{}`, and no such file: `watchbell events list` lists them",
-                self.event
-            ))
+            CliError::Usage(format!("no event and no file `{}`; `watchbell events list` lists events", self.event))
         })?;
-        // A match counts in its window, and joins an alert that opened one dedup period before.
+        // A match counts in its window, and joins an alert that opened up to one dedup period earlier.
         let reach = rule.metadata.window.saturating_mul(2).saturating_add(rule.metadata.dedup_period.saturating_mul(2));
         let alone = set.alone(rule);
-        // What a rule remembers may come from anywhere before.
+        // A rule with state may remember any earlier event.
         let remembers = alone.detections.iter().any(|rule| rule.remembers);
         let query = request::Events {
             since: (!remembers).then(|| time::before(event.time, reach)),
@@ -114,7 +110,7 @@ fn show(context: &Context, rule: &CompiledRule, event: &Event, explanation: &Exp
     line("rule", &format!("{} ({})", rule.id(), rule.file.display()))?;
     line("event", &format!("{} {} at {} UTC", event.id, event.action, output::time(event.time)))?;
     for (key, origin) in &rule.metadata.origins {
-        line("tuned", &format!("{key}, by {origin}"))?;
+        line("override", &format!("{key}, from {origin}"))?;
     }
     for function in &explanation.functions {
         let answer = match (&function.result, &function.error) {
@@ -131,7 +127,7 @@ fn show(context: &Context, rule: &CompiledRule, event: &Event, explanation: &Exp
             out.line(&format!("  {}", output::printable(&text)))?;
         }
         if let Some((note, text)) = &function.decided {
-            out.line(&format!("  said no in line {}: {}", note.line, output::printable(text)))?;
+            out.line(&format!("  returned false at line {}: {}", note.line, output::printable(text)))?;
         }
     }
     out.line("")?;
@@ -146,7 +142,7 @@ fn show(context: &Context, rule: &CompiledRule, event: &Event, explanation: &Exp
         }
     }
     if rule.metadata.stage == watchbell::rule::Stage::Shadow {
-        line("stage", "shadow: alerts are recorded, nobody is told")?;
+        line("stage", "shadow: alerts are recorded but not delivered")?;
     }
     line("verdict", &explanation.verdict)?;
     Ok(())

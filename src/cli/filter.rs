@@ -1,4 +1,4 @@
-//! Flags that listing verbs share.
+//! Flags that several verbs share.
 
 use clap::Args;
 use watchbell::model::{
@@ -8,16 +8,16 @@ use watchbell::model::{
 
 use super::CliError;
 
-/// Since when, until when, how many, from which source.
+/// Selects by time and source.
 #[derive(Debug, Args)]
 pub(super) struct Range {
-    /// From this time on: a time, a date, or a duration before now such as `24h`
+    /// Start of the time range: a time, a date, or a duration before now such as `24h`
     #[arg(long, value_name = "TIME")]
     since: Option<TimeArgument>,
-    /// Before this time
+    /// End of the time range (exclusive), in the same forms
     #[arg(long, value_name = "TIME")]
     until: Option<TimeArgument>,
-    /// Only of this source
+    /// Only this source
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
 }
@@ -31,12 +31,12 @@ impl Range {
         self.until.map(|time| time.resolve(now))
     }
 
-    /// Both ends, the earlier first.
+    /// Start and end. Fails if the range is empty.
     pub(super) fn bounds(&self, now: Timestamp) -> Result<(Option<Timestamp>, Option<Timestamp>), CliError> {
         let (since, until) = (self.since(now), self.until(now));
         match (since, until) {
             (Some(since), Some(until)) if since >= until => {
-                Err(CliError::Usage("`--until` is not after `--since`: nothing lies between".to_owned()))
+                Err(CliError::Usage("`--until` must be after `--since`".to_owned()))
             }
             _ => Ok((since, until)),
         }
@@ -47,19 +47,19 @@ impl Range {
     }
 }
 
-/// Who does something, and what they say about it.
+/// The author of a change, and a comment.
 #[derive(Debug, Args)]
 pub(super) struct Who {
-    /// Who you are
+    /// Your name
     #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true)]
     author: Option<String>,
-    /// What you have to say about it
+    /// Comment, such as the reason
     #[arg(long, short = 'm', value_name = "TEXT")]
     pub(super) comment: Option<String>,
 }
 
 impl Who {
     pub(super) fn author(&self) -> Result<String, CliError> {
-        self.author.clone().ok_or_else(|| CliError::Usage("say who you are: `--author NAME`".to_owned()))
+        self.author.clone().ok_or_else(|| CliError::Usage("missing author: use `--author NAME`".to_owned()))
     }
 }

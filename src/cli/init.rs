@@ -1,4 +1,4 @@
-//! `watchbell init`: what a new user starts from.
+//! `watchbell init`: writes a configuration and the shipped rules to start from.
 
 use std::{
     fs,
@@ -11,12 +11,12 @@ use watchbell::rule::SHIPPED;
 
 use super::{CliError, Context, output};
 
-/// Every key explained; also what `init` writes.
+/// The configuration that `init` writes. It explains every key.
 pub(super) const TEMPLATE: &str = include_str!("../../examples/watchbell.toml");
 
 #[derive(Debug, Args)]
 pub(super) struct Init {
-    /// Where to write it
+    /// Directory to write to
     #[arg(value_name = "DIR", default_value = ".")]
     directory: PathBuf,
 }
@@ -39,19 +39,19 @@ impl Init {
         }
         let out = &context.output;
         for path in &kept {
-            out.note(&format!("kept {path}: it was there already"));
+            out.note(&format!("kept {path}: it already exists"));
         }
         out.line(&format!("wrote {} in {}", output::count(written.len() as u64, "file"), self.directory.display()))?;
         let argument =
             if self.directory == Path::new(".") { String::new() } else { format!(" --config {}", config.display()) };
-        out.line(&format!("\nPut your organization's id into {}, then:\n", config.display()))?;
-        out.line("  export ATLASSIAN_API_KEY=…      # made at admin.atlassian.com > Settings > API keys")?;
+        out.line(&format!("\nPut your organization's id into {}, then run:\n", config.display()))?;
+        out.line("  export ATLASSIAN_API_KEY=…      # create it at admin.atlassian.com > Settings > API keys")?;
         out.line(&format!("  watchbell check{argument}"))?;
         Ok(out.line(&format!("  watchbell run{argument}"))?)
     }
 }
 
-/// Writes the shipped rules below a directory.
+/// Writes the shipped rules into a directory.
 pub(super) fn write_rules(
     directory: &Path,
     put: &mut dyn FnMut(&Path, &str) -> Result<(), CliError>,
@@ -62,7 +62,7 @@ pub(super) fn write_rules(
     Ok(())
 }
 
-/// Writes a file that is not there yet; false if it is.
+/// Writes a new file. Returns false if the file already exists.
 pub(super) fn write_new(path: &Path, text: &str) -> std::io::Result<bool> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -75,5 +75,5 @@ pub(super) fn write_new(path: &Path, text: &str) -> std::io::Result<bool> {
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> CliError {
-    CliError::Usage(format!("`{}` cannot be written: {error}", path.display()))
+    CliError::Usage(format!("cannot write `{}`: {error}", path.display()))
 }

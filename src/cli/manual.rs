@@ -1,4 +1,4 @@
-//! `watchbell completions` and `watchbell man`: what packages install next to the binary.
+//! `watchbell completions` and `watchbell man`: files that packages install with the binary.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::{Arguments, CliError, Context};
 
 #[derive(Debug, Args)]
 pub(super) struct Completions {
-    /// The shell
+    /// Shell to generate the script for
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -24,15 +24,14 @@ impl Completions {
 
 #[derive(Debug, Args)]
 pub(super) struct Man {
-    /// Where to write the pages; the directory is created if it does not exist
+    /// Directory to write the pages to; created if it does not exist
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }
 
 impl Man {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
-        let unwritable =
-            |error| CliError::Usage(format!("`{}` cannot be written to: {error}", self.directory.display()));
+        let unwritable = |error| CliError::Usage(format!("cannot write to `{}`: {error}", self.directory.display()));
         std::fs::create_dir_all(&self.directory).map_err(unwritable)?;
         clap_mangen::generate_to(Arguments::command(), &self.directory).map_err(unwritable)?;
         context.output.note(&format!("man pages written to {}", self.directory.display()));

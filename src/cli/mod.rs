@@ -1,5 +1,5 @@
-//! The command line: verbs and the flags they share. The only part of the program that prints, parses arguments, and knows
-//! exit codes: 0 ok, 1 findings, 2 rules that do not load, 3 wrong arguments, configuration, connection or store.
+//! The command line: the verbs and their shared flags. Only this part of the program prints, parses arguments and knows
+//! exit codes: 0 ok, 1 findings, 2 rules that do not load, 3 bad arguments, configuration, connection or store.
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -50,74 +50,73 @@ use output::Output;
 #[derive(Debug, Parser)]
 #[command(name = "watchbell", version = env!("WATCHBELL_VERSION"), about, propagate_version = true)]
 struct Arguments {
-    /// The configuration
+    /// Path of the configuration file
     #[arg(long, global = true, value_name = "FILE", env = "WATCHBELL_CONFIG", default_value = "watchbell.toml")]
     config: PathBuf,
-    /// How data is printed
+    /// Output format
     #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
     format: Format,
     #[command(subcommand)]
     verb: Verb,
 }
 
-/// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people
+    /// Human-readable text
     Human,
-    /// A JSON document, or one object a line where there are many
+    /// JSON: one document, or one object per line for lists
     Json,
-    /// An alert a line, of `replay`
+    /// JSON Lines, one alert per line (`replay` only)
     Jsonl,
-    /// A text for a pull request, of `replay`
+    /// Markdown for a pull request (`replay` only)
     Markdown,
-    /// A page for a browser, of `replay`
+    /// A self-contained HTML page (`replay` only)
     Html,
-    /// JUnit's XML, of `test` and `replay`
+    /// JUnit XML (`test` and `replay` only)
     Junit,
-    /// Annotations for GitHub's workflows, of `test` and `check`
+    /// GitHub Actions annotations (`test` and `check` only)
     Github,
-    /// SARIF 2.1, of `check`
+    /// SARIF 2.1 (`check` only)
     Sarif,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Shows the agent at work on a simulated organization: no account, network or configuration needed
+    /// Run the agent on a simulated organization; needs no account, network or configuration
     Demo(demo::Demo),
-    /// Writes a commented watchbell.toml and the shipped rules; overwrites nothing
+    /// Write a commented watchbell.toml and the shipped rules; overwrites nothing
     Init(init::Init),
-    /// Validates the configuration, compiles all rules, and asks each source
+    /// Validate the configuration, compile all rules and query each source
     Check(check::Check),
-    /// Runs the tests beside the rules
+    /// Run the tests of the rules
     Test(test::TestArgs),
-    /// Says why a rule alerts on an event, or why it does not
+    /// Explain why a rule alerts on an event, or why it does not
     Explain(explain::Explain),
-    /// Runs the agent
+    /// Run the agent
     Run(run::RunArgs),
-    /// Runs rules over stored events or a file of events; writes and delivers nothing
+    /// Run rules on stored events or on files of events; stores and delivers nothing
     Replay(replay::ReplayArgs),
-    /// Shows which actions occur, which rules look at them, and which none does
+    /// Show which actions occur, and which rules cover them
     Coverage(coverage::CoverageArgs),
-    /// Lists rules
+    /// List, show, create, format and document rules
     Rules(rules::RulesArgs),
-    /// Looks at the organizations' actions: what they are called, how often they were seen, which rules want them
+    /// List the organizations' actions, how often they were seen, and the rules that use them
     Actions(actions::Actions),
-    /// Looks at stored events; takes events in and out
+    /// List, import and export stored events
     Events(events::Events),
-    /// Looks at alerts, and deals with them
+    /// List, acknowledge and resolve alerts
     Alerts(alerts::Alerts),
-    /// Looks at exceptions, and proposes them
+    /// List exceptions and propose new ones
     Exceptions(exceptions::Exceptions),
-    /// Stops deliveries for a while
+    /// Mute the deliveries of matching alerts for a while
     Silence(silence::Silences),
-    /// Looks at destinations, and tries them
+    /// List and test destinations, and handle deliveries that were given up
     Destinations(destinations::Destinations),
-    /// Shows how sources, rules, alerts and deliveries stand
+    /// Show the state of the agent, sources, rules, alerts and deliveries
     Status(status::StatusVerb),
-    /// Looks at what rules remember, and makes them forget
+    /// Inspect or clear rule state
     State(state::StateVerbs),
-    /// Takes care of the store
+    /// Verify, back up and repair the store
     Store(store::StoreVerbs),
     /// Print a completion script for a shell
     Completions(manual::Completions),
@@ -125,10 +124,10 @@ enum Verb {
     Man(manual::Man),
 }
 
-/// Why a verb did not do what it was asked.
+/// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
-    /// It worked, and there is something the caller should know: exit code 1.
+    /// The verb ran and found something that the caller should know: exit code 1.
     #[error("{0}")]
     Findings(String),
     /// Rules do not load: exit code 2. The diagnostics have been shown.
@@ -140,14 +139,14 @@ enum CliError {
     /// The store: exit code 3.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Asking the agent or the store: exit code 3.
+    /// A request to the agent or the store: exit code 3.
     #[error(transparent)]
     Client(ClientError),
     /// The agent: exit code 3.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// Output that nobody reads any more is no error; other failures are.
-    #[error("output cannot be written: {0}")]
+    /// Output that cannot be written: exit code 3. A closed pipe is not an error.
+    #[error("cannot write output: {0}")]
     Output(#[from] std::io::Error),
 }
 
@@ -163,45 +162,44 @@ impl CliError {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Agent(AgentError::Store(StoreError::Locked { .. })) => {
-                Some("one agent can run on a data directory: give a second one a `data_dir` of its own")
+                Some("only one agent can run on a data directory; give each agent its own `data_dir`")
             }
-            Self::Store(StoreError::Locked { .. }) => Some("stop the agent first: this needs the store for itself"),
+            Self::Store(StoreError::Locked { .. }) => Some("stop the agent first; this needs the store to itself"),
             Self::Client(ClientError::Store(StoreError::Locked { .. })) => {
-                Some("whoever holds the store does not answer on its control socket: try again, or stop that process")
+                Some("the process that locks the store does not answer on its control socket; try again, or stop it")
             }
             _ => None,
         }
     }
 }
 
-/// An error if a rules directory could not be read: nothing can be said of rules then, and none of them must seem to be all of them.
-fn readable(diagnostics: &[Diagnostic]) -> Result<(), CliError> {
+/// Fails if a rules directory could not be read: an empty set of rules must not pass for the full one.
+fn ensure_readable(diagnostics: &[Diagnostic]) -> Result<(), CliError> {
     match watchbell::rule::unreadable_root(diagnostics) {
         None => Ok(()),
-        Some(found) => Err(CliError::Usage(format!("`{}`: {}", found.file.display(), found.message))),
+        Some(problem) => Err(CliError::Usage(format!("`{}`: {}", problem.file.display(), problem.message))),
     }
 }
 
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         match error {
-            // Whoever read the output may have gone, which is no error.
+            // The reader of the output may be gone, which is not an error.
             ClientError::Output(error) => Self::Output(error),
             other => Self::Client(other),
         }
     }
 }
 
-/// What every verb gets.
+/// What every verb receives.
 struct Context {
     config: PathBuf,
     format: Format,
     output: Output,
 }
 
-/// Runs the program.
 pub(crate) fn main() -> ExitCode {
-    // Nothing that is written is for others to read.
+    // Files that the program writes are private to its user.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -210,16 +208,16 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 3 } else { 0 });
         }
     };
-    let more: &[Format] = match &arguments.verb {
+    let extra: &[Format] = match &arguments.verb {
         Verb::Test(_) => &[Format::Junit, Format::Github],
         Verb::Check(_) => &[Format::Github, Format::Sarif],
         Verb::Replay(_) => &[Format::Jsonl, Format::Markdown, Format::Html, Format::Junit],
         _ => &[],
     };
-    if !matches!(arguments.format, Format::Human | Format::Json) && !more.contains(&arguments.format) {
-        let names = [Format::Human, Format::Json].iter().chain(more).filter_map(ValueEnum::to_possible_value);
+    if !matches!(arguments.format, Format::Human | Format::Json) && !extra.contains(&arguments.format) {
+        let names = [Format::Human, Format::Json].iter().chain(extra).filter_map(ValueEnum::to_possible_value);
         let names: Vec<String> = names.map(|name| format!("`{}`", name.get_name())).collect();
-        let message = format!("this verb has no such `--format`: it has {}", names.join(", "));
+        let message = format!("this verb does not support this `--format`; use one of {}", names.join(", "));
         Output::new(Format::Human).error(&message, None);
         return ExitCode::from(3);
     }
@@ -268,45 +266,45 @@ fn set_up_logging(arguments: &Arguments) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let colour = std::io::stderr().is_terminal()
         && anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-    // Fails only if it was called before.
+    // Fails only if logging is already set up.
     if matches!(arguments.verb, Verb::Run(_)) && arguments.format == Format::Json {
         builder.json().flatten_event(true).try_init().ok();
     } else {
         builder.with_ansi(colour).try_init().ok();
     }
-    // A panic is a bug of ours; one line of it is enough for people, and rules' threads catch theirs.
+    // A panic is a bug in Watchbell. One line is enough for the user; the threads of rules catch their own panics.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let payload = panic.payload();
         let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
         let text = text.unwrap_or("no message");
-        // sled panics on some kinds of damage to its file.
+        // sled panics on some kinds of file damage.
         if place.contains("/sled-") {
             tracing::error!(
-                "the store is damaged ({text}): `watchbell store verify` says what is wrong, `watchbell store recover` saves what can be read"
+                "the store is damaged ({text}); see `watchbell store verify`, or save it with `watchbell store recover`"
             );
         } else {
-            tracing::error!(place, "the program failed: {text}: please report this");
+            tracing::error!(place, "internal error: {text}; please report this");
         }
     }));
 }
 
 impl Context {
-    /// The configuration; its problems are shown.
+    /// Loads the configuration and shows its problems.
     fn config(&self) -> Result<Config, CliError> {
         let (config, diagnostics) = Config::load(&self.config);
         self.output.diagnostics(&diagnostics);
-        config.ok_or_else(|| CliError::Usage(problems("the configuration is not usable", &diagnostics)))
+        config.ok_or_else(|| CliError::Usage(problems("invalid configuration", &diagnostics)))
     }
 
-    /// Whom to ask: the agent that runs, or the store.
+    /// A client of the running agent, or of the store if no agent runs.
     fn client(&self) -> Result<(Config, Client), CliError> {
         let config = self.config()?;
         let client = Client::open(&config, &Clock::system())?;
         Ok((config, client))
     }
 
-    /// The same, for verbs that may be the first to store something.
+    /// Like [`Self::client`], but creates a missing store: for verbs that may be the first to store something.
     fn client_or_new_store(&self) -> Result<(Config, Client), CliError> {
         let config = self.config()?;
         if !config.data_dir.join("store").exists() {
@@ -316,25 +314,25 @@ impl Context {
         Ok((config, client))
     }
 
-    /// The configuration, for verbs that need the store for themselves.
+    /// The configuration, for verbs that need exclusive access to an existing store.
     fn existing_store(&self) -> Result<Config, CliError> {
         let config = self.config()?;
         if config.data_dir.join("store").exists() {
             return Ok(config);
         }
-        Err(CliError::Usage(format!("there is no store in `{}`", config.data_dir.display())))
+        Err(CliError::Usage(format!("no store in `{}`", config.data_dir.display())))
     }
 
-    /// The configured rules with what the organizations say of their actions, as far as that is stored.
+    /// The configured rules, with the organizations' action lists if these are stored.
     fn rule_sources(&self, config: &Config) -> RuleSources {
         let mut sources = config.rules.clone();
         if config.data_dir.join("store").exists() {
             let entries = Client::open(config, &Clock::system()).and_then(|client| client.all(request::Actions {}));
             match entries {
                 Ok(entries) => sources.catalog = Arc::new(catalog_of(&entries)),
-                // Rules can be looked at without a store, too.
+                // Rules can be used without a store.
                 Err(error) => {
-                    self.output.warning(&format!("what the organizations say of their actions is not known: {error}"));
+                    self.output.warning(&format!("cannot read the stored lists of actions: {error}"));
                 }
             }
         }
@@ -346,7 +344,7 @@ impl Context {
     }
 }
 
-/// What organizations say of their actions.
+/// The actions that organizations list.
 fn catalog_of(entries: &[answer::ActionEntry]) -> Catalog {
     let listed = entries.iter().filter(|entry| entry.record.listed.is_some());
     let action = |entry: &answer::ActionEntry| ListedAction {
@@ -357,8 +355,8 @@ fn catalog_of(entries: &[answer::ActionEntry]) -> Catalog {
     listed.map(action).collect()
 }
 
-/// Asks again and again, of one agent after another if need be. Between them the store is left alone, so that the next can
-/// start.
+/// Polls the agent until an error occurs. If the agent stops, waits for the next one and polls that. The store stays
+/// closed while it waits, so that the next agent can open it.
 fn follow(
     context: &Context,
     config: &Config,
@@ -374,7 +372,7 @@ fn follow(
             }
         }
         drop(client);
-        context.output.note("no agent runs: waiting for one");
+        context.output.note("no agent is running; waiting for one to start");
         loop {
             std::thread::sleep(std::time::Duration::from_secs(1));
             if std::os::unix::net::UnixStream::connect(watchbell::api::socket(&config.data_dir)).is_ok() {
@@ -385,32 +383,32 @@ fn follow(
     }
 }
 
-/// A new file, or an old one emptied, that nobody else may read.
+/// Creates or truncates a file that only its owner can read.
 fn private_file(path: &std::path::Path) -> Result<std::fs::File, CliError> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let opened = options.open(path).and_then(|file| {
-        // An old one may have had another mode; what is no file (a pipe, `/dev/null`) keeps its own.
+        // An existing file may have another mode. What is not a regular file (a pipe, `/dev/null`) keeps its mode.
         if file.metadata()?.is_file() {
             file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
         }
         Ok(file)
     });
-    opened.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
+    opened.map_err(|error| CliError::Usage(format!("cannot write `{}`: {error}", path.display())))
 }
 
-/// Writes a file beside its place and then puts it there: an agent that is just reading sees the old one or the new one.
+/// Replaces a file atomically: an agent that reads at the same time sees either the old text or the new.
 fn replace_file(path: &std::path::Path, text: &str) -> Result<(), CliError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let aside = path.with_file_name(format!(".{name}.new"));
-    let written = std::fs::write(&aside, text)
+    let temporary = path.with_file_name(format!(".{name}.new"));
+    let result = std::fs::write(&temporary, text)
         .and_then(|()| match std::fs::metadata(path) {
-            Ok(old) => std::fs::set_permissions(&aside, old.permissions()),
+            Ok(old) => std::fs::set_permissions(&temporary, old.permissions()),
             Err(_) => Ok(()),
         })
-        .and_then(|()| std::fs::rename(&aside, path));
-    written.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    result.map_err(|error| CliError::Usage(format!("cannot write `{}`: {error}", path.display())))
 }
 
 /// `what: 2 problems`.
@@ -419,17 +417,16 @@ fn problems(what: &str, diagnostics: &[Diagnostic]) -> String {
     format!("{what}: {count} problem{}", if count == 1 { "" } else { "s" })
 }
 
-/// Runs rules on a thread with room for them, as the agent does.
-fn on_a_rules_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, CliError> {
+/// Runs rules on a thread with a large enough stack, as the agent does.
+fn on_rule_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, CliError> {
     watchbell::rule::stack::run("rules", run)
-        .map_err(|error| CliError::Usage(format!("no thread for the rules: {error}")))
+        .map_err(|error| CliError::Usage(format!("cannot start a thread for rules: {error}")))
 }
 
-/// An async runtime for the verbs that need one.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| CliError::Usage(format!("no runtime: {error}")))
+        .map_err(|error| CliError::Usage(format!("cannot start the async runtime: {error}")))
 }

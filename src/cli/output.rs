@@ -1,4 +1,4 @@
-//! What people and programs read: data on stdout, everything else on stderr; colours only where they belong.
+//! Output: data goes to stdout, everything else to stderr. Colour is used only on a terminal.
 
 use std::{
     io::{IsTerminal, Write},
@@ -20,7 +20,7 @@ use watchbell::{
 
 use super::Format;
 
-/// Writes what verbs have to say.
+/// Prints the results and messages of verbs.
 #[derive(Debug)]
 pub(super) struct Output {
     format: Format,
@@ -31,26 +31,26 @@ impl Output {
         Self { format }
     }
 
-    /// How wide the terminal is that stdout goes to; none where it is none.
+    /// The width of the terminal on stdout; `None` if stdout is not a terminal.
     pub(super) fn width(&self) -> Option<usize> {
         terminal_width()
     }
 
-    /// A line of data.
+    /// Prints a line of data.
     pub(super) fn line(&self, text: &str) -> std::io::Result<()> {
         writeln!(anstream::stdout(), "{text}")
     }
 
-    /// Text without a line's end.
+    /// Prints text without a line break.
     pub(super) fn raw(&self, text: &str) -> std::io::Result<()> {
         let mut stdout = anstream::stdout();
         write!(stdout, "{text}")?;
         stdout.flush()
     }
 
-    /// A line that is not data.
+    /// Prints a line that is not data.
     pub(super) fn note(&self, text: &str) {
-        // Where stderr is closed there is nobody to tell.
+        // Ignored: if stderr is closed, there is nowhere to report it.
         writeln!(anstream::stderr(), "{text}").ok();
     }
 
@@ -68,23 +68,23 @@ impl Output {
         self.note(&format!("{yellow}warning{yellow:#}: {text}"));
     }
 
-    /// One JSON document.
+    /// Prints a JSON document.
     pub(super) fn json<T: Serialize + ?Sized>(&self, value: &T) -> std::io::Result<()> {
         let json = serde_json::to_string_pretty(value)?;
         writeln!(std::io::stdout().lock(), "{}", json_escaped(&json))
     }
 
-    /// One JSON object on a line.
+    /// Prints a JSON object on one line.
     pub(super) fn json_line<T: Serialize + ?Sized>(&self, value: &T) -> std::io::Result<()> {
         let json = to_json(value)?;
         writeln!(std::io::stdout().lock(), "{json}")
     }
 
-    /// A table; columns shrink to the terminal's width.
+    /// Prints a table. Columns shrink to the terminal's width.
     pub(super) fn table(&self, header: &[&str], rows: Vec<Vec<String>>) -> std::io::Result<()> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        // Below this, words broken in the middle are harder to read than lines that the terminal wraps.
+        // Below this width, words broken in the middle are harder to read than lines that the terminal wraps.
         if std::io::stdout().is_terminal() && table.width().is_some_and(|width| width >= 80) {
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
@@ -98,7 +98,7 @@ impl Output {
         Ok(())
     }
 
-    /// Problems in users' files, each with its line and a caret; as JSON one object a line.
+    /// Prints problems in users' files, each with its line and a caret; as JSON, one object per line.
     pub(super) fn diagnostics(&self, diagnostics: &[Diagnostic]) {
         for diagnostic in diagnostics {
             if self.format == Format::Json {
@@ -111,16 +111,16 @@ impl Output {
     }
 }
 
-/// How wide the terminal is that stdout goes to; none where it is none.
+/// The width of the terminal on stdout; `None` if stdout is not a terminal, or a very narrow one.
 pub(super) fn terminal_width() -> Option<usize> {
     let width = std::io::stdout().is_terminal().then(|| Table::new().width()).flatten();
     width.map(usize::from).filter(|width| *width >= NARROWEST)
 }
 
-/// Below this, wrapped text is harder to read than what the terminal makes of it.
+/// Below this width, the terminal's own wrapping is easier to read than ours.
 const NARROWEST: usize = 40;
 
-/// A diagnostic as it is shown.
+/// Renders a diagnostic for the terminal.
 fn draw(diagnostic: &Diagnostic) -> String {
     let level = match diagnostic.level {
         Level::Error => SnippetLevel::ERROR,
@@ -130,7 +130,7 @@ fn draw(diagnostic: &Diagnostic) -> String {
     let title = level.primary_title(message.as_str()).id(diagnostic.code);
     let path = escaped(&diagnostic.file.display().to_string());
     let help = diagnostic.help.as_deref().map(printable_lines);
-    let text = shown(&diagnostic.text);
+    let text = masked(&diagnostic.text);
     let mut group = match &diagnostic.span {
         Some(span) => {
             let annotation = AnnotationKind::Primary.span(span.clone());
@@ -147,25 +147,25 @@ fn draw(diagnostic: &Diagnostic) -> String {
     format!("{}\n", renderer.render(&[group]))
 }
 
-/// A file's text with question marks in place of what a terminal would act on: as many as it has bytes, so that places stay the same.
-fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
+/// A file's text with a question mark for each byte of an unsafe character, so that offsets stay valid.
+fn masked(text: &str) -> String {
+    let mut masked = String::with_capacity(text.len());
     for character in text.chars() {
         if is_unsafe(character) && !matches!(character, '\n' | '\r' | '\t') {
-            shown.extend(std::iter::repeat_n('?', character.len_utf8()));
+            masked.extend(std::iter::repeat_n('?', character.len_utf8()));
         } else {
-            shown.push(character);
+            masked.push(character);
         }
     }
-    shown
+    masked
 }
 
-/// A text with what a terminal would act on written out, but for the ends of lines.
+/// Escapes characters that a terminal would act on, except for line breaks.
 fn printable_lines(text: &str) -> String {
     text.lines().map(escaped).collect::<Vec<_>>().join("\n")
 }
 
-/// Problems as annotations of GitHub's workflows.
+/// Diagnostics as GitHub Actions annotations.
 pub(super) fn annotations(diagnostics: &[Diagnostic]) -> String {
     let mut text = String::new();
     for diagnostic in diagnostics {
@@ -177,9 +177,9 @@ pub(super) fn annotations(diagnostics: &[Diagnostic]) -> String {
     text
 }
 
-/// An annotation of GitHub's workflows.
+/// A GitHub Actions annotation.
 pub(super) fn annotation(level: &str, file: &Path, line: Option<usize>, title: &str, message: &str) -> String {
-    // As GitHub's own toolkit escapes them.
+    // The same escapes as in GitHub's own toolkit.
     let data = |text: &str| printable_lines(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
     let line = line.map_or_else(String::new, |line| format!(",line={line}"));
@@ -187,7 +187,7 @@ pub(super) fn annotation(level: &str, file: &Path, line: Option<usize>, title: &
     format!("::{level} file={file}{line},title={}::{}\n", property(title), data(message))
 }
 
-/// A severity in its colour.
+/// A severity in a table.
 pub(super) fn severity(severity: Severity) -> String {
     severity.as_str().to_owned()
 }
@@ -215,13 +215,13 @@ pub(super) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Text as XML and HTML take it, in elements and in quotes.
+/// Escapes text for XML and HTML, in elements and in quoted attributes.
 pub(super) fn xml(text: &str) -> String {
     let plain: String = text.chars().filter(|character| !is_unsafe(*character) || *character == '\n').collect();
     plain.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// Text from events without what a terminal would obey.
+/// Escapes text from events, so that a terminal does not act on it.
 pub(super) fn printable(text: &str) -> String {
     watchbell::model::text::printable(text)
 }

@@ -1,4 +1,4 @@
-//! `watchbell rules`: lists and shows rules; `author` has what helps in writing them.
+//! `watchbell rules`: lists and shows rules. The verbs for authors of rules are in `author`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +19,7 @@ use watchbell::{
     rule::{self, CompiledRule, Loader, Metadata, RuleKind, RuleSet, Selector, Stage},
 };
 
-use super::{CliError, Context, author, output, problems, readable};
+use super::{CliError, Context, author, ensure_readable, output, problems};
 
 #[derive(Debug, Args)]
 pub(super) struct RulesArgs {
@@ -29,27 +29,27 @@ pub(super) struct RulesArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists all rules, with what they have found
+    /// List all rules with their numbers of matches and errors
     List,
-    /// Shows what a rule says about itself
+    /// Show a rule's metadata, matches and errors
     Show {
-        /// Its id
+        /// Id of the rule
         id: RuleId,
-        /// Every value that holds, and where each comes from: the rule, a function of it, an override, or a default
+        /// Show every effective value and its origin: the rule, one of its functions, an override or a default
         #[arg(long)]
         effective: bool,
     },
-    /// Writes a rule and two tests to begin with
+    /// Create a rule with two tests
     New(author::New),
-    /// Formats rule files
+    /// Format rule files
     Fmt(author::Fmt),
-    /// Prints the reference of the rule language, as Markdown
+    /// Print the reference of the rule language as Markdown
     Reference,
-    /// Writes the documentation of rules: a page for each, an index, and a layer for the ATT&CK Navigator
+    /// Write the documentation of rules: a page per rule, an index, and an ATT&CK Navigator layer
     Docs(author::Docs),
-    /// Writes what editors need to know of the rule language: `*.d.rhai`, and settings for VS Code
+    /// Write the rule language's definitions (`*.d.rhai`) for editors, and settings for VS Code
     Definitions {
-        /// Where
+        /// Directory to write to
         #[arg(value_name = "DIR", default_value = ".")]
         directory: PathBuf,
     },
@@ -71,8 +71,8 @@ impl RulesArgs {
         let config = context.config()?;
         let loaded = Loader::new(context.rule_sources(&config)).load();
         context.output.diagnostics(&loaded.diagnostics);
-        readable(&loaded.diagnostics)?;
-        // Before there is a store, rules are listed without their records.
+        ensure_readable(&loaded.diagnostics)?;
+        // Without a store, rules are listed without their records.
         let known = if config.data_dir.join("store").exists() {
             let client = Client::open(&config, &Clock::system())?;
             let entries: Vec<answer::RuleEntry> = client.all(request::Rules {})?;
@@ -90,17 +90,17 @@ impl RulesArgs {
         if loaded.set.broken.is_empty() {
             return Ok(());
         }
-        Err(CliError::Rules(problems("rules do not load", &loaded.diagnostics)))
+        Err(CliError::Rules(problems("some rules do not load", &loaded.diagnostics)))
     }
 }
 
-/// What the store knows of rules.
+/// The stored records of rules, and the rules that match no known action.
 #[derive(Debug, Default)]
 struct Known {
     records: HashMap<RuleId, RuleRecord>,
-    /// Rules that can match none of the organizations' actions, with those that come nearest.
+    /// Rules that match none of the organizations' actions, each with the most similar actions.
     unmatched: BTreeMap<RuleId, Vec<String>>,
-    /// Whether the organizations' own lists say so, or only what events have brought.
+    /// True if an organization's list of actions is known; if not, only the actions of stored events are.
     listed: bool,
 }
 
@@ -114,23 +114,23 @@ impl Known {
         }
     }
 
-    /// Why a rule is unmatched, and what might be meant.
+    /// Why a rule is unmatched, and which actions might be meant.
     fn why_unmatched(&self, rule: &RuleId) -> Option<String> {
         let nearest = self.unmatched.get(rule)?;
-        let by =
+        let reason =
             if self.listed { "the organization lists no such action" } else { "no event has had such an action yet" };
         Some(match nearest.is_empty() {
-            true => by.to_owned(),
-            false => format!("{by}; the nearest are {}", nearest.join(", ")),
+            true => reason.to_owned(),
+            false => format!("{reason}; the nearest are {}", nearest.join(", ")),
         })
     }
 }
 
-/// On what a rule runs.
-fn looks_at(metadata: &Metadata, between: &str) -> String {
+/// The events or matches that a rule runs on.
+fn runs_on(metadata: &Metadata, separator: &str) -> String {
     if let Some(selectors) = &metadata.on {
-        let heard: Vec<&str> = selectors.iter().map(Selector::as_str).collect();
-        return format!("matches of {}", heard.join(between));
+        let selectors: Vec<&str> = selectors.iter().map(Selector::as_str).collect();
+        return format!("matches of {}", selectors.join(separator));
     }
     let flagged = if metadata.flagged { " with flags" } else { "" };
     if metadata.wants_every_action() {
@@ -138,10 +138,10 @@ fn looks_at(metadata: &Metadata, between: &str) -> String {
     }
     let activities = metadata.activities.iter().flatten().map(|name| format!("\"{name}\""));
     let named = metadata.actions.iter().flatten().cloned().chain(activities);
-    named.map(|named| format!("{named}{flagged}")).collect::<Vec<_>>().join(between)
+    named.map(|named| format!("{named}{flagged}")).collect::<Vec<_>>().join(separator)
 }
 
-/// So that a line of the list stays a line; `rules show` has all of it.
+/// Shortens text to fit a line of the list. `rules show` shows all of it.
 fn clipped(text: &str) -> String {
     const WIDTH: usize = 60;
     if text.chars().count() <= WIDTH {
@@ -171,7 +171,7 @@ fn list(context: &Context, set: &RuleSet, known: &Known) -> Result<(), CliError>
             } else {
                 "on"
             };
-            let actions = looks_at(&rule.metadata, " ");
+            let actions = runs_on(&rule.metadata, " ");
             vec![
                 rule.id().to_string(),
                 output::severity(rule.metadata.severity),
@@ -196,7 +196,7 @@ fn find<'a>(set: &'a RuleSet, id: &RuleId) -> Result<&'a Arc<CompiledRule>, CliE
     set.all().find(|rule| rule.id() == id).ok_or_else(|| no_such_rule(set, id))
 }
 
-/// Every value of a rule with its origin.
+/// Prints every effective value of a rule with its origin.
 fn effective(context: &Context, rule: &CompiledRule) -> Result<(), CliError> {
     let values = as_json(rule, &Known::default());
     let mut rows = Vec::new();
@@ -224,12 +224,14 @@ fn effective(context: &Context, rule: &CompiledRule) -> Result<(), CliError> {
     Ok(context.output.table(&["key", "value", "from"], rows)?)
 }
 
-/// What to say about a rule that is not there.
+/// The error for an unknown rule, with the most similar id.
 pub(super) fn no_such_rule(set: &RuleSet, id: &RuleId) -> CliError {
-    let near = watchbell::config::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
-    let near =
-        near.map_or_else(|| "`watchbell rules list` lists them".to_owned(), |near| format!("did you mean `{near}`?"));
-    CliError::Usage(format!("there is no rule `{id}`: {near}"))
+    let nearest = watchbell::config::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
+    let help = nearest.map_or_else(
+        || "`watchbell rules list` lists all rules".to_owned(),
+        |nearest| format!("did you mean `{nearest}`?"),
+    );
+    CliError::Usage(format!("no rule `{id}`; {help}"))
 }
 
 fn show(context: &Context, set: &RuleSet, known: &Known, id: &RuleId) -> Result<(), CliError> {
@@ -247,7 +249,7 @@ fn show(context: &Context, set: &RuleSet, known: &Known, id: &RuleId) -> Result<
         ("hash", rule.hash.clone()),
     ];
     if rule.kind == RuleKind::Detection {
-        lines.push(("actions", looks_at(metadata, ", ")));
+        lines.push(("actions", runs_on(metadata, ", ")));
         lines.extend(metadata.evidence.map(|evidence| ("evidence", evidence.to_string())));
         lines.extend(known.why_unmatched(id).map(|why| ("unmatched", why)));
         let window = time::show_duration(metadata.window);
@@ -258,21 +260,21 @@ fn show(context: &Context, set: &RuleSet, known: &Known, id: &RuleId) -> Result<
         lines.push(("dedup", format!("matches join an alert for {}", time::show_duration(metadata.dedup_period))));
     }
     if metadata.stage == Stage::Shadow {
-        lines.push(("stage", "shadow: alerts are recorded, nobody is told".to_owned()));
+        lines.push(("stage", "shadow: alerts are recorded but not delivered".to_owned()));
     }
     for (key, origin) in &metadata.origins {
-        lines.push(("tuned", format!("{key}, by {origin}")));
+        lines.push(("override", format!("{key}, from {origin}")));
     }
     for (name, text) in [
-        ("what", &metadata.description),
-        ("why", &metadata.severity_reason),
-        ("do", &metadata.blank_runbook()),
+        ("about", &metadata.description),
+        ("reason", &metadata.severity_reason),
+        ("runbook", &metadata.blank_runbook()),
         ("reference", &metadata.reference),
-        ("needs", &metadata.requires),
+        ("requires", &metadata.requires),
     ] {
         lines.extend(text.clone().map(|text| (name, text)));
     }
-    lines.extend(metadata.false_positives.iter().map(|text| ("not it", text.clone())));
+    lines.extend(metadata.false_positives.iter().map(|text| ("benign", text.clone())));
     if !metadata.attack.is_empty() {
         lines.push(("ATT&CK", metadata.attack.join(", ")));
     }

@@ -1,4 +1,4 @@
-//! `watchbell run`: the agent.
+//! `watchbell run`: runs the agent.
 
 use std::{os::unix::net::UnixStream, time::Duration};
 
@@ -18,13 +18,13 @@ use watchbell::{
     store::StoreError,
 };
 
-use super::{CliError, Context, Format, output, readable, runtime};
+use super::{CliError, Context, Format, ensure_readable, output, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {}
 
 impl RunArgs {
-    #[expect(clippy::unused_self, reason = "every verb is called alike")]
+    #[expect(clippy::unused_self, reason = "all verbs have the same signature")]
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let config = context.config()?;
         let runtime = runtime()?;
@@ -33,12 +33,12 @@ impl RunArgs {
             let mut agent = open(&config, context.format, true)?;
             loop {
                 let Err(error) = agent.run(stop.clone()).await else { break };
-                // A full or failing disk: whatever was not written is fetched or evaluated again once there is room.
+                // The disk is full or failing. What was not written is fetched or evaluated again once the store works.
                 let AgentError::Store(_) = &error else { return Err(error.into()) };
                 tracing::error!("{error}");
                 agent = loop {
                     tracing::error!(
-                        "nothing is stored or evaluated until the store works again: trying in {AFTER_FAILURE:?}"
+                        "nothing is stored or evaluated until the store works again; retrying in {AFTER_FAILURE:?}"
                     );
                     tokio::select! {
                         () = stop.cancelled() => return Err(error.into()),
@@ -54,34 +54,34 @@ impl RunArgs {
             tracing::info!("stopped");
             Ok(())
         });
-        // A request that hangs, or a name that is being looked up, must not hold up the end.
+        // A request that hangs, or a name that is being resolved, must not delay the exit.
         runtime.shutdown_timeout(Duration::from_millis(300));
         result
     }
 }
 
-/// Before a store that failed is opened again.
+/// Delay before a store that failed is opened again.
 const AFTER_FAILURE: Duration = Duration::from_secs(15);
 
 fn open(config: &Config, format: Format, first: bool) -> Result<Agent, CliError> {
     let options =
         AgentOptions { clock: Clock::system(), timing: Timing::default(), terminal: terminal(format), pulse: None };
     // Another verb may have the store open for a moment.
-    let mut patience = 30;
+    let mut attempts = 30;
     let agent = loop {
         match Agent::open(config.clone(), options.clone()) {
             Err(AgentError::Store(StoreError::Locked { .. }))
-                if patience > 0 && UnixStream::connect(api::socket(&config.data_dir)).is_err() =>
+                if attempts > 0 && UnixStream::connect(api::socket(&config.data_dir)).is_err() =>
             {
-                patience -= 1;
+                attempts -= 1;
                 std::thread::sleep(Duration::from_millis(100));
             }
             opened => break opened?,
         }
     };
-    // Later, a directory that vanishes while it is replaced is no reason to end.
+    // Only at the start: later, a directory may be missing for a moment while it is replaced.
     if first {
-        readable(&agent.diagnostics)?;
+        ensure_readable(&agent.diagnostics)?;
     }
     for diagnostic in &agent.diagnostics {
         match diagnostic.level {
@@ -90,19 +90,19 @@ fn open(config: &Config, format: Format, first: bool) -> Result<Agent, CliError>
         }
     }
     if any_error(&agent.diagnostics) {
-        // The agent goes on with the rules that load: silence would be worse.
-        tracing::error!("some rules do not load: `watchbell check --offline` shows the problems in full");
+        // The agent goes on with the rules that load: to detect nothing would be worse.
+        tracing::error!("some rules do not load; `watchbell check --offline` shows the problems in full");
     }
     let rules = agent.rules().borrow().clone();
     if first && rules.detections.is_empty() {
-        tracing::warn!("no detection rule is loaded: `watchbell init` writes those that ship");
+        tracing::warn!("no detection rules are loaded; `watchbell init` writes the shipped rules");
     }
     tracing::info!(
         sources = config.sources.len(),
         rules = rules.detections.len(),
         checks = rules.checks.len(),
         data_dir = %config.data_dir.display(),
-        "watchbell {} runs", env!("CARGO_PKG_VERSION")
+        "watchbell {} started", env!("CARGO_PKG_VERSION")
     );
     Ok(agent)
 }
@@ -120,13 +120,12 @@ pub(super) fn terminal(format: Format) -> Terminal {
 pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
     let stop = CancellationToken::new();
     for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-        let mut signal =
-            signal(kind).map_err(|error| CliError::Usage(format!("signals cannot be listened to: {error}")))?;
+        let mut signal = signal(kind).map_err(|error| CliError::Usage(format!("cannot handle signals: {error}")))?;
         let stop = stop.clone();
         tokio::spawn(async move {
             signal.recv().await;
             tracing::info!("stopping");
-            // Told only here: an agent that waits for room on the disk is not stopping.
+            // Notified only here: an agent that waits for disk space is not stopping.
             sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
             stop.cancel();
         });

@@ -1,4 +1,4 @@
-//! `watchbell silence add|list|expire`: no deliveries for a while.
+//! `watchbell silence add|list|expire`: mutes the deliveries of matching alerts for a while.
 
 use std::time::Duration;
 
@@ -22,32 +22,32 @@ pub(super) struct Silences {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Begins a silence: alerts that fit are recorded and counted, not delivered, and listed when it ends
+    /// Start a silence: matching alerts are recorded but not delivered, and summarized when it ends
     Add {
-        /// Ids of rules; `*` for any text
+        /// Alerts of rules whose id matches this pattern; `*` matches any text
         #[arg(long, value_name = "PATTERN")]
         rule: String,
-        /// Only where the actor's name, address or IP contains this
+        /// Only alerts whose actor's name, email address or IP address contains this text
         #[arg(long, value_name = "TEXT")]
         actor: Option<String>,
-        /// Only of this source
+        /// Only alerts of this source
         #[arg(long, value_name = "NAME")]
         source: Option<SourceName>,
-        /// For how long, such as `2h`
+        /// Duration of the silence, such as `2h`
         #[arg(long = "for", value_name = "DURATION", value_parser = time::parse_duration)]
         duration: Duration,
         #[command(flatten)]
         who: filter::Who,
     },
-    /// Lists silences, the newest first
+    /// List silences, newest first
     List {
-        /// Those that have ended as well
+        /// Include silences that have ended
         #[arg(long)]
         all: bool,
     },
-    /// Ends a silence now
+    /// End a silence now
     Expire {
-        /// Its number
+        /// Number of the silence
         id: SilenceId,
     },
 }
@@ -83,9 +83,7 @@ impl Silences {
                         return Ok(context.output.json(&silence)?);
                     }
                     let silenced = output::count(silence.silenced, "alert");
-                    Ok(context
-                        .output
-                        .line(&format!("silence {} has ended: {silenced} came up during it", silence.id))?)
+                    Ok(context.output.line(&format!("silence {} has ended; it muted {silenced}", silence.id))?)
                 })?;
                 Ok(())
             }

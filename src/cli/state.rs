@@ -1,4 +1,4 @@
-//! `watchbell state list|show|clear`: what rules remember.
+//! `watchbell state list|show|clear`: the state that rules keep between events.
 
 use std::collections::BTreeMap;
 
@@ -20,20 +20,20 @@ pub(super) struct StateVerbs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists the rules that remember something, and how much
+    /// List the rules that have state, with their numbers of keys
     List,
-    /// Shows what a rule remembers
+    /// Show the state of a rule
     Show {
-        /// Its id, or `common/NAME` for what several share
+        /// Id of the rule, or `common/NAME` for state that rules share
         #[arg(long, value_name = "ID")]
         rule: String,
-        /// Only keys with this in them
+        /// Only keys that contain this text
         #[arg(long, value_name = "TEXT")]
         key: Option<String>,
     },
-    /// Makes a rule forget: counts, first sightings, marks, notes. What has been alerted stays
+    /// Clear the state of a rule: counts, first sightings, marks and notes; alerts are kept
     Clear {
-        /// Its id, or `common/NAME` for what several share
+        /// Id of the rule, or `common/NAME` for state that rules share
         #[arg(long, value_name = "ID")]
         rule: String,
     },
@@ -58,7 +58,7 @@ impl StateVerbs {
                 if context.is_json() {
                     return Ok(context.output.json(&json!({ "rule": rule, "forgotten": count }))?);
                 }
-                Ok(context.output.line(&format!("{rule} has forgotten {}", output::count(count, "key")))?)
+                Ok(context.output.line(&format!("cleared {} of {rule}", output::count(count, "key")))?)
             }
         }
     }
@@ -76,7 +76,7 @@ fn list(context: &Context, all: &[Remembered]) -> Result<(), CliError> {
         return Ok(());
     }
     if spaces.is_empty() {
-        context.output.note("no rule remembers anything");
+        context.output.note("no rule has state");
         return Ok(());
     }
     let rows = spaces.into_iter().map(|(space, keys)| vec![space.to_owned(), keys.to_string()]).collect();
@@ -91,13 +91,13 @@ fn show(context: &Context, all: &[Remembered]) -> Result<(), CliError> {
         return Ok(());
     }
     if all.is_empty() {
-        context.output.note("nothing is remembered");
+        context.output.note("no state");
         return Ok(());
     }
     let until = |item: &Remembered| match item.expires {
-        i64::MAX => "for ever".to_owned(),
+        i64::MAX => "never".to_owned(),
         expires => output::time(time::from_millis(expires)),
     };
     let rows = all.iter().map(|item| vec![item.key.clone(), item.what.clone(), until(item)]).collect();
-    Ok(context.output.table(&["key", "what", "until (utc)"], rows)?)
+    Ok(context.output.table(&["key", "value", "expires (utc)"], rows)?)
 }

@@ -1,4 +1,4 @@
-//! `watchbell status`: how things stand.
+//! `watchbell status`: the state of the agent, sources, rules, alerts and deliveries.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -12,24 +12,24 @@ use super::{CliError, Context, output};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusVerb {
-    /// Show it again every two seconds
+    /// Refresh every two seconds, until Ctrl-C
     #[arg(long, short)]
     watch: bool,
 }
 
-const AGAIN: Duration = Duration::from_secs(2);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 
 impl StatusVerb {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         loop {
-            // Anew each time: an agent may start or stop meanwhile.
+            // A new client each time: an agent may start or stop in between.
             let status = {
                 let (_, client) = context.client()?;
                 client.one(request::Status {})?
             };
             if let Some(status) = &status {
                 if self.watch && !context.is_json() && std::io::stdout().is_terminal() {
-                    // To the top left, and everything below is cleared.
+                    // Move the cursor to the top left, and clear the screen and the scrollback.
                     context.output.raw("\u{1b}[H\u{1b}[2J\u{1b}[3J")?;
                 }
                 show(context, status, self.watch)?;
@@ -37,16 +37,16 @@ impl StatusVerb {
             if !self.watch {
                 return Ok(());
             }
-            std::thread::sleep(AGAIN);
+            std::thread::sleep(REFRESH_INTERVAL);
         }
     }
 }
 
-fn show(context: &Context, status: &Status, again: bool) -> Result<(), CliError> {
+fn show(context: &Context, status: &Status, watch: bool) -> Result<(), CliError> {
     let out = &context.output;
     let now = status.now;
     if context.is_json() {
-        let written = if again { out.json_line(status) } else { out.json(status) };
+        let written = if watch { out.json_line(status) } else { out.json(status) };
         return Ok(written?);
     }
     match &status.agent {
@@ -65,7 +65,7 @@ fn show(context: &Context, status: &Status, again: bool) -> Result<(), CliError>
     }
     let events = &status.events;
     out.line(&format!(
-        "events     {} stored, evaluated up to number {}, {} to do; {} on disk for {} of events",
+        "events     {} stored, evaluated up to number {}, backlog {}; {} on disk for {} of events",
         events.stored,
         events.evaluated,
         events.backlog,
@@ -74,15 +74,15 @@ fn show(context: &Context, status: &Status, again: bool) -> Result<(), CliError>
     ))?;
     if !status.categories.is_empty() {
         let counts = |state: &CategoryState| {
-            let beside: Vec<String> = [("ignored", state.ignored), ("dropped", state.dropped)]
+            let skipped: Vec<String> = [("ignored", state.ignored), ("dropped", state.dropped)]
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
                 .map(|(what, count)| format!("{count} {what}"))
                 .collect();
-            let beside = if beside.is_empty() { String::new() } else { format!(" ({})", beside.join(", ")) };
-            format!("{} {}{beside}", state.category, state.events)
+            let skipped = if skipped.is_empty() { String::new() } else { format!(" ({})", skipped.join(", ")) };
+            format!("{} {}{skipped}", state.category, state.events)
         };
-        out.line(&format!("about      {}", status.categories.iter().map(counts).collect::<Vec<_>>().join(", ")))?;
+        out.line(&format!("categories {}", status.categories.iter().map(counts).collect::<Vec<_>>().join(", ")))?;
     }
     let silences = match status.silences {
         0 => String::new(),
@@ -97,7 +97,7 @@ fn show(context: &Context, status: &Status, again: bool) -> Result<(), CliError>
     for state in &status.destinations {
         let mut parts = Vec::new();
         if state.pending > 0 {
-            parts.push(format!("pending {}, the oldest from {}", state.pending, output::ago(state.oldest, now)));
+            parts.push(format!("{} pending, the oldest from {}", state.pending, output::ago(state.oldest, now)));
         }
         if state.given_up > 0 {
             parts.push(format!("{} given up", state.given_up));
@@ -105,7 +105,7 @@ fn show(context: &Context, status: &Status, again: bool) -> Result<(), CliError>
         if parts.is_empty() {
             parts.push("nothing pending".to_owned());
         }
-        parts.push(format!("delivered {}, last {}", state.delivered, output::ago(state.last_delivered, now)));
+        parts.push(format!("{} delivered, last {}", state.delivered, output::ago(state.last_delivered, now)));
         let error = state.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
         out.line(&output::printable(&format!("delivery   {}: {}{error}", state.name, parts.join(", "))))?;
     }
@@ -192,14 +192,14 @@ fn sources(context: &Context, status: &Status) -> Result<(), CliError> {
         if let Some(refetch) = &state.record.refetch {
             out.line("")?;
             out.line(&format!(
-                "{}: the log since {} UTC is fetched again: {} so far, {} of them new",
+                "{}: fetching the log since {} UTC again: {} so far, {} of them new",
                 state.name,
                 output::time(refetch.since),
                 if refetch.fetched == 1 { "1 entry".to_owned() } else { format!("{} entries", refetch.fetched) },
                 refetch.found
             ))?;
             if let Some(error) = &refetch.error {
-                out.line(&output::printable(&format!("  tried {} times: {error}", refetch.failures)))?;
+                out.line(&output::printable(&format!("  failed {} times: {error}", refetch.failures)))?;
             }
         }
         if let Some(error) = &state.record.error {

@@ -1,4 +1,4 @@
-//! `watchbell store verify|backup|restore|compact|recover`: care of what is kept.
+//! `watchbell store verify|backup|restore|compact|recover`: maintenance of the store.
 
 use std::{
     io::Write,
@@ -24,28 +24,28 @@ pub(super) struct StoreVerbs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Reads everything back and holds it against everything else
+    /// Read the whole store and check its consistency
     Verify,
-    /// Writes a copy of the store, as of one moment, into a file; the agent may run
+    /// Write a consistent copy of the store to a file; the agent may be running
     Backup {
-        /// The file; it must not exist yet
+        /// File to write; must not exist yet
         file: PathBuf,
     },
-    /// Makes the store of a backup; no agent may run
+    /// Restore the store from a backup; the agent must not be running
     Restore {
-        /// The backup
+        /// Backup file
         file: PathBuf,
-        /// Keep the store that is there aside
+        /// Replace an existing store; the old one is kept under another name
         #[arg(long)]
         replace: bool,
     },
-    /// Rewrites the store so that it takes no more room than it needs; no agent may run
+    /// Rewrite the store to free unused disk space; the agent must not be running
     Compact,
-    /// Saves what can be read of a damaged store into a new one, and keeps the damaged one aside; no agent may run
+    /// Save the readable part of a damaged store to a new one, and keep the old one; the agent must not be running
     Recover,
 }
 
-/// Atlassian keeps the log for so long.
+/// How long Atlassian keeps the log.
 const KEPT: Duration = Duration::from_secs(180 * 86_400);
 
 impl StoreVerbs {
@@ -63,7 +63,7 @@ impl StoreVerbs {
 fn verify(context: &mut Context) -> Result<(), CliError> {
     let (_, client) = context.client()?;
     let Some(found) = client.one(request::Verify {})? else {
-        return Err(CliError::Usage("the store was not verified".to_owned()));
+        return Err(CliError::Usage("the agent did not report a result".to_owned()));
     };
     let out = &context.output;
     if context.is_json() {
@@ -84,26 +84,25 @@ fn verify(context: &mut Context) -> Result<(), CliError> {
             out.line(&format!("FAILED   {}", output::printable(problem)))?;
         }
         if found.wrong == 0 {
-            out.line("ok       everything can be read, and fits together")?;
+            out.line("ok       the store is readable and consistent")?;
         }
     }
     match found.wrong {
         0 => Ok(()),
         wrong => Err(CliError::Findings(format!(
-            "{} with the store: `watchbell store recover` saves what can be read",
+            "{} found in the store; `watchbell store recover` saves the readable part",
             output::count(wrong, "problem")
         ))),
     }
 }
 
 fn backup(context: &mut Context, file: &Path) -> Result<(), CliError> {
-    let unwritable =
-        |error: std::io::Error| CliError::Usage(format!("`{}` cannot be written: {error}", file.display()));
+    let unwritable = |error: std::io::Error| CliError::Usage(format!("cannot write `{}`: {error}", file.display()));
     let (_, client) = context.client()?;
     if file.exists() {
-        return Err(CliError::Usage(format!("`{}` is there already", file.display())));
+        return Err(CliError::Usage(format!("`{}` already exists", file.display())));
     }
-    // Under another name until it is whole.
+    // Under another name until it is complete.
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
@@ -143,7 +142,7 @@ fn restore(context: &mut Context, file: &Path, replace: bool) -> Result<(), CliE
         config.data_dir.display()
     ))?;
     if let Some(kept) = &restored.kept {
-        context.output.line(&format!("the store that was there is kept in {}", kept.display()))?;
+        context.output.line(&format!("the previous store is kept in {}", kept.display()))?;
     }
     Ok(())
 }
@@ -166,39 +165,43 @@ fn recover(context: &mut Context) -> Result<(), CliError> {
     let now = Clock::system().now();
     let sources: Vec<_> = config.sources.iter().map(|source| source.name.clone()).collect();
     let kept_since = time::before(now, KEPT.min(config.retention));
-    let found = store::recover(&config.data_dir, &sources, kept_since, now)?;
-    let incomplete = if found.is_whole() {
+    let recovered = store::recover(&config.data_dir, &sources, kept_since, now)?;
+    let incomplete = if recovered.is_whole() {
         Ok(())
     } else {
-        Err(CliError::Findings("not everything could be saved: the damaged store is kept as it was".to_owned()))
+        Err(CliError::Findings("not everything could be saved; the damaged store is kept unchanged".to_owned()))
     };
     if context.is_json() {
-        context.output.json(&found)?;
+        context.output.json(&recovered)?;
         return incomplete;
     }
     let out = &context.output;
     out.line(&format!(
-        "saved {} and {}; {} missing, {} could not be read",
-        output::count(found.events, "event"),
-        output::count(found.alerts, "alert"),
-        if found.lost_events == 1 { "1 event is".to_owned() } else { format!("{} events are", found.lost_events) },
-        output::count(found.unreadable, "record"),
+        "saved {} and {}; {} missing, {} unreadable",
+        output::count(recovered.events, "event"),
+        output::count(recovered.alerts, "alert"),
+        if recovered.lost_events == 1 {
+            "1 event is".to_owned()
+        } else {
+            format!("{} events are", recovered.lost_events)
+        },
+        output::count(recovered.unreadable, "record"),
     ))?;
-    for (first, last) in found.missing.iter().take(20) {
+    for (first, last) in recovered.missing.iter().take(20) {
         out.line(&format!("missing  events {first} to {last}"))?;
     }
-    if found.missing.len() > 20 {
-        out.line(&format!("missing  and {} more runs of events", found.missing.len() - 20))?;
+    if recovered.missing.len() > 20 {
+        out.line(&format!("missing  and {} more ranges of events", recovered.missing.len() - 20))?;
     }
-    if found.searched {
-        out.line("missing  what rules remember, deliveries pending, silences: the store's file could only be searched for events and alerts")?;
+    if recovered.searched {
+        out.line("missing  rule state, pending deliveries and silences: only events and alerts could be saved")?;
     }
-    for (source, since) in &found.fetched_again {
+    for (source, since) in &recovered.fetched_again {
         out.line(&format!(
-            "{source}: the next agent fetches the log since {} UTC again; what was evaluated is not evaluated twice",
+            "{source}: the agent will fetch the log since {} UTC again; events are not evaluated twice",
             output::time(*since)
         ))?;
     }
-    out.line(&format!("the damaged store is kept in {}", found.kept.display()))?;
+    out.line(&format!("the damaged store is kept in {}", recovered.kept.display()))?;
     incomplete
 }

@@ -1,4 +1,4 @@
-//! `watchbell test`: runs the tests that stand beside the rules.
+//! `watchbell test`: runs the test files of rules.
 
 use std::{
     collections::BTreeMap,
@@ -24,37 +24,37 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, Format, on_a_rules_thread,
+    CliError, Context, Format, ensure_readable, on_rule_thread,
     output::{self, xml},
-    problems, readable, runtime,
+    problems, runtime,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
-    /// Directories of rules, rule files or test files; by default the rules of the configuration
+    /// Directories of rules, rule files or test files; by default the configured rules
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Only rules and cases whose id or name has this in it
+    /// Only rules whose id contains this text, and cases whose name does
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Run every rule on every case, so that another one that alerts shows
+    /// Run every rule on every case, to show unexpected alerts of other rules
     #[arg(long)]
     all_rules: bool,
-    /// With the overrides and exceptions beside the rules
+    /// Apply overrides and exceptions
     #[arg(long)]
     tuned: bool,
-    /// Each rule must have so many cases, one that alerts and one that does not
+    /// Minimum number of cases per rule; at least one must alert, and one must not
     #[arg(long, value_name = "NUMBER")]
     min_cases: Option<usize>,
-    /// Run again whenever a file is saved, until Ctrl-C
+    /// Run again whenever a file changes, until Ctrl-C
     #[arg(long)]
     watch: bool,
 }
 
-/// Directories below directories, so that a loop of symbolic links ends.
-const DEEPEST: usize = 16;
+/// Maximum depth of nested directories, so that a loop of symbolic links ends.
+const MAX_DEPTH: usize = 16;
 
-/// What a run gave.
+/// The results of one run.
 struct Run {
     results: Vec<RuleResult>,
     diagnostics: Vec<Diagnostic>,
@@ -75,14 +75,14 @@ impl TestArgs {
                 if context.format == Format::Human {
                     context.output.raw("\x1b[2J\x1b[H")?;
                 }
-                // Before they are read: what is saved meanwhile is seen.
+                // Taken before the files are read, so that no later change is missed.
                 let seen = files(&watched);
                 match self.once(context, &roots, &only, config.as_ref()) {
                     Ok(()) => {}
                     Err(CliError::Output(error)) => return Err(CliError::Output(error)),
                     Err(error) => context.output.error(&error.to_string(), None),
                 }
-                context.output.note("\nwatching: save a file to run again, Ctrl-C to end");
+                context.output.note("\nwatching for changes; press Ctrl-C to stop");
                 while files(&watched) == seen {
                     watcher.changed().await;
                 }
@@ -90,7 +90,7 @@ impl TestArgs {
         })
     }
 
-    /// The directories that rules are loaded from, and the rule files that alone are tested; none: all.
+    /// The directories that rules are loaded from, and the only rule files to test; if none, all are tested.
     fn roots(&self, config: Option<&Config>) -> Result<(Vec<PathBuf>, Vec<PathBuf>), CliError> {
         if self.paths.is_empty() {
             return Ok((config.map_or_else(Vec::new, |config| config.rules.roots.clone()), Vec::new()));
@@ -111,12 +111,12 @@ impl TestArgs {
                 let help = if name.ends_with(".rhai") || name.ends_with(".yaml") {
                     String::new()
                 } else {
-                    format!("; for a rule by its id: `watchbell test --filter {name}`")
+                    format!("; to select a rule by id, use `watchbell test --filter {name}`")
                 };
-                return Err(CliError::Usage(format!("there is no rule file `{}`{help}", rule.display())));
+                return Err(CliError::Usage(format!("no rule file `{}`{help}", rule.display())));
             }
             let parent = rule.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-            // What the rule imports may stand elsewhere under the configured directories.
+            // The rule may import a file from elsewhere in the configured directories.
             let configured = config.into_iter().flat_map(|config| &config.rules.roots);
             let root = configured.into_iter().find(|root| rule.starts_with(root)).map_or(parent, PathBuf::as_path);
             roots.push(root.to_owned());
@@ -137,27 +137,27 @@ impl TestArgs {
         only: &[PathBuf],
         config: Option<&Config>,
     ) -> Result<(), CliError> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let loader = Loader::new(self.sources(roots, config)).without_builtin();
         let loaded = if self.tuned { loader } else { loader.without_tuning() }.load();
         let settings = config.map_or_else(detect::Settings::default, |config| config.detection.clone());
-        let (results, mut diagnostics) = on_a_rules_thread(|| self.test(roots, only, config, &loaded.set, settings))?;
+        let (results, mut diagnostics) = on_rule_thread(|| self.test(roots, only, config, &loaded.set, settings))?;
         let broken = any_error(&loaded.diagnostics);
-        let rule_problems = problems("rules do not load", &loaded.diagnostics);
+        let rule_problems = problems("some rules do not load", &loaded.diagnostics);
         diagnostics.splice(0..0, loaded.diagnostics);
-        let run = Run { results, diagnostics, took: begun.elapsed() };
+        let run = Run { results, diagnostics, took: started.elapsed() };
         show(context, &run)?;
         if broken {
             return Err(CliError::Rules(rule_problems));
         }
         let failed = run.results.iter().filter(|result| !result.passed()).count();
         if failed > 0 || any_error(&run.diagnostics) {
-            let files = problems("test files cannot be used", &run.diagnostics);
+            let files = problems("some test files are invalid", &run.diagnostics);
             let rules = format!("{} failed", output::count(failed as u64, "rule"));
             return Err(CliError::Findings(if failed > 0 { rules } else { files }));
         }
         if run.results.iter().all(|result| result.cases.is_empty()) {
-            return Err(CliError::Findings("there are no tests: write `NAME.test.yaml` beside `NAME.rhai`".to_owned()));
+            return Err(CliError::Findings("no tests found; add `NAME.test.yaml` next to `NAME.rhai`".to_owned()));
         }
         Ok(())
     }
@@ -205,7 +205,7 @@ impl TestArgs {
                 };
                 cases = read;
                 if any_error(&found) {
-                    result.problems.push("not all of its tests can be read".to_owned());
+                    result.problems.push("some of its tests are invalid".to_owned());
                 }
                 diagnostics.append(&mut found);
                 result.tests = Some(tests.clone());
@@ -230,7 +230,7 @@ impl TestArgs {
                         line: case.line,
                         differences: vec![Mismatch {
                             what: "params".to_owned(),
-                            expected: "parameters that the rule has".to_owned(),
+                            expected: "valid parameters".to_owned(),
                             found: problem,
                         }],
                         read: Vec::new(),
@@ -238,7 +238,7 @@ impl TestArgs {
                     },
                 });
             }
-            self.demand(&cases, &mut result);
+            self.require_cases(&cases, &mut result);
             results.push(result);
         }
         if only.is_empty() && self.filter.is_none() {
@@ -247,7 +247,7 @@ impl TestArgs {
         (results, diagnostics)
     }
 
-    /// The rule with other parameters.
+    /// Loads the rule with other parameters.
     fn variant(
         &self,
         roots: &[PathBuf],
@@ -260,31 +260,30 @@ impl TestArgs {
         let mut sources = self.sources(roots, config);
         sources.overrides.push(RuleOverride::of_params(rule.id(), params.clone(), place));
         let loaded = Loader::new(sources).without_builtin().without_tuning().load();
-        let found = loaded.set.all().find(|found| found.id() == rule.id()).cloned();
-        found.ok_or_else(|| loaded.diagnostics.first().map_or_else(String::new, |found| found.message.clone()))
+        let variant = loaded.set.all().find(|other| other.id() == rule.id()).cloned();
+        variant.ok_or_else(|| loaded.diagnostics.first().map_or_else(String::new, |problem| problem.message.clone()))
     }
 
-    fn demand(&self, cases: &[Case], result: &mut RuleResult) {
-        let Some(least) = self.min_cases else {
+    fn require_cases(&self, cases: &[Case], result: &mut RuleResult) {
+        let Some(minimum) = self.min_cases else {
             return;
         };
         let (alerting, quiet): (Vec<&Case>, Vec<&Case>) =
             cases.iter().partition(|case| case.matches.unwrap_or_else(|| case.expected.alerts()));
-        if cases.len() < least {
-            result.problems.push(format!("{} of at least {least}", output::count(cases.len() as u64, "case")));
+        if cases.len() < minimum {
+            let count = output::count(cases.len() as u64, "case");
+            result.problems.push(format!("{count} found, at least {minimum} required"));
         }
-        if least > 0 && alerting.is_empty() {
+        if minimum > 0 && alerting.is_empty() {
             result.problems.push("no case that alerts".to_owned());
         }
-        if least > 1 && quiet.is_empty() {
-            result
-                .problems
-                .push("no case that does not alert: a near miss shows what the rule is not about".to_owned());
+        if minimum > 1 && quiet.is_empty() {
+            result.problems.push("no case that does not alert; add a near miss that the rule must ignore".to_owned());
         }
     }
 }
 
-/// What is there, with size and time: another answer means that something was saved.
+/// All files with their time of change and size. A different result means that a file has changed.
 fn files(roots: &[PathBuf]) -> Vec<(PathBuf, Option<SystemTime>, u64)> {
     let mut found = Vec::new();
     let mut pending: Vec<(PathBuf, usize)> = roots.iter().map(|root| (root.clone(), 0)).collect();
@@ -292,9 +291,9 @@ fn files(roots: &[PathBuf]) -> Vec<(PathBuf, Option<SystemTime>, u64)> {
         let Ok(metadata) = std::fs::metadata(&path) else {
             continue;
         };
-        if metadata.is_dir() && depth < DEEPEST {
-            let inside = std::fs::read_dir(&path).into_iter().flatten().flatten();
-            pending.extend(inside.map(|entry| (entry.path(), depth + 1)));
+        if metadata.is_dir() && depth < MAX_DEPTH {
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            pending.extend(entries.map(|entry| (entry.path(), depth + 1)));
         } else if metadata.is_file() {
             found.push((path, metadata.modified().ok(), metadata.len()));
         }
@@ -311,22 +310,22 @@ fn same_file(one: &Path, other: &Path) -> bool {
 }
 
 fn read_events(path: &Path) -> Result<Vec<IncomingEvent>, String> {
-    let found = file::read(path).map_err(|error| error.to_string())?;
-    match found.broken {
+    let contents = file::read(path).map_err(|error| error.to_string())?;
+    match contents.broken {
         Some(reason) => Err(reason),
-        None if found.events.is_empty() => Err("it holds no events".to_owned()),
-        None => Ok(found.events),
+        None if contents.events.is_empty() => Err("the file has no events".to_owned()),
+        None => Ok(contents.events),
     }
 }
 
-/// Test files that belong to no rule: misspelt, or left behind.
+/// Test files without a rule: misspelt or left behind.
 fn orphans(roots: &[PathBuf], known: &[PathBuf]) -> Vec<Diagnostic> {
     watchbell::rule::test_files(roots)
         .into_iter()
         .filter(|file| !known.iter().any(|known| same_file(known, file)))
         .map(|file| {
             let stem = file.file_name().unwrap_or_default().to_string_lossy().replace(".test.yaml", ".rhai");
-            let message = format!("there is no rule `{stem}` beside these tests that could be run");
+            let message = format!("no rule `{stem}` that these tests can run");
             Diagnostic::error("E403", file, message)
         })
         .collect()
@@ -342,7 +341,7 @@ fn show(context: &Context, run: &Run) -> Result<(), CliError> {
         Format::Github => context.output.raw(&github(run))?,
         _ => {
             context.output.diagnostics(&run.diagnostics);
-            readable(&run.diagnostics)?;
+            ensure_readable(&run.diagnostics)?;
             human(context, run)?;
         }
     }
@@ -384,7 +383,7 @@ fn human(context: &Context, run: &Run) -> Result<(), CliError> {
     Ok(())
 }
 
-/// How a case failed, and what the rule saw.
+/// The differences of a failed case, and the values that the rule saw.
 fn explained(case: &CaseResult) -> Vec<String> {
     let mut lines = Vec::new();
     for difference in &case.differences {
@@ -436,7 +435,7 @@ fn junit(run: &Run) -> String {
         }
         text.push_str("  </testsuite>\n");
     }
-    for diagnostic in run.diagnostics.iter().filter(|found| any_error(std::slice::from_ref(found))) {
+    for diagnostic in run.diagnostics.iter().filter(|problem| any_error(std::slice::from_ref(problem))) {
         let (file, problem) = (xml(&diagnostic.file.display().to_string()), xml(&diagnostic.one_line()));
         writeln!(text, "  <testsuite name=\"{file}\" tests=\"1\" errors=\"1\"><testcase classname=\"{file}\" name=\"load\"><error message=\"{problem}\"/></testcase></testsuite>").ok();
     }

@@ -1,4 +1,4 @@
-//! Where the events of a replay come from, and how far it has come.
+//! The events of a replay, and its progress bar.
 
 use std::{fmt::Write, io::IsTerminal, path::PathBuf, time::Duration};
 
@@ -19,22 +19,20 @@ use watchbell::{
 
 use super::super::{CliError, Context, output};
 
-/// Where events come from.
 pub(in crate::cli) enum Feed {
     Stored(Client, u64),
     File(Vec<Event>),
 }
 
 impl Feed {
-    /// The stored events; `run` is told what happened beside them.
+    /// The stored events. Stored changes of alerts and watermarks are added to `run`.
     pub(in crate::cli) fn stored(config: Option<&Config>, run: &mut Run) -> Result<Self, CliError> {
-        let config =
-            config.ok_or_else(|| CliError::Usage("there is no configuration that names a store".to_owned()))?;
+        let config = config.ok_or_else(|| CliError::Usage("no configuration, so the store is unknown".to_owned()))?;
         if !config.data_dir.join("store").exists() {
-            return Err(CliError::Usage("there are no stored events yet: `--events FILE` replays a file".to_owned()));
+            return Err(CliError::Usage("no stored events; use `--events FILE` to read a file".to_owned()));
         }
         let client = Client::open(config, &Clock::system())?;
-        // Only for the progress bar: a damaged block keeps it from being known, and the rest is replayed all the same.
+        // Only for the progress bar: a damaged block makes the total unknown, but the rest can still be replayed.
         let totals: Option<answer::EventTotals> = client.one(request::EventTotals {}).ok().flatten();
         run.changes = client.all(request::HandledChanges {})?;
         let passes: Vec<LoggedWatermark> = client.all(request::Watermarks {})?;
@@ -42,7 +40,7 @@ impl Feed {
         Ok(Self::Stored(client, totals.map_or(0, |totals| totals.events)))
     }
 
-    /// The events of files, as if they were of one source.
+    /// The events of files, as events of one source.
     pub(in crate::cli) fn files(
         paths: &[PathBuf],
         source: Option<SourceName>,
@@ -51,25 +49,23 @@ impl Feed {
     ) -> Result<Self, CliError> {
         let mut events = Vec::new();
         for path in paths {
-            let found = file::read(path)
-                .map_err(|error| CliError::Usage(format!("`{}` cannot be read: {error}", path.display())))?;
-            if let Some(reason) = &found.broken {
-                context
-                    .output
-                    .warning(&format!("`{}` has parts that cannot be read and are left out: {reason}", path.display()));
-                if found.events.is_empty() {
-                    return Err(CliError::Usage(format!("`{}` holds no events", path.display())));
+            let contents = file::read(path)
+                .map_err(|error| CliError::Usage(format!("cannot read `{}`: {error}", path.display())))?;
+            if let Some(reason) = &contents.broken {
+                context.output.warning(&format!("skipping unreadable parts of `{}`: {reason}", path.display()));
+                if contents.events.is_empty() {
+                    return Err(CliError::Usage(format!("no events in `{}`", path.display())));
                 }
             }
-            if !found.rejected.is_empty() {
-                let first = found.rejected.first().map_or("", |entry| entry.reason.as_str());
+            if !contents.rejected.is_empty() {
+                let first = contents.rejected.first().map_or("", |entry| entry.reason.as_str());
                 context.output.warning(&format!(
-                    "`{}`: {} left out, the first: {first}",
-                    path.display(),
-                    output::count(found.rejected.len() as u64, "entry that is no event")
+                    "skipping {} in `{}`; the first: {first}",
+                    output::count(contents.rejected.len() as u64, "invalid event"),
+                    path.display()
                 ));
             }
-            events.extend(found.events);
+            events.extend(contents.events);
         }
         let source = match source {
             Some(source) => source,
@@ -85,7 +81,7 @@ impl Feed {
         }
     }
 
-    /// Hands on all events; `false` ends it.
+    /// Passes on all events, in blocks, until `each` returns false.
     pub(in crate::cli) fn send(self, mut each: impl FnMut(Block) -> bool) -> Result<(), CliError> {
         match self {
             Self::Stored(client, _) => Ok(client.blocks(each)?),
@@ -102,15 +98,15 @@ impl Feed {
     }
 }
 
-/// Lets the replay end at the first Ctrl-C, and the program at the second.
-#[expect(clippy::exit, clippy::disallowed_methods, reason = "the second Ctrl-C is the way out of whatever hangs")]
-pub(super) fn on_interrupt(told: &ReplayProgress) {
+/// Ends the replay on the first Ctrl-C, and the program on the second.
+#[expect(clippy::exit, clippy::disallowed_methods, reason = "the second Ctrl-C must end a program that hangs")]
+pub(super) fn on_interrupt(state: &ReplayProgress) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return;
     };
     runtime.block_on(async {
         let mut pressed = false;
-        while !told.is_done() {
+        while !state.is_done() {
             tokio::select! {
                 result = tokio::signal::ctrl_c() => {
                     if result.is_err() {
@@ -120,7 +116,7 @@ pub(super) fn on_interrupt(told: &ReplayProgress) {
                         std::process::exit(130);
                     }
                     pressed = true;
-                    told.stop();
+                    state.stop();
                 }
                 () = tokio::time::sleep(Duration::from_millis(50)) => {}
             }
@@ -128,7 +124,7 @@ pub(super) fn on_interrupt(told: &ReplayProgress) {
     });
 }
 
-/// A progress bar where there is a terminal to show it.
+/// A progress bar, hidden if stderr is not a terminal.
 pub(in crate::cli) fn progress(total: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -137,7 +133,7 @@ pub(in crate::cli) fn progress(total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:32} {human_pos} of {human_len} events, {rate} events/s, {eta} left");
     if let Ok(style) = style {
         let rate = |state: &ProgressState, text: &mut dyn Write| {
-            // A line that cannot be drawn is nobody's loss.
+            // Errors of drawing are ignored.
             write!(text, "{:.0}", state.per_sec()).ok();
         };
         bar.set_style(style.with_key("rate", rate));

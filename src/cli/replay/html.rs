@@ -1,4 +1,4 @@
-//! A replay as one page for a browser, which loads nothing and runs nothing: a timeline of each rule, and its alerts.
+//! A replay report as a self-contained HTML page without scripts: a timeline of each rule, and the alerts.
 
 use watchbell::{
     model::alert::Alert,
@@ -10,10 +10,10 @@ use super::{
     page::{self, PageTemplate},
 };
 
-/// Bars of a timeline.
+/// Maximum number of bars of a timeline.
 const BARS: usize = 120;
-/// Alerts on the page: a browser must still open it.
-const MOST: usize = 2_000;
+/// Maximum number of alerts per list, so that a browser can still open the page.
+const MAX_ALERTS: usize = 2_000;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1c2430; --dim: #66707f; --line: #d8dde5; --back: #ffffff; --bar: #2f6fde; --bad: #b3261e; --ok: #1b7f4b; }
@@ -39,7 +39,7 @@ pub(super) fn html(page: &PageTemplate<'_>) -> String {
         text.push_str(&format!("<p class=\"dim\">{}</p>\n", xml(&line)));
     }
     for broken in page.broken {
-        text.push_str(&format!("<p class=\"bad\">fails on {}</p>\n", xml(broken)));
+        text.push_str(&format!("<p class=\"bad\">--fail-on condition met: {}</p>\n", xml(broken)));
     }
     if let Some((against, diff)) = page.diff {
         differences(&mut text, against, diff);
@@ -56,7 +56,7 @@ fn rules(text: &mut String, page: &PageTemplate<'_>) {
     text.push_str("<h2>Rules</h2>\n");
     if !rules.is_empty() {
         text.push_str(
-            "<table><tr><th>rule</th><th class=\"number\">matches</th><th class=\"number\">alerts</th><th class=\"number\">a day</th>\
+            "<table><tr><th>rule</th><th class=\"number\">matches</th><th class=\"number\">alerts</th><th class=\"number\">per day</th>\
              <th class=\"number\">errors</th><th class=\"number\">time</th><th style=\"width:45%\">when it matched</th></tr>\n",
         );
         for (id, rule) in &rules {
@@ -66,7 +66,7 @@ fn rules(text: &mut String, page: &PageTemplate<'_>) {
     }
     let quiet = page.quiet();
     if !quiet.is_empty() {
-        text.push_str(&format!("<p class=\"dim\">Found nothing: {}</p>\n", xml(&quiet.join(", "))));
+        text.push_str(&format!("<p class=\"dim\">No matches: {}</p>\n", xml(&quiet.join(", "))));
     }
     for (id, rule) in rules.iter().filter(|(_, rule)| rule.errors > 0 || rule.suspended) {
         text.push_str(&format!("<p class=\"bad\">{}: {}</p>\n", xml(id.as_str()), xml(&page::problem(rule))));
@@ -86,14 +86,14 @@ fn row(text: &mut String, page: &PageTemplate<'_>, id: &str, rule: &RuleReport) 
         xml(id),
         rule.matches,
         rule.alerts,
-        page.a_day(rule.alerts),
+        page.per_day(rule.alerts),
         rule.errors,
         PageTemplate::spent(rule),
         timeline(page, rule)
     ));
 }
 
-/// Bars over time; the number and the time of each stand in its tip.
+/// Bars over time. The tooltip of each shows its number and time.
 fn timeline(page: &PageTemplate<'_>, rule: &RuleReport) -> String {
     let columns = page.columns(rule, BARS);
     let most = columns.iter().copied().max().unwrap_or(0).max(1);
@@ -122,12 +122,12 @@ fn timeline(page: &PageTemplate<'_>, rule: &RuleReport) -> String {
 fn differences(text: &mut String, against: &str, diff: &Diff) {
     text.push_str(&format!("<h2>Compared with {}</h2>\n", xml(against)));
     if let Some((before, after)) = diff.other_events {
-        text.push_str(&format!("<p class=\"bad\">Not the same events: {before} before, {after} now.</p>\n"));
+        text.push_str(&format!("<p class=\"bad\">Different events: {before} before, {after} now.</p>\n"));
     }
     if diff.not_compared > 0 {
         text.push_str(&format!("<p class=\"bad\">{} not compared</p>\n", output::count(diff.not_compared, "alert")));
     }
-    text.push_str(&format!("<p class=\"dim\">{} the same</p>\n", output::count(diff.same, "rule")));
+    text.push_str(&format!("<p class=\"dim\">{} with the same results</p>\n", output::count(diff.same, "rule")));
     if !diff.rules.is_empty() {
         text.push_str("<table><tr><th>rule</th><th></th><th>matches</th><th>alerts</th><th>errors</th><th>added, gone, changed</th></tr>\n");
         for (id, rule) in PageTemplate::rule_changes(diff) {
@@ -135,9 +135,9 @@ fn differences(text: &mut String, against: &str, diff: &Diff) {
                 "<tr><td><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
                 xml(id.as_str()),
                 page::change(rule.rule),
-                page::step(rule, |found| found.matches),
-                page::step(rule, |found| found.alerts),
-                page::step(rule, |found| found.errors),
+                page::step(rule, |counts| counts.matches),
+                page::step(rule, |counts| counts.alerts),
+                page::step(rule, |counts| counts.errors),
                 page::tally(rule)
             ));
         }
@@ -147,7 +147,7 @@ fn differences(text: &mut String, against: &str, diff: &Diff) {
     list(text, "Gone", &diff.gone.iter().collect::<Vec<_>>());
     if !diff.changed.is_empty() {
         text.push_str(&format!("<h2>Changed ({})</h2>\n", diff.changed.len()));
-        for changed in diff.changed.iter().take(MOST) {
+        for changed in diff.changed.iter().take(MAX_ALERTS) {
             let what = page::differences(changed).join("\n");
             text.push_str(&alert(&changed.alert, Some(&what)));
         }
@@ -159,11 +159,11 @@ fn list(text: &mut String, what: &str, alerts: &[&Alert]) {
         return;
     }
     text.push_str(&format!("<h2>{what} ({})</h2>\n", alerts.len()));
-    for one in alerts.iter().take(MOST) {
+    for one in alerts.iter().take(MAX_ALERTS) {
         text.push_str(&alert(one, None));
     }
-    if alerts.len() > MOST {
-        text.push_str(&format!("<p class=\"dim\">… and {} more</p>\n", alerts.len() - MOST));
+    if alerts.len() > MAX_ALERTS {
+        text.push_str(&format!("<p class=\"dim\">… and {} more</p>\n", alerts.len() - MAX_ALERTS));
     }
 }
 
@@ -180,7 +180,7 @@ fn alert(alert: &Alert, differences: Option<&str>) -> String {
             text.push_str(&format!("<dt>{}</dt><dd>{}</dd>", xml(name), xml(value)));
         }
     };
-    field("differs", differences.unwrap_or_default());
+    field("differences", differences.unwrap_or_default());
     field("matches", &alert.count.to_string());
     field("last", &output::time(alert.last_seen));
     field("key", alert.dedup_key.as_str());

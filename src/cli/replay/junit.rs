@@ -1,4 +1,4 @@
-//! A replay for a build server: a case for each rule, which fails if the rule does, and one for each `--fail-on`.
+//! A replay report as JUnit XML, for CI: a test case per rule, which fails if the rule fails, and one per `--fail-on`.
 
 use super::{
     super::output::xml,

@@ -1,10 +1,10 @@
-//! `--fail-on`: what a replay must not find, such as `added>20`.
+//! The conditions of `--fail-on`, such as `added>20`.
 
 use std::str::FromStr;
 
 use watchbell::replay::{Diff, Report};
 
-/// What is counted.
+/// What a condition counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quantity {
     Matches,
@@ -24,15 +24,15 @@ const QUANTITIES: [(&str, Quantity); 6] = [
     ("changed", Quantity::Changed),
 ];
 
-/// Whether what was found breaks a limit.
-type Breaks = fn(u64, u64) -> bool;
+/// Compares the number found with the limit.
+type Comparison = fn(u64, u64) -> bool;
 
-/// The longer first, as one begins with the other.
-const COMPARISONS: [(&str, Breaks); 4] = [
-    (">=", |found, limit| found >= limit),
-    ("<=", |found, limit| found <= limit),
-    (">", |found, limit| found > limit),
-    ("<", |found, limit| found < limit),
+/// Longer signs come first, since `>=` begins with `>`.
+const COMPARISONS: [(&str, Comparison); 4] = [
+    (">=", |actual, limit| actual >= limit),
+    ("<=", |actual, limit| actual <= limit),
+    (">", |actual, limit| actual > limit),
+    ("<", |actual, limit| actual < limit),
 ];
 
 /// A condition under which a replay fails.
@@ -40,7 +40,7 @@ const COMPARISONS: [(&str, Breaks); 4] = [
 pub(super) struct Limit {
     text: String,
     quantity: Quantity,
-    is_met: Breaks,
+    is_met: Comparison,
     number: u64,
 }
 
@@ -57,7 +57,7 @@ impl FromStr for Limit {
         read.ok_or_else(|| {
             let names: Vec<&str> = QUANTITIES.iter().map(|(name, _)| *name).collect();
             format!(
-                "write what is counted, `>`, `>=`, `<` or `<=`, and a number, such as `added>20`; counted are {}",
+                "expected a quantity, `>`, `>=`, `<` or `<=`, and a number, such as `added>20`; the quantities are {}",
                 names.join(", ")
             )
         })
@@ -65,23 +65,23 @@ impl FromStr for Limit {
 }
 
 impl Limit {
-    /// Whether it is about a comparison.
+    /// True if the condition needs a comparison with other rules.
     pub(super) fn compares(&self) -> bool {
         matches!(self.quantity, Quantity::Added | Quantity::Gone | Quantity::Changed)
     }
 
-    /// As it was written.
+    /// The condition as written, without spaces.
     pub(super) fn text(&self) -> &str {
         &self.text
     }
 
-    /// What was found, if that fails the replay.
+    /// The condition and the number found, if the condition is met.
     pub(super) fn broken_by(&self, report: &Report, diff: Option<&Diff>) -> Option<String> {
         let sum = |of: fn(&watchbell::replay::RuleReport) -> u64| report.rules.values().map(of).sum();
         let rules = |of: fn(&watchbell::replay::RuleDiff) -> u64| {
             diff.map_or(0, |diff| diff.rules.values().map(of).sum::<u64>())
         };
-        let found = match self.quantity {
+        let actual = match self.quantity {
             Quantity::Matches => sum(|rule| rule.matches),
             Quantity::Alerts => sum(|rule| rule.alerts),
             Quantity::Errors => sum(|rule| rule.errors),
@@ -89,6 +89,6 @@ impl Limit {
             Quantity::Gone => rules(|rule| rule.gone),
             Quantity::Changed => rules(|rule| rule.changed),
         };
-        (self.is_met)(found, self.number).then(|| format!("{}: {found}", self.text))
+        (self.is_met)(actual, self.number).then(|| format!("{}: {actual}", self.text))
     }
 }

@@ -1,4 +1,4 @@
-//! A replay for a pull request.
+//! A replay report in Markdown, for a pull request.
 
 use std::fmt::Write;
 
@@ -19,33 +19,30 @@ pub(super) fn markdown(page: &PageTemplate<'_>) -> String {
     }
     text.push('\n');
     for broken in page.broken {
-        text.push_str(&format!("**Fails on {}**\n\n", code(broken)));
+        text.push_str(&format!("**`--fail-on` condition met: {}**\n\n", code(broken)));
     }
     match page.diff {
         Some((against, diff)) => differences(&mut text, page, against, diff),
-        None => found(&mut text, page),
+        None => results(&mut text, page),
     }
     text
 }
 
-fn found(text: &mut String, page: &PageTemplate<'_>) {
+fn results(text: &mut String, page: &PageTemplate<'_>) {
     let rules = page.rules();
     if rules.is_empty() {
-        text.push_str("No rule found anything.\n");
+        text.push_str("No rule matched.\n");
         return;
     }
-    text.push_str("| rule | matches | alerts | a day | errors | when |\n|---|---:|---:|---:|---:|---|\n");
+    text.push_str("| rule | matches | alerts | per day | errors | when |\n|---|---:|---:|---:|---:|---|\n");
     for (id, rule) in &rules {
         let RuleReport { matches, alerts, errors, .. } = rule;
-        let (a_day, when) = (page.a_day(*alerts), page.when(rule));
-        text.push_str(&format!("| {} | {matches} | {alerts} | {a_day} | {errors} | {when} |\n", code(id.as_str())));
+        let (per_day, when) = (page.per_day(*alerts), page.when(rule));
+        text.push_str(&format!("| {} | {matches} | {alerts} | {per_day} | {errors} | {when} |\n", code(id.as_str())));
     }
     let quiet = page.quiet();
     if !quiet.is_empty() {
-        text.push_str(&format!(
-            "\nFound nothing: {}.\n",
-            quiet.iter().map(|id| code(id)).collect::<Vec<_>>().join(", ")
-        ));
+        text.push_str(&format!("\nNo matches: {}.\n", quiet.iter().map(|id| code(id)).collect::<Vec<_>>().join(", ")));
     }
     for (id, rule) in rules.iter().filter(|(_, rule)| rule.errors > 0 || rule.suspended) {
         text.push_str(&format!("\n**{}**: {}\n", escape(id.as_str()), code(&page::problem(rule))));
@@ -55,26 +52,27 @@ fn found(text: &mut String, page: &PageTemplate<'_>) {
 
 fn differences(text: &mut String, page: &PageTemplate<'_>, against: &str, diff: &Diff) {
     if let Some((before, after)) = diff.other_events {
-        text.push_str(&format!("**Not the same events**: {before} before, {after} now.\n\n"));
+        text.push_str(&format!("**Different events**: {before} before, {after} now.\n\n"));
     }
     if diff.not_compared > 0 {
         text.push_str(&format!("{} not compared.\n\n", output::count(diff.not_compared, "alert")));
     }
     if diff.rules.is_empty() {
         text.push_str(&format!(
-            "Nothing differs from {}: {} find the same.\n",
+            "No differences from {}: {} with the same results.\n",
             code(against),
             output::count(diff.same, "rule")
         ));
         return;
     }
-    text.push_str(&format!("Compared with {}; {} the same.\n\n", code(against), output::count(diff.same, "rule")));
+    let same = output::count(diff.same, "rule");
+    text.push_str(&format!("Compared with {}: {same} with the same results.\n\n", code(against)));
     text.push_str(
         "| rule | | matches | alerts | errors | added | gone | changed |\n|---|---|---:|---:|---:|---:|---:|---:|\n",
     );
     for (id, rule) in PageTemplate::rule_changes(diff) {
-        let (matches, alerts) = (page::step(rule, |found| found.matches), page::step(rule, |found| found.alerts));
-        let errors = page::step(rule, |found| found.errors);
+        let (matches, alerts) = (page::step(rule, |counts| counts.matches), page::step(rule, |counts| counts.alerts));
+        let errors = page::step(rule, |counts| counts.errors);
         let (id, change) = (code(id.as_str()), page::change(rule.rule));
         let (added, gone, changed) = (rule.added, rule.gone, rule.changed);
         text.push_str(&format!(
@@ -111,7 +109,7 @@ fn list(text: &mut String, what: &str, alerts: &[Alert], show: usize) {
 fn item(text: &mut String, alert: &Alert) {
     let (time, severity) = (output::time(alert.opened_at), alert.severity.as_str());
     let matches = if alert.count > 1 { format!(" ({} matches)", alert.count) } else { String::new() };
-    // Text cannot fail to be written to.
+    // Writing to a string cannot fail.
     writeln!(text, "- {time} **{severity}** {} {}{matches}", code(alert.rule.as_str()), escape(&alert.title)).ok();
 }
 
@@ -121,14 +119,14 @@ fn rest(text: &mut String, all: usize, shown: usize) {
     }
 }
 
-/// Text from events, which must not become markup, mention people, or link.
+/// Escapes text from events, so that it does not become markup, a mention or a link.
 fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for character in output::printable(text).chars() {
         match character {
             '<' => escaped.push_str("&lt;"),
             '&' => escaped.push_str("&amp;"),
-            // A mention is a mention with a backslash as well; with a space of no width it is none.
+            // A backslash does not prevent a mention; a zero-width space does.
             '@' => escaped.push_str("@\u{200b}"),
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '!' | '~' | '>' | '$' => {
                 escaped.push('\\');
@@ -140,7 +138,7 @@ fn escape(text: &str) -> String {
     escaped.replace("://", ":\u{200b}//")
 }
 
-/// A name as code; in a table a bar would end the cell.
+/// A name as code. A `|` is escaped, since it would end a table cell.
 fn code(text: &str) -> String {
     format!("`{}`", output::printable(text).replace('`', "'").replace('|', "\\|"))
 }

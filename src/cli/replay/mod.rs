@@ -1,4 +1,4 @@
-//! `watchbell replay`: what would these rules have caught, and what does a change of them change?
+//! `watchbell replay`: shows what rules would have caught, and what a change to them would change.
 
 use std::{
     io::{IsTerminal, Write},
@@ -20,7 +20,7 @@ use watchbell::{
     rule::{RuleSources, Selector},
 };
 
-use super::{CliError, Context, Format, filter, output, private_file, problems, readable};
+use super::{CliError, Context, Format, ensure_readable, filter, output, private_file, problems};
 
 mod against;
 mod feed;
@@ -40,56 +40,53 @@ use page::PageTemplate;
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
-    /// Rules to run: a directory or a file; by default those of the configuration
+    /// Directory or file of rules to run; by default the configured rules
     #[arg(long, value_name = "DIR")]
     rules: Vec<PathBuf>,
-    /// Only these rules: by id, by a pattern such as `atlassian.*`, or `tag:NAME`
+    /// Only these rules: an id, a pattern such as `atlassian.*`, or `tag:NAME`
     #[arg(long, value_name = "ID", num_args = 1.., value_parser = Selector::parse)]
     rule: Vec<Selector>,
-    /// Run over the events of these files instead of the stored ones: JSON lines, arrays, or pages of the API
+    /// Replay the events of these files instead of the stored events: JSON Lines, JSON arrays or API pages
     #[arg(long, value_name = "FILE", num_args = 1..)]
     events: Vec<PathBuf>,
-    /// What the organization says of its actions, as `GET /event-actions` returns it; by default what is stored
+    /// The organization's list of actions, as returned by `GET /event-actions`; by default the stored list
     #[arg(long, value_name = "FILE")]
     actions: Option<PathBuf>,
     #[command(flatten)]
     range: filter::Range,
-    /// Only events with this action; `*` for any text
+    /// Only events with this action; `*` matches any text
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
-    /// How long before `--since` rules begin to learn, without being reported; by default as far back as they look, `0s` for not at
-    /// all
+    /// Time before `--since` in which rules only build up state; by default as far back as they look, `0s` for none
     #[arg(long, value_name = "SPAN", value_parser = time::parse_duration, requires = "since")]
     warm_up: Option<Duration>,
-    /// Say what differs from other rules over the same events: `live` (those of the configuration), a directory, `git:REVISION`, or
-    /// a file that `--save` wrote
+    /// Compare with other rules: `live` (the configured ones), a directory, `git:REVISION`, or a file saved by `--save`
     #[arg(long, value_name = "OTHERS")]
     against: Option<String>,
-    /// Exit with 1 where this holds of all rules together, such as `alerts>100`, `added>20` or `gone>0`
+    /// Exit with code 1 if the totals of all rules meet this condition, such as `alerts>100`, `added>20` or `gone>0`
     #[arg(long, value_name = "CONDITION", num_args = 1..)]
     fail_on: Vec<Limit>,
-    /// Replay what the agent evaluated, with the rules of that time where they have not changed, and compare with the alerts that it
-    /// raised
+    /// Replay what the agent evaluated, and compare with the alerts that it raised, except those of rules changed since
     #[arg(long, conflicts_with_all = ["rules", "rule", "events", "since", "until", "source", "action", "against", "fail_on", "save", "profile"])]
     verify: bool,
-    /// Show so many alerts, of each kind
+    /// Number of alerts to show, per kind of difference
     #[arg(long, visible_alias = "show", value_name = "NUMBER", default_value_t = 3)]
     show_alerts: usize,
-    /// Show what each rule and each of its functions cost
+    /// Show the time spent in each rule and each of its functions
     #[arg(long)]
     profile: bool,
-    /// Keep what was found, to compare with later
+    /// Save the result, to compare with later by `--against FILE`
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// On how many threads; by default as many as there are processors
+    /// Number of threads; by default the number of processors
     #[arg(long, value_name = "NUMBER")]
     threads: Option<usize>,
 }
 
-/// Fewer events are done before the rules are loaded once more for each thread.
+/// With fewer events, the replay is done before the rules are loaded again for each thread.
 const WORTH_COPYING: u64 = 20_000;
 
-/// What a replay gives as JSON.
+/// A replay as JSON.
 #[derive(Serialize)]
 struct Document<'a> {
     #[serde(flatten)]
@@ -104,15 +101,15 @@ impl ReplayArgs {
     pub(super) fn run(self, context: &mut Context) -> Result<(), CliError> {
         let now = Clock::system().now();
         if let Some(limit) = self.fail_on.iter().find(|limit| limit.compares() && self.against.is_none()) {
-            return Err(CliError::Usage(format!("`{}` compares: say with what, `--against live`", limit.text())));
+            return Err(CliError::Usage(format!("`{}` needs a comparison; add `--against live`", limit.text())));
         }
         let (config, sources) = sources(context, &self.rules, &self.events, self.actions.as_deref())?;
         let rules = Rules::load(sources.clone(), &self.rule);
         context.output.diagnostics(&rules.diagnostics);
-        readable(&rules.diagnostics)?;
+        ensure_readable(&rules.diagnostics)?;
         if let (true, Some(config)) = (self.verify, &config) {
             if !matches!(context.format, Format::Human | Format::Json) {
-                return Err(CliError::Usage("`--verify` has the formats `human` and `json`".to_owned()));
+                return Err(CliError::Usage("`--verify` supports only the formats `human` and `json`".to_owned()));
             }
             return verify::verify(context, config, &rules.set, self.show_alerts);
         }
@@ -124,7 +121,7 @@ impl ReplayArgs {
             && any_error(&other.diagnostics)
         {
             context.output.diagnostics(&other.diagnostics);
-            readable(&other.diagnostics)?;
+            ensure_readable(&other.diagnostics)?;
             context.output.warning(&problems(&format!("some rules of {name} do not load"), &other.diagnostics));
         }
         let other = |against: &Against| match against {
@@ -135,19 +132,19 @@ impl ReplayArgs {
             if !self.rule.is_empty() && !any_error(&rules.diagnostics) {
                 let named: Vec<&str> = self.rule.iter().map(Selector::as_str).collect();
                 return Err(CliError::Usage(format!(
-                    "no rule is called `{}`: `watchbell rules` lists them",
+                    "no rule matches `{}`; `watchbell rules list` lists all rules",
                     named.join("`, `")
                 )));
             }
             if !any_error(&rules.diagnostics) {
-                return Err(CliError::Usage("there are no rules to run: `watchbell init` writes some".to_owned()));
+                return Err(CliError::Usage("no rules to run; `watchbell init` writes some".to_owned()));
             }
             return Err(CliError::Rules(problems("no rules to run", &rules.diagnostics)));
         }
         let settings = config.as_ref().map_or_else(detect::Settings::default, |config| config.detection.clone());
-        let begun = Instant::now();
+        let started = Instant::now();
         let (report, other) = self.replay(&rules, against.as_ref(), &settings, config.as_ref(), context, now)?;
-        let took = begun.elapsed();
+        let took = started.elapsed();
         if let Some(path) = &self.save {
             save(path, &report)?;
         }
@@ -166,19 +163,19 @@ impl ReplayArgs {
         };
         show(context, &page)?;
         if any_error(&rules.diagnostics) {
-            return Err(CliError::Rules(problems("some rules do not load and were left out", &rules.diagnostics)));
+            return Err(CliError::Rules(problems("some rules do not load and were skipped", &rules.diagnostics)));
         }
         if !broken.is_empty() {
-            return Err(CliError::Findings(format!("`--fail-on` {}", broken.join(", "))));
+            return Err(CliError::Findings(format!("condition of `--fail-on` met: {}", broken.join(", "))));
         }
         let errors: u64 = report.rules.values().map(|rule| rule.errors).sum();
         if errors > 0 {
-            return Err(CliError::Findings(format!("rules failed on events: {}", output::count(errors, "error"))));
+            return Err(CliError::Findings(format!("some rules failed on events: {}", output::count(errors, "error"))));
         }
         Ok(())
     }
 
-    /// What the rules found, and what those found that they are compared with.
+    /// The report of the rules, and that of the rules they are compared with.
     fn replay(
         &self,
         rules: &Rules,
@@ -201,7 +198,7 @@ impl ReplayArgs {
         let feed = if self.events.is_empty() {
             Feed::stored(config, &mut run)?
         } else {
-            // What a file says of its source is what we are told.
+            // Events of files get the source from `--source`, so they are not filtered by it.
             Feed::files(&self.events, run.source.take(), context, now)?
         };
         let total = feed.events();
@@ -212,14 +209,14 @@ impl ReplayArgs {
         }
         let reach = sides.iter().map(|side| side.rules.longest_reach()).max().unwrap_or_default();
         run.warm_up = self.warm_up.unwrap_or(reach);
-        let mut reports = run_beside(feed, &sides, settings, &run)?.into_iter();
+        let mut reports = run_sides(feed, &sides, settings, &run)?.into_iter();
         let report = reports.next().unwrap_or_default();
         if report.events == 0
             && let Some(source) = run.source
             && self.events.is_empty()
         {
             let range = if since.is_some() || until.is_some() { " in that range" } else { "" };
-            return Err(CliError::Usage(format!("there are no events of a source \"{source}\"{range}")));
+            return Err(CliError::Usage(format!("no events of source \"{source}\"{range}")));
         }
         let other = match against {
             Some(Against::Saved(saved)) => Some((**saved).clone()),
@@ -229,14 +226,14 @@ impl ReplayArgs {
     }
 }
 
-/// The configuration, and where the rules are: these, or those of the configuration.
+/// The configuration, and the rules: the given ones, or those of the configuration.
 pub(super) fn sources(
     context: &Context,
     rules: &[PathBuf],
     events: &[PathBuf],
     actions: Option<&Path>,
 ) -> Result<(Option<Config>, RuleSources), CliError> {
-    // With rules and events given there is nothing that a configuration could add.
+    // With rules and events given, no configuration is needed.
     let config = if !rules.is_empty() && !events.is_empty() && !context.config.exists() {
         None
     } else {
@@ -259,28 +256,28 @@ pub(super) fn sources(
     Ok((config, sources))
 }
 
-/// Replays, shows how far it has come, and ends early at Ctrl-C.
-fn run_beside(feed: Feed, sides: &[Side], settings: &detect::Settings, run: &Run) -> Result<Vec<Report>, CliError> {
-    let told = ReplayProgress::default();
+/// Runs the replay, shows its progress, and ends early on Ctrl-C.
+fn run_sides(feed: Feed, sides: &[Side], settings: &detect::Settings, run: &Run) -> Result<Vec<Report>, CliError> {
+    let state = ReplayProgress::default();
     let bar = progress(feed.events());
     let (sender, receiver) = mpsc::sync_channel(8);
     let reports = std::thread::scope(|scope| {
-        let told = &told;
-        let interrupted = scope.spawn(move || feed::on_interrupt(told));
-        let running = scope.spawn(|| replay::run_sides(sides, settings, run, receiver, told));
+        let state = &state;
+        let interrupted = scope.spawn(move || feed::on_interrupt(state));
+        let running = scope.spawn(|| replay::run_sides(sides, settings, run, receiver, state));
         let shown = scope.spawn(|| {
-            while !told.is_done() {
-                bar.set_position(told.events());
+            while !state.is_done() {
+                bar.set_position(state.events());
                 std::thread::park_timeout(Duration::from_millis(100));
             }
         });
-        let fed = feed.send(|block| !told.is_stopped() && sender.send(block).is_ok());
+        let fed = feed.send(|block| !state.is_stopped() && sender.send(block).is_ok());
         drop(sender);
         let reports = running.join();
-        told.done();
+        state.done();
         shown.thread().unpark();
         interrupted.thread().unpark();
-        fed.and(reports.map_err(|_| CliError::Usage("the replay failed: please report this".to_owned())))
+        fed.and(reports.map_err(|_| CliError::Usage("the replay panicked; please report this".to_owned())))
     });
     bar.finish_and_clear();
     reports
@@ -295,7 +292,7 @@ fn glob(pattern: &str) -> Result<globset::GlobMatcher, CliError> {
 fn save(path: &std::path::Path, report: &Report) -> Result<(), CliError> {
     let mut file = std::io::BufWriter::new(private_file(path)?);
     let written = serde_json::to_writer(&mut file, report).map_err(std::io::Error::from).and_then(|()| file.flush());
-    written.map_err(|error| CliError::Usage(format!("`{}` cannot be written: {error}", path.display())))
+    written.map_err(|error| CliError::Usage(format!("cannot write `{}`: {error}", path.display())))
 }
 
 fn show(context: &Context, page: &PageTemplate<'_>) -> Result<(), CliError> {
@@ -309,7 +306,7 @@ fn show(context: &Context, page: &PageTemplate<'_>) -> Result<(), CliError> {
         Format::Markdown => out.raw(&markdown::markdown(page))?,
         Format::Html => {
             if std::io::stdout().is_terminal() {
-                out.note("a page for a browser: `… --format html > replay.html`");
+                out.note("this is an HTML page; write it to a file with `--format html > replay.html`");
             }
             out.raw(&html::html(page))?;
         }
@@ -319,7 +316,7 @@ fn show(context: &Context, page: &PageTemplate<'_>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The alerts, one a line; or what differs of them.
+/// The alerts as JSON, one per line, or the differences if there is a comparison.
 fn lines(out: &output::Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let Some((_, diff)) = page.diff else {
         for alert in &page.report.alerts {

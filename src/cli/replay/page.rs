@@ -1,4 +1,4 @@
-//! What a replay has to tell, whatever the format: numbers that are worked out once and written in several ways.
+//! The contents of a replay report in any format: each number is computed once and rendered in several ways.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,29 +13,29 @@ use watchbell::{
 
 use super::super::output;
 
-/// What is told of a replay.
+/// A replay report, to be rendered.
 pub(super) struct PageTemplate<'a> {
     pub(super) report: &'a Report,
-    /// What it was compared with, and what differs.
+    /// What the replay was compared with, and the differences.
     pub(super) diff: Option<(&'a str, &'a Diff)>,
-    /// Limits of `--fail-on` that are broken.
+    /// The conditions of `--fail-on` that are met, each with the number found.
     pub(super) broken: &'a [String],
-    /// Limits of `--fail-on`, all.
+    /// All conditions of `--fail-on`.
     pub(super) limits: &'a [String],
-    /// Alerts that are shown in full, or of each kind of difference.
+    /// Number of alerts to show, per kind of difference.
     pub(super) show: usize,
     pub(super) profile: bool,
     pub(super) took: Duration,
 }
 
-/// Bars of a timeline in text.
+/// Number of bars of a timeline in text.
 const COLUMNS: usize = 24;
 
 impl PageTemplate<'_> {
-    /// Rules that found something or failed, those with the most alerts first.
+    /// Rules that matched or failed, those with the most alerts first.
     pub(super) fn rules(&self) -> Vec<(&RuleId, &RuleReport)> {
-        let found = |(_, rule): &(&RuleId, &RuleReport)| rule.matches + rule.alerts + rule.errors > 0 || rule.suspended;
-        let mut rules: Vec<_> = self.report.rules.iter().filter(found).collect();
+        let seen = |(_, rule): &(&RuleId, &RuleReport)| rule.matches + rule.alerts + rule.errors > 0 || rule.suspended;
+        let mut rules: Vec<_> = self.report.rules.iter().filter(seen).collect();
         rules.sort_by(|(one, first), (other, second)| {
             let key = |rule: &RuleReport| (rule.alerts, rule.matches, rule.errors);
             key(second).cmp(&key(first)).then(one.cmp(other))
@@ -43,13 +43,13 @@ impl PageTemplate<'_> {
         rules
     }
 
-    /// Rules that found nothing.
+    /// Rules that neither matched nor failed.
     pub(super) fn quiet(&self) -> Vec<&str> {
-        let nothing = |rule: &RuleReport| rule.matches + rule.alerts + rule.errors == 0 && !rule.suspended;
-        self.report.rules.iter().filter(|(_, rule)| nothing(rule)).map(|(id, _)| id.as_str()).collect()
+        let quiet = |rule: &RuleReport| rule.matches + rule.alerts + rule.errors == 0 && !rule.suspended;
+        self.report.rules.iter().filter(|(_, rule)| quiet(rule)).map(|(id, _)| id.as_str()).collect()
     }
 
-    /// `2,512 events, 2026-03-01 09:00:00 to … UTC`, and what else is to be known of them.
+    /// `2512 events, 2026-03-01 09:00:00 to … UTC`, followed by remarks.
     pub(super) fn summary(&self) -> Vec<String> {
         let report = self.report;
         let range = match (report.earliest, report.latest) {
@@ -59,28 +59,28 @@ impl PageTemplate<'_> {
         let mut lines = vec![format!("{}{range}", output::count(report.events, "event"))];
         if let Some(warm_up) = &report.warm_up {
             lines.push(format!(
-                "after learning from {}, from {} UTC on",
+                "after a warm-up of {}, from {} UTC on",
                 output::count(warm_up.events, "event"),
                 output::time(warm_up.earliest)
             ));
         }
         if report.interrupted {
-            lines.push("interrupted: this is what was found until then".to_owned());
+            lines.push("interrupted; the results are incomplete".to_owned());
         }
         if report.unreadable > 0 {
             lines.push(format!(
-                "{} or blocks of them could not be read: `watchbell store verify` looks closer",
+                "{} or blocks of events could not be read; run `watchbell store verify` for details",
                 output::count(report.unreadable, "event")
             ));
         }
         if report.not_kept > 0 {
-            lines.push(format!("{} only counted: there are too many to keep", output::count(report.not_kept, "alert")));
+            lines.push(format!("{} only counted, too many to keep", output::count(report.not_kept, "alert")));
         }
         lines
     }
 
-    /// Alerts a day.
-    pub(super) fn a_day(&self, alerts: u64) -> String {
+    /// Alerts per day.
+    pub(super) fn per_day(&self, alerts: u64) -> String {
         let days = match (self.report.earliest, self.report.latest) {
             (Some(earliest), Some(latest)) => time::since(latest, earliest).as_secs_f64() / 86_400.0,
             _ => 0.0,
@@ -98,13 +98,13 @@ impl PageTemplate<'_> {
         }
     }
 
-    /// When a rule matched, as bars.
+    /// A rule's matches over time, as bars.
     pub(super) fn when(&self, rule: &RuleReport) -> String {
         let columns = self.columns(rule, COLUMNS);
         if columns.iter().all(|count| *count == 0) { String::new() } else { bars(columns.into_iter()) }
     }
 
-    /// When a rule matched: in each of equal parts of the time, at most so many, none shorter than an hour.
+    /// A rule's matches over time: the number in each of at most `most` equal parts, none shorter than an hour.
     pub(super) fn columns(&self, rule: &RuleReport, most: usize) -> Vec<u64> {
         let (Some(earliest), Some(latest)) = (self.report.earliest, self.report.latest) else {
             return Vec::new();
@@ -123,17 +123,17 @@ impl PageTemplate<'_> {
         columns
     }
 
-    /// How long a rule's functions ran.
+    /// Time spent in a rule's functions.
     pub(super) fn spent(rule: &RuleReport) -> String {
         rule.cost.as_ref().map_or_else(String::new, |cost| duration(cost.microseconds))
     }
 
-    /// The rules of which something differs, with a line about each.
+    /// The rules that differ.
     pub(super) fn rule_changes(diff: &Diff) -> impl Iterator<Item = (&RuleId, &RuleDiff)> {
         diff.rules.iter()
     }
 
-    /// Exceptions and what they hide.
+    /// Exceptions, each with the number of matches that it suppresses.
     pub(super) fn excepted(&self) -> &BTreeMap<watchbell::model::name::ExceptionId, u64> {
         &self.report.excepted
     }
@@ -148,13 +148,13 @@ pub(super) fn duration(microseconds: u64) -> String {
     }
 }
 
-/// What went wrong in a rule.
+/// The first error of a rule.
 pub(super) fn problem(rule: &RuleReport) -> String {
     let error = rule.first_error.clone().unwrap_or_default();
     if rule.suspended { format!("suspended after this: {error}") } else { error }
 }
 
-/// `new`, `gone`, `edited`, or nothing.
+/// `new`, `removed`, `edited`, or empty.
 pub(super) fn change(change: RuleChange) -> &'static str {
     match change {
         RuleChange::Added => "new",
@@ -164,7 +164,7 @@ pub(super) fn change(change: RuleChange) -> &'static str {
     }
 }
 
-/// `3 → 5`, or `3` where nothing changed.
+/// `3 → 5`, or `3` if it did not change.
 pub(super) fn step(diff: &RuleDiff, of: fn(&Found) -> u64) -> String {
     let (before, after) = (of(&diff.before), of(&diff.after));
     if before == after { after.to_string() } else { format!("{before} → {after}") }
@@ -177,14 +177,14 @@ pub(super) fn tally(diff: &RuleDiff) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-/// An alert on a line.
+/// An alert, on one line.
 pub(super) fn line(alert: &Alert) -> String {
     let matches = if alert.count > 1 { format!(" ({} matches)", alert.count) } else { String::new() };
     let title = output::printable(&alert.title);
     format!("{}  {:<8}  {}  {title}{matches}", output::time(alert.opened_at), alert.severity.as_str(), alert.rule)
 }
 
-/// What differs of an alert, a line each.
+/// The differences of an alert, one per line.
 pub(super) fn differences(changed: &ChangedAlert) -> Vec<String> {
     let all = changed.differences.iter();
     all.map(|one| format!("{}: {} → {}", one.what, output::printable(&one.before), output::printable(&one.after)))

@@ -1,4 +1,4 @@
-//! A replay for people at a terminal.
+//! A replay report for the terminal.
 
 use watchbell::{
     deliver::{Message, render},
@@ -14,7 +14,7 @@ use super::{
     page::{self, PageTemplate},
 };
 
-/// Rules whose noisiest keys and actors are told.
+/// Number of rules whose noisiest keys and actors are shown.
 const NOISY: usize = 5;
 
 pub(super) fn show(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
@@ -33,9 +33,9 @@ pub(super) fn show(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError
         profile(out, page)?;
     }
     for broken in page.broken {
-        out.line(&format!("fails on {broken}"))?;
+        out.line(&format!("`--fail-on` condition met: {broken}"))?;
     }
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
+    #[expect(clippy::cast_precision_loss, reason = "a rate for display")]
     let rate = page.report.events as f64 / page.took.as_secs_f64().max(0.001);
     out.note(&format!("replayed in {} ({rate:.0} events/s)", watchbell::model::time::show_duration(page.took)));
     Ok(())
@@ -52,27 +52,25 @@ fn rules(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
                 id.to_owned(),
                 matches,
                 alerts,
-                page.a_day(rule.alerts),
+                page.per_day(rule.alerts),
                 errors,
                 PageTemplate::spent(rule),
                 page.when(rule),
             ]
         };
         let rows = rules.iter().map(|(id, rule)| row(rule, id.as_str())).collect();
-        out.table(&["rule", "matches", "alerts", "a day", "errors", "time", "when"], rows)?;
+        out.table(&["rule", "matches", "alerts", "per day", "errors", "time", "when"], rows)?;
         out.line("")?;
     }
     match quiet.len() {
         0 => {}
-        1 => out.line(&format!("found nothing: {}\n", quiet.join(", ")))?,
-        count if rules.is_empty() => {
-            out.line(&format!("none of the {count} rules found anything: {}\n", quiet.join(", ")))?
-        }
-        count => out.line(&format!("{count} rules found nothing: {}\n", quiet.join(", ")))?,
+        1 => out.line(&format!("no matches: {}\n", quiet.join(", ")))?,
+        count if rules.is_empty() => out.line(&format!("none of the {count} rules matched: {}\n", quiet.join(", ")))?,
+        count => out.line(&format!("{count} rules without matches: {}\n", quiet.join(", ")))?,
     }
     failures(out, page)?;
     for (exception, matches) in page.excepted() {
-        out.line(&format!("exception {exception} hides {matches} of these matches"))?;
+        out.line(&format!("exception {exception} suppresses {matches} of these matches"))?;
     }
     if !page.excepted().is_empty() {
         out.line("")?;
@@ -92,14 +90,14 @@ fn failures(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What a rule's matches have in common, where it has many.
+/// The most frequent keys and actors of rules with several alerts.
 fn noisy(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let rules = page.rules();
     let noisy: Vec<_> = rules.iter().filter(|(_, rule)| rule.alerts > 1).take(NOISY).collect();
     if noisy.is_empty() {
         return Ok(());
     }
-    out.line("noisiest, by dedup key and by actor")?;
+    out.line("noisiest dedup keys and actors")?;
     for (id, rule) in noisy {
         let top = |tally: &watchbell::replay::Tally| {
             let top = tally.top().into_iter().take(3);
@@ -131,7 +129,7 @@ fn alerts(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let total: u64 = report.rules.values().map(|rule| rule.alerts).sum();
     let rest = total.saturating_sub(page.show as u64);
     if rest > 0 {
-        out.line(&format!("… and {}: `--show-alerts {total}`", output::count(rest, "more alert")))?;
+        out.line(&format!("… and {} (`--show-alerts {total}` shows all)", output::count(rest, "more alert")))?;
     }
     Ok(())
 }
@@ -139,28 +137,29 @@ fn alerts(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
 fn differences(out: &Output, page: &PageTemplate<'_>, against: &str, diff: &Diff) -> Result<(), CliError> {
     if let Some((before, after)) = diff.other_events {
         out.line(&format!(
-            "not the same events: {against} was found in {before}, this in {after}; what differs may come from that\n"
+            "different events: {against} has {before}, this replay {after}; this may cause some of the differences\n"
         ))?;
     }
     if diff.not_compared > 0 {
-        out.line(&format!("{} not compared: there are too many to keep\n", output::count(diff.not_compared, "alert")))?;
+        out.line(&format!("{} not compared, too many to keep\n", output::count(diff.not_compared, "alert")))?;
     }
     if diff.rules.is_empty() {
-        out.line(&format!("nothing differs from {against}: {} find the same", output::count(diff.same, "rule")))?;
+        let rules = output::count(diff.same, "rule");
+        out.line(&format!("no differences from {against}: {rules} with the same results"))?;
         return Ok(());
     }
     let rows = PageTemplate::rule_changes(diff).map(|(id, rule)| {
         vec![
             id.to_string(),
             page::change(rule.rule).to_owned(),
-            page::step(rule, |found| found.matches),
-            page::step(rule, |found| found.alerts),
-            page::step(rule, |found| found.errors),
+            page::step(rule, |counts| counts.matches),
+            page::step(rule, |counts| counts.alerts),
+            page::step(rule, |counts| counts.errors),
             page::tally(rule),
         ]
     });
     out.table(&["rule", "", "matches", "alerts", "errors", "alerts added, gone, changed"], rows.collect())?;
-    out.line(&format!("\n{} the same as {against}\n", find(diff.same)))?;
+    out.line(&format!("\n{} with the same results as {against}\n", output::count(diff.same, "rule")))?;
     failures(out, page)?;
     let list = |what: &str, alerts: &[Alert]| -> Result<(), CliError> {
         if alerts.is_empty() {
@@ -187,19 +186,15 @@ fn differences(out: &Output, page: &PageTemplate<'_>, against: &str, diff: &Diff
     Ok(())
 }
 
-fn find(same: u64) -> String {
-    if same == 1 { "1 rule finds".to_owned() } else { format!("{same} rules find") }
-}
-
 fn more(out: &Output, all: usize, shown: usize) -> Result<(), CliError> {
     if all > shown {
-        out.line(&format!("  … and {} more: `--show-alerts {all}`", all - shown))?;
+        out.line(&format!("  … and {} more (`--show-alerts {all}` shows all)", all - shown))?;
     }
     out.line("")?;
     Ok(())
 }
 
-/// What each rule and each function cost, the most costly rule first.
+/// The time of each rule and each function, the most expensive rule first.
 fn profile(out: &Output, page: &PageTemplate<'_>) -> Result<(), CliError> {
     let mut rules: Vec<_> = page.report.rules.iter().filter_map(|(id, rule)| Some((id, rule.cost.as_ref()?))).collect();
     rules.sort_by(|(one, first), (other, second)| second.microseconds.cmp(&first.microseconds).then(one.cmp(other)));

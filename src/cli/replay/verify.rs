@@ -1,4 +1,4 @@
-//! `watchbell replay --verify`: does replaying what was evaluated give the alerts that were raised?
+//! `watchbell replay --verify`: checks that replaying the evaluated events gives the alerts that the agent raised.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,28 +12,28 @@ use watchbell::{
 };
 
 use super::{
-    super::{CliError, Context, on_a_rules_thread, output},
+    super::{CliError, Context, on_rule_thread, output},
     feed::progress,
     page,
 };
 
-/// Rules that are named of those that could not be compared for one reason.
+/// Maximum number of rules to name per reason for which rules could not be compared.
 const RULES_SHOWN: usize = 5;
-/// An agent that is at work is asked again until it has paused for a moment.
-const TRIES: usize = 100;
+/// Number of attempts to get a consistent history: a busy agent is queried again until it has paused for a moment.
+const ATTEMPTS: usize = 100;
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn verify(context: &Context, config: &Config, rules: &Arc<RuleSet>, show: usize) -> Result<(), CliError> {
     if !config.data_dir.join("store").exists() {
-        return Err(CliError::Usage("there are no stored events yet: nothing has been evaluated".to_owned()));
+        return Err(CliError::Usage("no stored events, so there is nothing to verify".to_owned()));
     }
     let client = Client::open(config, &Clock::system())?;
-    let evidence = evidence(&client)?;
-    let checkpoint = evidence.checkpoint;
+    let history = history(&client)?;
+    let checkpoint = history.checkpoint;
     let bar = progress(checkpoint.0);
-    let mut verification = Verification::new(Arc::clone(rules), config.detection.clone(), evidence);
+    let mut verification = Verification::new(Arc::clone(rules), config.detection.clone(), history);
     let mut unreadable: Option<StoreError> = None;
-    let fed = on_a_rules_thread(|| {
+    let fed = on_rule_thread(|| {
         let fed = client.blocks(|block| {
             match feed(&mut verification, block) {
                 Ok(events) => bar.inc(events),
@@ -46,20 +46,20 @@ pub(super) fn verify(context: &Context, config: &Config, rules: &Arc<RuleSet>, s
     bar.finish_and_clear();
     let verified = fed?;
     if let Some(error) = unreadable {
-        context.output.warning(&format!("some events cannot be read, and what follows from them differs: {error}"));
+        context.output.warning(&format!("cannot read some events, which may cause differences: {error}"));
     }
     if context.is_json() {
         context.output.json(&verified)?;
     } else {
-        tell(context, &verified, show)?;
+        print(context, &verified, show)?;
     }
     if verified.is_empty() {
-        return Err(CliError::Findings("there was nothing that could be compared".to_owned()));
+        return Err(CliError::Findings("nothing could be compared".to_owned()));
     }
     if verified.agrees() {
         return Ok(());
     }
-    Err(CliError::Findings("the replay does not give what the agent raised: please report this".to_owned()))
+    Err(CliError::Findings("the replay differs from what the agent raised; please report this".to_owned()))
 }
 
 fn feed(verification: &mut Verification, block: Block) -> Result<u64, StoreError> {
@@ -70,13 +70,13 @@ fn feed(verification: &mut Verification, block: Block) -> Result<u64, StoreError
     Ok(block.len() as u64)
 }
 
-/// What the agent did, at one moment.
-fn evidence(client: &Client) -> Result<History, CliError> {
+/// What the agent did, read as a consistent snapshot.
+fn history(client: &Client) -> Result<History, CliError> {
     let evaluated = || -> Result<answer::Evaluated, CliError> {
         let answer: Option<answer::Evaluated> = client.one(request::Evaluation {})?;
-        answer.ok_or_else(|| CliError::Usage("the agent did not say how far it has come".to_owned()))
+        answer.ok_or_else(|| CliError::Usage("the agent did not report its checkpoint".to_owned()))
     };
-    for _ in 0..TRIES {
+    for _ in 0..ATTEMPTS {
         let before = evaluated()?;
         let alerts = client.all(request::Alerts::default())?;
         let changes = client.all(request::HandledChanges {})?;
@@ -88,10 +88,10 @@ fn evidence(client: &Client) -> Result<History, CliError> {
         }
         std::thread::sleep(PAUSE);
     }
-    Err(CliError::Usage("the agent is busy evaluating: try again when it has caught up".to_owned()))
+    Err(CliError::Usage("the agent is busy evaluating events; try again when it has caught up".to_owned()))
 }
 
-fn tell(context: &Context, verified: &Verified, show: usize) -> Result<(), CliError> {
+fn print(context: &Context, verified: &Verified, show: usize) -> Result<(), CliError> {
     let out = &context.output;
     let word = match (verified.agrees(), verified.is_empty()) {
         (false, _) => "DIFFERS",
@@ -99,7 +99,7 @@ fn tell(context: &Context, verified: &Verified, show: usize) -> Result<(), CliEr
         (true, false) => "ok",
     };
     out.line(&format!(
-        "{word:<8} {} replayed; {} as they were raised, {} missing, {} too many, {} different",
+        "{word:<8} {} replayed; {} identical, {} missing, {} extra, {} different",
         output::count(verified.events, "event"),
         output::count(verified.same, "alert"),
         verified.missing.len(),
@@ -119,7 +119,7 @@ fn tell(context: &Context, verified: &Verified, show: usize) -> Result<(), CliEr
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        out.line(&format!("         not all of {shown}{more}: {}", reason.text()))?;
+        out.line(&format!("         not all alerts of {shown}{more} compared: {}", reason.text()))?;
     }
     for (what, alerts) in [("missing in the replay", &verified.missing), ("only in the replay", &verified.extra)] {
         for alert in alerts.iter().take(show) {
