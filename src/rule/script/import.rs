@@ -97,7 +97,8 @@ impl Imports {
         let plain = parser.compile(text)?;
         let refuse_large = |scope: &Scope<'_>| -> Result<(), Box<EvalAltResult>> {
             if fold::is_too_large(&plain, scope) {
-                let message = "the constants are too large: Rhai copies each one to every place that uses it";
+                let message = "the file's constants are too large, because Rhai copies each constant to every place \
+                               that names it";
                 return Err(EvalAltResult::ErrorRuntime(message.into(), Position::NONE).into());
             }
             Ok(())

@@ -45,42 +45,42 @@ pub(in crate::rule) struct Scanned {
 
 /// Scans one script.
 pub(in crate::rule) fn scan(ast: &AST) -> Scanned {
-    let mut found = Scanned::default();
+    let mut scanned = Scanned::default();
     ast.walk(&mut |nodes| {
         match nodes.last() {
             Some(ASTNode::Expr(Expr::StringConstant(text, _))) => {
-                found.reach = found.reach.max(span(text).unwrap_or_default());
+                scanned.reach = scanned.reach.max(span(text).unwrap_or_default());
             }
-            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => found.reach = found.reach.max(longest(value)),
+            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => scanned.reach = scanned.reach.max(longest(value)),
             Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
-                found.assigns |= !matches!(assignment.1.lhs, Expr::Variable(..));
+                scanned.assigns |= !matches!(assignment.1.lhs, Expr::Variable(..));
             }
             Some(ASTNode::Stmt(Stmt::Import(import, _))) => match &import.0 {
-                Expr::StringConstant(path, _) => found.imports.push(path.to_string()),
+                Expr::StringConstant(path, _) => scanned.imports.push(path.to_string()),
                 // Assume the worst.
                 _ => {
-                    found.imports_any = true;
-                    found.assigns = true;
-                    found.remembers = true;
-                    found.shares = true;
+                    scanned.imports_any = true;
+                    scanned.assigns = true;
+                    scanned.remembers = true;
+                    scanned.shares = true;
                 }
             },
             _ => {}
         }
         if let Some(call) = nodes.last().and_then(call) {
             match pointed_at(call) {
-                Some(Some(function)) => found.calls(function),
+                Some(Some(function)) => scanned.calls(function),
                 Some(None) => {
-                    found.remembers = true;
-                    found.shares = true;
-                    found.reach = found.reach.max(library::NEW_COUNTRY);
+                    scanned.remembers = true;
+                    scanned.shares = true;
+                    scanned.reach = scanned.reach.max(library::NEW_COUNTRY);
                 }
-                None => found.calls(&call.name),
+                None => scanned.calls(&call.name),
             }
         }
         true
     });
-    found
+    scanned
 }
 
 impl Scanned {

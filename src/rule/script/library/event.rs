@@ -12,14 +12,17 @@ pub(super) const TOPIC: Topic = Topic {
     title: "The event",
     about: "`event` has everything under Atlassian's own names (`event.attributes.…`, `event.message.content`), and \
             these short names:\n\n\
-            - `action`, `ip`, `time` and `source`\n- `activity`: the action's display name, if the organization's \
-            list of actions has one\n- `category`: `admin`, `security-policy`, `authentication`, `access`, `app`, \
-            `product`, `ai` or `unknown`\n- `actor`\n- `target`: what was acted on, the first entry of \
-            `attributes.context` that is neither a place, such as a site or the organization, nor the actor; a space \
-            or a project only if there is nothing else; if `context` has none, one of `attributes.container`\n- \
-            `geo`: a map with `country`, `city` and `region`, according to Atlassian\n\n\
-            Each function can be called as `event.targets(\"users\")` or as `targets(event, \"users\")`; `get`, \
-            `has` and `all` work on any map. (For lists, `all` is Rhai's own, which tests whether all items match.)",
+            - `action`, `ip`, `source`, `time` (in UTC) and `flags` (see \"Unusual events\")\n\
+            - `activity`: the action's display name, if the organization's list of actions has one\n\
+            - `category`: `admin`, `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or \
+            `unknown`\n\
+            - `actor`: who acted\n\
+            - `target`: what was acted on, the first entry of `attributes.context` that is neither a place, such as a \
+            site or the organization, nor the actor; a space or a project only if there is nothing else; if `context` \
+            has none, one of `attributes.container`\n\
+            - `geo`: a map with `country`, `city` and `region`, according to Atlassian\n\n\
+            Each function can be called as `event.targets(\"users\")` or as `targets(event, \"users\")`; `get`, `has` \
+            and `all` work on any map. (For lists, `all` is Rhai's own, which tests whether all items match.)",
     functions: FUNCTIONS,
 };
 
@@ -145,7 +148,8 @@ const FUNCTIONS: &[HostFunction] = &[
         gives: "a string",
         about: "Name what was acted on, for titles: the email address of the target, else its name, else another \
                 attribute that identifies it, else its id. The target is `event.target`, or the first one of the \
-                given types. If there is none, the result is `an unknown target`.",
+                given types. Without a type, a site or the organization is named if nothing else was acted on. If \
+                there is no target, the result is `an unknown target`.",
         examples: &[
             (r#"event.target_name()"#, r#""ines.carvalho@example.com""#),
             (r#"event.target_name("groups")"#, r#""an unknown target""#),
@@ -157,7 +161,7 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "target_id",
         parameters: &[needs("event", "event"), may("type", "string, or list of strings")],
         gives: "a string, or `()`",
-        about: "Return the id of what was acted on: of `event.target`, or of the first target of the given types.",
+        about: "Get the id of what was acted on: of `event.target`, or of the first target of the given types.",
         examples: &[(r#"event.target_id()"#, r#""712020:77c1-ines""#), (r#"event.target_id("groups")"#, "()")],
         errors: "the type is neither a string nor a list of strings",
         run: target_id,
@@ -225,8 +229,8 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "from",
         parameters: &[needs("event", "event")],
         gives: "a string",
-        about: "Complete a title with where the event came from: ` from ` and the origin, or an empty string if the \
-                event does not have it.",
+        about: "Describe where the event came from as the end of a title: ` from ` and the origin, or an empty \
+                string if the event does not say where.",
         examples: &[("event.from()", r#"" from 203.0.113.21 (Berlin, Germany)""#), ("from(())", r#""""#)],
         errors: "",
         run: from,

@@ -29,7 +29,7 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "list",
         parameters: &[needs("name", "string")],
         gives: "a named list",
-        about: "Return the list in the file `rules/lists/NAME.txt`, `.csv` or `.json`.",
+        about: "Open the list in the file `rules/lists/NAME.txt`, `.csv` or `.json`.",
         examples: &[
             (r#"list("admins").contains(event.actor.email)"#, "true"),
             (r#"event.nothing in list("admins")"#, "false"),

@@ -36,8 +36,8 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "is_private",
         parameters: &[needs("ip", "string")],
         gives: "true or false",
-        about: "Test whether the IP address is not globally routable: private, loopback, link-local, unique local, \
-                unspecified, or carrier-grade NAT.",
+        about: "Test whether the IP address is not on the public internet: private, loopback, link-local, unique \
+                local, unspecified, or carrier-grade NAT.",
         examples: &[
             (r#"is_private("10.1.2.3")"#, "true"),
             (r#"is_private("fd00::1")"#, "true"),

@@ -273,8 +273,8 @@ fn counted(call: &Call, arguments: &[&Dynamic]) -> Returned {
 fn rate(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (count, window) = tally(call, arguments, true)?;
     #[expect(clippy::cast_precision_loss, reason = "counts and windows are far below what a float holds exactly")]
-    let a_minute = count as f64 * 60_000.0 / window as f64;
-    Ok(a_minute.into())
+    let per_minute = count as f64 * 60_000.0 / window as f64;
+    Ok(per_minute.into())
 }
 
 fn distinct(call: &Call, arguments: &[&Dynamic]) -> Returned {

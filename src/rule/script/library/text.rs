@@ -34,7 +34,7 @@ const FUNCTIONS: &[HostFunction] = &[
         gives: "true or false",
         about: "Test whether the whole text matches a pattern, or one of several: `*` matches any text, `?` any \
                 character, `[a-z]` one character of a range, `{a,b}` one of several alternatives. Matching is \
-                case-sensitive; use `to_lower` on the text to ignore case.",
+                case-sensitive; use `to_lower` on both to ignore case.",
         examples: &[
             (r#"glob(event.action, "user_*")"#, "true"),
             (r#"glob("bob@sub.example.com", ["*@example.com", "*@*.example.com"])"#, "true"),

@@ -101,7 +101,7 @@ impl Holder {
     }
 
     /// The entry to evict if the quota is exceeded: the one that expires first, but never the one just written.
-    pub(super) fn too_much(&mut self, quota: Quota, written: (&str, &str)) -> Option<(String, String)> {
+    pub(super) fn next_eviction(&mut self, quota: Quota, written: (&str, &str)) -> Option<(String, String)> {
         if self.expiry.len() <= quota.keys && self.bytes <= quota.bytes {
             return None;
         }

@@ -235,7 +235,7 @@ impl Memory {
         self.put(space, rule, key.to_owned(), entry);
         self.changed.insert((space.to_owned(), key.to_owned()));
         while let Some((space, key)) =
-            self.holders.get_mut(rule).and_then(|holder| holder.too_much(self.quota, (space, key)))
+            self.holders.get_mut(rule).and_then(|holder| holder.next_eviction(self.quota, (space, key)))
         {
             self.remove(&space, &key);
             self.changed.insert((space, key));

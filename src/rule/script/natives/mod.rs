@@ -111,20 +111,20 @@ fn functions(engine: &mut Engine) {
 
 fn refused(engine: &mut Engine) {
     // `sleep` would block the thread in a place that no callback interrupts.
-    engine.register_fn("sleep", |_: i64| no::<()>("`sleep` is disabled: rules cannot wait"));
-    engine.register_fn("sleep", |_: f64| no::<()>("`sleep` is disabled: rules cannot wait"));
+    engine.register_fn("sleep", |_: i64| refuse::<()>("`sleep` is disabled: rules cannot wait"));
+    engine.register_fn("sleep", |_: f64| refuse::<()>("`sleep` is disabled: rules cannot wait"));
     // Tags mark values that need not be checked again: see `bounds`.
     const TAGS: &str = "values cannot be tagged";
-    engine.register_fn("set_tag", |_: &mut Dynamic, _: i64| no::<()>(TAGS));
-    engine.register_set("tag", |_: &mut Dynamic, _: i64| no::<()>(TAGS));
+    engine.register_fn("set_tag", |_: &mut Dynamic, _: i64| refuse::<()>(TAGS));
+    engine.register_set("tag", |_: &mut Dynamic, _: i64| refuse::<()>(TAGS));
     const LISTING: &str = "`get_fn_metadata_list` is disabled";
     engine
-        .register_fn("get_fn_metadata_list", || no::<Array>(LISTING))
-        .register_fn("get_fn_metadata_list", |_: ImmutableString| no::<Array>(LISTING))
-        .register_fn("get_fn_metadata_list", |_: ImmutableString, _: i64| no::<Array>(LISTING));
+        .register_fn("get_fn_metadata_list", || refuse::<Array>(LISTING))
+        .register_fn("get_fn_metadata_list", |_: ImmutableString| refuse::<Array>(LISTING))
+        .register_fn("get_fn_metadata_list", |_: ImmutableString, _: i64| refuse::<Array>(LISTING));
 }
 
-fn no<T>(why: &str) -> Answer<T> {
+fn refuse<T>(why: &str) -> Answer<T> {
     Err(why.into())
 }
 
@@ -150,7 +150,7 @@ fn pad_text(text: &mut ImmutableString, length: i64, padding: &str) -> Answer<()
         return Ok(());
     }
     if padding.is_empty() {
-        return no("pad: the padding is empty");
+        return refuse("pad: the padding is empty");
     }
     if length > MAX_STRING {
         return Err(too_large("Length of string"));

@@ -208,6 +208,7 @@ impl Vocabulary {
         }
     }
 
+    /// Whether any events were added.
     pub fn has_events(&self) -> bool {
         self.seen
     }
@@ -287,7 +288,7 @@ impl Vocabulary {
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if open => None,
             None => Some(match siblings.len() {
-                0 => "it has no known fields".to_owned(),
+                0 => "its parent has no known fields".to_owned(),
                 _ => format!("known fields: {}", siblings.join(", ")),
             }),
         }
