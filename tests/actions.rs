@@ -350,6 +350,6 @@ fn misspelt_activities_are_doubted() {
             .collect()
     };
     assert_eq!(of("W408"), ["rules/a.rhai: did you mean `Deactivated account`?"]);
-    assert_eq!(of("W406"), ["rules/c.rhai: no public source names it: compare with your own audit log"]);
+    assert_eq!(of("W406"), ["rules/c.rhai: no public source has this action; compare it with your own audit log"]);
     assert_eq!(of("E203"), ["rules/d.rhai: did you mean `verified`?"]);
 }

@@ -359,7 +359,7 @@ fn rule(event) {
     W402 1:7 the rule has no runbook (add `runbook: "…"`: how to check it, how to undo it, whom to ask)
     W405 1:7 all matches of the rule join one alert: its title is always the same, and it has no `fn dedup` (add `fn dedup(event)`, or `fn title(event)` that names who did what to whom)
     W406 2:60 no action `user_logn` is known: the rule may never run (did you mean `user_login`?)
-    W406 2:73 no action `zebra_painted` is known: the rule may never run (no public source names it: compare with your own audit log)
+    W406 2:73 no action `zebra_painted` is known: the rule may never run (no public source has this action; compare it with your own audit log)
     W404 2:100 `T1` is not an ATT&CK id (tactics are `TA0004`, techniques `T1098` or `T1098.003`)
     W407 3:29 exception slot `x`: no event is known to have `actor.mail` (did you mean `email`?)
     W203 6:4 `fn unused_thing` is never called (call it, or remove it)
@@ -372,7 +372,7 @@ fn rule(event) {
     W205 11:12 `domain(email)` is given 2 arguments (the call will fail when it is reached)
     W205 11:51 `fn helper` takes 2 arguments here, and is given 1 (the call will fail when it is reached)
     W206 11:69 there is no function `in_cdir` (did you mean `in_cidr`?)
-    W207 11:104 no event is known to have `event.attributes.nothing.here` (seen there: action, actor, container, context, location, processedAt, time)
+    W207 11:104 no event is known to have `event.attributes.nothing.here` (known fields: action, actor, container, context, location, processedAt, time)
     "#);
     // What is right is not doubted.
     assert_eq!(doubts(RULE), Vec::<String>::new());

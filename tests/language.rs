@@ -70,14 +70,14 @@ fn mistakes_of_the_author_are_told() {
     glob: `[` is not a pattern: unclosed character class; missing ']' (line 2, column 18)
     matches: not a regular expression: unclosed group (line 2, column 18)
     matches: the regular expression is too large when compiled (line 2, column 18)
-    in_cidr: `10.0.0.0/99` is not a network: write `10.0.0.0/8` or `2001:db8::/32` (line 2, column 18)
-    hour: `Europe/Berln` is not a time zone: write a name such as `Europe/Berlin` or `UTC` (line 2, column 18)
-    within: `9-17` is not a span: write `09:00-18:00` or `mon-fri 09:00-18:00` (line 2, column 18)
-    list: there is no list `admin`: did you mean `admins`? (line 2, column 18)
-    in_cidr: `dana.wilson@example.com` is not a network: write `10.0.0.0/8` or `2001:db8::/32` (line 2, column 18)
-    same: the other must be a text, a list of texts, or `list("…")`, found the number 5 (line 2, column 18)
+    in_cidr: invalid network `10.0.0.0/99`: expected CIDR notation, such as `10.0.0.0/8` (line 2, column 18)
+    hour: unknown time zone `Europe/Berln`: expected a name such as `Europe/Berlin` or `UTC` (line 2, column 18)
+    within: invalid span `9-17`: expected `09:00-18:00` or `mon-fri 09:00-18:00` (line 2, column 18)
+    list: no list `admin`: did you mean `admins`? (line 2, column 18)
+    in_cidr: invalid network `dana.wilson@example.com`: expected CIDR notation, such as `10.0.0.0/8` (line 2, column 18)
+    same: `other` must be a string, a list of strings, or `list("…")`, found the number 5 (line 2, column 18)
     duration: `soon` is not a duration: write a number and a unit, such as `30s`, `5m`, `1h30m` or `7d` (line 2, column 18)
-    get: the path must be a text, found the number 5 (line 2, column 24)
+    get: the path must be a string, found the number 5 (line 2, column 24)
     "#);
 }
 
@@ -123,7 +123,7 @@ fn a_list_that_is_saved_is_read_again_and_a_broken_one_keeps_its_last_good_versi
     assert_ne!(second.alerts[0].lists["people"], version);
     write("lists/people.json", "{ \"ann\": ");
     let loaded = loader.load();
-    assert!(loaded.diagnostics[0].message.contains("the list cannot be read"), "{:?}", loaded.diagnostics);
+    assert!(loaded.diagnostics[0].message.contains("cannot read the list"), "{:?}", loaded.diagnostics);
     assert!(loaded.set.broken[0].last_good_runs);
     assert_eq!(run(&loaded.set, &events).alerts[0].count, 2);
 }

@@ -303,7 +303,7 @@ fn what_is_expected_needs_somebody_to_tell() {
         "fn rule(event) { common(\"c\").expect(\"k\", \"1h\", \"x\") } fn expired(key, event) { true }",
     );
     let report = run(&rule_set(&[&shared]), &events(&at(&[0])));
-    assert!(report.failures[0].contains("what a rule expects is its own"), "{:?}", report.failures);
+    assert!(report.failures[0].contains("expectations cannot be shared"), "{:?}", report.failures);
     // One that fails is told as any other.
     let throws = rule(
         "a.throws",

@@ -47,7 +47,7 @@ fn limits_stop_what_never_ends() {
     a list would have more than 20,000 items
     a list would have more than 20,000 items
     ran out of its budget of operations (does it loop without end?)
-    `sleep` is switched off: a rule may not wait (line 2, column 18)
+    `sleep` is disabled: rules cannot wait (line 2, column 18)
     `rule` must return true or false, it returned the text "yes"
     `rule` must return true or false, it returned nothing, `()`
     threw {"code":5} (line 2, column 18)
@@ -407,8 +407,8 @@ fn imports_that_multiply_are_refused() {
     }
     lab.write("rules/wider.rhai", "import \"wide\" as a;\nimport \"wide\" as b;\nfn f() { true }");
     for (name, wanted) in [
-        ("d0", "this file and what it imports have more than 10000 functions and exported values"),
-        ("chain0", "is imported through more than 32 other files"),
+        ("d0", "this file and its imports have more than 10000 functions and exported values"),
+        ("chain0", "is imported through a chain of more than 32 files"),
         ("e12", "have more than 10000 functions and exported values"),
         ("wider", "have more than 10000 functions and exported values"),
     ] {
@@ -561,7 +561,7 @@ fn a_list_that_would_multiply_is_refused() {
     let (one, other) = ("a".repeat(200_000), "b".repeat(200_000));
     lab.write("rules/lists/wide.csv", format!("{one},{other}\n{}", "k,v\n".repeat(60_000)));
     let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
-    assert!(done.stdout.contains("good.rule") && done.stderr.contains("names of columns that long"), "{}", done.show());
+    assert!(done.stdout.contains("good.rule") && done.stderr.contains("such long column names"), "{}", done.show());
 }
 
 /// A directory that comes back empty, as where nothing is mounted, is no all-clear.

@@ -1,43 +1,46 @@
-//! Bounds of the values that a rule makes.
+//! Limits on the values that a rule builds.
 //!
-//! Rhai counts the items and the texts of lists and maps when one of its functions has changed one. It does not count how deep values
-//! nest, names in maps, what closures hold, and what is assigned into a part of a value. All that is looked at here, each time a
-//! variable is read: a step adds only as much as is written in it or as Rhai lets through. Reading a large value costs operations, as
-//! it may be copied. So nothing recurses much further than [`MAX_DEPTH`], and values of any thread can be dropped, cloned, compared
-//! and shown. `this`, which is no variable, is not part of the language.
+//! Rhai counts the items and strings of lists and maps after one of its functions has changed one. It does not count
+//! how deep values nest, keys of maps, what closures capture, and what is assigned to a part of a value. All of this
+//! is checked here each time a variable is read: one step can add no more than is written in it or Rhai lets through.
+//! Reading a large value costs operations, because it may be copied. So nothing recurses much further than
+//! [`MAX_DEPTH`], and any thread can drop, clone, compare and format values. `this` is not a variable, so it is not
+//! part of the language.
 //!
-//! A closure shares the variables that it captures, so a value can be made to hold itself. What a call captured is therefore looked
-//! through when the call has ended, and emptied where it holds closures: nothing is left behind.
+//! A closure shares the variables that it captures, so a value can be made to contain itself. When a call ends,
+//! everything it captured is therefore checked, and emptied if it contains closures: nothing leaks.
 
 use rhai::{Array, Blob, Dynamic, EvalAltResult, FnPtr, ImmutableString, Map, Position};
 
-/// Size of a text a rule may build, in bytes.
+/// Maximum size of a string, in bytes.
 pub(in crate::rule) const MAX_STRING: usize = 256 * 1024;
-/// Items of a list or a map a rule may build, all levels counted.
+/// Maximum number of items of a list or map, all levels together.
 pub(in crate::rule) const MAX_ITEMS: usize = 20_000;
-/// Levels of lists, maps and closures inside each other.
+/// Maximum nesting of lists, maps and closures.
 pub(in crate::rule) const MAX_DEPTH: usize = 100;
-/// Closures that capture closures.
+/// Maximum nesting of closures that capture closures.
 const MAX_CLOSURES: usize = 8;
-/// Bytes of one value with all that it holds.
+/// Maximum size of one value with everything in it, in bytes.
 pub(in crate::rule) const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// Bytes of a value, its texts not counted, that cost one operation to read: texts are shared, all else is copied.
+/// Bytes of a value, without its strings, that one read operation pays for: strings are shared, everything else is
+/// copied.
 const BYTES_OF_AN_OPERATION: usize = 512;
-/// Captured variables of one call.
+/// Maximum number of variables that one call captures.
 const MAX_CAPTURED: usize = 10_000;
-/// Bytes that the captured variables of one call hold together.
+/// Maximum total size of the variables that one call captures, in bytes.
 const MAX_CAPTURED_BYTES: usize = 64 * 1024 * 1024;
 
-/// Marks a shared value that need not be looked at: a captured variable that was, or one that the host made. Rhai lets hosts tag values.
+/// Tags a shared value that need not be checked: a captured variable that was checked before, or a value of the host.
+/// Rhai lets hosts tag values.
 const SEEN: i32 = 0x5ea1;
 
-/// Marks a shared value of the host's own, so that reading it costs nothing. Rules cannot set tags.
+/// Tags a shared value of the host, so that reading it costs nothing. Rules cannot set tags.
 pub(in crate::rule) fn trusted(mut value: Dynamic) -> Dynamic {
     value.set_tag(SEEN);
     value
 }
 
-/// What a call has captured.
+/// Tracks the variables that a call captures.
 #[derive(Debug, Default)]
 pub(in crate::rule) struct Watch {
     captured: Vec<Dynamic>,
@@ -45,12 +48,12 @@ pub(in crate::rule) struct Watch {
 }
 
 impl Watch {
-    /// Looks at a variable that is about to be read. Gives the operations that reading it costs.
+    /// Checks a variable that is about to be read. Returns the operations that reading it costs.
     pub(in crate::rule) fn read(&mut self, variable: &mut Dynamic) -> Result<u64, Box<EvalAltResult>> {
         if variable.is_shared() && variable.tag() != SEEN {
             self.capture(variable)?;
         }
-        // What is read-only, such as the event, was bounded when it was made, and is not copied.
+        // Read-only values, such as the event, were bounded when they were made, and are not copied.
         if variable.is_read_only() {
             return Ok(0);
         }
@@ -72,13 +75,13 @@ impl Watch {
         Ok(())
     }
 
-    /// Forgets a call that has ended, and breaks what holds itself.
+    /// Ends a call: clears its state and breaks reference cycles.
     pub(in crate::rule) fn end(&mut self) {
         self.bytes = 0;
         for mut cell in self.captured.drain(..) {
             let holds = cell.read_lock::<Dynamic>().is_some_and(|value| is_or_holds_closure(&value));
             if holds && let Some(mut value) = cell.write_lock::<Dynamic>() {
-                // Dropped only when the lock is released: what it holds may be this cell.
+                // Drop after releasing the lock: the content may be this very cell.
                 let held = std::mem::take(&mut *value);
                 drop(value);
                 drop(held);
@@ -92,35 +95,35 @@ pub(in crate::rule) fn too_large(what: &str) -> Box<EvalAltResult> {
     EvalAltResult::ErrorDataTooLarge(what.to_owned(), Position::NONE).into()
 }
 
-/// What a value weighs, with all that it holds.
+/// The size of a value, including everything in it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::rule) struct Weight {
-    /// Lists, maps, functions and single values.
+    /// Number of lists, maps, functions and single values.
     pub(in crate::rule) nodes: usize,
-    /// Bytes of texts.
+    /// Bytes of strings.
     pub(in crate::rule) text: usize,
-    /// About how many bytes it takes.
+    /// Approximate size in bytes.
     pub(in crate::rule) bytes: usize,
-    /// Levels of lists, maps and functions.
+    /// Nesting of lists, maps and functions.
     depth: usize,
-    /// Levels of functions that hold values.
+    /// Nesting of functions that capture values.
     closures: usize,
 }
 
 impl Weight {
-    /// Weighs a value, as far as it is within the bounds.
+    /// Weighs a value, stopping at the limits.
     pub(in crate::rule) fn of(value: &Dynamic) -> Self {
         let mut weight = Self::default();
         weight.add(value, 0, 0);
         weight
     }
 
-    /// Whether it is within the bounds.
+    /// Fails if a limit is exceeded.
     pub(in crate::rule) fn check(self) -> Result<(), Box<EvalAltResult>> {
         if self.depth > MAX_DEPTH || self.closures > MAX_CLOSURES {
             return Err(too_large("a value would nest more than 100 levels deep"));
         }
-        // Twice of what Rhai allows: its own limits come first.
+        // Twice what Rhai allows: its own limits apply first.
         if self.bytes > MAX_BYTES || self.nodes > 2 * MAX_ITEMS || self.text > 2 * MAX_STRING {
             return Err(too_large("a value would take more than 8 MiB"));
         }
@@ -128,7 +131,7 @@ impl Weight {
     }
 
     fn add(&mut self, value: &Dynamic, depth: usize, closures: usize) {
-        /// What a value takes by itself, with its place in a list or a map.
+        /// Size of a value itself, with its slot in a list or map.
         const NODE: usize = 48;
         self.nodes += 1;
         self.bytes += NODE;
@@ -159,7 +162,7 @@ impl Weight {
     }
 }
 
-/// Whether a value is, or holds, a function with values of its own.
+/// Whether a value is or contains a function with captured values.
 pub(in crate::rule) fn is_or_holds_closure(value: &Dynamic) -> bool {
     Weight::of(value).closures > 0
 }
@@ -182,7 +185,7 @@ mod tests {
         assert!(Weight::of(&Dynamic::from_map(long)).check().is_err());
     }
 
-    /// A cell that holds a closure that captured the cell.
+    /// A cell that contains a closure that captured the cell.
     #[test]
     fn what_holds_itself_is_let_go() {
         let mut cell = Dynamic::from(0_i64).into_shared();

@@ -1,4 +1,4 @@
-//! Calling a rule's functions: budget, deadline, panic boundary, and the types that each function must return.
+//! Calling a rule's functions: budget, deadline, panic boundary, and the return type of each function.
 
 use std::{
     cell::OnceCell,
@@ -34,7 +34,7 @@ use crate::rule::{
     },
 };
 
-/// An event on its way through the rules: its view is built when the first rule wants it, and then shared.
+/// The input of a rule call. The view of the event is built when the first rule needs it, and then shared.
 #[derive(Debug)]
 pub struct RuleInput<'a> {
     event: &'a Event,
@@ -43,34 +43,34 @@ pub struct RuleInput<'a> {
     shared: OnceCell<EventView>,
 }
 
-/// Why a rule is asked about an event.
+/// Why a rule is called for an event.
 #[derive(Debug)]
 enum Cause {
-    /// It happened.
+    /// The event happened.
     Event,
-    /// Another rule said true for it.
+    /// Another rule matched it.
     Match(MatchInfo),
     /// What was expected after it did not happen.
     Failed(Expectation),
 }
 
 impl<'a> RuleInput<'a> {
-    /// Nothing is parsed yet.
+    /// A plain event. Nothing is parsed yet.
     pub fn new(event: &'a Event, catalog: &'a Catalog) -> Self {
         Self { event, catalog, cause: Cause::Event, shared: OnceCell::new() }
     }
 
-    /// An event for which another rule said true.
+    /// An event that another rule matched.
     pub fn of_match(event: &'a Event, matched: MatchInfo, catalog: &'a Catalog) -> Self {
         Self { event, catalog, cause: Cause::Match(matched), shared: OnceCell::new() }
     }
 
-    /// The end of waiting for something that was expected after an event; `event` is that event, with the time of the end.
+    /// An expectation that was not met; `event` is the event that began it, with the deadline as its time.
     pub fn of_failed(event: &'a Event, failed: Expectation, catalog: &'a Catalog) -> Self {
         Self { event, catalog, cause: Cause::Failed(failed), shared: OnceCell::new() }
     }
 
-    /// What was expected and did not happen, where that is what the rule is asked about.
+    /// The missed expectation, if that is why the rule is called.
     pub fn failed(&self) -> Option<&Expectation> {
         match &self.cause {
             Cause::Failed(failed) => Some(failed),
@@ -86,7 +86,7 @@ impl<'a> RuleInput<'a> {
         }
     }
 
-    /// Who did it, as it is shown in a line: an email address if there is one, else a name.
+    /// The actor in short form: an email address if there is one, else a name.
     pub fn who(&self, rule: &CompiledRule) -> Option<String> {
         let event = self.value_for(rule);
         let event = event.read_lock::<Map>()?;
@@ -98,7 +98,8 @@ impl<'a> RuleInput<'a> {
         email.clone().filter(|email| email.contains('@')).or_else(|| text("name")).or_else(|| text("id")).or(email)
     }
 
-    /// A runbook with what the event says in its places: see [`Metadata::runbook`](crate::rule::manifest::metadata::Metadata::runbook).
+    /// Fills the placeholders of a runbook from the event: see
+    /// [`Metadata::runbook`](crate::rule::manifest::metadata::Metadata::runbook).
     pub fn fill(&self, rule: &CompiledRule, runbook: &str) -> String {
         let event = self.value_for(rule);
         runbook::filled(runbook, |place| match place {
@@ -109,7 +110,8 @@ impl<'a> RuleInput<'a> {
         })
     }
 
-    /// A title of bounded length. Long texts of the event are cut where they stand in it, so that one does not push out what follows.
+    /// Shortens a title. Long strings of the event are truncated within it, so that one of them does not push out
+    /// what follows.
     pub fn shortened(&self, rule: &CompiledRule, title: &str) -> String {
         if title.chars().nth(MAX_TITLE).is_none() {
             return title.to_owned();
@@ -117,7 +119,7 @@ impl<'a> RuleInput<'a> {
         let title = clipped(title, MAX_LOOKED_THROUGH);
         let mut texts: Vec<ImmutableString> = Vec::new();
         long_texts(&self.value_for(rule), 0, &mut texts);
-        // The longest first: a text may be part of another.
+        // Longest first: a string may be part of another.
         texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
         texts.dedup();
         texts.truncate(MAX_TEXTS);
@@ -128,14 +130,14 @@ impl<'a> RuleInput<'a> {
         shortened(&short, MAX_TITLE)
     }
 
-    /// What a call of a rule's function is about.
+    /// The context that rule memory needs for a call.
     pub(in crate::rule) fn about(&self, rule: &CompiledRule, function: &str) -> About {
         let event = rule.expires.then(|| self.event.clone());
         let moment = (self.event.moment().as_millisecond(), self.event.sequence.0);
         About { moment, writes: function == "rule", event }
     }
 
-    /// The event.
+    /// The stored event.
     pub fn event(&self) -> &'a Event {
         self.event
     }
@@ -148,7 +150,8 @@ impl<'a> RuleInput<'a> {
     }
 }
 
-/// A value of a group so that no two lists of values read alike: a slash that could be taken for what stands between values is escaped.
+/// Escapes a value of a group so that different lists of values never read the same: a slash that could be taken for
+/// the separator is escaped.
 fn escaped_value(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut before = None;
@@ -164,16 +167,16 @@ fn escaped_value(text: &str) -> String {
     result
 }
 
-/// UTF-16 units of a title.
+/// Maximum length of a title, in UTF-16 units.
 const MAX_TITLE: usize = 500;
-/// UTF-16 units of a long title that are looked through for texts of the event.
+/// How much of a long title is searched for strings of the event, in UTF-16 units.
 const MAX_LOOKED_THROUGH: usize = 64 * 1024;
-/// Texts of the event that are looked for in it, the longest.
+/// Maximum number of strings of the event to search for; the longest are used.
 const MAX_TEXTS: usize = 50;
-/// UTF-16 units of one text of the event in a title that would be longer.
+/// Maximum length of one string of the event in a title that is too long, in UTF-16 units.
 const MAX_VALUE: usize = 80;
 
-/// Texts of an event that are cut in titles.
+/// Collects the strings of an event that may be truncated in titles.
 fn long_texts(value: &Dynamic, depth: usize, found: &mut Vec<ImmutableString>) {
     if depth > 64 {
         return;
@@ -189,25 +192,25 @@ fn long_texts(value: &Dynamic, depth: usize, found: &mut Vec<ImmutableString>) {
     }
 }
 
-/// What a check rule says of one subject.
+/// What a check rule reports about one subject.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Finding {
-    /// Tells several findings of one check apart; empty where there is but one.
+    /// Distinguishes several findings of one check; empty if there is only one.
     pub key: String,
-    /// The alert's title; absent: the rule's.
+    /// The alert's title; if absent, the rule's.
     pub title: Option<String>,
-    /// The alert's severity; absent: the rule's.
+    /// The alert's severity; if absent, the rule's.
     pub severity: Option<Severity>,
-    /// The alert's description; absent: the rule's.
+    /// The alert's description; if absent, the rule's.
     pub description: Option<String>,
-    /// Evidence.
+    /// Evidence for the alert.
     pub context: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Is told of each call of a rule's function before it is made: the rule, and its hash.
+/// Called before each call of a rule's function, with the rule's id and hash.
 pub type CallWatch = Arc<dyn Fn(&RuleId, &str) + Send + Sync>;
 
-/// Runs rules. One for each thread.
+/// Runs rules. Each thread has its own.
 pub struct RuleHost {
     engine: Engine,
     call: Arc<Call>,
@@ -228,23 +231,23 @@ impl RuleHost {
         Self { engine, call, limits: limits.clone(), watch: None }
     }
 
-    /// Tells `watch` of each call from now on.
+    /// Calls `watch` before each call from now on.
     pub fn set_watch(&mut self, watch: Option<CallWatch>) {
         self.watch = watch;
     }
 
-    /// The same, with another memory.
+    /// Replaces the memory.
     #[must_use]
     pub fn with_memory(self, memory: Memory) -> Self {
         *self.call.memory() = memory;
         self
     }
 
-    /// The values of the fields that `group_by` names, as one text that no others give; none where the rule does not group.
+    /// The values of the fields in `group_by`, joined to a unique string; `None` if the rule does not group.
     pub fn group(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<String> {
         let fields = rule.metadata.group_by.as_ref()?;
         let values = slot_values(&input.value_for(rule), fields);
-        // What stands between values, or for none, is escaped where it is part of one.
+        // The separator, and the placeholder for an absent value, are escaped within values.
         let value = |value: Option<String>| match value {
             None => "-".to_owned(),
             Some(text) if text == "-" => "\\-".to_owned(),
@@ -254,22 +257,22 @@ impl RuleHost {
         Some(values.join(" / "))
     }
 
-    /// What rules remember.
+    /// The memory of all rules.
     pub fn memory(&self) -> MutexGuard<'_, Memory> {
         self.call.memory()
     }
 
-    /// The named lists that calls have looked into since this was last asked, with their versions.
+    /// The named lists that calls have used since this was last called, with their versions.
     pub fn take_lists(&self) -> BTreeMap<String, String> {
         self.call.take_lists()
     }
 
-    /// Calls `fn rule(event)`, or `fn expired(key, event)` where something did not happen.
+    /// Calls `fn rule(event)`, or `fn expired(key, event)` for a missed expectation.
     pub fn matches(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Result<bool, RuleFailure> {
         let event = input.value_for(rule);
         let (function, answer) = match input.failed() {
             None => {
-                // Only what remembers asks what the call is about.
+                // Only memory functions need to know what the call is about.
                 if rule.remembers {
                     self.call.set_about(Some(input.about(rule, "rule")));
                 }
@@ -283,7 +286,7 @@ impl RuleHost {
         answer.as_bool().map_err(|_| RuleFailure::wrong_type(function, "true or false", &answer))
     }
 
-    /// Calls an optional function that returns a text, if the rule has it. Numbers and truth values are taken as texts.
+    /// Calls an optional function that returns a string, if the rule has it. Numbers and booleans are converted.
     pub fn text(
         &self,
         rule: &CompiledRule,
@@ -292,16 +295,16 @@ impl RuleHost {
     ) -> Option<Result<String, RuleFailure>> {
         self.optional(rule, function, input, |answer| match answer.type_name() {
             "string" | "i64" | "f64" | "bool" | "char" => Ok(answer.to_string()),
-            _ => Err("a text"),
+            _ => Err("a string"),
         })
     }
 
-    /// Calls `fn unique(event)`. `()` means that the match counts for nothing.
+    /// Calls `fn unique(event)`. `()` means that the match is not counted.
     pub fn unique(&self, rule: &CompiledRule, input: &RuleInput<'_>) -> Option<Result<Option<String>, RuleFailure>> {
         self.optional(rule, "unique", input, |answer| match answer.type_name() {
             "()" => Ok(None),
             "string" | "i64" | "f64" | "bool" | "char" => Ok(Some(answer.to_string())),
-            _ => Err("a text, a number, or `()`"),
+            _ => Err("a string, a number, or `()`"),
         })
     }
 
@@ -335,11 +338,11 @@ impl RuleHost {
             if !answer.is_map() {
                 return Err("a map, such as `#{ target: … }`");
             }
-            to_json_map(answer).ok_or("a map of texts, numbers, lists and maps")
+            to_json_map(answer).ok_or("a map of strings, numbers, lists and maps")
         })
     }
 
-    /// Calls the check function of a check rule with a record of what is to be judged. `None`: it cannot tell now.
+    /// Calls the check function of a check rule with the record to check. `None`: it cannot decide now.
     pub fn check(
         &self,
         rule: &CompiledRule,
@@ -381,7 +384,7 @@ impl RuleHost {
         )
     }
 
-    /// Whether an exception hides what a rule said true for.
+    /// Whether an exception suppresses a match of a rule.
     pub fn excepts(
         &self,
         rule: &CompiledRule,
@@ -406,7 +409,7 @@ impl RuleHost {
                     return Ok(false);
                 };
                 let found = slot_values(&event, fields);
-                // What is absent is no value: an exception never hides what it does not know.
+                // Absent fields never match: an exception must not suppress what it does not know.
                 let same = |wanted: &[String]| {
                     wanted.len() == found.len()
                         && wanted.iter().zip(&found).all(|(wanted, found)| found.as_ref() == Some(wanted))
@@ -416,7 +419,7 @@ impl RuleHost {
         }
     }
 
-    /// What stands in the fields of a rule's slot.
+    /// The values of the fields in one of the rule's exception slots.
     pub fn slot(&self, rule: &CompiledRule, slot: &str, input: &RuleInput<'_>) -> Vec<Option<String>> {
         let fields = rule.metadata.exception_slots.get(slot).map_or(&[][..], Vec::as_slice);
         slot_values(&input.value_for(rule), fields)
@@ -433,7 +436,7 @@ impl RuleHost {
         })
     }
 
-    /// Runs something of a rule within its limits; a panic of ours is a failure of the rule.
+    /// Runs code of a rule within its limits; a panic in the host becomes a failure of the rule.
     fn guarded(
         &self,
         rule: &CompiledRule,
@@ -452,19 +455,19 @@ impl RuleHost {
             Ok(Ok(answer)) => exceeded.map_or(Ok(answer), |exceeded| Err(RuleFailure::exceeded(exceeded))),
             Ok(Err(error)) => {
                 let failure = RuleFailure::of(&error);
-                // What it made of it when it caught it tells less.
+                // An error that the rule raised after catching the limit says less than the limit itself.
                 let own = exceeded.map(RuleFailure::exceeded).filter(|exceeded| exceeded.kind != failure.kind);
                 Err(own.unwrap_or(failure))
             }
             Err(_) => Err(RuleFailure {
                 kind: FailureKind::Panicked,
-                message: format!("the host failed while `{what}` ran: please report this rule"),
+                message: format!("internal error while running `{what}`; please report this rule"),
             }),
         }
     }
 }
 
-/// The values of fields. In a path `[]` is the first item of a list that has what follows.
+/// The values of fields. In a path, `[]` is the first list item that has the rest of the path.
 fn slot_values(event: &Dynamic, fields: &[String]) -> Vec<Option<String>> {
     let value = |path: &String| fields::follow_all(event, path).into_iter().next().map(|value| value.to_string());
     fields.iter().map(value).collect()
@@ -501,7 +504,7 @@ mod tests {
 
     use super::*;
 
-    /// All pairs of short values: no two join to the same text.
+    /// All pairs of short values: no two of them join to the same string.
     #[test]
     fn no_two_groups_read_alike() {
         let parts = ["", "a", " ", "/", "\\", "-"];

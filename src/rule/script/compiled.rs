@@ -1,4 +1,4 @@
-//! A rule that can be called: its script, what it says of itself, and what is known of both.
+//! A compiled rule: its script, its metadata, and what was derived from both.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::rule::{
 pub const OPTIONAL_FUNCTIONS: [&str; 9] =
     ["title", "severity", "dedup", "description", "runbook", "reference", "destinations", "context", "unique"];
 
-/// The function that is called when what is expected does not happen, with the key and the event.
+/// The function that is called with the key and the event when an expectation is not met.
 pub const EXPIRED: &str = "expired";
 
-/// What a file's functions make of it.
+/// The kind of a rule, which depends on the functions in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleKind {
     /// `fn rule(event)`: runs on events.
@@ -32,78 +32,78 @@ pub enum RuleKind {
     CheckAgent,
 }
 
-/// A rule that can be called.
+/// A compiled rule.
 #[derive(Debug, Clone)]
 pub struct CompiledRule {
-    /// What it says about itself.
+    /// The contents of `RULE`.
     pub metadata: Metadata,
-    /// What it runs on.
+    /// What the rule runs on.
     pub kind: RuleKind,
-    /// Its file.
+    /// The rule's file.
     pub file: PathBuf,
-    /// Hash of everything it was made of: its text, what it imports, its parameters.
+    /// Hash of everything that the rule was compiled from: its text, its imports, its parameters.
     pub hash: String,
     pub(in crate::rule) ast: AST,
-    /// Where what it says of itself stands in its file.
+    /// Source positions of the metadata.
     pub(in crate::rule) places: Places,
-    /// What it reads beside its event.
+    /// What the rule reads besides its event.
     pub(in crate::rule) reads: Reads,
-    /// What its calls can reach.
+    /// What its calls can access.
     pub(in crate::rule) running: Arc<CurrentRun>,
-    /// It imports: its top level runs before each call, so that its functions see the modules.
+    /// Whether it imports files: then its top level runs before each call, so that its functions see the modules.
     pub(in crate::rule) imports: bool,
-    /// The conditions that `fn rule` begins with, as far as they are understood.
+    /// The conditions that `fn rule` starts with, as far as they are supported.
     pub(in crate::rule) conditions: Conditions,
-    /// It calls functions that remember.
+    /// Whether it calls memory functions.
     pub remembers: bool,
-    /// It may use a memory that other rules use as well.
+    /// Whether it may use a memory that other rules also use.
     pub(in crate::rule) shares: bool,
-    /// How far back it looks: its windows, its dedup period, and the longest duration that is written anywhere in it.
+    /// How far it looks back: the longest of its windows, its dedup period, and any duration in its script.
     pub reach: Duration,
-    /// It has `fn expired(key, event)`, for what is expected and does not happen.
+    /// Whether it has `fn expired(key, event)`, for expectations that are not met.
     pub expires: bool,
-    /// It assigns to a property or an index somewhere: it is given an event of its own (see `view`).
+    /// Whether it assigns to a property or an index anywhere: it then gets its own copy of the event (see `view`).
     pub assigns_properties: bool,
     pub(in crate::rule) functions: Vec<String>,
-    /// What calling it has cost since it was compiled.
+    /// The cost of its calls since it was compiled.
     pub cost: Cost,
 }
 
 impl CompiledRule {
-    /// Its id.
+    /// The rule's id.
     pub fn id(&self) -> &RuleId {
         &self.metadata.id
     }
 
-    /// Whether it runs on the matches of another rule. What a shadow rule finds, only shadow rules hear of: it must not lead to
-    /// alerts before it is trusted.
+    /// Whether it runs on the matches of another rule. Only shadow rules see the matches of a shadow rule: it must
+    /// not lead to alerts before it is trusted.
     pub fn listens_to(&self, other: &Metadata) -> bool {
         let selects = |selectors: &Vec<Selector>| selectors.iter().any(|selector| selector.selects(other));
         self.metadata.on.as_ref().is_some_and(selects)
             && (other.stage != Stage::Shadow || self.metadata.stage == Stage::Shadow)
     }
 
-    /// The text of its file, as it was compiled.
+    /// The source text that was compiled.
     pub fn text(&self) -> Option<Arc<str>> {
         self.running.resources.imports.text(&self.file)
     }
 
-    /// The lists that it can look into.
+    /// The lists that it can use.
     pub(in crate::rule) fn lists(&self) -> &Lists {
         &self.running.resources.lists
     }
 
-    /// Hashes of the address databases that it can look into.
+    /// Content hashes of the address databases that it can use.
     pub(in crate::rule) fn places(&self) -> &[blake3::Hash] {
         self.running.resources.geo.hashes()
     }
 
-    /// Whether it may look into lists.
+    /// Whether it may use named lists.
     pub fn looks_into_lists(&self) -> bool {
         self.reads.lists.is_any_read()
     }
 
-    /// Whether the file has this optional function.
+    /// Whether the file has this function.
     pub fn has(&self, function: &str) -> bool {
         self.functions.iter().any(|found| found == function)
     }

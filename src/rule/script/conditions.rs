@@ -1,8 +1,9 @@
-//! The conditions with which `fn rule` begins, as far as they are understood.
+//! The conditions that `fn rule` starts with, as far as they can be evaluated without running the script.
 //!
-//! Understood are comparisons of the event's fields with constants, membership in lists of texts, `starts_with`, `ends_with` and
-//! `contains`, the host functions `glob` and `same`, presence, and `!`, `&&`, `||` of such; early returns (`if … { return false; }`)
-//! and names given to fields on the way. Reading stops at the first thing that is anything else.
+//! Supported are comparisons of event fields with constants, membership in lists of strings, `starts_with`,
+//! `ends_with` and `contains`, the host functions `glob` and `same`, presence, and `!`, `&&`, `||` of these; also
+//! early returns (`if … { return false; }`) and local names for fields. Reading stops at the first construct that is
+//! not supported.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,14 +22,12 @@ use crate::rule::{
     },
 };
 
-/// What a condition says of an event.
+/// The outcome of a condition for an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rule) enum Truth {
-    /// It holds.
     True,
-    /// It does not.
     False,
-    /// Only the script can tell.
+    /// Only the script can decide.
     Unknown,
 }
 
@@ -36,14 +35,14 @@ pub(in crate::rule) enum Truth {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::rule) enum Field {
     Action,
-    /// The action's name, as the organization lists it.
+    /// The action's display name, from the organization's catalog.
     Activity,
     Category,
     Source,
     Raw(Path),
 }
 
-/// What is asked of a field.
+/// A test of a field's value.
 #[derive(Debug, Clone)]
 pub(in crate::rule) enum Test {
     Equals(Constant),
@@ -52,9 +51,9 @@ pub(in crate::rule) enum Test {
     EndsWith(Box<str>),
     Contains(Box<str>),
     Glob(GlobMatcher),
-    /// Equal but for the case of letters; in lower case.
+    /// Equal in any letter case; stored in lower case.
     Same(Arc<BTreeSet<String>>),
-    /// True as it is.
+    /// The field itself is `true`.
     Holds,
 }
 
@@ -65,15 +64,14 @@ pub(in crate::rule) enum Constant {
     Int(i64),
 }
 
-/// The conditions that a rule begins with, in order.
+/// The conditions that a rule starts with, in order.
 #[derive(Debug, Clone, Default)]
 pub(in crate::rule) struct Conditions(pub(in crate::rule) Vec<Condition>);
 
-/// A condition.
 #[derive(Debug, Clone)]
 pub(in crate::rule) enum Condition {
     Test(Field, Test),
-    /// The field can be read at all: a script that cannot fails.
+    /// The field can be read without an error; otherwise the script fails.
     Readable(Field),
     Not(Box<Condition>),
     All(Vec<Condition>),
@@ -82,15 +80,15 @@ pub(in crate::rule) enum Condition {
 }
 
 impl Test {
-    /// What the script would say, where that is sure.
+    /// The result that the script would get, if that is certain.
     pub(in crate::rule) fn of(&self, seen: &Seen<'_>) -> Truth {
         if matches!(seen, Seen::Trouble) {
             return Truth::Unknown;
         }
-        let told = |told: bool| if told { Truth::True } else { Truth::False };
-        // Texts are asked by what they are, the absent has nothing, all else is an error that the script makes.
-        let ask = |ask: &dyn Fn(&str) -> bool| match seen {
-            Seen::Text(text) => told(ask(text)),
+        let truth = |value: bool| if value { Truth::True } else { Truth::False };
+        // Strings are tested, absent values never match, and for anything else the script raises an error.
+        let on_text = |test: &dyn Fn(&str) -> bool| match seen {
+            Seen::Text(text) => truth(test(text)),
             Seen::Absent => Truth::False,
             _ => Truth::Unknown,
         };
@@ -98,48 +96,48 @@ impl Test {
             Self::Equals(constant) => match (constant, seen) {
                 (_, Seen::Other) => Truth::Unknown,
                 (Constant::Absent, Seen::Absent) => Truth::True,
-                (Constant::Bool(wanted), Seen::Bool(found)) => told(wanted == found),
-                (Constant::Int(wanted), Seen::Int(found)) => told(wanted == found),
+                (Constant::Bool(wanted), Seen::Bool(found)) => truth(wanted == found),
+                (Constant::Int(wanted), Seen::Int(found)) => truth(wanted == found),
                 _ => Truth::False,
             },
             Self::OneOf(texts) => match seen {
-                Seen::Text(text) => told(texts.contains(&**text)),
+                Seen::Text(text) => truth(texts.contains(&**text)),
                 Seen::Other => Truth::Unknown,
                 _ => Truth::False,
             },
-            Self::StartsWith(part) => ask(&|text| text.starts_with(&**part)),
-            Self::EndsWith(part) => ask(&|text| text.ends_with(&**part)),
-            Self::Contains(part) => ask(&|text| text.contains(&**part)),
-            // Host functions: what is no text is as if it were absent.
-            Self::Glob(glob) => told(matches!(seen, Seen::Text(text) if glob.is_match(&**text))),
-            Self::Same(texts) => told(matches!(seen, Seen::Text(text) if texts.contains(&text.to_lowercase()))),
+            Self::StartsWith(part) => on_text(&|text| text.starts_with(&**part)),
+            Self::EndsWith(part) => on_text(&|text| text.ends_with(&**part)),
+            Self::Contains(part) => on_text(&|text| text.contains(&**part)),
+            // Host functions treat anything but a string as absent.
+            Self::Glob(glob) => truth(matches!(seen, Seen::Text(text) if glob.is_match(&**text))),
+            Self::Same(texts) => truth(matches!(seen, Seen::Text(text) if texts.contains(&text.to_lowercase()))),
             Self::Holds => match seen {
-                Seen::Bool(value) => told(*value),
+                Seen::Bool(value) => truth(*value),
                 _ => Truth::Unknown,
             },
         }
     }
 }
 
-/// What a name stands for.
+/// The meaning of a local name.
 #[derive(Debug, Clone)]
 enum Bound {
-    /// A place in the event.
+    /// A path in the event.
     Path(Vec<Key>),
-    /// Something that was worked out of it.
+    /// A value computed from it.
     Unknown,
 }
 
 struct Reading<'a> {
     constants: &'a Constants,
-    /// Names within the function.
+    /// Local names of the function.
     names: HashMap<String, Bound>,
-    /// Functions of the file, which go before those of the host.
+    /// Functions of the file, which take precedence over host functions.
     own: BTreeSet<(String, usize)>,
     found: Vec<Condition>,
 }
 
-/// The conditions that `fn rule` begins with, of a compiled file.
+/// Reads the conditions that `fn rule` starts with from a compiled file.
 pub(in crate::rule) fn conditions(ast: &AST, constants: &Constants) -> Conditions {
     let (Some(parameter), Some(statements)) = (ast::parameter(ast, "rule"), ast::body(ast, "rule")) else {
         return Conditions::default();
@@ -165,7 +163,7 @@ impl Reading<'_> {
                     };
                     self.names.insert(name.name.to_string(), bound);
                 }
-                Stmt::If(flow, _) if says_no(flow.body.statements(), last) => {
+                Stmt::If(flow, _) if returns_false(flow.body.statements(), last) => {
                     let Some(condition) = self.condition(&flow.expr) else {
                         return;
                     };
@@ -177,7 +175,7 @@ impl Reading<'_> {
                         return;
                     }
                 }
-                Stmt::If(flow, _) if last && says_no(flow.branch.statements(), last) => {
+                Stmt::If(flow, _) if last && returns_false(flow.branch.statements(), last) => {
                     let whole = self.conjunction(&flow.expr);
                     if whole {
                         self.statements(flow.body.statements());
@@ -188,7 +186,7 @@ impl Reading<'_> {
                     self.conjunction(expression);
                     return;
                 }
-                // Rhai has a kind of its own for an expression that is nothing but a call.
+                // Rhai has a separate statement kind for a bare function call.
                 Stmt::FnCall(call, _) if last => {
                     self.found.extend(self.call(call));
                     return;
@@ -202,7 +200,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Takes the parts of a conjunction in turn; whether all were understood.
+    /// Adds the parts of a conjunction in order; returns whether all of them are supported.
     fn conjunction(&mut self, expression: &Expr) -> bool {
         if let Expr::And(parts, _) = expression {
             return parts.iter().all(|part| self.conjunction(part));
@@ -216,13 +214,13 @@ impl Reading<'_> {
         }
     }
 
-    /// What a name given here stands for; `None`: working it out may fail, or do something.
+    /// The meaning of a name bound here. `None` if computing the value may fail or have an effect.
     fn bind(&mut self, value: &Expr) -> Option<Bound> {
         if constant_of(value).is_some() {
             return Some(Bound::Unknown);
         }
         if let Some((path, None)) = self.chain(value) {
-            // Following it may fail, which must not be passed over.
+            // Following it may fail, so it must not be skipped.
             self.found.push(Condition::Readable(field(&path)?));
             return Some(Bound::Path(path));
         }
@@ -312,7 +310,7 @@ impl Reading<'_> {
         Some(Condition::Test(field(path)?, test))
     }
 
-    /// A host function with something constant.
+    /// A test by a host function with a constant argument.
     fn host(&self, name: &str, given: &Expr) -> Option<Test> {
         let given = self.constant(given)?;
         match name {
@@ -352,7 +350,7 @@ impl Reading<'_> {
         }
     }
 
-    /// A constant, be it written out, of the file, or a parameter of the rule.
+    /// A constant: a literal, a constant of the file, or a parameter of the rule.
     fn constant(&self, expression: &Expr) -> Option<Dynamic> {
         if let Some(constant) = constant_of(expression) {
             return Some(constant);
@@ -376,12 +374,12 @@ impl Reading<'_> {
         }
     }
 
-    /// A path that begins at the event, or at a name for a part of it, and the method that is called at its end.
+    /// A path that starts at the event or at a name bound to part of it, and the method called at its end.
     fn chain<'e>(&self, expression: &'e Expr) -> Option<(Vec<Key>, Option<&'e FnCallExpr>)> {
         self.walk(expression, false)
     }
 
-    /// The same; `picked`: an item may be picked of what the method gives.
+    /// Like [`Self::chain`]; with `picked`, an item of the method's result may be picked.
     fn walk<'e>(&self, expression: &'e Expr, picked: bool) -> Option<(Vec<Key>, Option<&'e FnCallExpr>)> {
         let (root, rest, index) = match expression {
             Expr::Variable(name, ..) => (name, None, false),
@@ -403,7 +401,7 @@ impl Reading<'_> {
     }
 }
 
-/// Follows a chain; `None` where it is not understood.
+/// Follows a chain; `None` if it is not supported.
 fn steps<'e>(
     step: &'e Expr,
     index: bool,
@@ -414,7 +412,7 @@ fn steps<'e>(
     if let Some(method) = method
         && !matches!(step, Expr::Dot(..) | Expr::Index(..))
     {
-        // Nothing else may be asked of what a method gave: it could fail.
+        // Nothing else may be applied to a method's result: it could fail.
         let item = picked && index && method.name == "targets" && matches!(step, Expr::IntegerConstant(..));
         return item.then_some(());
     }
@@ -443,7 +441,7 @@ fn steps<'e>(
     }
 }
 
-/// Where in the JSON the view that scripts see finds what stands at a path.
+/// The JSON location of a path in the view that scripts see.
 fn field(path: &[Key]) -> Option<Field> {
     let Key::Name(first) = path.first()? else {
         return None;
@@ -469,17 +467,18 @@ fn field(path: &[Key]) -> Option<Field> {
             _ => None,
         },
         ("actor", rest) => under(&["attributes", "actor"], rest, 1, false),
-        // Which entry it is, only the view knows; and these are the agent's, whatever the event has under the same names.
+        // Only the view knows which entry `target` is; `flags` and `id` come from the agent, whatever the event has
+        // under these names.
         ("target" | "flags" | "id", _) => None,
         _ => under(&[], path, 0, false),
     }
 }
 
-/// Whether a block does nothing but say false.
-fn says_no(statements: &[Stmt], last: bool) -> bool {
+/// Whether a block does nothing but return false.
+fn returns_false(statements: &[Stmt], last: bool) -> bool {
     match statements {
         [Stmt::Return(Some(answer), ..)] => matches!(**answer, Expr::BoolConstant(false, _)),
-        // What stands at the end is the answer.
+        // The last expression is the result.
         [Stmt::Expr(answer)] => last && matches!(**answer, Expr::BoolConstant(false, _)),
         _ => false,
     }
@@ -501,7 +500,7 @@ fn text(value: &Dynamic) -> Option<ImmutableString> {
     value.read_lock::<ImmutableString>().map(|text| text.clone())
 }
 
-/// A list of nothing but texts.
+/// A list that contains only strings.
 fn texts(value: &Dynamic) -> Option<Arc<BTreeSet<Box<str>>>> {
     let items = value.read_lock::<Array>()?;
     items.iter().map(|item| text(item).map(|text| text.as_str().into())).collect::<Option<_>>().map(Arc::new)

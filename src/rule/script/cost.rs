@@ -1,15 +1,15 @@
-//! What calling rules costs, by function: counted as they run, for people to look at.
+//! The cost of calling rules, counted per function while they run.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// How often a rule's functions were called, and for how long they ran. For people to look at; detection does not read it.
+/// Number of calls and total run time of a rule's functions. Shown to people; detection does not read it.
 #[derive(Debug, Default)]
 pub struct Cost([FunctionMeter; COUNTED_FUNCTIONS.len()]);
 
-/// What is counted by name, the most frequent first; all else stands under the last.
+/// The functions counted by name, most frequent first; all others count as the last entry.
 const COUNTED_FUNCTIONS: [&str; 13] = [
     "rule",
     "title",
@@ -33,7 +33,7 @@ struct FunctionMeter {
 }
 
 impl Clone for Cost {
-    /// A copy of a rule begins to count anew.
+    /// A cloned rule starts counting from zero.
     fn clone(&self) -> Self {
         Self::default()
     }
@@ -48,17 +48,17 @@ impl Cost {
         }
     }
 
-    /// Calls of its functions.
+    /// The number of calls of all functions.
     pub fn calls(&self) -> u64 {
         self.by_function().map(|(_, calls, _)| calls).sum()
     }
 
-    /// How long they took.
+    /// The total run time of all functions.
     pub fn time(&self) -> Duration {
         self.by_function().map(|(_, _, time)| time).sum()
     }
 
-    /// Each function's calls, and how long they took.
+    /// Each function's name, number of calls and total run time.
     pub fn by_function(&self) -> impl Iterator<Item = (&'static str, u64, Duration)> {
         COUNTED_FUNCTIONS.into_iter().zip(&self.0).map(|(function, cost)| {
             let time = Duration::from_nanos(cost.nanoseconds.load(Ordering::Relaxed));

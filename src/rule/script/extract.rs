@@ -1,4 +1,4 @@
-//! The values of some fields of an event, found in one pass over its JSON. What is not asked for is skipped.
+//! Extracts the values of some fields from an event in one pass over its JSON; everything else is skipped.
 
 use std::borrow::Cow;
 
@@ -15,30 +15,30 @@ pub(in crate::rule) enum Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::rule) struct Path {
     pub(in crate::rule) keys: Vec<Key>,
-    /// How many steps forgive that there is no object: those that the host follows for the short names.
+    /// Number of leading steps that tolerate a missing object: those that the host follows for the short names.
     pub(in crate::rule) lenient: usize,
-    /// Anything but a text that is not empty counts as absent.
+    /// Whether anything but a non-empty string counts as absent.
     pub(in crate::rule) only_text: bool,
 }
 
-/// Longer events are left to the scripts, whose limits on texts and lists they may exceed.
+/// Longer events are left to the scripts: they may exceed the scripts' limits on strings and lists.
 const MAX_RAW: usize = 32 * 1024;
 
-/// What stands at a path.
+/// The value found at a path.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::rule) enum Seen<'a> {
-    /// Nothing, or null.
+    /// Missing or null.
     Absent,
     Text(Cow<'a, str>),
     Bool(bool),
     Int(i64),
-    /// A list, an object, or a number that is not whole.
+    /// A list, an object, or a number that is not an integer.
     Other,
-    /// The path goes on from something that has no fields: a script that follows it fails.
+    /// The path continues below a value without fields: a script that follows it fails.
     Trouble,
 }
 
-/// The paths that are asked for, as a tree.
+/// The requested paths, as a tree.
 #[derive(Debug, Default)]
 pub(in crate::rule) struct Extract {
     paths: Vec<Path>,
@@ -49,14 +49,14 @@ pub(in crate::rule) struct Extract {
 struct Node {
     names: Vec<(Box<str>, usize)>,
     items: Vec<(usize, usize)>,
-    /// Places of the paths that end here.
+    /// Slots of the paths that end here.
     here: Vec<usize>,
-    /// Places of those that go on, each with how many steps of it forgive that there is no object.
+    /// Slots of the paths that continue, each with its number of lenient steps.
     below: Vec<(usize, usize)>,
 }
 
 impl Extract {
-    /// The place at which the value of a path is found.
+    /// The slot in which the value of a path is returned.
     pub(in crate::rule) fn slot(&mut self, path: &Path) -> usize {
         if let Some(known) = self.paths.iter().position(|known| known == path) {
             return known;
@@ -100,7 +100,7 @@ impl Extract {
         slot
     }
 
-    /// The values, by place.
+    /// The values, by slot.
     pub(in crate::rule) fn read<'a>(&self, raw: &'a str) -> Vec<Seen<'a>> {
         let mut seen = vec![Seen::Absent; self.paths.len()];
         let mut deserializer = serde_json::Deserializer::from_str(raw);
@@ -127,7 +127,7 @@ struct Visit<'x, 'a> {
 }
 
 impl<'a> Visit<'_, 'a> {
-    /// A value that has no fields, or not those that are asked for.
+    /// Records a value that has no fields, or not the requested ones.
     fn put(self, value: Seen<'a>) {
         let Some(node) = self.extract.nodes.get(self.node) else {
             return;
@@ -145,7 +145,7 @@ impl<'a> Visit<'_, 'a> {
         }
     }
 
-    /// The same for an object or a list, before its parts are read; `named`: whether its parts have names.
+    /// Records an object (`named`) or a list, before its parts are read.
     fn begin(&mut self, named: bool) {
         let Some(node) = self.extract.nodes.get(self.node) else {
             return;
@@ -176,7 +176,7 @@ impl<'a> DeserializeSeed<'a> for Visit<'_, 'a> {
     }
 }
 
-/// A name, borrowed where it stands in the text as it is.
+/// An object key, borrowed from the JSON if possible.
 struct Name<'x>(&'x Node);
 
 impl<'de> DeserializeSeed<'de> for Name<'_> {
@@ -273,7 +273,7 @@ impl<'a> Visitor<'a> for Visit<'_, 'a> {
         while let Some(next) = entries.next_key_seed(Name(node))? {
             match next {
                 Some(next) => {
-                    // A name that stands twice means what it says last.
+                    // If a key occurs twice, the last one counts.
                     let visit =
                         Visit { extract: self.extract, node: next, depth: self.depth + 1, seen: &mut *self.seen };
                     entries.next_value_seed(visit)?;

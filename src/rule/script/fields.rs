@@ -1,4 +1,4 @@
-//! Fields of an event as rules see it: by a path, and those that need more than one, such as what was acted on.
+//! Event fields as rules see them: by path, and derived ones such as the target.
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
@@ -20,7 +20,7 @@ pub(in crate::rule) fn follow_all(value: &Dynamic, path: &str) -> Vec<Dynamic> {
     values
 }
 
-/// The items of a list; an object instead of a list is a list of one.
+/// The items of a list; an object in place of a list is a list of one.
 pub(in crate::rule) fn items(value: Dynamic) -> Array {
     if let Some(items) = value.read_lock::<Array>() {
         return items.clone();
@@ -60,7 +60,7 @@ pub(in crate::rule) fn is_of_type(item: &Dynamic, kind: &str) -> bool {
     text_at(item, "type").is_some_and(|found| found == kind)
 }
 
-/// Who did it, as far as the event says.
+/// The actor's name, if the event has one.
 pub(in crate::rule) fn actor_name_of(event: &Dynamic) -> Option<String> {
     let email = text_at(event, "attributes.actor.email").filter(|email| email.contains('@'));
     let name =
@@ -68,24 +68,24 @@ pub(in crate::rule) fn actor_name_of(event: &Dynamic) -> Option<String> {
     name.map(|name| name.to_string())
 }
 
-/// What was acted on, as far as the event says.
+/// The target's name, if the event has one.
 pub(in crate::rule) fn target_name_of(event: &Dynamic) -> Option<String> {
     let attributes = follow(event, "attributes")?;
     let found = target(&*attributes.read_lock::<Map>()?)?;
     name_of(&found).map(|name| name.to_string())
 }
 
-/// Names of targets, the one that tells most first.
+/// Attributes that name a target, most telling first.
 const NAMES: [&str; 8] =
     ["email", "name", "groupName", "permissionName", "settingName", "key", "siteName", "siteHostName"];
-/// Types of targets that say where something happened rather than to what.
+/// Types of targets that are where something happened, not what it happened to.
 const PLACES: [&str; 7] = ["sites", "orgs", "organization", "organizations", "unit", "workspace", "workspaces"];
-/// Types of targets that say in what something stood, where something else is named beside them.
+/// Types of targets that contain the actual target, if there is another one.
 const HOLDERS: [&str; 4] = ["space", "spaces", "project", "projects"];
 
-/// What an event was about: the first of its targets that is neither the actor, nor a place, nor something that only holds the thing;
-/// else what holds it; else such an entry of its containers, as it is not known for all products where they name the thing; else
-/// the actor.
+/// The target of an event: the first entry of `context` that is neither the actor, nor a place, nor a container of
+/// the target; else the container; else an entry of `container`, because it is not known for all products where they
+/// name the target; else the actor.
 pub(in crate::rule) fn target(attributes: &Map) -> Option<Dynamic> {
     let entries = |key: &str| attributes.get(key).cloned().map_or_else(Array::new, items);
     let is = |item: &Dynamic, kinds: &[&str]| kinds.iter().any(|kind| is_of_type(item, kind));

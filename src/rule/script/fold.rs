@@ -1,8 +1,8 @@
-//! How large a script's constants become when Rhai puts them in their places.
+//! Limits how large a script's constants become when Rhai inlines them.
 //!
-//! Rhai computes what is constant when it compiles: lists and maps of constants, joined texts. A constant that is made of ten of another,
-//! which is made of ten of a third, is a thousand of it: before any call, and under none of its limits. So the sizes are added up
-//! first, in the tree that nothing has been computed in.
+//! Rhai folds constants at compile time: lists and maps of constants, concatenated strings. A constant made of ten
+//! copies of another, which is made of ten copies of a third, is a thousand copies of that one. This happens before
+//! any call, so no call limit applies. The sizes are therefore added up first, in the syntax tree before folding.
 
 use std::collections::HashMap;
 
@@ -10,15 +10,15 @@ use rhai::{AST, ASTFlags, ASTNode, Expr, Scope, Stmt};
 
 use super::bounds::Weight;
 
-/// Values, and pieces of texts, that a file's constants may come to in all.
+/// Maximum total size of a file's constants, in values and pieces of strings.
 const MAX_FOLDED: usize = 4_000_000;
-/// What one constant may come to: a copy of it costs a call nothing.
+/// Maximum size of one constant: copying it costs a call nothing.
 const MAX_ONE: usize = 65_536;
-/// Bytes of a text that count as one value.
+/// Bytes of a string that count as one value.
 const PIECE: usize = 16;
 
-/// Whether the constants of a script, parsed without optimisation, come to more than they may, together with those that it has at
-/// its top level once that has run.
+/// Whether the constants of a script are too large. `ast` is parsed without optimization; `scope` has the top-level
+/// constants, if the script has already run.
 pub(in crate::rule) fn is_too_large(ast: &AST, scope: &Scope<'_>) -> bool {
     let mut sizes: HashMap<String, usize> =
         scope.iter_raw().map(|(name, _, value)| (name.to_owned(), Weight::of(value).bytes / PIECE)).collect();
@@ -31,7 +31,7 @@ pub(in crate::rule) fn is_too_large(ast: &AST, scope: &Scope<'_>) -> bool {
             Some(ASTNode::Stmt(Stmt::Var(declaration, flags, _))) if flags.intersects(ASTFlags::CONSTANT) => {
                 let size = size(&declaration.1, &sizes);
                 total = if size > MAX_ONE { usize::MAX } else { total.saturating_add(size) };
-                // Of several with one name, the largest.
+                // If several share a name, the largest counts.
                 let known = sizes.entry(declaration.0.name.to_string()).or_default();
                 *known = size.max(*known);
             }
@@ -45,9 +45,9 @@ pub(in crate::rule) fn is_too_large(ast: &AST, scope: &Scope<'_>) -> bool {
     total > MAX_FOLDED
 }
 
-/// What an expression comes to where all that it names is put in its place.
+/// The size of an expression after every name in it is replaced by its value.
 fn size(expression: &Expr, sizes: &HashMap<String, usize>) -> usize {
-    // Levels of expressions are bounded by the engine.
+    // The engine bounds how deep expressions nest.
     let all =
         |parts: &mut dyn Iterator<Item = &Expr>| parts.fold(1_usize, |sum, part| sum.saturating_add(size(part, sizes)));
     match expression {

@@ -1,4 +1,4 @@
-//! What the host knows of the call that goes on: who runs, what the call has used, and what it can reach.
+//! The context of the current call: which rule runs, what the call has used, and what it can access.
 
 use std::{
     collections::BTreeMap,
@@ -26,36 +26,33 @@ use crate::rule::{
     },
 };
 
-/// Bytes of a text, times bytes of a regular expression, that cost one operation to search.
+/// Bytes of text times bytes of a regular expression that one operation pays for.
 const STEPS_OF_AN_OPERATION: usize = 256 * 1024;
 
-/// Who is running, with what it can reach.
+/// The running rule and what it can access.
 #[derive(Debug)]
 pub(in crate::rule) struct CurrentRun {
     pub(in crate::rule) rule: RuleId,
     pub(in crate::rule) resources: Arc<Resources>,
-    /// What its functions see beside their own variables.
+    /// Constants that its functions see in addition to their own variables.
     pub(in crate::rule) constants: Arc<Constants>,
 }
 
-/// What the engine's callbacks know of the call that is going on.
+/// The state that the engine's callbacks share for the current call.
 #[derive(Debug)]
 pub(in crate::rule) struct Call {
-    /// What it has used.
     meter: Meter,
-    /// Who is running, with what it can reach.
     current: Mutex<Option<Arc<CurrentRun>>>,
-    /// The lists that were looked into, with their versions, since it was last asked.
+    /// The lists used since [`Call::take_lists`] was last called, with their versions.
     lists: Mutex<BTreeMap<String, String>>,
-    /// What rules remember.
     memory: Mutex<Memory>,
-    /// The event of the call that goes on; none outside of events.
+    /// The event of the current call; `None` if it is not about an event.
     about: Mutex<Option<About>>,
-    /// What it captured.
+    /// What the call captured.
     watch: Mutex<Watch>,
-    /// What rules print.
+    /// Limits what rules print.
     printer: Mutex<Printer>,
-    /// Patterns that were compiled so far.
+    /// The patterns compiled so far.
     pub(in crate::rule) patterns: Patterns,
 }
 
@@ -73,24 +70,24 @@ impl Call {
         }
     }
 
-    /// Counts an operation.
+    /// Counts one operation.
     pub(in crate::rule) fn operation(&self) -> Option<Exceeded> {
         self.meter.operation()
     }
 
-    /// Begins a call that may take so long; returns when that was. [`Call::end`] ends it.
+    /// Begins a call with this time limit and returns its start time. [`Call::end`] ends it.
     pub(in crate::rule) fn begin(&self, limit: Duration) -> Duration {
         self.meter.begin(limit)
     }
 
-    /// Ends a call: nothing of what it captured is left behind. Gives the limit that it exceeded, if it did: what it returned does not
-    /// count then.
+    /// Ends a call and clears what it captured. Returns the limit that it exceeded, if any: the call's result must
+    /// then be ignored.
     pub(in crate::rule) fn end(&self) -> Option<Exceeded> {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner).end();
         self.meter.exceeded()
     }
 
-    /// An error if the call has taken longer than it may.
+    /// Fails if the call has exceeded its time limit.
     pub(in crate::rule) fn check_time(&self, position: Position) -> Result<(), Box<EvalAltResult>> {
         match self.meter.look_at_clock() {
             Some(exceeded) => Err(EvalAltResult::ErrorTerminated(exceeded.token().into(), position).into()),
@@ -98,12 +95,12 @@ impl Call {
         }
     }
 
-    /// How long the call has taken that began then.
+    /// The time since a call that began at `begun`.
     pub(in crate::rule) fn since(&self, begun: Duration) -> Duration {
         self.meter.now().saturating_sub(begun)
     }
 
-    /// Looks at a variable that is about to be read.
+    /// Checks a variable that is about to be read.
     pub(in crate::rule) fn read(&self, variable: Option<&mut Dynamic>) -> Result<(), Box<EvalAltResult>> {
         let Some(variable) = variable else {
             return Ok(());
@@ -115,30 +112,30 @@ impl Call {
         }
     }
 
-    /// A regular expression that a text is searched with. In the worst case that takes a step for each byte of the text and each state
-    /// of the expression, which nobody counts meanwhile: it is charged before.
+    /// A regular expression to search a text with. In the worst case, a search takes one step for each byte of the
+    /// text and each state of the expression. The engine does not count these steps, so they are charged in advance.
     pub(in crate::rule) fn regex(&self, regex: &str, text: &str) -> Result<Regex, String> {
         let (regex, bytes) = self.patterns.regex(regex)?;
         self.charge_search(text, bytes)?;
         Ok(regex)
     }
 
-    /// Whether all of a text is as a pattern says; charged in the same way.
+    /// Whether a glob pattern matches all of a text; charged in the same way.
     pub(in crate::rule) fn glob(&self, pattern: &str, text: &str) -> Result<bool, String> {
         self.charge_search(text, pattern.len().saturating_mul(BYTES_OF_A_GLOB))?;
         self.patterns.glob(pattern, text)
     }
 
-    /// Charges a search of a text with a pattern that takes so many bytes.
+    /// Charges a search of a text with a pattern of this size in bytes.
     pub(in crate::rule) fn charge_search(&self, text: &str, bytes: usize) -> Result<(), String> {
         let operations = text.len().saturating_mul(bytes) / STEPS_OF_AN_OPERATION;
         match self.meter.charge(operations as u64) {
-            Some(_) => Err("searching a text of this length with such a pattern takes too long".to_owned()),
+            Some(_) => Err("the string is too long to be searched with this pattern".to_owned()),
             None => Ok(()),
         }
     }
 
-    /// What is to be logged of a line that the running rule prints.
+    /// The rule and line to log if the running rule prints this text.
     pub(in crate::rule) fn print(&self, text: &str) -> Option<(String, String)> {
         let rule = self.rule();
         let mut printer = self.printer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +146,7 @@ impl Call {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
     }
 
-    /// A constant of the file whose code runs, which may be one that the rule imports; or `params`.
+    /// A constant of the file whose code runs (possibly one that the rule imports), or `params`.
     pub(in crate::rule) fn constant(&self, source: Option<&str>, name: &str) -> Option<Dynamic> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let running = current.as_ref()?;
@@ -159,13 +156,13 @@ impl Call {
         }
     }
 
-    /// What the running rule can reach.
+    /// What the running rule can access.
     pub(in crate::rule) fn resources(&self) -> Option<Arc<Resources>> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().map(|running| Arc::clone(&running.resources))
     }
 
-    /// A named list, noted as used.
+    /// A named list; its use is recorded.
     pub(in crate::rule) fn list(&self, name: &str) -> Result<NamedList, String> {
         let resources = self.resources().ok_or("no rule is running")?;
         let list = resources.lists.find(name)?.clone();
@@ -176,25 +173,25 @@ impl Call {
         Ok(list)
     }
 
-    /// What rules remember.
+    /// The memory of all rules.
     pub(in crate::rule) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says what the next call is about.
+    /// Sets what the next call is about.
     pub(in crate::rule) fn set_about(&self, about: Option<About>) {
         *self.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
     }
 
-    /// Where and when the running function remembers.
+    /// Where and when the running function records.
     pub(in crate::rule) fn remembering(&self) -> Result<Remembering, String> {
         let about = self.about.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let about = about.ok_or("only the functions of a rule that looks at events can remember")?;
+        let about = about.ok_or("rule memory is only available to functions that take an event")?;
         let rule = self.rule();
         Ok(Remembering { space: rule.clone(), rule, now: about.moment, writes: about.writes, event: about.event })
     }
 
-    /// The lists that were looked into since this was last asked, with their versions.
+    /// The lists used since the last call of this function, with their versions.
     pub(in crate::rule) fn take_lists(&self) -> BTreeMap<String, String> {
         std::mem::take(&mut *self.lists.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -205,38 +202,38 @@ impl Call {
     }
 }
 
-/// What a call is about, as far as memory is concerned.
+/// What a call is about, for rule memory.
 #[derive(Debug, Clone)]
 pub(in crate::rule) struct About {
-    /// When the event happened.
+    /// The event's moment.
     pub(in crate::rule) moment: Moment,
-    /// Whether the function may write to the memory.
+    /// Whether the function may write to memory.
     pub(in crate::rule) writes: bool,
-    /// The event itself, where the rule can expect something to follow it.
+    /// The event, if the rule can expect something to follow it.
     pub(in crate::rule) event: Option<Event>,
 }
 
-/// Where and when a function remembers.
+/// Where and when a function records.
 #[derive(Debug)]
 pub(in crate::rule) struct Remembering {
-    /// The rule, or what several share.
+    /// The rule's own space or a shared one.
     pub(in crate::rule) space: String,
     rule: String,
-    /// The event.
+    /// The event's moment.
     pub(in crate::rule) now: Moment,
-    /// Whether it may write.
+    /// Whether the function may write.
     pub(in crate::rule) writes: bool,
-    /// The event, where the rule can expect something to follow it.
+    /// The event, if the rule can expect something to follow it.
     pub(in crate::rule) event: Option<Event>,
 }
 
 impl Remembering {
-    /// Where it is noted, and by which rule.
+    /// The space and the rule whose quota counts.
     pub(in crate::rule) fn place(&self) -> Place<'_> {
         Place { space: &self.space, rule: &self.rule }
     }
 
-    /// The same in a memory that rules share.
+    /// The same, in a memory that rules share.
     pub(in crate::rule) fn shared(self, name: &str) -> Self {
         Self { space: format!("common/{name}"), ..self }
     }

@@ -1,6 +1,6 @@
-//! The files that rules may `import`: exactly those of the rules directories, as they were when the rule set was loaded.
+//! The files that rules may `import`: exactly those in the rules directories when the rule set was loaded.
 //!
-//! Nothing is read from disk at this point, so an `import` can reach no other file, whatever its path says.
+//! Nothing is read from disk here, so an `import` cannot reach any other file, whatever its path.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,36 +17,36 @@ use super::{bounds::Weight, fold, view::share};
 /// The constants that functions see, by name: those of the file, and `params`.
 pub(in crate::rule) type Constants = BTreeMap<String, Dynamic>;
 
-/// A snapshot of all rule files, and the modules made of those that were imported.
+/// A snapshot of all rule files, and the modules of those that were imported.
 #[derive(Debug, Default)]
 pub(in crate::rule) struct Imports {
     roots: Vec<PathBuf>,
     texts: BTreeMap<PathBuf, Arc<str>>,
     modules: Mutex<HashMap<PathBuf, Option<Made>>>,
-    /// The constants of those that were imported.
+    /// The constants of the imported files.
     constants: Mutex<HashMap<PathBuf, Arc<Constants>>>,
 }
 
-/// A module, and how many functions and modules are in it and in all that it imports.
+/// A module, with the number of functions and modules in it and in everything it imports.
 #[derive(Debug, Clone)]
 struct Made {
     module: Shared<Module>,
     size: usize,
 }
 
-/// Files that import each other may nest this deep.
+/// Maximum depth of imports.
 const MAX_NESTED: usize = 32;
-/// Rhai copies what a module imports into an index of that module, once for each `import`: two imports of the same file in each of
-/// forty files would make a thousand thousand millions.
+/// Maximum size of a module. Rhai copies what a module imports into an index of that module, once per `import`: forty
+/// files that each import the next one twice would make 10^12 entries.
 const MAX_SIZE: usize = 10_000;
 
 impl Imports {
-    /// These files, under these directories.
+    /// A snapshot of these files, found under these directories.
     pub(in crate::rule) fn new(roots: Vec<PathBuf>, texts: BTreeMap<PathBuf, Arc<str>>) -> Self {
         Self { roots, texts, modules: Mutex::default(), constants: Mutex::default() }
     }
 
-    /// The file that `import "path"` in the file `source` means: beside that file, else under a rules directory.
+    /// The file that `import "path"` in the file `source` refers to: next to that file, else under a rules directory.
     pub(in crate::rule) fn find(&self, source: Option<&str>, path: &str) -> Option<&PathBuf> {
         let beside = source.and_then(|source| Path::new(source).parent());
         beside.into_iter().chain(self.roots.iter().map(PathBuf::as_path)).find_map(|directory| {
@@ -55,7 +55,7 @@ impl Imports {
         })
     }
 
-    /// The module that `import "path"` means.
+    /// The module that `import "path"` refers to.
     pub(in crate::rule) fn resolve(
         &self,
         engine: &Engine,
@@ -68,7 +68,7 @@ impl Imports {
         let refused = |message: String| Err(EvalAltResult::ErrorRuntime(message.into(), position).into());
         let nested = {
             let modules = self.lock();
-            // `None` marks a module that is being made: meeting it again is a cycle.
+            // `None` marks a module that is being made: finding it again means a cycle.
             match modules.get(file) {
                 Some(Some(made)) => return Ok(Shared::clone(&made.module)),
                 Some(None) => return refused(format!("`{path}` imports itself, directly or through others")),
@@ -76,7 +76,7 @@ impl Imports {
             }
         };
         if nested >= MAX_NESTED {
-            return refused(format!("`{path}` is imported through more than {MAX_NESTED} other files"));
+            return refused(format!("`{path}` is imported through a chain of more than {MAX_NESTED} files"));
         }
         self.lock().insert(file.clone(), None);
         let made = self.make(engine, file).map_err(|error| {
@@ -91,13 +91,14 @@ impl Imports {
     fn make(&self, engine: &Engine, file: &Path) -> Result<Made, Box<EvalAltResult>> {
         let text = self.texts.get(file).map_or("", |text| text);
         let mut scope = Scope::new();
-        // The engine at hand computes constants while it parses.
+        // The engine that was passed in folds constants while it parses.
         let mut parser = Engine::new_raw();
         parser.set_optimization_level(OptimizationLevel::None);
         let plain = parser.compile(text)?;
         let refuse_large = |scope: &Scope<'_>| -> Result<(), Box<EvalAltResult>> {
             if fold::is_too_large(&plain, scope) {
-                let message = "its constants come to too much: Rhai copies each to where it is named";
+                let message = "the file's constants are too large, because Rhai copies each constant to every place \
+                               that names it";
                 return Err(EvalAltResult::ErrorRuntime(message.into(), Position::NONE).into());
             }
             Ok(())
@@ -105,7 +106,7 @@ impl Imports {
         refuse_large(&scope)?;
         let mut ast = engine.compile_with_scope(&scope, text)?;
         ast.set_source(file.to_string_lossy().as_ref());
-        // A second time with the file's constants known, so that its functions see them.
+        // Run once to get the file's constants; the second compilation lets its functions see them.
         engine.run_ast_with_scope(&mut scope, &ast)?;
         refuse_large(&scope)?;
         let size = self.size(&ast, file, &scope)?;
@@ -117,7 +118,8 @@ impl Imports {
         Ok(Made { module: module.into(), size })
     }
 
-    /// How many functions, modules, and values that it exports, a module of this script will have. All that it imports has been made.
+    /// The number of functions, modules and exported values that a module of this script will have. Its imports are
+    /// already made.
     fn size(&self, ast: &AST, file: &Path, scope: &Scope<'_>) -> Result<usize, Box<EvalAltResult>> {
         let source = file.to_string_lossy();
         let mut size = 1 + ast.iter_functions().count();
@@ -136,21 +138,20 @@ impl Imports {
                 _ => continue,
             };
             let Expr::StringConstant(path, _) = &import.0 else {
-                let message = "a file that is imported can import only what it names by a text";
+                let message = "an imported file can only import paths that are string literals";
                 return refused(message.to_owned(), *position);
             };
             let imported = self.find(Some(&source), path);
             size += imported.and_then(|file| Some(self.lock().get(file)?.as_ref()?.size)).unwrap_or(0);
         }
         if size > MAX_SIZE {
-            let message =
-                format!("this file and what it imports have more than {MAX_SIZE} functions and exported values");
+            let message = format!("this file and its imports have more than {MAX_SIZE} functions and exported values");
             return refused(message, Position::NONE);
         }
         Ok(size)
     }
 
-    /// The constants of a file that was imported.
+    /// The constants of an imported file.
     pub(in crate::rule) fn constants(&self, file: &str) -> Option<Arc<Constants>> {
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(Path::new(file)).cloned()
     }
@@ -170,12 +171,12 @@ impl Imports {
     }
 }
 
-/// How many values are in a variable.
+/// The number of values in a variable.
 fn values(scope: &Scope<'_>, name: &str) -> usize {
     scope.get(name).map_or(0, |value| Weight::of(value).nodes)
 }
 
-/// The path without `.`, and without `..` but for those that it begins with, by its text alone.
+/// Normalizes a path by its text alone: removes `.`, and every `..` except leading ones.
 pub(in crate::rule) fn normal(path: &Path) -> PathBuf {
     let mut result = PathBuf::new();
     for component in path.components() {
@@ -189,7 +190,7 @@ pub(in crate::rule) fn normal(path: &Path) -> PathBuf {
             other => result.push(other),
         }
     }
-    // The directory one is in.
+    // The current directory.
     if result.as_os_str().is_empty() { PathBuf::from(".") } else { result }
 }
 

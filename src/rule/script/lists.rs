@@ -1,8 +1,8 @@
-//! Named lists: files under `rules/lists/` that rules look things up in, reloaded when they are saved.
+//! Named lists: files under `rules/lists/` that rules look values up in. They are reloaded when they are saved.
 //!
-//! `NAME.txt` has an entry a line (`#` begins a comment); `NAME.csv` a header, its first column being the entries;
-//! `NAME.json` a list, or an object whose keys are the entries. An entry may be a text, a pattern or a network: how it is compared
-//! is said where it is asked (`contains`, `glob`, `in_cidr`, `same`).
+//! `NAME.txt` has one entry per line (`#` starts a comment). `NAME.csv` has a header row; its first column has the
+//! entries. `NAME.json` is a list, or an object whose keys are the entries. An entry may be a string, a pattern or a
+//! network: the function that uses the list decides how it is compared (`contains`, `glob`, `in_cidr`, `same`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -21,14 +21,14 @@ use crate::rule::{
     script::{address, view::frozen},
 };
 
-/// Entries of a list, each of which takes some hundred bytes.
+/// Maximum number of entries; each takes a few hundred bytes.
 const MAX_ENTRIES: usize = 1_000_000;
-/// Bytes that the names of a CSV's columns may come to in all of its rows.
+/// Maximum total size of a CSV's column names over all its rows, in bytes.
 const MAX_NAMES: usize = 64 * 1024 * 1024;
-/// Patterns of a list: more would take seconds to compile.
+/// Maximum number of patterns in a list: more would take seconds to compile.
 const MAX_PATTERNS: usize = 5_000;
 
-/// A named list, as rules hold it.
+/// A named list, as a value that rules can use.
 #[derive(Debug, Clone)]
 pub(in crate::rule) struct NamedList(Arc<Content>);
 
@@ -38,21 +38,21 @@ struct Content {
     entries: Vec<ImmutableString>,
     exact: HashMap<ImmutableString, usize>,
     lower: HashMap<String, usize>,
-    /// What is said of each entry; empty where nothing is.
+    /// One row per entry, or empty if no entry has one.
     rows: Vec<Dynamic>,
-    // Made when first asked for, as most lists are asked in one way only.
+    // Built on first use: most lists are only compared in one way.
     globs: OnceLock<Result<GlobSet, String>>,
     networks: OnceLock<Result<Networks, String>>,
 }
 
-/// Networks by their length, so that a long list is asked as fast as a short one.
+/// Networks grouped by prefix length, so that looking up an address in a long list is as fast as in a short one.
 #[derive(Debug)]
 struct Networks {
     lengths: BTreeSet<u8>,
     all: HashSet<IpNet>,
 }
 
-/// All named lists of a load.
+/// All named lists of one load.
 #[derive(Debug, Default)]
 pub(in crate::rule) struct Lists(BTreeMap<String, NamedList>);
 
@@ -71,7 +71,6 @@ impl NamedList {
         }))
     }
 
-    /// The entries.
     pub(in crate::rule) fn entries(&self) -> &[ImmutableString] {
         &self.0.entries
     }
@@ -89,7 +88,7 @@ impl NamedList {
             let count = self.0.entries.len();
             if count > MAX_PATTERNS {
                 return Err(format!(
-                    "the list has {count} entries: up to {MAX_PATTERNS} can be patterns; ask `contains` of it"
+                    "the list has {count} entries, but at most {MAX_PATTERNS} can be used as patterns; use `contains`"
                 ));
             }
             pattern::glob_set(self.0.entries.iter().map(ImmutableString::as_str))
@@ -117,7 +116,8 @@ impl NamedList {
 }
 
 impl Lists {
-    /// Reads the files of one load: path and text. A file that cannot be read as a list is told, and left out.
+    /// Reads the list files of one load, given as path and text. A file that is not a valid list is reported and
+    /// skipped.
     pub(in crate::rule) fn read<'a>(
         files: impl IntoIterator<Item = (&'a std::path::PathBuf, &'a Arc<str>)>,
     ) -> (Self, Vec<Diagnostic>) {
@@ -131,7 +131,7 @@ impl Lists {
                     diagnostics.push(Diagnostic::error("E003", path, message));
                 }
                 Ok(_) if lists.contains_key(&name) => {
-                    let message = format!("two lists are called `{name}`: the first one is used");
+                    let message = format!("two lists are named `{name}`: only the first is used");
                     diagnostics.push(Diagnostic::error("E004", path, message));
                 }
                 Ok(entries) => {
@@ -140,7 +140,7 @@ impl Lists {
                 Err((line, problem)) => {
                     let start = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
                     let end = start + text.get(start..).unwrap_or("").lines().next().map_or(0, str::len);
-                    let message = format!("the list cannot be read: {problem}");
+                    let message = format!("cannot read the list: {problem}");
                     diagnostics.push(Diagnostic::error("E003", path, message).at(text, start..end));
                 }
             }
@@ -148,29 +148,29 @@ impl Lists {
         (Self(lists), diagnostics)
     }
 
-    /// The names.
     pub(in crate::rule) fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.0.keys().map(String::as_str)
     }
 
-    /// The list of this name, or what to say about there being none.
+    /// The list with this name, or an error message that suggests what to do.
     pub(in crate::rule) fn find(&self, name: &str) -> Result<&NamedList, String> {
         self.0.get(name).ok_or_else(|| {
             let known = if self.0.is_empty() {
-                "there are no lists: make `lists/NAME.txt` beside the rules".to_owned()
+                "no lists are loaded; create `lists/NAME.txt` next to the rules".to_owned()
             } else {
                 suggest(name, self.names())
             };
-            format!("there is no list `{name}`: {known}")
+            format!("no list `{name}`: {known}")
         })
     }
 
-    /// The version of a list.
+    /// The content hash of a list.
     pub(in crate::rule) fn hash(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|list| list.0.hash.as_str())
     }
 
-    /// Keeps what another had where this one has nothing: a list that is broken keeps its last good version.
+    /// Takes a list from an earlier load if this load has none of that name: a broken list keeps its last good
+    /// version.
     pub(in crate::rule) fn keep(&mut self, name: &str, before: &Self) {
         if let (false, Some(list)) = (self.0.contains_key(name), before.0.get(name)) {
             self.0.insert(name.to_owned(), list.clone());
@@ -180,7 +180,7 @@ impl Lists {
 
 type Entries = Vec<(String, Dynamic)>;
 
-/// The entries of a file, or a line and what is wrong there.
+/// The entries of a file, or the line and the description of a problem.
 fn entries(path: &Path, text: &str) -> Result<Entries, (usize, String)> {
     let text = text.trim_start_matches('\u{feff}');
     match path.extension().and_then(|extension| extension.to_str()) {
@@ -188,7 +188,7 @@ fn entries(path: &Path, text: &str) -> Result<Entries, (usize, String)> {
         Some("json") => json_entries(text),
         _ => Ok(text
             .lines()
-            // A `#` inside of an entry is part of it.
+            // A `#` inside an entry is part of it.
             .map(|line| line.split(" #").next().unwrap_or(line).trim())
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
             .map(|line| (line.to_owned(), Dynamic::UNIT))
@@ -207,9 +207,9 @@ fn csv_entries(text: &str) -> Result<Entries, (usize, String)> {
     let mut entries = Vec::new();
     for record in reader.records() {
         let record = record.map_err(at)?;
-        // Each row has the names of the columns.
+        // Every row repeats the column names.
         if entries.len() > MAX_ENTRIES || entries.len().saturating_mul(names) > MAX_NAMES {
-            return Err((1, "it has too many entries for names of columns that long".to_owned()));
+            return Err((1, "too many entries for such long column names".to_owned()));
         }
         let Some(key) = record.get(0).filter(|key| !key.is_empty()) else {
             continue;
@@ -230,7 +230,7 @@ fn json_entries(text: &str) -> Result<Entries, (usize, String)> {
             .map(|item| match item {
                 Value::String(text) => Ok((text, Dynamic::UNIT)),
                 Value::Number(number) => Ok((number.to_string(), Dynamic::UNIT)),
-                other => Err((1, format!("an item is neither a text nor a number: {other}"))),
+                other => Err((1, format!("expected a string or a number, found {other}"))),
             })
             .collect(),
         Value::Object(map) => Ok(map
@@ -244,6 +244,6 @@ fn json_entries(text: &str) -> Result<Entries, (usize, String)> {
                 (key, frozen(&row))
             })
             .collect()),
-        _ => Err((1, "it must be a list of texts, or an object whose keys are the entries".to_owned())),
+        _ => Err((1, "expected a list of strings, or an object whose keys are the entries".to_owned())),
     }
 }

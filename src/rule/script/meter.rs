@@ -1,8 +1,9 @@
-//! What a call of a rule's function has used: operations, time, memory.
+//! Measures what a call of a rule's function uses: operations, time, memory.
 //!
-//! Operations are the budget: they are the same on every machine. They are counted here and not by Rhai, which forgets those of
-//! functions that its own functions call, such as the closure of `map`. Time and memory are safety nets for what operations do not
-//! see. A call that has exceeded a limit goes nowhere any more, whatever it catches.
+//! Operations are the budget, because they are the same on every machine. They are counted here and not by Rhai,
+//! which does not count the operations of functions called by its own functions, such as the closure of `map`. Time
+//! and memory are safety nets for what operations do not cover. A call that has exceeded a limit cannot continue,
+//! even if the rule catches the error.
 
 use std::{
     fs::File,
@@ -13,21 +14,22 @@ use std::{
 
 use crate::rule::manifest::problem::Exceeded;
 
-/// The clock is read once in so many operations: it costs more than most of them.
+/// The clock is read once per this many operations, because reading it costs more than most of them.
 const LOOK_AT_CLOCK: u64 = 64;
 /// The same for memory.
 const LOOK_AT_MEMORY: u64 = 256;
-/// What is copied is looked at as well: a copy that costs so many operations.
+/// A single copy that costs this many operations is also checked for memory.
 const LARGE: u64 = 16;
-/// How much the process may grow during a call, in bytes. Much of it may be others' doing; no rule in earnest comes near it.
+/// Maximum growth of the process during a call, in bytes. Other threads may cause much of it; no realistic rule comes
+/// close.
 const MAX_GROWTH: u64 = 256 * 1024 * 1024;
 
-/// What one call of a rule's function may use.
+/// Limits of one call of a rule's function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Operations: the budget.
+    /// Maximum number of operations: the budget.
     pub operations: u64,
-    /// Wall-clock time: the safety net.
+    /// Maximum wall-clock time: the safety net.
     pub time: Duration,
 }
 
@@ -37,19 +39,19 @@ impl Default for Limits {
     }
 }
 
-/// Measures one call after another on one thread.
+/// Measures consecutive calls on one thread.
 #[derive(Debug)]
 pub(in crate::rule) struct Meter {
     budget: u64,
     started: Instant,
-    /// Nanoseconds after `started` at which the call must end; 0: no limit.
+    /// End of the call, in nanoseconds after `started`; 0 for no limit.
     deadline: AtomicU64,
     operations: AtomicU64,
-    /// The [`Exceeded`] limit; 0: none.
+    /// The [`Exceeded`] limit; 0 for none.
     exceeded: AtomicU8,
-    /// How the system says what the process takes, where it does.
+    /// The file in which the system reports the memory of the process, if there is one.
     memory: Option<File>,
-    /// What the process took when this call was first looked at, in bytes; 0: not yet.
+    /// Memory of the process at the first check of this call, in bytes; 0 if not yet checked.
     memory_before: AtomicU64,
 }
 
@@ -66,7 +68,7 @@ impl Meter {
         }
     }
 
-    /// Begins a call that may take so long; returns when that was.
+    /// Begins a call with this time limit and returns its start time.
     pub(in crate::rule) fn begin(&self, limit: Duration) -> Duration {
         let now = self.started.elapsed();
         let end = now.saturating_add(limit);
@@ -77,22 +79,22 @@ impl Meter {
         now
     }
 
-    /// The time that has passed since the first call, by a clock that only goes on.
+    /// Monotonic time since the meter was created.
     pub(in crate::rule) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Counts an operation; says whether the call must end.
+    /// Counts one operation; returns the limit that the call has exceeded.
     pub(in crate::rule) fn operation(&self) -> Option<Exceeded> {
         self.charge(1)
     }
 
-    /// Counts operations at once; says whether the call must end.
+    /// Counts several operations at once; returns the limit that the call has exceeded.
     pub(in crate::rule) fn charge(&self, count: u64) -> Option<Exceeded> {
         if count == 0 {
             return self.exceeded();
         }
-        // One thread counts: nothing is lost between the two.
+        // Only one thread counts, so nothing is lost between load and store.
         let before = self.operations.load(Relaxed);
         let operations = before.saturating_add(count);
         self.operations.store(operations, Relaxed);
@@ -109,7 +111,7 @@ impl Meter {
         self.exceeded()
     }
 
-    /// Whether the call has taken longer than it may, or had exceeded a limit before.
+    /// Checks the time limit; returns the limit that the call has exceeded, now or before.
     pub(in crate::rule) fn look_at_clock(&self) -> Option<Exceeded> {
         let deadline = self.deadline.load(Relaxed);
         if deadline > 0 && self.started.elapsed().as_nanos() > u128::from(deadline) {
@@ -118,7 +120,7 @@ impl Meter {
         self.exceeded()
     }
 
-    /// The limit that the call has exceeded.
+    /// The limit that the call has exceeded, if any.
     pub(in crate::rule) fn exceeded(&self) -> Option<Exceeded> {
         match self.exceeded.load(Relaxed) {
             1 => Some(Exceeded::Budget),
@@ -128,13 +130,13 @@ impl Meter {
         }
     }
 
-    /// The first limit that was exceeded is what is told.
+    /// Only the first exceeded limit is reported.
     fn exceed(&self, exceeded: Exceeded) -> Option<Exceeded> {
         self.exceeded.compare_exchange(0, exceeded as u8, Relaxed, Relaxed).ok();
         self.exceeded()
     }
 
-    /// By how many bytes the process has grown since the call was first looked at.
+    /// Growth of the process since the first check of this call, in bytes.
     fn grew(&self) -> Option<u64> {
         let bytes = self.resident()?;
         let before = self.memory_before.load(Relaxed);
@@ -145,7 +147,7 @@ impl Meter {
         Some(bytes.saturating_sub(before))
     }
 
-    /// Linux: the second number of `statm` is the resident set, in pages.
+    /// Memory in use, in bytes. On Linux, the second number in `statm` is the resident set in pages.
     fn resident(&self) -> Option<u64> {
         let mut text = [0; 128];
         let length = self.memory.as_ref()?.read_at(&mut text, 0).ok()?;

@@ -1,5 +1,5 @@
-//! What runs a rule's script: the sandbox with its limits, the functions and the data that it offers, what rules remember, and what is read off a
-//! syntax tree.
+//! The script engine: the sandbox and its limits, the host functions and data it offers, rule memory, and everything
+//! that is read from a syntax tree.
 
 pub(in crate::rule) mod address;
 pub(in crate::rule) mod ast;

@@ -1,4 +1,4 @@
-//! Where addresses are: databases on disk (MaxMind's format, `.mmdb`), where they are configured.
+//! Geolocation of IP addresses, from configured databases on disk in MaxMind's format (`.mmdb`).
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::config::diagnostic::Diagnostic;
 use crate::rule::script::address::address;
 
-/// A database may not be larger: they are some hundred megabytes at most.
+/// Maximum size of a database; real ones have a few hundred megabytes at most.
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// Databases of addresses.
+/// The loaded address databases.
 #[derive(Default)]
 pub(in crate::rule) struct Geo {
     databases: Vec<Reader<Vec<u8>>>,
@@ -26,19 +26,19 @@ impl std::fmt::Debug for Geo {
 }
 
 impl Geo {
-    /// Reads databases. One that cannot be read is told, and left out.
+    /// Opens databases. One that cannot be read is reported and skipped.
     pub(in crate::rule) fn open(files: &[PathBuf]) -> (Arc<Self>, Vec<Diagnostic>) {
         let mut geo = Self::default();
         let mut diagnostics = Vec::new();
         for file in files {
             let reader = std::fs::metadata(file)
                 .and_then(|metadata| {
-                    // Opening a pipe would wait for somebody to write to it.
+                    // Opening a pipe would block until something writes to it.
                     if !metadata.is_file() {
-                        return Err(std::io::Error::other("it is not a regular file"));
+                        return Err(std::io::Error::other("not a regular file"));
                     }
                     if metadata.len() > MAX_BYTES {
-                        return Err(std::io::Error::other("it is larger than 1 GiB"));
+                        return Err(std::io::Error::other("larger than 1 GiB"));
                     }
                     std::fs::read(file)
                 })
@@ -53,25 +53,25 @@ impl Geo {
                     geo.hashes.push(hash);
                 }
                 Err(error) => diagnostics.push(
-                    Diagnostic::error("E005", file, format!("the address database cannot be used: {error}"))
-                        .help("`geoip` under `[rules]` names files in MaxMind's format (.mmdb)"),
+                    Diagnostic::error("E005", file, format!("cannot read the address database: {error}"))
+                        .help("list files in MaxMind's format (.mmdb) in `geoip` under `[rules]`"),
                 ),
             }
         }
         (Arc::new(geo), diagnostics)
     }
 
-    /// Hashes of the databases.
+    /// Content hashes of the databases.
     pub(in crate::rule) fn hashes(&self) -> &[blake3::Hash] {
         &self.hashes
     }
 
-    /// What the databases say of an address.
+    /// Everything that the databases know about an address.
     pub(in crate::rule) fn look_up(&self, text: &str) -> Option<Map> {
         let found = address(text)?;
         let mut map = Map::new();
         for reader in &self.databases {
-            // A database that is damaged in places is as one that does not know.
+            // A record that is damaged counts as unknown.
             let record = reader.lookup(found).and_then(|found| found.decode::<Value>());
             let Ok(Some(record)) = record else {
                 continue;

@@ -1,14 +1,14 @@
-//! What rules print: for their authors, and so little of it that a rule in a loop fills no disk. Lines are bounded, escaped, and
-//! limited for each rule and minute.
+//! Output of rules' `print` and `debug`. It is meant for rule authors, so lines are truncated, escaped, and limited
+//! per rule and minute: a rule in a loop must not fill the disk.
 
 use std::{collections::HashMap, time::Duration};
 
 use crate::model::text::{clipped, escaped};
 
-/// Lines of one rule in one minute.
+/// Maximum number of lines per rule and minute.
 const LINES: u32 = 20;
 const MINUTE: Duration = Duration::from_secs(60);
-/// UTF-16 units of a line.
+/// Maximum length of a line, in UTF-16 units.
 const LINE: usize = 2_000;
 
 /// Limits what rules print.
@@ -22,7 +22,7 @@ struct Minute {
 }
 
 impl Printer {
-    /// What is to be logged where a rule prints a text `now`, by a clock that only goes on; nothing where it has printed too much.
+    /// The line to log when a rule prints a text at the monotonic time `now`; `None` if it has printed too much.
     pub(in crate::rule) fn line(&mut self, rule: &str, text: &str, now: Duration) -> Option<String> {
         let minute = self.0.entry(rule.to_owned()).or_insert(Minute { began: now, lines: 0 });
         let mut left_out = 0;
@@ -31,15 +31,15 @@ impl Printer {
             *minute = Minute { began: now, lines: 0 };
         }
         minute.lines = minute.lines.saturating_add(1);
-        // Escaping can make a text six times as long: what is shown is cut after it, what is escaped before it.
+        // Escaping can make a text six times as long, so truncate before and after it.
         let line = || clipped(&escaped(&clipped(text, LINE)), LINE);
         match minute.lines.cmp(&LINES) {
             std::cmp::Ordering::Less if left_out > 0 => {
-                Some(format!("{} ({left_out} lines before this one are left out)", line()))
+                Some(format!("{} ({left_out} earlier lines were omitted)", line()))
             }
             std::cmp::Ordering::Less => Some(line()),
             std::cmp::Ordering::Equal => {
-                Some(format!("{} (a rule may print {LINES} lines a minute: what follows is left out)", line()))
+                Some(format!("{} (limit of {LINES} lines per minute reached; further lines are omitted)", line()))
             }
             std::cmp::Ordering::Greater => None,
         }
@@ -57,10 +57,10 @@ mod tests {
         let shown: Vec<String> = (0..100).filter_map(|_| printer.line("a.b", "x\ny", at(5))).collect();
         assert_eq!(shown.len(), 20);
         assert_eq!(shown[0], "x\\ny");
-        assert!(shown[19].ends_with("what follows is left out)"), "{}", shown[19]);
+        assert!(shown[19].ends_with("further lines are omitted)"), "{}", shown[19]);
         assert_eq!(printer.line("a.c", "other", at(6)).as_deref(), Some("other"));
         assert_eq!(printer.line("a.b", "z", at(64)), None);
-        assert_eq!(printer.line("a.b", "z", at(65)).as_deref(), Some("z (81 lines before this one are left out)"));
+        assert_eq!(printer.line("a.b", "z", at(65)).as_deref(), Some("z (81 earlier lines were omitted)"));
         assert!(printer.line("a.b", &"\n".repeat(1_000_000), at(66)).unwrap().len() <= LINE + 2);
     }
 }

@@ -1,8 +1,8 @@
-//! The sandbox: a Rhai engine with limits, without clock, files, `eval` or `sleep`.
+//! The sandbox: a Rhai engine with limits, and without clock, files, `eval` or `sleep`.
 //!
-//! The budget of a call is counted in operations, which is the same on every machine, so that a replay fails where the live
-//! run did. The wall-clock limit behind it is a safety net for what operations do not see. Each thread that runs rules has an
-//! engine of its own; compiled rules are shared.
+//! The budget of a call is counted in operations, which are the same on every machine, so that a replay fails where
+//! the live run did. The wall-clock limit is a safety net for what operations do not cover. Each thread that runs
+//! rules has its own engine; compiled rules are shared.
 
 use std::sync::Arc;
 
@@ -17,15 +17,16 @@ use crate::rule::script::{
     natives::{self, CURRIED},
 };
 
-/// Variables at a time. With `MAX_STRING` and `MAX_CALL_LEVELS` it bounds the memory of a call to some hundred megabytes,
-/// which the operations and the time allow nobody to reach in earnest.
+/// Maximum number of variables at a time. With `MAX_STRING` and `MAX_CALL_LEVELS`, this limits the memory of a call
+/// to a few hundred megabytes, which operations and time keep realistic rules from reaching.
 const MAX_VARIABLES: usize = 64;
-/// Functions inside functions. Rhai recurses on the machine's stack: see [`STACK`](crate::rule::script::stack::STACK).
+/// Maximum depth of function calls. Rhai recurses on the machine's stack: see
+/// [`STACK`](crate::rule::script::stack::STACK).
 const MAX_CALL_LEVELS: usize = 24;
-/// Nesting of expressions, at top level and inside functions.
+/// Maximum nesting of expressions, at top level and inside functions.
 const MAX_EXPRESSION_DEPTH: usize = 48;
 
-/// The engine of a thread, and the handle to what its callbacks read.
+/// A thread's engine, and the handle that its callbacks share.
 pub(in crate::rule) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
     let call = Arc::new(Call::new(limits));
     let mut engine = Engine::new_raw();
@@ -41,20 +42,22 @@ pub(in crate::rule) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
     engine.set_max_functions(500);
     engine.set_max_expr_depths(MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_DEPTH);
     engine.disable_symbol("eval");
-    // It is no variable, so that no callback of Rhai's sees what it grows to.
+    // `this` is not a variable, so no callback of Rhai sees how large it grows.
     engine.disable_symbol("this");
-    // What Rhai curries is copied with each copy of the function, in none of its limits: there is a bounded one under another name.
-    #[expect(deprecated, reason = "not deprecated, says its author, but may change")]
+    // Rhai copies curried values with each copy of the function, outside all limits. A limited replacement has
+    // another name.
+    #[expect(deprecated, reason = "marked as volatile, not deprecated, by Rhai's author")]
     engine.on_parse_token(|token, _, _| match token {
         Token::Reserved(word) if *word == "curry" => Token::Identifier(Box::new(CURRIED.into())),
         other => other,
     });
     let watched = Arc::clone(&call);
     engine.on_progress(move |_| watched.operation().map(|exceeded| Dynamic::from(exceeded.token())));
-    // Rhai puts constants in their places when it compiles, except where something is asked of them (`LIMITS.contains(x)`), and
-    // functions see no variables but their own: those places ask here. What has an index is a function's own variable.
+    // Rhai inlines constants when it compiles, except where a method is called on them (`LIMITS.contains(x)`).
+    // Functions see only their own variables, so those places get the constant here. A name with an index is a local
+    // variable.
     let constants = Arc::clone(&call);
-    #[expect(deprecated, reason = "not deprecated, says its author, but may change")]
+    #[expect(deprecated, reason = "marked as volatile, not deprecated, by Rhai's author")]
     engine.on_var(move |name, index, mut context| {
         if index == 0
             && let Some(constant) = constants.constant(context.source(), name)
@@ -81,7 +84,7 @@ pub(in crate::rule) fn sandbox(limits: &Limits) -> (Engine, Arc<Call>) {
     (engine, call)
 }
 
-/// Resolves `import` to the files of the rule that is being called.
+/// Resolves `import` to the files of the running rule.
 struct CurrentImports(Arc<Call>);
 
 impl ModuleResolver for CurrentImports {

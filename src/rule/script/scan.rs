@@ -1,9 +1,11 @@
-//! What a script does and what it reads beside its event, found in its syntax tree and in those of the files that it imports.
+//! Finds what a script does, and what it reads besides its event, in its syntax tree and those of the files it
+//! imports.
 //!
-//! A rule's version and its schedule follow from this, so a miss would be a wrong answer: where the tree cannot tell, a rule counts
-//! as reading it. Most of what it reads shows in a call (`list("vips")`). What organizations say of actions stands in the event itself,
-//! as `event.activity` and `event.category`, so the event is followed: a rule that only takes other fields of it does not read these
-//! two, and one that hands the event as a whole to something unknown does.
+//! A rule's version and schedule depend on this, so a miss would give wrong results: if the tree is not conclusive,
+//! the rule counts as reading it. Most reads are visible as a call (`list("vips")`). The organization's catalog of
+//! actions, however, is visible in the event itself, as `event.activity` and `event.category`. The event is therefore
+//! followed through the script: a rule that only uses other fields does not read the catalog, and one that passes the
+//! whole event to something unknown does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,61 +26,61 @@ use crate::rule::{
     },
 };
 
-/// What is true of a script.
+/// The facts about one script.
 #[derive(Default)]
 pub(in crate::rule) struct Scanned {
     /// Whether it assigns to a property or an index.
     pub(in crate::rule) assigns: bool,
-    /// Whether it calls functions that remember.
+    /// Whether it calls memory functions.
     pub(in crate::rule) remembers: bool,
     /// Whether it calls `common`.
     pub(in crate::rule) shares: bool,
-    /// The longest duration that is written in it.
+    /// The longest duration in it.
     pub(in crate::rule) reach: Duration,
-    /// The paths that it imports, as far as they are written out.
+    /// The paths that it imports, as far as they are literals.
     pub(in crate::rule) imports: Vec<String>,
-    /// Whether it imports a path that is made at run time, which could be any.
+    /// Whether it imports a path that is computed at run time, which could be any.
     pub(in crate::rule) imports_any: bool,
 }
 
-/// Looks through one script.
+/// Scans one script.
 pub(in crate::rule) fn scan(ast: &AST) -> Scanned {
-    let mut found = Scanned::default();
+    let mut scanned = Scanned::default();
     ast.walk(&mut |nodes| {
         match nodes.last() {
             Some(ASTNode::Expr(Expr::StringConstant(text, _))) => {
-                found.reach = found.reach.max(span(text).unwrap_or_default());
+                scanned.reach = scanned.reach.max(span(text).unwrap_or_default());
             }
-            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => found.reach = found.reach.max(longest(value)),
+            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => scanned.reach = scanned.reach.max(longest(value)),
             Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
-                found.assigns |= !matches!(assignment.1.lhs, Expr::Variable(..));
+                scanned.assigns |= !matches!(assignment.1.lhs, Expr::Variable(..));
             }
             Some(ASTNode::Stmt(Stmt::Import(import, _))) => match &import.0 {
-                Expr::StringConstant(path, _) => found.imports.push(path.to_string()),
-                // The careful answers.
+                Expr::StringConstant(path, _) => scanned.imports.push(path.to_string()),
+                // Assume the worst.
                 _ => {
-                    found.imports_any = true;
-                    found.assigns = true;
-                    found.remembers = true;
-                    found.shares = true;
+                    scanned.imports_any = true;
+                    scanned.assigns = true;
+                    scanned.remembers = true;
+                    scanned.shares = true;
                 }
             },
             _ => {}
         }
         if let Some(call) = nodes.last().and_then(call) {
             match pointed_at(call) {
-                Some(Some(function)) => found.calls(function),
+                Some(Some(function)) => scanned.calls(function),
                 Some(None) => {
-                    found.remembers = true;
-                    found.shares = true;
-                    found.reach = found.reach.max(library::NEW_COUNTRY);
+                    scanned.remembers = true;
+                    scanned.shares = true;
+                    scanned.reach = scanned.reach.max(library::NEW_COUNTRY);
                 }
-                None => found.calls(&call.name),
+                None => scanned.calls(&call.name),
             }
         }
         true
     });
-    found
+    scanned
 }
 
 impl Scanned {
@@ -91,7 +93,7 @@ impl Scanned {
     }
 }
 
-/// A duration, as rules write them; nothing looks back for more than a year.
+/// A duration as rules write it, at most a year: nothing looks back further.
 pub(in crate::rule) fn span(text: &str) -> Option<Duration> {
     time::parse_duration(text).ok().map(|duration| duration.min(Duration::from_secs(366 * 86_400)))
 }
@@ -107,7 +109,7 @@ fn longest(value: &Dynamic) -> Duration {
     value.read_lock::<Array>().and_then(|items| items.iter().map(longest).max()).unwrap_or_default()
 }
 
-/// Where a script first calls a function.
+/// The position of a script's first call of a function.
 pub(in crate::rule) fn called(ast: &AST, function: &str) -> Option<rhai::Position> {
     let mut at = None;
     ast.walk(&mut |nodes| {
@@ -122,7 +124,7 @@ pub(in crate::rule) fn called(ast: &AST, function: &str) -> Option<rhai::Positio
     at
 }
 
-/// The named lists that a script looks into, as far as their names are written out.
+/// The named lists that a script uses, as far as their names are literals.
 pub(in crate::rule) fn lists(ast: &AST) -> Vec<(String, rhai::Position)> {
     let mut found = Vec::new();
     ast.walk(&mut |nodes| {
@@ -137,13 +139,13 @@ pub(in crate::rule) fn lists(ast: &AST) -> Vec<(String, rhai::Position)> {
     found
 }
 
-/// Functions that look into named lists.
+/// Functions that read named lists.
 const LIST_FUNCTIONS: [&str; 2] = ["list", "lookup"];
 
-/// Functions of Rhai that say nothing of the values in a map.
+/// Functions of Rhai that reveal nothing about the values in a map.
 const KEYS_ONLY: [&str; 5] = ["keys", "len", "is_empty", "contains", "type_of"];
 
-/// What a rule reads: its own script first, then those that it imports.
+/// What a rule reads. Its own script comes first, then its imports.
 pub(in crate::rule) fn of_rule(scripts: &[&AST], metadata: &Metadata) -> Reads {
     let mut reads = of_scripts(scripts);
     let slots = metadata.exception_slots.values().flatten();
@@ -161,17 +163,17 @@ fn of_scripts(scripts: &[&AST]) -> Reads {
     loop {
         let known = following.events.len();
         scripts.iter().for_each(|script| following.script(script));
-        // Each round may find further names that the event goes by.
+        // Each round may find more names for the event.
         if following.events.len() == known {
             return following.reads;
         }
     }
 }
 
-/// Follows the event through scripts, by the names of variables that may hold it.
+/// Follows the event through scripts, by the names of the variables that may have it.
 struct Following {
     events: BTreeSet<String>,
-    /// The parameters of all functions of the scripts, by name and number.
+    /// The parameters of all functions in the scripts, by name and number of parameters.
     functions: BTreeMap<(String, usize), BTreeSet<Vec<String>>>,
     reads: Reads,
 }
@@ -195,7 +197,7 @@ impl Following {
 
     fn script(&mut self, script: &AST) {
         script.walk(&mut |nodes| {
-            // What `RULE` says is in the metadata.
+            // The contents of `RULE` are checked as metadata.
             if let Some(ASTNode::Stmt(Stmt::Var(declaration, ..))) = nodes.first()
                 && declaration.0.name == "RULE"
             {
@@ -230,14 +232,14 @@ impl Following {
         }
     }
 
-    /// Looks at what a script takes of the event.
+    /// Checks which part of the event a script uses.
     fn first_step(&mut self, is_index: bool, rest: &Expr) {
         let (step, next) = match rest {
             Expr::Dot(chain, ..) | Expr::Index(chain, ..) => (&chain.lhs, Some(&chain.rhs)),
             step => (step, None),
         };
         match step {
-            // A property is looked at by itself, and so is a constant, which here stands for itself.
+            // Properties and constants are checked as separate nodes; here, a constant only names a field.
             Expr::Property(..) if !is_index => {}
             Expr::StringConstant(..) if is_index && !next.is_some_and(begins_with_a_call) => {}
             Expr::MethodCall(call, _) => self.hand_over(call, None),
@@ -272,7 +274,7 @@ impl Following {
         }
     }
 
-    /// Looks at a call that is given the event: as an argument, or as what a method is called on.
+    /// Checks a call that receives the event, as an argument or as the receiver of a method.
     fn hand_over(&mut self, call: &FnCallExpr, argument: Option<usize>) {
         let arguments = call.args.len();
         if let (Some(index), Some(functions)) = (argument, self.functions.get(&(call.name.to_string(), arguments))) {
@@ -282,13 +284,13 @@ impl Following {
         }
         let is_harmless = match library::use_of_event(&call.name) {
             Some(EventUse::Fields) => true,
-            // The path itself is looked at as a constant.
+            // The path itself is checked as a constant.
             Some(EventUse::Paths) => {
                 let path = argument.map_or(Some(0), |index| (index == 0).then_some(1));
                 matches!(path.and_then(|index| call.args.get(index)), Some(Expr::StringConstant(..)))
             }
             Some(EventUse::Catalog) => false,
-            // A closure that uses the event is given it under the same name.
+            // A closure that uses the event receives it under the same name.
             None => call.name == "curry" || KEYS_ONLY.contains(&call.name.as_str()),
         };
         self.reads.catalog |= !is_harmless;
@@ -299,7 +301,8 @@ impl Following {
     }
 }
 
-/// Whether a variable is the beginning of a path or an argument: these are looked at where they are. Any other use is not followed.
+/// Whether a variable starts a path or is an argument: those uses are checked where they occur. Other uses are not
+/// followed.
 fn is_known_use(variable: &Expr, parent: Option<&ASTNode<'_>>) -> bool {
     match parent {
         Some(ASTNode::Expr(Expr::Dot(chain, ..) | Expr::Index(chain, ..))) => {
@@ -318,7 +321,7 @@ fn begins_with_a_call(rest: &Expr) -> bool {
     }
 }
 
-/// Whether a path begins with a field that what organizations say of actions goes into.
+/// Whether a path starts with a field that comes from the catalog of actions.
 fn leads_to_catalog(path: &str) -> bool {
     let first = path.split(['.', '[']).next().unwrap_or(path).trim();
     ["activity", "category"].contains(&first)
@@ -343,7 +346,7 @@ fn call<'a>(node: &ASTNode<'a>) -> Option<&'a FnCallExpr> {
     }
 }
 
-/// For `Fn("name")`: the name; `Some(None)` if it is made at run time.
+/// For `Fn("name")`: the name, or `Some(None)` if it is computed at run time.
 fn pointed_at(call: &FnCallExpr) -> Option<Option<&str>> {
     if call.name != "Fn" {
         return None;

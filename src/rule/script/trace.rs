@@ -1,8 +1,9 @@
-//! Watching a rule's function think: an instrumented copy of it runs and notes what each part of it gave. For `explain` and for
-//! failing tests; what runs otherwise is untouched, and pays nothing.
+//! Tracing a rule's function: an instrumented copy runs and records what each part of it returned. Used by `explain`
+//! and for failing tests; normal evaluation is not instrumented and pays nothing.
 //!
-//! The copy is made in the compiled tree: every look into a value, every call and comparison is wrapped in a call of a function
-//! that notes the value and hands it on. The function's body then runs as a script of its own, with the event as a constant.
+//! The copy is made in the compiled tree: every field access, call and comparison is wrapped in a call of a function
+//! that records the value and passes it on. The function's body then runs as a separate script, with the event as a
+//! constant.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -20,40 +21,40 @@ use crate::rule::{
     script::{ast, call::RuleInput, compiled::CompiledRule, host::Call, memory::Memory, meter::Limits, sandbox},
 };
 
-/// Notes are kept up to here: a loop would make them without end.
+/// Maximum number of notes: a loop would produce them without end.
 const MAX_NOTES: usize = 500;
-/// The name cannot be written in a rule, as it is registered with this module's engine only.
+/// Name of the recording function. Rules cannot use it: it is registered with this module's engine only.
 const NOTE: &str = "watchbell_note";
 
-/// What a part of a function gave.
+/// The value that one part of a function had.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Note {
     /// Line in the rule's file, counted from 1.
     pub line: usize,
     /// Column, in characters, counted from 1.
     pub column: usize,
-    /// The part, as it is written.
+    /// The part's source text, abbreviated.
     pub text: String,
-    /// What it gave, for people.
+    /// Its value, formatted for people.
     pub value: String,
-    /// Whether it looked into the event, rather than asking something of what it found.
+    /// Whether the part reads the event, rather than testing a value that was read.
     pub reads: bool,
-    /// Whether nothing was there.
+    /// Whether the value is absent, `()`.
     pub absent: bool,
-    /// Whether it gave false.
+    /// Whether the value is `false`.
     pub refused: bool,
 }
 
-/// What a function did.
+/// The record of one call.
 #[derive(Debug, Clone)]
 pub struct Trace {
-    /// The function.
+    /// The function's name.
     pub function: String,
-    /// What its parts gave, in order; each place once, with what it gave last.
+    /// The parts' values, in order of evaluation. Each place appears once, with its last value.
     pub notes: Vec<Note>,
-    /// What it gave, for people, or how it failed.
+    /// The returned value, formatted for people, or the failure.
     pub result: Result<String, RuleFailure>,
-    /// The line of the `return` that ended it, or of its last expression.
+    /// The `return` or last expression that decided the result.
     pub decided: Option<Note>,
 }
 
@@ -72,7 +73,7 @@ impl std::fmt::Debug for Tracer {
 }
 
 impl Tracer {
-    /// A tracer whose calls stay within `limits`, with room for what the notes cost.
+    /// A tracer with `limits` scaled up to leave room for the cost of recording.
     pub fn new(limits: &Limits) -> Self {
         let limits = Limits { operations: limits.operations.saturating_mul(4), time: limits.time.saturating_mul(4) };
         let (mut engine, call) = sandbox::sandbox(&limits);
@@ -88,12 +89,12 @@ impl Tracer {
         Self { engine, call, limits, notes }
     }
 
-    /// What rules remember when they are watched: at first nothing.
+    /// Sets the memory that traced rules read and write; it is empty at first.
     pub fn set_memory(&self, memory: Memory) {
         *self.call.memory() = memory;
     }
 
-    /// Runs a function of a rule on an event. `None`: the rule has no such function.
+    /// Runs a function of a rule on an event. `None` if the rule has no such function.
     pub fn run(&self, rule: &CompiledRule, function: &str, input: &RuleInput<'_>) -> Option<Trace> {
         let mut marker = Marker { template: self.template()?, places: Vec::new() };
         let mut body = ast::body(&rule.ast, function)?;
@@ -121,7 +122,7 @@ impl Tracer {
             Ok(Err(error)) => Err(RuleFailure::of(&error)),
             Err(_) => Err(RuleFailure {
                 kind: crate::rule::manifest::problem::FailureKind::Panicked,
-                message: format!("the host failed while `{function}` was traced: please report this rule"),
+                message: format!("internal error while tracing `{function}`; please report this rule"),
             }),
         };
         let recorded = std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner));
@@ -129,7 +130,7 @@ impl Tracer {
         let mut notes: Vec<Note> = Vec::new();
         for (place, value) in &recorded {
             if let Some(note) = marker.note(*place, value) {
-                // What stands in a loop is noted as it was the last time.
+                // In a loop, the last value wins.
                 let same =
                     |other: &Note| (other.line, other.column, &other.text) == (note.line, note.column, &note.text);
                 notes.retain(|other| !same(other));
@@ -139,7 +140,7 @@ impl Tracer {
         Some(Trace { function: function.to_owned(), notes, result, decided })
     }
 
-    /// A call of the noting function, to be filled in.
+    /// A call of the recording function, to be filled in.
     fn template(&self) -> Option<FnCallExpr> {
         let ast = self.engine.compile(format!("{NOTE}(0, 0)")).ok()?;
         ast.statements().iter().find_map(|statement| match statement {
@@ -153,15 +154,15 @@ impl Tracer {
     }
 }
 
-/// What a file imports, so that the copy sees it as well.
+/// The file's imports, so that the copy sees them as well.
 fn imports(ast: &AST) -> Vec<Stmt> {
     ast.statements().iter().filter(|statement| matches!(statement, Stmt::Import(..))).cloned().collect()
 }
 
-/// Wraps the parts of a function.
+/// Wraps the parts of a function in calls of the recording function.
 struct Marker {
     template: FnCallExpr,
-    /// What is noted under each number: where it stands, its text, whether it reads.
+    /// The position, source text and `reads` flag of each numbered place.
     places: Vec<(Position, String, bool)>,
 }
 
@@ -260,7 +261,7 @@ impl Marker {
                 for argument in &mut call.args {
                     self.expression(argument);
                 }
-                // A call that sees the caller's variables would see those of the note.
+                // A call that sees the caller's variables would see those of the recording function.
                 if !call.capture_parent_scope {
                     self.wrap(expression, position, written, false);
                 }
@@ -269,7 +270,7 @@ impl Marker {
         }
     }
 
-    /// What stands within a chain: arguments of methods and indexes, not the steps themselves.
+    /// Wraps the arguments of methods and indexes within a chain, but not its steps.
     fn arguments(&mut self, step: &mut Expr) {
         match step {
             Expr::Dot(parts, ..) | Expr::Index(parts, ..) => {
@@ -304,7 +305,7 @@ fn ends_in_call(step: &Expr) -> bool {
     }
 }
 
-/// An expression as people write it; what is long is cut.
+/// An expression as source text, abbreviated if it is long.
 fn text(expression: &Expr) -> String {
     let list = |items: &mut dyn Iterator<Item = &Expr>| items.map(text).collect::<Vec<_>>().join(", ");
     match expression {
@@ -314,7 +315,7 @@ fn text(expression: &Expr) -> String {
             format!("{}.{}", text(&parts.lhs), text(&parts.rhs))
         }
         Expr::Index(parts, ..) => match &parts.rhs {
-            // `a[0].b` is kept as `a[` `0 . b`.
+            // Rhai stores `a[0].b` as `a` indexed by `0.b`.
             Expr::Dot(inner, ..) => format!("{}[{}].{}", text(&parts.lhs), text(&inner.lhs), text(&inner.rhs)),
             Expr::Index(inner, ..) => format!("{}[{}][{}]", text(&parts.lhs), text(&inner.lhs), text(&inner.rhs)),
             index => format!("{}[{}]", text(&parts.lhs), text(index)),
@@ -338,7 +339,7 @@ fn text(expression: &Expr) -> String {
     }
 }
 
-/// A value as it is shown to people, cut where it is long.
+/// A value formatted for people, truncated if it is long.
 pub(in crate::rule) fn show(value: &Dynamic) -> String {
     let text = if value.is_unit() {
         return "()".to_owned();
@@ -355,7 +356,7 @@ pub(in crate::rule) fn show(value: &Dynamic) -> String {
     }
 }
 
-/// The file's line that a note is about.
+/// The source line that a note is about.
 pub fn line_of(rule: &CompiledRule, line: usize) -> Option<String> {
     let text = rule.running.resources.imports.text(Path::new(&rule.file))?;
     text.lines().nth(line.checked_sub(1)?).map(|line| line.trim().to_owned())

@@ -1,14 +1,16 @@
-//! `event` as a rule sees it: one nested Rhai map, built once per event and shared by all rules without a copy.
+//! `event` as rules see it: one nested Rhai map, built once per event and shared by all rules without copying.
 //!
-//! The map is shared as a whole, and every value in it is read-only, so that assigning to a field that exists, or calling a
-//! method that changes something, is an error in the rule. Rhai still lets a script add a *new* key to a shared map; a rule
-//! that contains any assignment to a property is therefore given a view of its own (`CompiledRule::assigns_properties`). Both
-//! together: no rule can change what the next one sees.
+//! The map is shared as a whole, and every value in it is read-only: assigning to an existing field, or calling a
+//! method that changes something, is an error in the rule. Rhai still lets a script add a *new* key to a shared map,
+//! so a rule that contains any assignment to a property gets its own view (`CompiledRule::assigns_properties`).
+//! Together, these two measures guarantee that no rule can change what the next one sees.
 //!
-//! Values inside are not shared one by one: Rhai's size limits fail on shared values within lists and maps (1.27). A path such
-//! as `event.attributes.actor.email` is followed in place all the same, and copies only what stands at its end.
+//! The values inside are not shared individually: Rhai's size limits do not work for shared values within lists and
+//! maps (1.27). A path such as `event.attributes.actor.email` is still followed in place, and copies only the value
+//! at its end.
 //!
-//! Absent data reads as `()`: a missing key does so in Rhai itself, and `library::absent` lets one go on from there.
+//! Absent data reads as `()`. Rhai itself does this for missing keys; `library::absent` allows going further from
+//! there.
 
 use std::fmt;
 
@@ -24,20 +26,20 @@ use crate::model::{
 };
 use crate::rule::script::{bounds, fields, memory::Expectation};
 
-/// What a rule that listens to another's matches is told of one.
+/// A match, as passed to rules that subscribe to it with `on`.
 #[derive(Debug, Clone)]
 pub struct MatchInfo {
-    /// The other rule.
+    /// The rule that matched.
     pub rule: RuleId,
     /// The match's severity.
     pub severity: Severity,
-    /// Its dedup key.
+    /// The match's dedup key.
     pub key: String,
-    /// Its title.
+    /// The match's title.
     pub title: String,
-    /// The rule's risk.
+    /// The risk that the rule adds to the actor.
     pub risk: u32,
-    /// It is the first of its alert.
+    /// Whether the match opened its alert.
     pub opened: bool,
 }
 
@@ -46,14 +48,13 @@ pub struct MatchInfo {
 pub struct EventView(Dynamic);
 
 impl EventView {
-    /// The view of a stored event, with the short names beside Atlassian's own: `action`, `activity`, `category`, `actor`,
-    /// `target`, `time` (RFC 3339, UTC), `ip`, `geo`, `source`, `flags`.
+    /// The view of a stored event. Next to Atlassian's own names it has the short names `action`, `activity`,
+    /// `category`, `actor`, `target`, `time` (RFC 3339, UTC), `ip`, `geo`, `source` and `flags`.
     pub fn new(event: &Event, catalog: &Catalog) -> Self {
         Self(share(Dynamic::from_map(top(event, catalog))))
     }
 
-    /// The view of a match: of its event, with what the rule said of it beside: `rule`, `severity`, `key`, `title`,
-    /// `risk`.
+    /// The view of a match: its event, with `rule`, `severity`, `key`, `title`, `risk` and `opened` of the match.
     pub fn of_match(event: &Event, matched: &MatchInfo, catalog: &Catalog) -> Self {
         let mut top = top(event, catalog);
         top.insert("rule".into(), text(matched.rule.as_str()));
@@ -65,7 +66,7 @@ impl EventView {
         Self(share(Dynamic::from_map(top)))
     }
 
-    /// The view of an event after which something was expected that did not happen.
+    /// The view of a missed expectation: the event that began it, with `key`, `expected` (the name) and `since`.
     pub fn of_failed(event: &Event, failed: &Expectation, catalog: &Catalog) -> Self {
         let mut top = top(event, catalog);
         top.insert("key".into(), text(&failed.key));
@@ -74,7 +75,7 @@ impl EventView {
         Self(share(Dynamic::from_map(top)))
     }
 
-    /// The value to hand to a rule: a pointer, not a copy.
+    /// The value to pass to a rule: a pointer, not a copy.
     pub fn value(&self) -> Dynamic {
         self.0.clone()
     }
@@ -82,7 +83,7 @@ impl EventView {
 
 fn top(event: &Event, catalog: &Catalog) -> Map {
     let mut top = parse(&event.legible());
-    // The entry's own where there is a usable one.
+    // The event's own id, if it is usable.
     top.insert("id".into(), text(event.id.as_str()));
     let attribute = |path: &[&str]| top.get("attributes").map_or(Dynamic::UNIT, |attributes| walk(attributes, path));
     let actor = attribute(&["actor"]);
@@ -111,7 +112,7 @@ fn top(event: &Event, catalog: &Catalog) -> Map {
     top
 }
 
-/// What stands at the end of a path; on the way nothing is copied.
+/// The value at the end of a path; nothing else is copied.
 fn walk(value: &Dynamic, path: &[&str]) -> Dynamic {
     let Some((key, rest)) = path.split_first() else {
         return value.clone();
@@ -120,7 +121,7 @@ fn walk(value: &Dynamic, path: &[&str]) -> Dynamic {
     map.and_then(|map| map.get(*key).map(|next| walk(next, rest))).unwrap_or(Dynamic::UNIT)
 }
 
-/// A JSON value as a read-only, shared Rhai value: for what check rules see.
+/// A JSON value as a read-only, shared Rhai value: the input of check rules.
 pub fn frozen(value: &serde_json::Value) -> Dynamic {
     share(Seed.deserialize(value).unwrap_or(Dynamic::UNIT))
 }
@@ -133,7 +134,7 @@ fn parse(raw: &str) -> Map {
     seen.and_then(Dynamic::try_cast::<Map>).unwrap_or_default()
 }
 
-/// A value that is handed out without a copy, and cannot be changed.
+/// Makes a value read-only and cheap to hand out, without a copy.
 pub(in crate::rule) fn share(value: Dynamic) -> Dynamic {
     bounds::trusted(value.into_read_only().into_shared().into_read_only())
 }
@@ -146,7 +147,7 @@ fn text(text: &str) -> Dynamic {
     freeze(Dynamic::from(rhai::ImmutableString::from(text)))
 }
 
-/// Reads JSON straight into read-only Rhai values, without a JSON tree between.
+/// Deserializes JSON straight into read-only Rhai values, without an intermediate JSON tree.
 struct Seed;
 
 impl<'de> DeserializeSeed<'de> for Seed {
@@ -177,7 +178,7 @@ impl<'de> Visitor<'de> for Seed {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Dynamic, E> {
-        #[expect(clippy::cast_precision_loss, reason = "Rhai has no unsigned numbers; JSON's own are floats")]
+        #[expect(clippy::cast_precision_loss, reason = "Rhai has no unsigned integers; larger ones become floats")]
         let or_float = |_| Dynamic::from(value as f64);
         Ok(freeze(i64::try_from(value).map_or_else(or_float, Dynamic::from)))
     }

@@ -1,5 +1,5 @@
-//! Going on from a field that is not there: indexing `()` gives `()`, and the questions that rules ask of texts and lists
-//! answer as an empty one would.
+//! Lets scripts go on from an absent field: indexing `()` gives `()`, and the usual methods of strings and lists
+//! behave as on an empty one.
 
 use std::any::TypeId;
 
@@ -10,8 +10,8 @@ use crate::rule::script::vocabulary;
 pub(super) fn register(engine: &mut Engine) {
     engine.register_indexer_get(|_: &mut (), _: &str| Dynamic::UNIT);
     engine.register_indexer_get(|_: &mut (), _: i64| Dynamic::UNIT);
-    // A text, a number or a list where a map is documented: what stands below it is not there. Rhai knows getters by name only, so this
-    // holds for the names that Atlassian documents.
+    // A string, number or list where a map is documented: everything below it reads as absent. Rhai resolves getters
+    // by name only, so this covers just the names that Atlassian documents.
     for name in vocabulary::names() {
         engine.register_get(name, |_: &mut ImmutableString| Dynamic::UNIT);
         engine.register_get(name, |_: &mut i64| Dynamic::UNIT);
@@ -23,7 +23,7 @@ pub(super) fn register(engine: &mut Engine) {
 
     for name in ["contains", "starts_with", "ends_with"] {
         engine.register_fn(name, |(): (), _: Dynamic| false);
-        // `"text".contains(event.absent)`: nothing contains what is not there.
+        // `"text".contains(event.absent)` is false: nothing contains an absent value.
         engine.register_fn(name, |_: ImmutableString, (): ()| false);
     }
     engine.register_fn("is_empty", |(): ()| true);
@@ -37,7 +37,7 @@ pub(super) fn register(engine: &mut Engine) {
         engine.register_fn(name, |(): ()| Array::new());
     }
     engine.register_fn("split", |(): (), _: Dynamic| Array::new());
-    // `for item in event.absent { … }` runs no time.
+    // The body of `for item in event.absent { … }` never runs.
     let mut nothing = Module::new();
     nothing.set_iter(TypeId::of::<()>(), |_| Box::new(std::iter::empty()));
     engine.register_global_module(nothing.into());

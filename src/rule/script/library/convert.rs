@@ -1,4 +1,4 @@
-//! Taking values for what they are meant as: `number(event.attributes.count, 0)`.
+//! Converting values to the type that is meant: `number(event.attributes.count, 0)`.
 
 use rhai::{Array, Dynamic};
 
@@ -8,7 +8,7 @@ use crate::rule::script::host::Call;
 
 pub(super) const TOPIC: Topic = Topic {
     title: "Values",
-    about: "Fields of real events are sometimes of another type than documented. These take them for what is meant.",
+    about: "Fields of real events sometimes have another type than documented. These functions convert them.",
     functions: FUNCTIONS,
 };
 
@@ -17,7 +17,7 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "number",
         parameters: &[needs("value", "anything"), may("default", "anything")],
         gives: "a number, or the default",
-        about: "The value as a whole number or a fraction, read from a text if need be.",
+        about: "Convert the value to an integer or a float; strings are parsed.",
         examples: &[(r#"number("42")"#, "42"), (r#"number("many", 0)"#, "0"), ("number(())", "()")],
         errors: "",
         run: number,
@@ -26,18 +26,19 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "as_list",
         parameters: &[needs("value", "anything")],
         gives: "a list",
-        about: "A list as it is, nothing as an empty list, and anything else as a list of one.",
+        about: "Convert the value to a list: a list stays as it is, `()` becomes an empty list, and anything else a \
+                list of one.",
         examples: &[("as_list(event.nothing)", "[]"), ("as_list(5)", "[5]"), ("as_list([1, 2])", "[1, 2]")],
         errors: "",
         run: as_list,
     },
     HostFunction {
         name: "join",
-        parameters: &[needs("values", "list"), needs("separator", "text")],
-        gives: "a text, or `()`",
-        about: "The values of a list in one text. Absent ones are left out.",
+        parameters: &[needs("values", "list"), needs("separator", "string")],
+        gives: "a string, or `()`",
+        about: "Join the values of a list into one string. Absent values are skipped.",
         examples: &[(r#"join(["a", (), "b"], ", ")"#, r#""a, b""#), (r#"join((), ", ")"#, "()")],
-        errors: "the separator is no text",
+        errors: "the separator is not a string, or the result is larger than 256 KiB",
         run: join,
     },
 ];
@@ -84,9 +85,9 @@ fn join(_: &Call, arguments: &[&Dynamic]) -> Returned {
             text.push_str(&separator);
         }
         text.push_str(&item.to_string());
-        // What a rule can build is bounded; so is what is built for it.
+        // The size of strings that a rule builds is limited, so it is limited here too.
         if text.len() > crate::rule::script::bounds::MAX_STRING {
-            return Err("the text would be larger than 256 KiB".to_owned());
+            return Err("the result would be larger than 256 KiB".to_owned());
         }
     }
     Ok(text.into())

@@ -1,4 +1,4 @@
-//! Looking into an event: `event.targets("users")`, `event.get("attributes.context[0].id", "none")`, `event.has(…)`.
+//! Accessing an event: `event.targets("users")`, `event.get("attributes.context[0].id", "none")`, `event.has(…)`.
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
@@ -10,28 +10,34 @@ use crate::rule::script::host::Call;
 
 pub(super) const TOPIC: Topic = Topic {
     title: "The event",
-    about: "`event` has everything under Atlassian's own names (`event.attributes.…`, `event.message.content`), and beside them \
-            `action`, `activity` (the action's name for people, where the organization's list of actions has one), `category` (`admin`, \
-            `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or `unknown`), `actor`, `target` (what was acted on: the first entry of \
-            `attributes.context` that is neither a place, such as a site or the organization, nor the actor; a space or a project only where \
-            nothing else stands beside it; where `context` has none, one of `attributes.container`), `ip`, `time`, `geo` (a map with `country`, \
-            `city`, `region`, as Atlassian says) and `source`. All of these \
-            may be called as `event.targets(\"users\")` or `targets(event, \"users\")`; `get`, `has` and `all` work on any map. (For lists, `all` is Rhai's own: whether something holds of all items.)",
+    about: "`event` has everything under Atlassian's own names (`event.attributes.…`, `event.message.content`), and \
+            these short names:\n\n\
+            - `action`, `ip`, `source`, `time` (in UTC) and `flags` (see \"Unusual events\")\n\
+            - `activity`: the action's display name, if the organization's list of actions has one\n\
+            - `category`: `admin`, `security-policy`, `authentication`, `access`, `app`, `product`, `ai` or \
+            `unknown`\n\
+            - `actor`: who acted\n\
+            - `target`: what was acted on, the first entry of `attributes.context` that is neither a place, such as a \
+            site or the organization, nor the actor; a space or a project only if there is nothing else; if `context` \
+            has none, one of `attributes.container`\n\
+            - `geo`: a map with `country`, `city` and `region`, according to Atlassian\n\n\
+            Each function can be called as `event.targets(\"users\")` or as `targets(event, \"users\")`; `get`, `has` \
+            and `all` work on any map. (For lists, `all` is Rhai's own, which tests whether all items match.)",
     functions: FUNCTIONS,
 };
 
-/// What a function that is given the event as a whole takes of it.
+/// What a function reads of the event that is passed to it as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rule) enum EventUse {
-    /// Fields that are the event's own.
+    /// Only the event's own fields.
     Fields,
-    /// What stands at the path that it is given.
+    /// The value at the path that it is given.
     Paths,
-    /// What organizations say of actions.
+    /// Data from the organization's catalog of actions.
     Catalog,
 }
 
-/// What a function takes of an event; none for one of another subject.
+/// What a function reads of an event; `None` for a function of another topic.
 pub(in crate::rule) fn use_of_event(function: &str) -> Option<EventUse> {
     match function {
         "get" | "has" | "all" => Some(EventUse::Paths),
@@ -45,57 +51,59 @@ pub(in crate::rule) fn use_of_event(function: &str) -> Option<EventUse> {
 const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "get",
-        parameters: &[needs("map", "map"), needs("path", "text"), may("default", "anything")],
-        gives: "what is there, or the default, or `()`",
-        about: "The value at a path of keys joined by dots and indexes in brackets. A key that itself contains a dot is found only as \
-                the whole path.",
+        parameters: &[needs("map", "map"), needs("path", "string"), may("default", "anything")],
+        gives: "the value, else the default, else `()`",
+        about: "Look up the value at a path of keys joined by dots, with indexes in brackets. A key that itself \
+                contains a dot is found only as the whole path.",
         examples: &[
             (r#"event.get("attributes.context[0].id")"#, r#""712020:77c1-ines""#),
             (r#"event.get("attributes.nothing.at.all", "none")"#, r#""none""#),
         ],
-        errors: "the path is no text",
+        errors: "the path is not a string",
         run: get,
     },
     HostFunction {
         name: "has",
-        parameters: &[needs("map", "map"), needs("path", "text")],
+        parameters: &[needs("map", "map"), needs("path", "string")],
         gives: "true or false",
-        about: "Whether something stands at a path: not absent, and not null.",
+        about: "Test whether a path leads to a value that is neither absent nor null.",
         examples: &[(r#"event.has("attributes.actor.email")"#, "true"), (r#"event.has("a.b")"#, "false")],
-        errors: "the path is no text",
+        errors: "the path is not a string",
         run: has,
     },
     HostFunction {
         name: "all",
-        parameters: &[needs("map", "map"), needs("path", "text")],
+        parameters: &[needs("map", "map"), needs("path", "string")],
         gives: "a list",
-        about: "All values at a path in which `[]` stands for every item of a list. Where an object stands in place of a list, it is taken \
-                as a list of one.",
+        about: "Collect all values at a path, in which `[]` stands for every item of a list. An object in place of a \
+                list counts as a list of one.",
         examples: &[
             (r#"event.all("attributes.context[].attributes.email")"#, r#"["ines.carvalho@example.com"]"#),
             (r#"event.all("nothing[].x")"#, "[]"),
         ],
-        errors: "the path is no text",
+        errors: "the path is not a string",
         run: all,
     },
     HostFunction {
         name: "targets",
-        parameters: &[needs("event", "event"), may("type", "text")],
+        parameters: &[needs("event", "event"), may("type", "string")],
         gives: "a list of maps",
-        about: "What was acted on: the entries of `attributes.context` of one type (`users`, `groups`, `sites`, `orgs`, `apps`, `space` …), \
-                or all. Where `context` is an object instead of a list (both were seen), it is a list of one.",
+        about: "List what was acted on: the entries of `attributes.context` of one type (`users`, `groups`, `sites`, \
+                `orgs`, `apps`, `space` …), or all of them. If `context` is an object instead of a list (both \
+                occur), it counts as a list of one.",
         examples: &[
             (r#"event.targets("users")[0].attributes.name"#, r#""Inês Carvalho""#),
             (r#"event.targets("groups").len()"#, "0"),
         ],
-        errors: "the type is no text",
+        errors: "the type is not a string",
         run: targets,
     },
     HostFunction {
         name: "actor_name",
         parameters: &[needs("event", "event")],
-        gives: "a text",
-        about: "Who did it, for titles: the email address if there is one, else the name, else the id, else `somebody`.",
+        gives: "a string",
+        about: "Name the actor, for titles: the email address if there is one, else the name, else the id, else \
+                `somebody`.",
         examples: &[("event.actor_name()", r#""dana.wilson@example.com""#), ("actor_name(())", r#""somebody""#)],
         errors: "",
         run: actor_name,
@@ -103,9 +111,10 @@ const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "actor_key",
         parameters: &[needs("event", "event")],
-        gives: "a text",
-        about: "Who did it, for `dedup` and the keys of what a rule remembers: the id, else the email address, the name, the IP address; \
-                where the event has none of them its own id, so that what nobody is named for never adds up.",
+        gives: "a string",
+        about: "Identify the actor, for `dedup` and memory keys: the id, else the email address, the name or the IP \
+                address. If the event has none of them, the result is the event's own id, so that events without an \
+                actor are not counted together.",
         examples: &[("event.actor_key()", r#""712020:0f3a-dana""#)],
         errors: "",
         run: actor_key,
@@ -114,66 +123,68 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "actor_is_app",
         parameters: &[needs("event", "event")],
         gives: "true or false",
-        about: "Whether an app or Atlassian itself did it: the actor has an `app`, or an email that is no address (`Atlassian app` was \
-                seen).",
+        about: "Test whether an app or Atlassian itself acted: the actor has an `app`, or an `email` that is not an \
+                address (such as `Atlassian app`).",
         examples: &[("event.actor_is_app()", "false")],
         errors: "",
         run: actor_is_app,
     },
     HostFunction {
         name: "target",
-        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
+        parameters: &[needs("event", "event"), may("type", "string, or list of strings")],
         gives: "a map, or `()`",
-        about: "What was acted on, as `event.target` has it; with types the first target of one of them, the actor only where nobody else \
-                stands beside it.",
+        about: "Find what was acted on: without a type, as in `event.target`; otherwise the first target of one of \
+                the types, which is the actor only if there is no other.",
         examples: &[
             (r#"event.target("users").attributes.name"#, r#""Inês Carvalho""#),
             (r#"event.target(["groups", "roles"])"#, "()"),
         ],
-        errors: "the type is neither",
+        errors: "the type is neither a string nor a list of strings",
         run: target_of,
     },
     HostFunction {
         name: "target_name",
-        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
-        gives: "a text",
-        about: "What was acted on, for titles: of `event.target`, or of the first target of a type, the email address, else the name, \
-                else what else tells it apart, else its id. Where there is none, `an unknown target`.",
+        parameters: &[needs("event", "event"), may("type", "string, or list of strings")],
+        gives: "a string",
+        about: "Name what was acted on, for titles: the email address of the target, else its name, else another \
+                attribute that identifies it, else its id. The target is `event.target`, or the first one of the \
+                given types. Without a type, a site or the organization is named if nothing else was acted on. If \
+                there is no target, the result is `an unknown target`.",
         examples: &[
             (r#"event.target_name()"#, r#""ines.carvalho@example.com""#),
             (r#"event.target_name("groups")"#, r#""an unknown target""#),
         ],
-        errors: "the type is neither",
+        errors: "the type is neither a string nor a list of strings",
         run: target_name,
     },
     HostFunction {
         name: "target_id",
-        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
-        gives: "a text, or `()`",
-        about: "The id of what was acted on: of `event.target`, or of the first target of a type.",
+        parameters: &[needs("event", "event"), may("type", "string, or list of strings")],
+        gives: "a string, or `()`",
+        about: "Get the id of what was acted on: of `event.target`, or of the first target of the given types.",
         examples: &[(r#"event.target_id()"#, r#""712020:77c1-ines""#), (r#"event.target_id("groups")"#, "()")],
-        errors: "the type is neither",
+        errors: "the type is neither a string nor a list of strings",
         run: target_id,
     },
     HostFunction {
         name: "target_key",
-        parameters: &[needs("event", "event"), may("type", "text, or list of texts")],
-        gives: "a text",
-        about: "What was acted on, for `dedup`, `unique` and the keys of what a rule remembers: the id of `event.target`, or of the first \
-                target of a type, else its name; where the event names none the event's own id, so that what is not named is never \
-                taken for the same.",
+        parameters: &[needs("event", "event"), may("type", "string, or list of strings")],
+        gives: "a string",
+        about: "Identify what was acted on, for `dedup`, `unique` and memory keys: the id of `event.target`, or of \
+                the first target of the given types, else its name. If there is no target, the result is the event's \
+                own id, so that different unnamed targets are never treated as the same.",
         examples: &[
             (r#"event.target_key()"#, r#""712020:77c1-ines""#),
             (r#"event.target_key("groups") == event.id"#, "true"),
         ],
-        errors: "the type is neither",
+        errors: "the type is neither a string nor a list of strings",
         run: target_key,
     },
     HostFunction {
         name: "is_actor",
         parameters: &[needs("event", "event"), needs("target", "map")],
         gives: "true or false",
-        about: "Whether a target is who did it: by the id, or by the email address.",
+        about: "Test whether a target is the actor, by id or by email address.",
         examples: &[
             (r#"event.is_actor(event.target("users"))"#, "false"),
             (r#"event.is_actor(event.nothing)"#, "false"),
@@ -183,20 +194,20 @@ const FUNCTIONS: &[HostFunction] = &[
     },
     HostFunction {
         name: "action_has",
-        parameters: &[needs("event", "event"), needs("words", "text, or list of texts")],
+        parameters: &[needs("event", "event"), needs("words", "string, or list of strings")],
         gives: "true or false",
-        about: "Whether the action's id has one of these words, whole: `view*` is true of `page_viewed`, and not of `review_started`. In a \
-                word `*` is any text.",
+        about: "Test whether the action's id contains one of these words as a whole: `view*` matches `page_viewed`, \
+                but not `review_started`. In a word, `*` matches any text.",
         examples: &[(r#"event.action_has(["view*", "logged"])"#, "true"), (r#"event.action_has("use")"#, "false")],
-        errors: "the words are neither, or a pattern is none",
+        errors: "the words are neither a string nor a list of strings, or a pattern is invalid",
         run: action_has,
     },
     HostFunction {
         name: "what",
         parameters: &[needs("event", "event")],
-        gives: "a text",
-        about: "What was done, for titles: the action's name for people, else its id, and after a colon what it was done to, where the \
-                event says so.",
+        gives: "a string",
+        about: "Describe what was done, for titles: the action's display name, else its id; then a colon and the \
+                name of the target, if the event has one.",
         examples: &[("event.what()", r#""user_logged_in_as_user: ines.carvalho@example.com""#)],
         errors: "",
         run: what,
@@ -204,9 +215,9 @@ const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "origin",
         parameters: &[needs("event", "event")],
-        gives: "a text",
-        about: "Where it came from: the address with city and country behind it, as far as the event says; else \
-                `an unknown address`.",
+        gives: "a string",
+        about: "Describe where the event came from: the IP address followed by city and country, as far as the event \
+                has them, else `an unknown address`.",
         examples: &[
             ("event.origin()", r#""203.0.113.21 (Berlin, Germany)""#),
             ("origin(())", r#""an unknown address""#),
@@ -217,8 +228,9 @@ const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "from",
         parameters: &[needs("event", "event")],
-        gives: "a text",
-        about: "The end of a title that says where it came from: ` from ` and the origin, or nothing where the event does not say.",
+        gives: "a string",
+        about: "Describe where the event came from as the end of a title: ` from ` and the origin, or an empty \
+                string if the event does not say where.",
         examples: &[("event.from()", r#"" from 203.0.113.21 (Berlin, Germany)""#), ("from(())", r#""""#)],
         errors: "",
         run: from,
@@ -226,9 +238,9 @@ const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "site",
         parameters: &[needs("event", "event")],
-        gives: "a text, or `()`",
-        about: "The site that it happened on: the name, else the address, of the first site in `attributes.container` or \
-                `attributes.context`.",
+        gives: "a string, or `()`",
+        about: "Name the site where it happened: the name, else the address, of the first site in \
+                `attributes.container` or `attributes.context`.",
         examples: &[("event.site()", r#""example-corp""#)],
         errors: "",
         run: site,
@@ -236,9 +248,9 @@ const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "link",
         parameters: &[needs("event", "event")],
-        gives: "a text, or `()`",
-        about: "Where people look the event up: the organization's audit log at admin.atlassian.com, where the event names its \
-                organization. (Atlassian does not document the page's address.)",
+        gives: "a string, or `()`",
+        about: "Link to the organization's audit log at admin.atlassian.com, if the event names its organization. \
+                (Atlassian does not document the address of that page.)",
         examples: &[(
             "event.link()",
             r#""https://admin.atlassian.com/o/00000000-0000-0000-0000-000000000000/audit-log""#,
@@ -272,7 +284,7 @@ fn all(_: &Call, arguments: &[&Dynamic]) -> Returned {
 
 fn targets(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let kind = match argument(arguments, 1) {
-        // `event.targets(event.nothing)`: nothing is of a type that is absent.
+        // `event.targets(event.nothing)`: no target has an absent type.
         Some(kind) if kind.is_unit() => return Ok(Array::new().into()),
         Some(kind) => given(kind, "the type")?,
         None => None,
@@ -306,7 +318,7 @@ fn is_the_actor(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(attributes.is_some_and(|attributes| is_actor(&attributes, first(arguments, 1))).into())
 }
 
-/// The target that a call asks for: of a type where types are given.
+/// The target that a call refers to, of one of the types if any are given.
 fn wanted(arguments: &[&Dynamic]) -> Result<Option<Dynamic>, String> {
     let Some(attributes) = follow(first(arguments, 0), "attributes") else {
         return Ok(None);
@@ -320,7 +332,7 @@ fn wanted(arguments: &[&Dynamic]) -> Result<Option<Dynamic>, String> {
     let types = match texts(types, "the type")? {
         Some(Texts::One(kind)) => vec![kind],
         Some(Texts::Many(kinds)) => kinds,
-        Some(Texts::Named(_)) => return Err("the type must be a text, or a list of texts".to_owned()),
+        Some(Texts::Named(_)) => return Err("the type must be a string or a list of strings".to_owned()),
         None => return Ok(None),
     };
     let context = attributes.get("context").cloned().map_or_else(Array::new, items);
@@ -335,7 +347,7 @@ fn target_of(_: &Call, arguments: &[&Dynamic]) -> Returned {
 fn target_name(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let name = match wanted(arguments)? {
         Some(target) => name_of(&target),
-        // What happened to a site or to the organization as a whole.
+        // Something that happened to a site or to the organization as a whole.
         None => follow(first(arguments, 0), "attributes.context[0]")
             .filter(|_| argument(arguments, 1).is_none())
             .and_then(|place| name_of(&place)),
@@ -357,7 +369,7 @@ fn action_has(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let patterns = match texts(first(arguments, 1), "the words")? {
         Some(Texts::One(word)) => vec![word],
         Some(Texts::Many(words)) => words,
-        Some(Texts::Named(_)) => return Err("the words must be a text, or a list of texts".to_owned()),
+        Some(Texts::Named(_)) => return Err("the words must be a string or a list of strings".to_owned()),
         None => return Ok(false.into()),
     };
     let words = || action.split(['_', '-', '.', ':', ' ']).filter(|word| !word.is_empty());
@@ -367,7 +379,7 @@ fn action_has(call: &Call, arguments: &[&Dynamic]) -> Returned {
             let fits = words().map(|word| call.glob(pattern, word)).collect::<Result<Vec<bool>, String>>()?;
             fits.contains(&true)
         } else {
-            // By far the most are a word, or the beginning of one.
+            // Most patterns are a whole word or a prefix.
             words().any(|word| word.starts_with(begin) && (pattern.ends_with('*') || word == begin))
         };
         if found {

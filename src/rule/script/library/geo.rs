@@ -1,4 +1,4 @@
-//! Where an address is, by a database on disk (MaxMind's format, `.mmdb`), where one is configured.
+//! Geolocation of IP addresses, from configured databases on disk in MaxMind's format (`.mmdb`).
 
 use rhai::Dynamic;
 
@@ -7,18 +7,20 @@ use crate::rule::{manifest::value::data, script::host::Call};
 
 pub(super) const TOPIC: Topic = Topic {
     title: "Places",
-    about: "`event.geo` is what Atlassian says of where the actor was. `geo_ip` looks an address up in databases of your own: set \
-            `geoip = [\"GeoLite2-City.mmdb\", \"GeoLite2-ASN.mmdb\"]` under `[rules]`. Without one it gives `()`, so a rule that uses it works \
-            everywhere and says more where it can. A replay uses the databases of today.",
+    about: "`event.geo` is the actor's location according to Atlassian. `geo_ip` looks an address up in your own \
+            databases: set `geoip = [\"GeoLite2-City.mmdb\", \"GeoLite2-ASN.mmdb\"]` under `[rules]`. Without a \
+            database it returns `()`, so a rule that uses it works everywhere and reports more where a database is \
+            available. A replay uses the current databases.",
     functions: FUNCTIONS,
 };
 
 const FUNCTIONS: &[HostFunction] = &[HostFunction {
     name: "geo_ip",
-    parameters: &[needs("ip", "text")],
+    parameters: &[needs("ip", "string")],
     gives: "a map, or `()`",
-    about: "What the databases say of an address: `country` (two letters), `country_name`, `city`, `asn` (a number), `organization`; those that they \
-            know. `()` where they know nothing, or there are none.",
+    about: "Look up an IP address in the configured databases. The map has those of `country` (two letters), \
+            `country_name`, `city`, `asn` (a number) and `organization` that the databases know. The result is `()` \
+            if they know nothing or none is configured.",
     examples: &[("geo_ip(event.ip).country", "()"), ("geo_ip(event.nothing)", "()")],
     errors: "",
     run: geo_ip,

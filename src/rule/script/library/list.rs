@@ -1,4 +1,4 @@
-//! Functions that look into named lists.
+//! Functions for named lists.
 
 use std::any::TypeId;
 
@@ -12,21 +12,24 @@ use crate::rule::{
 
 pub(super) const TOPIC: Topic = Topic {
     title: "Lists",
-    about: "Files under `rules/lists/`: `admins.txt` is `list(\"admins\")`. A `.txt` has an entry a line, with `#` for comments; a `.csv` a header \
-            row, and entries in its first column; a `.json` a list of texts, or an object whose keys are the entries. They are read again \
-            when they are saved, and an alert says which version of a list its rule looked into (`lists`).\n\n\
-            How entries are compared is said where it is asked: `list(\"admins\").contains(x)` and `x in list(\"admins\")` exactly, \
-            `same(x, list(…))` whatever the case, `glob(x, list(…))` with entries as patterns, `in_cidr(ip, list(…))` with entries as networks. \
-            A list has `len()`, `is_empty()` and `values()`, and can be gone through with `for`.",
+    about: "Files under `rules/lists/`: `list(\"admins\")` is `admins.txt`, `admins.csv` or `admins.json`. A `.txt` \
+            file has one entry per line, with `#` for comments; a `.csv` file has a header row, and the entries in \
+            its first column; a `.json` file has a list of strings, or an object whose keys are the entries. Lists \
+            are reloaded when they are saved, and an alert records which version of a list its rule used \
+            (`lists`).\n\n\
+            The function that uses a list decides how entries are compared: `list(\"admins\").contains(x)` and `x in \
+            list(\"admins\")` exactly, `same(x, list(…))` ignoring case, `glob(x, list(…))` as patterns, \
+            `in_cidr(ip, list(…))` as networks. A list has `len()`, `is_empty()` and `values()`, and works in `for` \
+            loops.",
     functions: FUNCTIONS,
 };
 
 const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "list",
-        parameters: &[needs("name", "text")],
+        parameters: &[needs("name", "string")],
         gives: "a named list",
-        about: "The list that the file `rules/lists/NAME.txt`, `.csv` or `.json` holds.",
+        about: "Open the list in the file `rules/lists/NAME.txt`, `.csv` or `.json`.",
         examples: &[
             (r#"list("admins").contains(event.actor.email)"#, "true"),
             (r#"event.nothing in list("admins")"#, "false"),
@@ -37,10 +40,10 @@ const FUNCTIONS: &[HostFunction] = &[
     },
     HostFunction {
         name: "lookup",
-        parameters: &[needs("name", "text"), needs("key", "text")],
+        parameters: &[needs("name", "string"), needs("key", "string")],
         gives: "a map, or `()`",
-        about: "What a list says of one of its entries: the columns of its row by the names in the header, or the object's value. The entry \
-                is looked for exactly, then whatever the case of its letters.",
+        about: "Look up an entry of a list: the columns of its row by the names in the header, or the object's \
+                value. An exact match is preferred to one that ignores case.",
         examples: &[
             (r#"lookup("offices", "203.0.113.0/24").city"#, r#""Berlin""#),
             (r#"lookup("offices", event.nothing).city"#, "()"),
@@ -50,7 +53,7 @@ const FUNCTIONS: &[HostFunction] = &[
     },
 ];
 
-/// What Rhai needs to know of the type: `in`, `for`, and the questions asked of any list.
+/// Registers the type with Rhai: `in`, `for`, and the methods that any list has.
 pub(super) fn register(engine: &mut Engine) {
     engine.register_type_with_name::<NamedList>("named list");
     engine.register_fn("contains", |list: &mut NamedList, value: Dynamic| {
@@ -75,12 +78,12 @@ pub(super) fn register(engine: &mut Engine) {
 }
 
 fn list(call: &Call, arguments: &[&Dynamic]) -> Returned {
-    let name = given(first(arguments, 0), "the list's name")?.unwrap_or_default();
+    let name = given(first(arguments, 0), "the name")?.unwrap_or_default();
     call.list(&name).map(Dynamic::from)
 }
 
 fn lookup(call: &Call, arguments: &[&Dynamic]) -> Returned {
-    let name = given(first(arguments, 0), "the list's name")?.unwrap_or_default();
+    let name = given(first(arguments, 0), "the name")?.unwrap_or_default();
     let list = call.list(&name)?;
     let key = data(first(arguments, 1));
     Ok(or_unit(key.and_then(|key| list.row(&key))))

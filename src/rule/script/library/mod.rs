@@ -1,12 +1,12 @@
-//! Host functions: what a rule can call beyond Rhai's own standard library. One file a subject.
+//! Host functions: what a rule can call beyond Rhai's standard library. One file per topic.
 //!
-//! A function is a row of a table: its name, what it takes and gives, what it does, an example, and the code. The engine's
-//! registrations, the reference (`docs/rule-language.md`), the editor's definitions (`*.d.rhai`) and the tests of the examples
-//! are all made from the rows, so that they cannot drift apart.
+//! A function is a row of a table: its name, parameters, result, description, examples and code. The engine's
+//! registrations, the reference (`docs/rule-language.md`), the editor definitions (`*.d.rhai`) and the tests of the
+//! examples are all generated from the rows, so they cannot drift apart.
 //!
-//! None of them does I/O or reads a clock. Audit events are ragged, so data of a wrong type is taken as absent, and a function
-//! of absent data gives `()`, false, or an empty list. What an author writes (a pattern, a time zone, the name of a list) is
-//! held to: a mistake there is an error.
+//! Host functions do no I/O and read no clock. Audit events are ragged: data of the wrong type counts as absent, and
+//! for absent data a function returns `()`, false, or an empty list. Whatever the author writes (a pattern, a time
+//! zone, the name of a list) is checked: a mistake there is an error.
 
 use std::{any::TypeId, sync::Arc};
 
@@ -35,47 +35,47 @@ pub(in crate::rule) use state::NEW_COUNTRY;
 /// A parameter of a host function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parameter {
-    /// Its name.
+    /// The parameter's name.
     pub name: &'static str,
-    /// What it takes, in the words of the reference.
+    /// The accepted types, as written in the reference.
     pub takes: &'static str,
-    /// Whether it may be left out; only the last ones.
+    /// Whether it may be omitted; only trailing parameters can be optional.
     pub optional: bool,
 }
 
-/// A host function.
+/// A host function, with its documentation.
 #[derive(Clone, Copy)]
 pub struct HostFunction {
-    /// Its name.
+    /// The function's name.
     pub name: &'static str,
-    /// What it takes.
+    /// The parameters, in order.
     pub parameters: &'static [Parameter],
-    /// What it gives, in the words of the reference.
+    /// The result, as written in the reference.
     pub gives: &'static str,
-    /// What it does.
+    /// What the function does, in imperative sentences.
     pub about: &'static str,
-    /// Calls, each with what it gives, as expressions about the reference's event.
+    /// Example calls on the reference's event, each with its result.
     pub examples: &'static [(&'static str, &'static str)],
-    /// When it throws; empty: never.
+    /// When the function throws, as a clause after "if"; empty if never.
     pub errors: &'static str,
     run: fn(&Call, &[&Dynamic]) -> Returned,
 }
 
-/// What a function gives, or what the author of the rule did wrong.
+/// A function's result, or the mistake of the rule's author.
 type Returned = Result<Dynamic, String>;
 
-/// Functions about one subject.
+/// A group of functions with a section in the reference.
 #[derive(Debug, Clone, Copy)]
 pub struct Topic {
-    /// Heading in the reference.
+    /// The section's heading.
     pub title: &'static str,
-    /// A few words about it.
+    /// The section's introduction.
     pub about: &'static str,
-    /// The functions.
+    /// The functions of this topic.
     pub functions: &'static [HostFunction],
 }
 
-/// All host functions, by subject, in the order of the reference.
+/// All host functions by topic, in the order of the reference.
 pub const TOPICS: &[Topic] =
     &[event::TOPIC, text::TOPIC, net::TOPIC, time::TOPIC, list::TOPIC, geo::TOPIC, convert::TOPIC, state::TOPIC];
 
@@ -86,59 +86,59 @@ impl std::fmt::Debug for HostFunction {
 }
 
 impl HostFunction {
-    /// How few arguments it takes.
+    /// The minimum number of arguments.
     pub fn least(&self) -> usize {
         self.parameters.iter().filter(|parameter| !parameter.optional).count()
     }
 
-    /// Whether it is about what rules remember, and can be called on a memory that rules share.
+    /// Whether it uses rule memory, and so can be called on a shared memory.
     pub fn remembers(&self) -> bool {
         remembers(self.name)
     }
 
-    /// Calls it outside of any rule: whether it refuses what it is given.
+    /// Calls it outside any rule, to check whether it accepts these arguments.
     pub(in crate::rule) fn attempt(&self, call: &Call, arguments: &[&Dynamic]) -> Result<(), String> {
         (self.run)(call, arguments).map(drop)
     }
 
-    /// Whether it takes so many arguments.
+    /// Whether it accepts this number of arguments.
     pub fn takes(&self, arguments: usize) -> bool {
         (self.least()..=self.parameters.len() + usize::from(self.remembers())).contains(&arguments)
     }
 }
 
-/// Whether a function of this name is about what rules remember.
+/// Whether a function of this name uses rule memory.
 pub(in crate::rule) fn remembers(name: &str) -> bool {
     state::TOPIC.functions.iter().any(|function| function.name == name)
 }
 
-/// Whether a function of this name looks into address databases.
+/// Whether a function of this name reads address databases.
 pub(in crate::rule) fn reads_places(name: &str) -> bool {
     geo::TOPIC.functions.iter().any(|function| function.name == name)
 }
 
-/// A parameter that must be given.
+/// A required parameter.
 const fn needs(name: &'static str, takes: &'static str) -> Parameter {
     Parameter { name, takes, optional: false }
 }
 
-/// A parameter that may be left out.
+/// An optional parameter.
 const fn may(name: &'static str, takes: &'static str) -> Parameter {
     Parameter { name, takes, optional: true }
 }
 
-/// Registers all host functions with an engine whose calls `call` knows of.
+/// Registers all host functions with an engine; they use `call` as their context.
 pub(in crate::rule) fn register(engine: &mut Engine, call: &Arc<Call>) {
     absent::register(engine);
     list::register(engine);
     state::register(engine);
     for function in TOPICS.iter().flat_map(|subject| subject.functions) {
-        // A call on `common("name")` has that as its first argument.
+        // A call on `common("name")` has that as an additional first argument.
         let most = function.parameters.len() + usize::from(function.remembers());
         for arguments in function.least()..=most {
             let mut types = vec![TypeId::of::<Dynamic>(); arguments];
             add(engine, call, function, &types);
-            // Rhai's own `get` for maps, and `all` for lists, would be preferred to one that takes anything.
+            // Rhai would prefer its own `get` for maps and `all` for lists to a function that takes any type.
             let own = match function.name {
                 "get" => TypeId::of::<Map>(),
                 "all" => TypeId::of::<Array>(),
@@ -153,7 +153,7 @@ pub(in crate::rule) fn register(engine: &mut Engine, call: &Arc<Call>) {
 fn add(engine: &mut Engine, call: &Arc<Call>, function: &'static HostFunction, types: &[TypeId]) {
     let call = Arc::clone(call);
     engine.register_raw_fn(function.name, types, move |context, arguments| {
-        // One call may do the work of many operations, which the engine counts as one.
+        // One call may do the work of many operations, but the engine counts it as one.
         call.check_time(context.call_position())?;
         let given: Vec<&Dynamic> = arguments.iter().map(|argument| &**argument).collect();
         (function.run)(&call, &given).map_err(|problem| {
@@ -163,28 +163,28 @@ fn add(engine: &mut Engine, call: &Arc<Call>, function: &'static HostFunction, t
     });
 }
 
-/// A text that the author of the rule must give. `None` where it is absent data after all.
+/// A string that the rule's author must pass. `None` if the argument is absent data.
 fn given(value: &Dynamic, what: &str) -> Result<Option<ImmutableString>, String> {
     if value.is_unit() {
         return Ok(None);
     }
     data(value)
         .map(Some)
-        .ok_or_else(|| format!("{what} must be a text, found {}", crate::rule::manifest::value::describe(value)))
+        .ok_or_else(|| format!("{what} must be a string, found {}", crate::rule::manifest::value::describe(value)))
 }
 
-/// An argument that may be left out.
+/// An optional argument.
 fn argument<'a>(arguments: &'a [&Dynamic], index: usize) -> Option<&'a Dynamic> {
     arguments.get(index).copied()
 }
 
-/// An argument that must be there: the registration sees to it.
+/// A required argument: registration guarantees that it is there.
 fn first<'a>(arguments: &'a [&Dynamic], index: usize) -> &'a Dynamic {
     const ABSENT: &Dynamic = &Dynamic::UNIT;
     arguments.get(index).copied().unwrap_or(ABSENT)
 }
 
-/// Texts that an author gives to compare with: one text, a list of texts, or a named list.
+/// The strings to compare with: one string, a list of strings, or a named list.
 enum Texts {
     One(ImmutableString),
     Many(Vec<ImmutableString>),
@@ -202,14 +202,14 @@ fn texts(value: &Dynamic, what: &str) -> Result<Option<Texts>, String> {
         return Ok(Some(Texts::Named(list.clone())));
     }
     if let Some(items) = value.read_lock::<Array>() {
-        // Items that are no texts, as in a list out of an event, compare with nothing.
+        // Items that are not strings, as in a list from an event, never match.
         return Ok(Some(Texts::Many(items.iter().filter_map(data).collect())));
     }
     let found = crate::rule::manifest::value::describe(value);
-    Err(format!("{what} must be a text, a list of texts, or `list(\"…\")`, found {found}"))
+    Err(format!("{what} must be a string, a list of strings, or `list(\"…\")`, found {found}"))
 }
 
-/// A value that is absent where the option is.
+/// Converts `None` to `()`.
 fn or_unit<T: Into<Dynamic>>(value: Option<T>) -> Dynamic {
     value.map_or(Dynamic::UNIT, Into::into)
 }

@@ -1,4 +1,4 @@
-//! Addresses of the internet, versions 4 and 6.
+//! IP addresses, versions 4 and 6.
 
 use std::net::IpAddr;
 
@@ -13,29 +13,31 @@ use crate::rule::script::{
 
 pub(super) const TOPIC: Topic = Topic {
     title: "Addresses",
-    about: "IPv4 and IPv6. An IPv4 address that is written as an IPv6 one (`::ffff:10.0.0.1`) is taken for what it is.",
+    about: "IPv4 and IPv6. An IPv4-mapped IPv6 address (`::ffff:10.0.0.1`) is treated as the IPv4 address.",
     functions: FUNCTIONS,
 };
 
 const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "in_cidr",
-        parameters: &[needs("ip", "text"), needs("networks", "text, list of texts, or named list")],
+        parameters: &[needs("ip", "string"), needs("networks", "string, list of strings, or named list")],
         gives: "true or false",
-        about: "Whether the address lies in a network, or in one of several. A single address is a network of one.",
+        about: "Test whether the IP address is in a network, or in one of several, in CIDR notation. A single \
+                address is a network of one.",
         examples: &[
             (r#"in_cidr(event.ip, "203.0.113.0/24")"#, "true"),
             (r#"in_cidr("2001:db8::1", ["10.0.0.0/8", "2001:db8::/32"])"#, "true"),
             (r#"in_cidr(event.nothing, "10.0.0.0/8")"#, "false"),
         ],
-        errors: "a network that is none",
+        errors: "a network is invalid",
         run: in_cidr,
     },
     HostFunction {
         name: "is_private",
-        parameters: &[needs("ip", "text")],
+        parameters: &[needs("ip", "string")],
         gives: "true or false",
-        about: "Whether the address belongs to no one on the internet: private, loopback, link-local, unique local, and carrier NAT.",
+        about: "Test whether the IP address is not on the public internet: private, loopback, link-local, unique \
+                local, unspecified, or carrier-grade NAT.",
         examples: &[
             (r#"is_private("10.1.2.3")"#, "true"),
             (r#"is_private("fd00::1")"#, "true"),
@@ -46,9 +48,9 @@ const FUNCTIONS: &[HostFunction] = &[
     },
     HostFunction {
         name: "is_ip",
-        parameters: &[needs("text", "text")],
+        parameters: &[needs("text", "string")],
         gives: "true or false",
-        about: "Whether the text is an address, of either version.",
+        about: "Test whether the text is an IP address, of either version.",
         examples: &[(r#"is_ip("::1")"#, "true"), (r#"is_ip("example.com")"#, "false")],
         errors: "",
         run: is_ip,

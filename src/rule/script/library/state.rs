@@ -1,4 +1,4 @@
-//! Remembering from one event to the next: how often, how many different, for the first time, in which order.
+//! Rule memory: how often, how many distinct values, for the first time, in which order.
 
 use std::time::Duration;
 
@@ -19,20 +19,22 @@ use crate::{
 
 pub(super) const TOPIC: Topic = Topic {
     title: "Memory",
-    about: "What a rule knows of earlier events, by a key of your choice: an actor, an address, both. Each rule has a memory of its own; \
-            `common(\"name\")` is one that rules share on purpose: `common(\"logins\").count(key, \"10m\")`. It survives restarts, is the same in a \
-            replay, and follows the times of events: an event that comes late counts where it belongs.\n\n\
-            What is noted is kept until the newest event is twice its window (or lifetime) past it. From then on it is as if it had never been \
-            noted, and an event that comes later than that notes nothing. Ask with the window that was noted with, or a shorter one. What \
-            `remember` writes replaces what was there.\n\n\
-            Only `fn rule` writes; in all other functions the same calls only look. Put the calls last in a condition: what stands before \
-            an `&&` that is false keeps them from being reached. A key that is absent remembers nothing, and gives 0 or false. A rule may keep \
-            200,000 keys and 64 MiB, in its own memory and those that it shares; then those nearest to their end are forgotten, and an alert \
-            says so.",
+    about: "What a rule knows about earlier events, by a key of your choice: an actor, an address, or both. Each \
+            rule has its own memory; `common(\"name\")` is a memory that several rules share: \
+            `common(\"logins\").count(key, \"10m\")`. Memory survives restarts, is the same in a replay, and uses \
+            event time: a late event counts at the time it happened.\n\n\
+            An entry is kept until the newest event is twice the entry's window (or lifetime) past it. From then on \
+            it is as if it had never been recorded, and an event that arrives even later records nothing. Query with \
+            the window that was used to record, or a shorter one. Windows and lifetimes are durations of at most \
+            `366d`. `remember` replaces the previous value.\n\n\
+            Only `fn rule` writes; in all other functions the same calls only read. Put the calls last in a \
+            condition: they are not reached if something before an `&&` is false. An absent key records nothing, and \
+            gives 0 or false. A rule may keep 200,000 keys and 64 MiB, in its own memory and in those it shares; \
+            beyond that, the entries closest to their end are dropped, and an alert reports it.",
     functions: FUNCTIONS,
 };
 
-/// How long a country is known, where the rule does not say.
+/// Default lifetime of a country in `new_country`.
 pub(crate) const NEW_COUNTRY: Duration = Duration::from_secs(90 * 86_400);
 
 const WINDOW: super::Parameter = needs("window", "duration");
@@ -40,156 +42,165 @@ const WINDOW: super::Parameter = needs("window", "duration");
 const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "count",
-        parameters: &[needs("key", "text"), WINDOW],
+        parameters: &[needs("key", "string"), WINDOW],
         gives: "a number",
-        about: "Notes this event under the key, and says how many were noted in the window that ends with it.",
+        about: "Record this event under the key, and count the events recorded in the window that ends with it.",
         examples: &[("count(event.actor.email, \"10m\")", "1"), ("count(event.nothing, \"10m\")", "0")],
-        errors: "a window that is no duration",
+        errors: "the window is not a valid duration",
         run: count,
     },
     HostFunction {
         name: "counted",
-        parameters: &[needs("key", "text"), WINDOW],
+        parameters: &[needs("key", "string"), WINDOW],
         gives: "a number",
-        about: "How many events `count` noted under the key in the window that ends with this one, which itself is not noted.",
+        about: "Count the events that `count` recorded under the key in the window that ends with this event, \
+                without recording this event.",
         examples: &[
             ("counted(event.actor.email, \"10m\")", "0"),
             ("count(\"k\", \"10m\") == 1 && counted(\"k\", \"10m\") == 1", "true"),
         ],
-        errors: "a window that is no duration",
+        errors: "the window is not a valid duration",
         run: counted,
     },
     HostFunction {
         name: "rate",
-        parameters: &[needs("key", "text"), WINDOW],
+        parameters: &[needs("key", "string"), WINDOW],
         gives: "a number",
-        about: "The same, as events a minute.",
+        about: "Like `count`, but return events per minute.",
         examples: &[("rate(event.actor.email, \"2m\")", "0.5")],
-        errors: "a window that is no duration",
+        errors: "the window is not a valid duration",
         run: rate,
     },
     HostFunction {
         name: "distinct",
-        parameters: &[needs("key", "text"), needs("value", "text"), WINDOW],
+        parameters: &[needs("key", "string"), needs("value", "string"), WINDOW],
         gives: "a number",
-        about: "Notes the value under the key, and says how many different ones were noted in the window that ends with this event.",
+        about: "Record a value under the key, and count the distinct values recorded in the window that ends with \
+                this event.",
         examples: &[
             ("distinct(event.actor.email, event.geo.country, \"1h\")", "1"),
             ("distinct(event.actor.email, event.nothing, \"1h\")", "0"),
         ],
-        errors: "a window that is no duration",
+        errors: "the window is not a valid duration",
         run: distinct,
     },
     HostFunction {
         name: "first_seen",
         parameters: &[
-            needs("key", "text"),
-            needs("value", "text"),
+            needs("key", "string"),
+            needs("value", "string"),
             needs("lifetime", "duration"),
             may("options", "map"),
         ],
         gives: "true or false",
-        about: "Notes the value under the key, and says whether it had not been there for that long. With `#{ learn: \"7d\" }` the first so long \
-                after the rule began to look are for learning: nothing is new then. A rule that is new to an agent begins to look in the events \
-                that are stored already.",
+        about: "Record a value under the key, and test whether it is new: not recorded within `lifetime`. With `#{ \
+                learn: \"7d\" }`, nothing counts as new in the first 7 days after the rule started to record. A rule \
+                that is new to an agent starts with the events that are already stored.",
         examples: &[
             ("first_seen(event.actor.email, event.geo.country, \"30d\")", "true"),
             ("first_seen(event.actor.email, event.geo.country, \"30d\", #{ learn: \"7d\" })", "false"),
         ],
-        errors: "a lifetime that is no duration, or an unknown option",
+        errors: "the lifetime is not a valid duration, or an option is unknown",
         run: first_seen,
     },
     HostFunction {
         name: "new_country",
-        parameters: &[needs("actor", "text"), needs("country", "text"), may("lifetime", "duration")],
+        parameters: &[needs("actor", "string"), needs("country", "string"), may("lifetime", "duration")],
         gives: "true or false",
-        about: "Whether an actor who was in other countries is in this one for the first time within the lifetime (`90d`).",
+        about: "Record the actor's country, and test whether it is new: the actor was in other countries within \
+                `lifetime` (default `90d`), but not in this one.",
         examples: &[("new_country(event.actor.email, event.geo.country)", "false")],
-        errors: "a lifetime that is no duration",
+        errors: "the lifetime is not a valid duration",
         run: new_country,
     },
     HostFunction {
         name: "mark",
-        parameters: &[needs("key", "text"), needs("name", "text"), needs("lifetime", "duration")],
+        parameters: &[needs("key", "string"), needs("name", "string"), needs("lifetime", "duration")],
         gives: "true",
-        about: "Notes that something with this name happened under the key. It gives true, so that it can stand in a condition.",
+        about: "Record that something with this name happened under the key. The result is always true, so that the \
+                call can be part of a condition.",
         examples: &[("mark(event.actor.email, \"failed\", \"15m\")", "true")],
-        errors: "a lifetime that is no duration, or a name that is no text",
+        errors: "the lifetime is not a valid duration, or the name is not a string",
         run: mark,
     },
     HostFunction {
         name: "marked",
-        parameters: &[needs("key", "text"), needs("name", "text")],
+        parameters: &[needs("key", "string"), needs("name", "string")],
         gives: "true or false",
-        about: "Whether it was marked, by this or an earlier event, within the mark's lifetime.",
+        about: "Test whether `mark` recorded the name under the key, for this event or an earlier one, and its \
+                lifetime has not ended.",
         examples: &[
             ("marked(event.actor.email, \"failed\")", "false"),
             ("mark(\"k\", \"failed\", \"15m\") && marked(\"k\", \"failed\")", "true"),
         ],
-        errors: "a name that is no text",
+        errors: "the name is not a string",
         run: marked,
     },
     HostFunction {
         name: "sequence",
-        parameters: &[needs("key", "text"), needs("names", "list of texts"), WINDOW],
+        parameters: &[needs("key", "string"), needs("names", "list of strings"), WINDOW],
         gives: "true or false",
-        about: "Whether all these were marked under the key in this order, the last by this event or before it, all within the window that ends \
-                with this event. Marks must live as long as the window.",
+        about: "Test whether `mark` recorded all names under the key in this order within the window that ends with \
+                this event. The last one may be recorded by this event. The marks must live at least as long as the \
+                window.",
         examples: &[(
             "mark(\"k\", \"failed\", \"15m\") && mark(\"k\", \"signed-in\", \"15m\") && sequence(\"k\", [\"failed\", \"signed-in\"], \"15m\")",
             "true",
         )],
-        errors: "a window that is no duration, or names that are no list of texts",
+        errors: "the window is not a valid duration, or the names are not a list of strings",
         run: sequence,
     },
     HostFunction {
         name: "remember",
-        parameters: &[needs("key", "text"), needs("value", "anything"), needs("lifetime", "duration")],
+        parameters: &[needs("key", "string"), needs("value", "anything"), needs("lifetime", "duration")],
         gives: "true",
-        about: "Writes a value down under the key: a text, a number, a list or a map of such, of 4 KiB at most as JSON.",
+        about: "Store a value under the key: a string, a number, a boolean, or a list or map of these, of at most 4 \
+                KiB as JSON.",
         examples: &[("remember(\"last\", event.ip, \"1d\") && recall(\"last\") == event.ip", "true")],
-        errors: "a lifetime that is no duration, or a value that is too large",
+        errors: "the lifetime is not a valid duration, or the value is too large",
         run: remember,
     },
     HostFunction {
         name: "recall",
-        parameters: &[needs("key", "text")],
+        parameters: &[needs("key", "string")],
         gives: "the value, or `()`",
-        about: "What was written down under the key, within its lifetime.",
+        about: "Read the value that `remember` stored under the key, if its lifetime has not ended.",
         examples: &[("recall(\"nothing\")", "()")],
         errors: "",
         run: recall,
     },
     HostFunction {
         name: "forget",
-        parameters: &[needs("key", "text")],
+        parameters: &[needs("key", "string")],
         gives: "true",
-        about: "Forgets what was written down under the key.",
+        about: "Delete the value that `remember` stored under the key.",
         examples: &[("remember(\"k\", 1, \"1d\") && forget(\"k\") && recall(\"k\") == ()", "true")],
         errors: "",
         run: forget,
     },
     HostFunction {
         name: "expect",
-        parameters: &[needs("key", "text"), needs("within", "duration"), needs("name", "text")],
+        parameters: &[needs("key", "string"), needs("within", "duration"), needs("name", "string")],
         gives: "true",
-        about: "Expects that something with this name happens under the key within so long after this event. If no `met` says so, \
-                `fn expired(key, event)` of the rule is called, and its true is a match like one of `fn rule`. The event it is given is this \
-                one, with the end of waiting as its `time`, and with `since`, `key` and `expected` (the name) beside it. It is called ten \
-                minutes after the end, so that events which come late still count, when a later event shows that time has passed, or by the \
-                clock if there is none. Each call expects anew, up to a hundred at a time under a key.",
+        about: "Expect something with this name to happen under the key within this time after the event. If `met` \
+                does not report it in time, `fn expired(key, event)` of the rule is called; if that returns true, it \
+                is a match like one of `fn rule`. Its event is this one, with the deadline as `time`, and with \
+                `since`, `key` and `expected` (the name). It is called ten minutes after the deadline, so that late \
+                events still count: when a later event shows that the time has passed, or by the wall clock if there \
+                is none. Each call adds an expectation, up to 100 at a time under a key and name.",
         examples: &[("expect(event.actor.email, \"1h\", \"approval\")", "true")],
-        errors: "a time that is no duration, a name that is no text, or a rule without `fn expired(key, event)`",
+        errors: "the time is not a valid duration, the name is not a string, or the rule has no `fn expired(key, \
+                 event)`",
         run: expect,
     },
     HostFunction {
         name: "met",
-        parameters: &[needs("key", "text"), needs("name", "text")],
+        parameters: &[needs("key", "string"), needs("name", "string")],
         gives: "true or false",
-        about: "Says that what may be expected under the key happened with this event: it is expected no longer. It gives whether it was. \
-                Elsewhere than in `fn rule` it only looks.",
+        about: "Report that what is expected under the key happened with this event, which ends the expectation. The \
+                result says whether it was expected. Outside `fn rule` it only reads.",
         examples: &[("met(event.actor.email, \"approval\")", "false")],
-        errors: "a name that is no text",
+        errors: "the name is not a string",
         run: met,
     },
 ];
@@ -212,7 +223,7 @@ fn memory<'a>(call: &Call, arguments: &'a [&'a Dynamic]) -> Result<(Remembering,
             let plain = |character: char| character.is_ascii_alphanumeric() || "_-.".contains(character);
             if name.is_empty() || name.len() > 100 || !name.chars().all(plain) {
                 return Err(format!(
-                    "`{name}` is not a name for a shared memory: write letters, digits, `_`, `-`, `.`"
+                    "invalid name `{name}` for a shared memory: use up to 100 letters, digits, `_`, `-` and `.`"
                 ));
             }
             Ok((remembering.shared(&name), arguments.get(1..).unwrap_or(&[])))
@@ -221,7 +232,7 @@ fn memory<'a>(call: &Call, arguments: &'a [&'a Dynamic]) -> Result<(Remembering,
     }
 }
 
-/// A key or a value, from data: texts, numbers and truth values.
+/// A key or value taken from data: a string, number or boolean.
 fn key(value: &Dynamic) -> Option<String> {
     if let Some(text) = data(value) {
         return Some(text.to_string()).filter(|text| !text.is_empty());
@@ -235,7 +246,7 @@ fn window(value: &Dynamic, what: &str) -> Result<i64, String> {
     let duration = time::parse_duration(&text)?;
     let year = Duration::from_secs(366 * 86_400);
     if duration.is_zero() || duration > year {
-        return Err(format!("{what} must be more than nothing and at most 366d, found `{text}`"));
+        return Err(format!("{what} must be between 1ms and 366d, found `{text}`"));
     }
     Ok(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }
@@ -262,8 +273,8 @@ fn counted(call: &Call, arguments: &[&Dynamic]) -> Returned {
 fn rate(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let (count, window) = tally(call, arguments, true)?;
     #[expect(clippy::cast_precision_loss, reason = "counts and windows are far below what a float holds exactly")]
-    let a_minute = count as f64 * 60_000.0 / window as f64;
-    Ok(a_minute.into())
+    let per_minute = count as f64 * 60_000.0 / window as f64;
+    Ok(per_minute.into())
 }
 
 fn distinct(call: &Call, arguments: &[&Dynamic]) -> Returned {
@@ -300,7 +311,7 @@ fn learn(options: &Dynamic) -> Result<Option<i64>, String> {
         return Err("the options must be a map, such as `#{ learn: \"7d\" }`".to_owned());
     };
     if let Some(unknown) = options.keys().find(|name| *name != "learn") {
-        return Err(format!("unknown option `{unknown}`: there is `learn`"));
+        return Err(format!("unknown option `{unknown}`: expected `learn`"));
     }
     options.get("learn").map(|learn| window(learn, "`learn`")).transpose()
 }
@@ -320,7 +331,7 @@ fn new_country(call: &Call, arguments: &[&Dynamic]) -> Returned {
 }
 
 fn name(value: &Dynamic) -> Result<ImmutableString, String> {
-    given(value, "the name")?.ok_or_else(|| "the name must be a text".to_owned())
+    given(value, "the name")?.ok_or_else(|| "the name must be a string".to_owned())
 }
 
 fn mark(call: &Call, arguments: &[&Dynamic]) -> Returned {
@@ -343,12 +354,13 @@ fn sequence(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let length = window(first(rest, 2), "the window")?;
     let names: Option<Vec<ImmutableString>> =
         first(rest, 1).read_lock::<Array>().and_then(|names| names.iter().map(data).collect());
-    let names = names.filter(|names| !names.is_empty()).ok_or("the names must be a list of texts")?;
+    let names = names.filter(|names| !names.is_empty()).ok_or("the names must be a list of strings")?;
     let Some(key) = key(first(rest, 0)) else {
         return Ok(false.into());
     };
     let memory = call.memory();
-    // From the end: the latest of each that is not later than the one after it leaves the most room for those before.
+    // Backwards: taking the latest mark of each name that is not later than its successor leaves the most room for
+    // the names before it.
     let mut before = to.now;
     for name in names.iter().rev() {
         match memory.marked(&to.space, &key, name, before, to.now, length) {
@@ -359,7 +371,7 @@ fn sequence(call: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(true.into())
 }
 
-/// What is written down may not be larger, as JSON.
+/// Maximum size of a remembered value, in bytes of JSON.
 const MAX_NOTE: usize = 4_096;
 
 fn remember(call: &Call, arguments: &[&Dynamic]) -> Returned {
@@ -367,7 +379,7 @@ fn remember(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let lifetime = window(first(rest, 2), "the lifetime")?;
     let value = to_json_value(first(rest, 1)).to_string();
     if value.len() > MAX_NOTE {
-        return Err(format!("the value has {} bytes as JSON: {MAX_NOTE} can be remembered", value.len()));
+        return Err(format!("the value has {} bytes as JSON, but at most {MAX_NOTE} can be remembered", value.len()));
     }
     if let (Some(key), true) = (key(first(rest, 0)), to.writes) {
         call.memory().remember(to.place(), &key, value, to.now, lifetime);
@@ -399,7 +411,7 @@ fn expect(call: &Call, arguments: &[&Dynamic]) -> Returned {
     let event = to
         .event
         .clone()
-        .ok_or("`expect` needs `fn expired(key, event)` in the rule: what is to be done if it does not happen")?;
+        .ok_or("the rule has no `fn expired(key, event)`, which is called if the expectation is not met")?;
     if let (Some(key), true) = (key(first(rest, 0)), to.writes) {
         call.memory().expect(to.place(), &key, &name, within, &event);
     }
@@ -421,12 +433,11 @@ fn met(call: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(met.into())
 }
 
-/// The rule's own memory: what it expects, it alone can be told of.
+/// The rule's own memory: expectations cannot be shared, because only the rule that made one can be called when it
+/// fails.
 fn own_memory<'a>(call: &Call, arguments: &'a [&'a Dynamic]) -> Result<(Remembering, &'a [&'a Dynamic]), String> {
     if arguments.first().is_some_and(|first| first.is::<Shared>()) {
-        return Err(
-            "what a rule expects is its own: write `expect(key, …)` and `met(key, …)` without `common`".to_owned()
-        );
+        return Err("expectations cannot be shared: use `expect(key, …)` and `met(key, …)` without `common`".to_owned());
     }
     memory(call, arguments)
 }

@@ -1,4 +1,4 @@
-//! Texts: comparing, patterns, parts of addresses, encodings.
+//! Strings: comparison, patterns, parts of addresses, encodings.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rhai::{Dynamic, Map};
@@ -8,106 +8,111 @@ use crate::rule::manifest::value::data;
 use crate::rule::script::host::Call;
 
 pub(super) const TOPIC: Topic = Topic {
-    title: "Texts",
-    about: "Rhai's own `contains`, `starts_with`, `ends_with`, `to_lower`, `split`, `sub_string` and others work as well, also on \
-            absent data.",
+    title: "Strings",
+    about: "Rhai's own `contains`, `starts_with`, `ends_with`, `to_lower`, `split`, `sub_string` and others are also \
+            available. Those listed under \"Absent data\" accept absent data too.",
     functions: FUNCTIONS,
 };
 
 const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "same",
-        parameters: &[needs("text", "text"), needs("other", "text, list of texts, or named list")],
+        parameters: &[needs("text", "string"), needs("other", "string, list of strings, or named list")],
         gives: "true or false",
-        about: "Whether the text is the other one, or one of the others, whatever the case of its letters.",
+        about: "Test whether the text equals the other one, or one of the others, ignoring case.",
         examples: &[
             (r#"same(event.actor.email, "Dana.Wilson@EXAMPLE.com")"#, "true"),
             (r#"same("Root", ["admin", "root"])"#, "true"),
             (r#"same(event.nothing, "x")"#, "false"),
         ],
-        errors: "the other is neither",
+        errors: "`other` is not a string, a list or a named list",
         run: same,
     },
     HostFunction {
         name: "glob",
-        parameters: &[needs("text", "text"), needs("pattern", "text, list of texts, or named list")],
+        parameters: &[needs("text", "string"), needs("pattern", "string, list of strings, or named list")],
         gives: "true or false",
-        about: "Whether the whole text is as a pattern says: `*` is any text, `?` any character, `[a-z]` one of these, `{a,b}` \
-                one of those. Letters must match in case; `to_lower` both for less.",
+        about: "Test whether the whole text matches a pattern, or one of several: `*` matches any text, `?` any \
+                character, `[a-z]` one character of a range, `{a,b}` one of several alternatives. Matching is \
+                case-sensitive; use `to_lower` on both to ignore case.",
         examples: &[
             (r#"glob(event.action, "user_*")"#, "true"),
             (r#"glob("bob@sub.example.com", ["*@example.com", "*@*.example.com"])"#, "true"),
             (r#"event.nothing.glob("*")"#, "false"),
         ],
-        errors: "a pattern that is none",
+        errors: "a pattern is invalid",
         run: glob,
     },
     HostFunction {
         name: "matches",
-        parameters: &[needs("text", "text"), needs("regex", "text")],
+        parameters: &[needs("text", "string"), needs("regex", "string")],
         gives: "true or false",
-        about: "Whether a regular expression is found in the text (`^` and `$` for the whole of it). It takes time in proportion to the \
-                text, whatever the expression; there are no look-arounds and no back references. `(?i)` ignores case.",
+        about: "Search the text for a regular expression; anchor it with `^` and `$` to match the whole text. `(?i)` \
+                ignores case. The time is proportional to the length of the text, whatever the expression; \
+                look-around and backreferences are not supported.",
         examples: &[
             (r#"matches(event.actor.email, `^[a-z.]+@example\.com$`)"#, "true"),
             (r#"matches(event.nothing, ".*")"#, "false"),
         ],
-        errors: "an expression that is none, or too large",
+        errors: "the regular expression is invalid or too large",
         run: matches,
     },
     HostFunction {
         name: "captures",
-        parameters: &[needs("text", "text"), needs("regex", "text")],
+        parameters: &[needs("text", "string"), needs("regex", "string")],
         gives: "a map, or `()`",
-        about: "What the groups of a regular expression found, by name and by number as text; `()` where it is not found.",
+        about: "Search the text for a regular expression, and collect its groups by name and by number (as a \
+                string). The result is `()` if there is no match.",
         examples: &[
             (r#"captures("ticket OPS-7", `(?<project>[A-Z]+)-(?<number>\d+)`).project"#, r#""OPS""#),
             (r#"captures("none", `(\d+)`)"#, "()"),
         ],
-        errors: "an expression that is none, or too large",
+        errors: "the regular expression is invalid or too large",
         run: captures,
     },
     HostFunction {
         name: "domain",
-        parameters: &[needs("email", "text")],
-        gives: "a text, or `()`",
-        about: "What follows the last `@`, in lower case. Some actors of Atlassian's have an email that is none.",
+        parameters: &[needs("email", "string")],
+        gives: "a string, or `()`",
+        about: "Extract what follows the last `@`, in lower case. Some actors of Atlassian have an `email` that is \
+                not an address.",
         examples: &[(r#"domain("Dana@Example.com")"#, r#""example.com""#), (r#"domain("Atlassian app")"#, "()")],
         errors: "",
         run: domain,
     },
     HostFunction {
         name: "trimmed",
-        parameters: &[needs("text", "text")],
-        gives: "a text, or `()`",
-        about: "The text without space at its ends. (Rhai's `trim` changes the text in place, which nothing of an event allows.)",
+        parameters: &[needs("text", "string")],
+        gives: "a string, or `()`",
+        about: "Strip whitespace from both ends. (Rhai's `trim` changes the string in place, which is not allowed \
+                for parts of an event.)",
         examples: &[(r#"trimmed("  a b ")"#, r#""a b""#), ("trimmed(())", "()")],
         errors: "",
         run: trimmed,
     },
     HostFunction {
         name: "base64_encode",
-        parameters: &[needs("text", "text")],
-        gives: "a text, or `()`",
-        about: "The text in base64.",
+        parameters: &[needs("text", "string")],
+        gives: "a string, or `()`",
+        about: "Encode the text as base64.",
         examples: &[(r#"base64_encode("hi")"#, r#""aGk=""#)],
         errors: "",
         run: base64_encode,
     },
     HostFunction {
         name: "base64_decode",
-        parameters: &[needs("text", "text")],
-        gives: "a text, or `()`",
-        about: "What stands in base64; `()` where it is no base64 of a text.",
+        parameters: &[needs("text", "string")],
+        gives: "a string, or `()`",
+        about: "Decode base64. The result is `()` if the input is not valid base64 or does not decode to UTF-8.",
         examples: &[(r#"base64_decode("aGk=")"#, r#""hi""#), (r#"base64_decode("?")"#, "()")],
         errors: "",
         run: base64_decode,
     },
     HostFunction {
         name: "defang",
-        parameters: &[needs("text", "text")],
-        gives: "a text, or `()`",
-        about: "The text with addresses that nobody can click on by mistake: for titles and context.",
+        parameters: &[needs("text", "string")],
+        gives: "a string, or `()`",
+        about: "Make URLs and addresses in the text unclickable, for titles and context.",
         examples: &[(r#"defang("https://evil.example/x")"#, r#""hxxps://evil[.]example/x""#)],
         errors: "",
         run: defang,
@@ -115,7 +120,7 @@ const FUNCTIONS: &[HostFunction] = &[
 ];
 
 fn same(_: &Call, arguments: &[&Dynamic]) -> Returned {
-    let (text, others) = (data(first(arguments, 0)), texts(first(arguments, 1), "the other")?);
+    let (text, others) = (data(first(arguments, 0)), texts(first(arguments, 1), "`other`")?);
     let (Some(text), Some(others)) = (text, others) else {
         return Ok(false.into());
     };
@@ -150,7 +155,7 @@ fn glob(call: &Call, arguments: &[&Dynamic]) -> Returned {
     }
 }
 
-/// What a pattern of a named list counts for: all of them are searched at once.
+/// The cost of searching one pattern of a named list, in bytes: all patterns are searched at once.
 const BYTES_OF_AN_ENTRY: usize = 64;
 
 fn matches(call: &Call, arguments: &[&Dynamic]) -> Returned {
@@ -203,7 +208,7 @@ fn base64_decode(_: &Call, arguments: &[&Dynamic]) -> Returned {
 fn defang(_: &Call, arguments: &[&Dynamic]) -> Returned {
     let text = data(first(arguments, 0));
     Ok(or_unit(text.map(|text| {
-        // A dot between two characters of a name is one that a program would make a link of.
+        // A dot between two alphanumeric characters is one that programs turn into a link.
         let characters: Vec<char> = text.chars().collect();
         let mut result = String::with_capacity(text.len() + 8);
         for (index, character) in characters.iter().enumerate() {

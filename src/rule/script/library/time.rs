@@ -1,4 +1,4 @@
-//! Times as events have them (RFC 3339 texts), time zones, durations.
+//! Times as in events (RFC 3339 strings), time zones, durations.
 
 use std::time::Duration;
 
@@ -11,89 +11,89 @@ use crate::{model::time, rule::script::host::Call};
 
 pub(super) const TOPIC: Topic = Topic {
     title: "Times",
-    about: "`event.time` is a text in UTC, such as `2026-03-01T12:00:00Z`. A rule cannot read the clock. Time zones are names of the \
-            IANA database (`Europe/Berlin`), which is built in; without one it is UTC. Durations are texts such as `30s`, `1h30m`, \
-            `7d`.",
+    about: "`event.time` is a string in UTC, such as `2026-03-01T12:00:00Z`. A rule cannot read the clock. Time \
+            zones are names from the IANA database (`Europe/Berlin`), which is built in; the default is UTC. \
+            Durations are strings such as `30s`, `1h30m`, `7d`.",
     functions: FUNCTIONS,
 };
 
 const FUNCTIONS: &[HostFunction] = &[
     HostFunction {
         name: "hour",
-        parameters: &[needs("time", "text"), may("zone", "text")],
+        parameters: &[needs("time", "string"), may("zone", "string")],
         gives: "a number, or `()`",
-        about: "The hour of the day, 0 to 23.",
+        about: "Get the hour of the day, 0 to 23.",
         examples: &[("hour(event.time)", "12"), (r#"hour(event.time, "Asia/Tokyo")"#, "21"), ("hour(())", "()")],
-        errors: "a time zone that is none",
+        errors: "the time zone is unknown",
         run: hour,
     },
     HostFunction {
         name: "weekday",
-        parameters: &[needs("time", "text"), may("zone", "text")],
-        gives: "a text, or `()`",
-        about: "The day of the week: `monday` to `sunday`.",
+        parameters: &[needs("time", "string"), may("zone", "string")],
+        gives: "a string, or `()`",
+        about: "Get the day of the week, `monday` to `sunday`.",
         examples: &[("weekday(event.time)", r#""sunday""#), (r#"weekday("?")"#, "()")],
-        errors: "a time zone that is none",
+        errors: "the time zone is unknown",
         run: weekday,
     },
     HostFunction {
         name: "within",
-        parameters: &[needs("time", "text"), needs("span", "text"), may("zone", "text")],
+        parameters: &[needs("time", "string"), needs("span", "string"), may("zone", "string")],
         gives: "true or false",
-        about: "Whether the time of day lies in a span, its end not counted. A span may go over midnight, and be held to days of the \
-                week.",
+        about: "Test whether the time of day is within a span; the end is exclusive. A span may cross midnight, and \
+                may be limited to days of the week: the days on which it begins.",
         examples: &[
             (r#"within(event.time, "09:00-18:00")"#, "true"),
             (r#"within(event.time, "22:00-06:00", "Asia/Tokyo")"#, "false"),
             (r#"within(event.time, "mon-fri 09:00-18:00")"#, "false"),
         ],
-        errors: "a span or a time zone that is none",
+        errors: "the span is invalid, or the time zone is unknown",
         run: within,
     },
     HostFunction {
         name: "parse_time",
-        parameters: &[needs("text", "text")],
+        parameters: &[needs("text", "string")],
         gives: "a number, or `()`",
-        about: "A time as seconds since 1970.",
+        about: "Convert a time to seconds since 1970-01-01T00:00:00Z.",
         examples: &[(r#"parse_time("1970-01-02T00:00:00Z")"#, "86400"), (r#"parse_time("soon")"#, "()")],
         errors: "",
         run: parse_time,
     },
     HostFunction {
         name: "seconds_between",
-        parameters: &[needs("earlier", "text"), needs("later", "text")],
+        parameters: &[needs("earlier", "string"), needs("later", "string")],
         gives: "a number, or `()`",
-        about: "Seconds from one time to another; less than nothing where the first is the later one.",
+        about: "Get the seconds from one time to another; negative if the first one is later.",
         examples: &[(r#"seconds_between("2026-03-01T11:59:00Z", event.time)"#, "60")],
         errors: "",
         run: seconds_between,
     },
     HostFunction {
         name: "time_plus",
-        parameters: &[needs("time", "text"), needs("duration", "text")],
-        gives: "a text, or `()`",
-        about: "The time so much later; `-1h` for earlier.",
+        parameters: &[needs("time", "string"), needs("duration", "string")],
+        gives: "a string, or `()`",
+        about: "Add a duration to a time; use `-1h` for an earlier time.",
         examples: &[
             (r#"time_plus(event.time, "1h30m")"#, r#""2026-03-01T13:30:00Z""#),
             (r#"time_plus(event.time, "-1d")"#, r#""2026-02-28T12:00:00Z""#),
         ],
-        errors: "a duration that is none",
+        errors: "the duration is invalid",
         run: time_plus,
     },
     HostFunction {
         name: "duration",
-        parameters: &[needs("text", "text")],
+        parameters: &[needs("text", "string")],
         gives: "a number, or `()`",
-        about: "A duration in seconds.",
+        about: "Convert a duration to seconds.",
         examples: &[(r#"duration("1h30m")"#, "5400")],
-        errors: "a duration that is none",
+        errors: "the duration is invalid",
         run: duration,
     },
     HostFunction {
         name: "duration_text",
         parameters: &[needs("seconds", "number")],
-        gives: "a text, or `()`",
-        about: "Seconds as people write them.",
+        gives: "a string, or `()`",
+        about: "Format seconds as a duration for people.",
         examples: &[("duration_text(5400)", r#""1h 30m""#)],
         errors: "",
         run: duration_text,
@@ -104,7 +104,7 @@ fn time_of(value: &Dynamic) -> Option<Timestamp> {
     data(value).and_then(|text| time::parse_timestamp(&text))
 }
 
-/// The time in the zone that the argument names. A zone that is absent is UTC.
+/// The time in the zone given by the argument, by default UTC.
 fn zoned(arguments: &[&Dynamic], zone: usize) -> Result<Option<Zoned>, String> {
     let zone = match argument(arguments, zone) {
         Some(value) => given(value, "the time zone")?,
@@ -112,7 +112,7 @@ fn zoned(arguments: &[&Dynamic], zone: usize) -> Result<Option<Zoned>, String> {
     };
     let zone = match zone {
         Some(name) => TimeZone::get(&name)
-            .map_err(|_| format!("`{name}` is not a time zone: write a name such as `Europe/Berlin` or `UTC`"))?,
+            .map_err(|_| format!("unknown time zone `{name}`: expected a name such as `Europe/Berlin` or `UTC`"))?,
         None => TimeZone::UTC,
     };
     Ok(time_of(first(arguments, 0)).map(|time| time.to_zoned(zone)))
@@ -137,7 +137,7 @@ fn within(_: &Call, arguments: &[&Dynamic]) -> Returned {
         return Ok(false.into());
     };
     let (days, from, to) = parse_span(&span)
-        .ok_or_else(|| format!("`{span}` is not a span: write `09:00-18:00` or `mon-fri 09:00-18:00`"))?;
+        .ok_or_else(|| format!("invalid span `{span}`: expected `09:00-18:00` or `mon-fri 09:00-18:00`"))?;
     let Some(time) = zoned(arguments, 2)? else {
         return Ok(false.into());
     };
@@ -151,7 +151,7 @@ fn within(_: &Call, arguments: &[&Dynamic]) -> Returned {
     Ok(if from <= to {
         on(day) && now >= from && now < to
     } else {
-        // Over midnight: the early hours belong to the day on which the span began.
+        // Across midnight: the early hours belong to the day on which the span begins.
         (on(day) && now >= from) || (on((day + 6) % 7) && now < to)
     }
     .into())
@@ -178,7 +178,7 @@ fn parse_span(text: &str) -> Option<Span> {
     let clock = |text: &str| {
         let (hour, minute) = text.trim().split_once(':')?;
         match (hour.parse::<i8>().ok()?, minute.parse::<i8>().ok()?) {
-            // The end of a day. The last nanosecond of it is the price of a span with no end.
+            // The end of the day. This excludes its last nanosecond, because the end of a span is exclusive.
             (24, 0) => Some(civil::Time::MAX),
             (hour, minute) => civil::Time::new(hour, minute, 0, 0).ok(),
         }

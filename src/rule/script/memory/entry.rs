@@ -1,4 +1,4 @@
-//! What stands under a key, and how it is kept in the order of time.
+//! The entries of rule memory, and how they are kept in time order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -7,40 +7,41 @@ use serde::{Deserialize, Serialize};
 use super::Quota;
 use crate::model::{event::Event, name::SourceName};
 
-/// When something happened: by the event's time, then by its arrival. Milliseconds since 1970, and the event's number.
+/// When something happened, ordered by event time and then by arrival: milliseconds since 1970, and the event's
+/// sequence number.
 pub(crate) type Moment = (i64, u64);
 
-/// What is remembered under a key.
+/// What is recorded under a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Content {
-    /// When something happened, in order.
+    /// The times of `count`, in order.
     Times(VecDeque<Moment>),
-    /// Which values there were and when, in the order of time.
+    /// The values of `distinct` with their times, in time order.
     Values(VecDeque<(Moment, String)>),
-    /// Values and when each was last seen, in milliseconds.
+    /// The values of `first_seen`, and when each was last seen, in milliseconds.
     Seen(BTreeMap<String, i64>),
-    /// When something was marked, in order, and for how long a mark lives, in milliseconds.
+    /// The times of `mark`, in order, and a mark's lifetime in milliseconds.
     Marks(VecDeque<Moment>, i64),
-    /// A value that a rule wrote down, as JSON, and until when, in milliseconds.
+    /// The value of `remember` as JSON, and the end of its lifetime in milliseconds.
     Note(String, i64),
-    /// When something began, in milliseconds.
+    /// The start of a learning period, in milliseconds.
     Since(i64),
-    /// What is expected, in the order in which it arrived.
+    /// The open expectations, in order of arrival.
     Expected(Vec<Expectation>),
-    /// When what may be expected happened, in order.
+    /// The times of `met`, in order.
     Met(VecDeque<Moment>),
 }
 
-/// Something that is expected to happen.
+/// An expectation that something will happen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Expectation {
-    /// The key it is expected under.
+    /// The key under which it is expected.
     pub key: String,
-    /// What is expected.
+    /// The name of what is expected.
     pub name: String,
-    /// The end of waiting, in milliseconds since 1970.
+    /// The deadline, in milliseconds since 1970.
     pub due: i64,
-    /// The event that made it to be expected.
+    /// The event that began the expectation.
     #[serde(with = "stored")]
     pub event: Event,
 }
@@ -50,17 +51,17 @@ impl Expectation {
         (self.event.time.as_millisecond(), self.event.sequence.0)
     }
 
-    /// Whether what happens at a moment is what was expected.
+    /// Whether something that happens at a moment meets the expectation.
     pub(super) fn is_met_by(&self, moment: Moment) -> bool {
         self.since() < moment && moment.0 <= self.due
     }
 }
 
-/// A key of a space.
+/// The entry of a key in a space.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) content: Content,
-    /// Event time, in milliseconds, after which it is forgotten.
+    /// Event time, in milliseconds, after which the entry expires.
     pub(super) expires: i64,
 }
 
@@ -71,18 +72,18 @@ pub(super) struct Held {
     pub(super) rule: String,
 }
 
-/// What one rule remembers, or several that share it.
+/// The memory of one rule, or one that several rules share.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Space {
     pub(super) entries: HashMap<String, Held>,
-    /// What is expected, by the source whose events made it so, and its end.
+    /// Source, deadline and key of each open expectation. The source is that of the event that began it.
     due: BTreeSet<(SourceName, i64, String)>,
 }
 
-/// What one rule causes to be kept, in its own space and in those that it shares.
+/// What counts towards the quota of one rule, in its own space and in shared ones.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Holder {
-    /// By its end, then space and key.
+    /// End, space and key of each entry.
     pub(super) expiry: BTreeSet<(i64, String, String)>,
     pub(super) bytes: usize,
     pub(super) evicted: u64,
@@ -99,8 +100,8 @@ impl Holder {
         self.expiry.remove(&(entry.expires, space.to_owned(), key.to_owned()));
     }
 
-    /// What has to be forgotten for want of room, if anything: what is nearest to its end, and never what was just written.
-    pub(super) fn too_much(&mut self, quota: Quota, written: (&str, &str)) -> Option<(String, String)> {
+    /// The entry to evict if the quota is exceeded: the one that expires first, but never the one just written.
+    pub(super) fn next_eviction(&mut self, quota: Quota, written: (&str, &str)) -> Option<(String, String)> {
         if self.expiry.len() <= quota.keys && self.bytes <= quota.bytes {
             return None;
         }
@@ -112,7 +113,7 @@ impl Holder {
 }
 
 impl Entry {
-    /// About how much it takes, in bytes.
+    /// Approximate size in bytes.
     fn size(&self) -> usize {
         24 + match &self.content {
             Content::Times(times) | Content::Met(times) | Content::Marks(times, _) => times.len() * 12,
@@ -126,7 +127,7 @@ impl Entry {
         }
     }
 
-    /// Ends of what is expected.
+    /// Sources and deadlines of the open expectations.
     fn due(&self) -> impl Iterator<Item = (SourceName, i64)> {
         let waiting = if let Content::Expected(waiting) = &self.content { waiting.as_slice() } else { &[] };
         waiting.iter().map(|one| (one.event.source.clone(), one.due))
@@ -147,7 +148,11 @@ impl Entry {
             Content::Since(since) => format!("since {}", crate::model::time::from_millis(*since)),
             Content::Expected(waiting) => {
                 let first = waiting.iter().map(|one| one.due).min().unwrap_or_default();
-                format!("{}, the first by {}", plural(waiting.len(), "time"), crate::model::time::from_millis(first))
+                format!(
+                    "{}, the first due {}",
+                    plural(waiting.len(), "expectation"),
+                    crate::model::time::from_millis(first)
+                )
             }
         }
     }
@@ -178,7 +183,7 @@ impl Space {
         Some(held)
     }
 
-    /// The first end of what is expected because of a source, with its key.
+    /// The first deadline of an expectation that a source's event began, with its key.
     pub(super) fn first_due(&self, source: &SourceName) -> Option<(i64, &str)> {
         if self.due.is_empty() {
             return None;
@@ -188,7 +193,7 @@ impl Space {
     }
 }
 
-/// Puts an item where it belongs in time. Most arrive in order, so the end is looked at first.
+/// Inserts an item in time order. Most arrive in order, so the end is checked first.
 pub(super) fn insert<T>(items: &mut VecDeque<T>, item: T, moment_of: impl Fn(&T) -> Moment, moment: Moment) {
     match items.back() {
         Some(last) if moment_of(last) > moment => {
@@ -199,7 +204,7 @@ pub(super) fn insert<T>(items: &mut VecDeque<T>, item: T, moment_of: impl Fn(&T)
     }
 }
 
-/// Drops what no window reaches any more, but for one that ends as late as a window before the newest.
+/// Drops items that no window can reach any more, allowing for an event that is late by up to one window.
 pub(super) fn prune<T>(items: &mut VecDeque<T>, window: i64, most: usize, time_of: impl Fn(&T) -> i64) {
     let newest = items.back().map_or(i64::MIN, &time_of);
     let keep_from = newest.saturating_sub(window.saturating_mul(2));
@@ -208,7 +213,7 @@ pub(super) fn prune<T>(items: &mut VecDeque<T>, window: i64, most: usize, time_o
     }
 }
 
-/// What lies in the window that ends with `now`.
+/// The items in the window that ends with `now`.
 pub(super) fn within<T>(
     items: &VecDeque<T>,
     now: Moment,
@@ -219,7 +224,7 @@ pub(super) fn within<T>(
     items.iter().rev().skip_while(move |item| moment_of(item) > now).take_while(move |item| moment_of(item).0 > begin)
 }
 
-/// An event as earlier versions stored it, too: what is unusual about it follows from the rest.
+/// Serializes an event in the format of earlier versions: its flags are derived from the rest.
 mod stored {
     use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! What is expected to happen, and what is to be said if it does not.
+//! Expectations: what a rule expects to happen, and when it fails.
 //!
-//! Each expectation stands on its own, so that the order of arrival makes no difference: it is met by whatever happened after its
-//! beginning and up to its end, in the time of events. It fails once the log of its source is known to be whole up to
-//! [`LATENESS`] after its end.
+//! Each expectation is independent, so that the order of arrival makes no difference: it is met by anything that
+//! happens after it began and up to its deadline, in event time. It fails once the log of its source is known to be
+//! complete up to [`LATENESS`] after the deadline.
 
 use std::collections::VecDeque;
 
@@ -13,18 +13,18 @@ use super::{
 };
 use crate::model::{event::Event, name::SourceName};
 
-/// How long after the end of an expectation what met it may still arrive, in milliseconds. Atlassian says that events may be
-/// late, and not by how much.
+/// How long after the deadline an event that meets the expectation may still arrive, in milliseconds. Atlassian says
+/// that events may be late, but not by how much.
 pub const LATENESS: i64 = 10 * 60 * 1_000;
-/// Expectations of one name under one key; further ones are not taken in, so that none can be pushed out.
+/// Maximum number of expectations of one name under one key. Further ones are ignored, so that none is evicted.
 const MOST: usize = 100;
-/// How long it is known that something happened, for expectations that arrive after what met them, in milliseconds.
+/// How long the times of `met` are kept, in milliseconds, for expectations that arrive after what met them.
 const KNOWN_FOR: i64 = 60 * 60 * 1_000;
-/// Times that are known for that.
+/// Maximum number of such times.
 const MOST_KNOWN: usize = 1_000;
 
 impl Memory {
-    /// Expects something under a key, for so many milliseconds after an event.
+    /// Expects something under a key within `within` milliseconds after an event.
     pub(in crate::rule) fn expect(&mut self, place: Place<'_>, key: &str, name: &str, within: i64, event: &Event) {
         let due = event.time.as_millisecond().saturating_add(within);
         let expectation = Expectation { key: key.to_owned(), name: name.to_owned(), due, event: event.clone() };
@@ -50,7 +50,7 @@ impl Memory {
         );
     }
 
-    /// Notes that what may be expected under a key happened; says whether it was.
+    /// Records that what may be expected under a key happened; returns whether it was expected.
     pub(in crate::rule) fn meet(&mut self, place: Place<'_>, key: &str, name: &str, now: Moment) -> bool {
         if self.keeps(now.0, KNOWN_FOR) {
             let expires = now.0.saturating_add(KNOWN_FOR);
@@ -70,7 +70,7 @@ impl Memory {
         self.drop_expected(place.space, &expected_key(key, name), |expectation| expectation.is_met_by(now)) > 0
     }
 
-    /// Whether what is expected under a key is still waited for.
+    /// Whether something is expected under a key and would be met now.
     pub(in crate::rule) fn is_expected(&self, space: &str, key: &str, name: &str, now: Moment) -> bool {
         match self.entry(space, &expected_key(key, name)).map(|entry| &entry.content) {
             Some(Content::Expected(waiting)) => waiting.iter().any(|expectation| expectation.is_met_by(now)),
@@ -78,8 +78,8 @@ impl Memory {
         }
     }
 
-    /// Takes out the expectation that failed first, of those that events of a source began and that ended at or before `end`,
-    /// with the rule that has it.
+    /// Removes and returns the first expectation to fail, with its rule: of those that events of a source began, and
+    /// whose deadline is at or before `end`.
     pub fn take_failed(&mut self, source: &SourceName, end: i64) -> Option<(String, Expectation)> {
         let first = self.spaces.iter().filter_map(|(name, space)| {
             let (due, key) = space.first_due(source)?;
@@ -99,7 +99,7 @@ impl Memory {
         Some((space, failed))
     }
 
-    /// Drops some of what is expected; says how many.
+    /// Drops some expectations; returns how many.
     fn drop_expected(&mut self, space: &str, key: &str, gone: impl Fn(&Expectation) -> bool) -> usize {
         let Some(held) = self.spaces.get(space).and_then(|known| known.entries.get(key)) else {
             return 0;
@@ -123,7 +123,7 @@ impl Memory {
     }
 }
 
-/// A key may hold anything, and so may a name: neither can be taken for a part of the other.
+/// Keys and names may contain any text, so their lengths keep them apart.
 fn expected_key(key: &str, name: &str) -> String {
     format!("expected/{}/{}/{}", name.len(), short(name), short(key))
 }
@@ -150,7 +150,7 @@ mod tests {
     const WITHIN: i64 = 100_000;
     const R: Place<'static> = Place { space: "r", rule: "r" };
 
-    /// What happens: after how many milliseconds, under which key, because of which source, and whether it ends the waiting.
+    /// A step: time offset in milliseconds, key, source, and whether it meets the expectation.
     type Step = (i64, u8, bool, bool);
 
     fn event(index: usize, time: i64, source: bool) -> Event {
@@ -167,7 +167,8 @@ mod tests {
     }
 
     proptest! {
-        /// Out of order by less than they may be late, over restarts: what fails is what nothing met, in the order of the ends.
+        /// Events are out of order by less than the allowed lateness, with restarts: exactly the expectations that
+        /// nothing met fail.
         #[test]
         fn what_fails_is_what_nothing_met(
             steps in prop::collection::vec((0_i64..LATENESS, 0_u8..3, any::<bool>(), any::<bool>()), 1..60),
@@ -223,7 +224,7 @@ mod tests {
             wanted.sort();
             failed.sort();
             prop_assert_eq!(failed, wanted);
-            // Nothing is left of it.
+            // Nothing is left in memory.
             prop_assert!(memory.list().iter().all(|entry| !entry.key.starts_with("expected/")));
         }
     }

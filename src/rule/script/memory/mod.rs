@@ -1,11 +1,12 @@
-//! What rules remember from one event to the next: counts, values seen, marks, notes, by key.
+//! Rule memory: counts, seen values, marks and notes that rules keep from one event to the next, by key.
 //!
-//! Each rule has a space of its own; `common(…)` names one on purpose. Time is that of events, and the clock is the latest of them so
-//! far: what is noted is kept until the clock is twice its window (or lifetime) past it. From then on it is as if it had never been
-//! noted, and an event that arrives later than that notes nothing. So the same events in the same order leave the same memory,
-//! whenever the memory was tidied up.
+//! Each rule has its own space; `common(…)` names a shared one. Time is event time, and the clock is the latest event
+//! time so far: an entry is kept until the clock is twice its window (or lifetime) past it. From then on it is as if
+//! it had never been recorded, and an event that arrives even later records nothing. So the same events in the same
+//! order leave the same memory, no matter when expired entries are removed.
 //!
-//! All that a rule causes to be kept counts towards its quota, in whichever space; what is nearest to its end goes first.
+//! Everything that a rule records counts towards its quota, in any space; the entries that expire first are evicted
+//! first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,19 +20,19 @@ pub(in crate::rule) use entry::Moment;
 use entry::{Content, Entry, Holder, Space, insert, prune, within};
 pub use expectation::LATENESS;
 
-/// Times kept for one key: more than anybody counts to. The oldest go first.
+/// Maximum number of times per key: more than any rule counts to. The oldest are dropped.
 const MAX_TIMES: usize = 10_000;
-/// Values kept for one key.
+/// Maximum number of values per key.
 const MAX_VALUES: usize = 10_000;
-/// Length of a key or a value, in bytes; what is longer is hashed.
+/// Maximum length of a key or a value, in bytes; longer ones are hashed.
 const MAX_TEXT: usize = 256;
 
-/// How much one rule may cause to be kept.
+/// How much one rule may keep in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// Keys.
+    /// Maximum number of keys.
     pub keys: usize,
-    /// Bytes, as they are stored.
+    /// Maximum number of bytes, as stored.
     pub bytes: usize,
 }
 
@@ -41,21 +42,22 @@ impl Default for Quota {
     }
 }
 
-/// Everything that rules remember.
+/// The memory of all rules.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     quota: Quota,
     spaces: BTreeMap<String, Space>,
-    /// What each rule causes to be kept. Of what an earlier version stored in a shared space, no rule is known: there it is the space.
+    /// What counts towards each rule's quota. Entries that an earlier version stored in a shared space have no rule;
+    /// they count towards the space.
     holders: BTreeMap<String, Holder>,
-    /// Keys that changed since they were last handed out.
+    /// Keys changed since the last [`Memory::take_changes`].
     changed: BTreeSet<(String, String)>,
-    /// Rules of which something had to be forgotten since this was last asked.
+    /// Rules with evictions since the last [`Memory::take_overflowed`].
     overflowed: BTreeSet<String>,
     clock: i64,
 }
 
-/// Where something is noted, and by which rule.
+/// Where something is recorded, and by which rule.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::rule) struct Place<'a> {
     /// The rule's own space, or `common/NAME`.
@@ -64,32 +66,32 @@ pub(in crate::rule) struct Place<'a> {
     pub(in crate::rule) rule: &'a str,
 }
 
-/// A key as people look at it.
+/// An entry, formatted for people.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
     /// The rule, or `common/NAME`.
     pub space: String,
     /// The function and the key: `count/ann@example.com`.
     pub key: String,
-    /// What is there, in a few words.
+    /// A short summary of the content.
     pub what: String,
-    /// Event time, in milliseconds since 1970, after which it is forgotten.
+    /// Event time, in milliseconds since 1970, after which the entry expires.
     pub expires: i64,
 }
 
-/// Names of stored entries begin so.
+/// Prefix of the names of stored entries.
 pub const MEMORY: &str = "memory/";
-/// Version of the bytes: key, entry, and the rule that it counts towards. The first version had no rule.
+/// Version of the encoding: key, entry, and the rule whose quota it counts towards. The first version had no rule.
 const VERSION: u8 = 2;
 const WITHOUT_RULE: u8 = 1;
 
 impl Memory {
-    /// Nothing is remembered yet.
+    /// An empty memory.
     pub fn new(quota: Quota) -> Self {
         Self { quota, ..Self::default() }
     }
 
-    /// Takes up what was handed out before by [`Memory::take_changes`].
+    /// Restores an entry that [`Memory::take_changes`] returned before.
     pub fn restore(&mut self, name: &str, bytes: &[u8]) {
         let Some(space) = space_of(name) else {
             return;
@@ -99,7 +101,7 @@ impl Memory {
             Some((&WITHOUT_RULE, rest)) => {
                 postcard::from_bytes::<(String, Entry)>(rest).ok().map(|(key, entry)| (key, entry, space.to_owned()))
             }
-            // Another version's: it begins anew.
+            // From an unknown version: it starts from scratch.
             _ => None,
         };
         if let Some((key, entry, rule)) = read {
@@ -107,12 +109,12 @@ impl Memory {
         }
     }
 
-    /// Forgets what changed.
+    /// Discards the list of changes.
     pub fn drop_changes(&mut self) {
         self.changed.clear();
     }
 
-    /// What changed since the last time: names, and bytes or that they are gone.
+    /// The changes since the last call: names, each with its bytes or `None` if the entry is gone.
     pub fn take_changes(&mut self) -> Vec<(String, Option<Vec<u8>>)> {
         let changed = std::mem::take(&mut self.changed);
         changed
@@ -126,7 +128,7 @@ impl Memory {
             .collect()
     }
 
-    /// Moves the clock of events on, and forgets what is past.
+    /// Advances the event clock and drops expired entries.
     pub fn advance(&mut self, clock: i64) {
         if clock <= self.clock {
             return;
@@ -143,17 +145,17 @@ impl Memory {
         }
     }
 
-    /// Rules of which something had to be forgotten since this was last asked, for want of room.
+    /// The rules with evictions since the last call.
     pub fn take_overflowed(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.overflowed)
     }
 
-    /// Keys and bytes that a rule causes to be kept, and how often something of it had to be forgotten for want of room.
+    /// The number of keys and bytes that count towards a rule's quota, and the number of its evictions.
     pub fn size(&self, rule: &str) -> (usize, usize, u64) {
         self.holders.get(rule).map_or((0, 0, 0), |holder| (holder.expiry.len(), holder.bytes, holder.evicted))
     }
 
-    /// All keys, in order.
+    /// All entries, in order.
     pub fn list(&self) -> Vec<Remembered> {
         let mut all: Vec<Remembered> = Vec::new();
         for (name, space) in &self.spaces {
@@ -169,12 +171,12 @@ impl Memory {
         all
     }
 
-    /// Whether anything is in a space.
+    /// Whether a space has any entries.
     pub fn knows(&self, space: &str) -> bool {
         self.spaces.get(space).is_some_and(|space| !space.entries.is_empty())
     }
 
-    /// Takes over a space of another memory, in place of its own.
+    /// Replaces a space with that of another memory.
     pub fn adopt(&mut self, space: &str, other: &Self) {
         self.clear(space);
         if let Some(adopted) = other.spaces.get(space) {
@@ -185,7 +187,7 @@ impl Memory {
         }
     }
 
-    /// Forgets all of a space.
+    /// Clears a space; returns the number of entries removed.
     pub fn clear(&mut self, space: &str) -> usize {
         let keys: Vec<String> =
             self.spaces.get(space).map_or_else(Vec::new, |space| space.entries.keys().cloned().collect());
@@ -217,7 +219,7 @@ impl Memory {
         Some(held.entry)
     }
 
-    /// Changes what is under a key, and lets it live until `expires` at least.
+    /// Changes the entry of a key and extends its life to at least `expires`.
     fn change<T>(
         &mut self,
         place: Place<'_>,
@@ -233,7 +235,7 @@ impl Memory {
         self.put(space, rule, key.to_owned(), entry);
         self.changed.insert((space.to_owned(), key.to_owned()));
         while let Some((space, key)) =
-            self.holders.get_mut(rule).and_then(|holder| holder.too_much(self.quota, (space, key)))
+            self.holders.get_mut(rule).and_then(|holder| holder.next_eviction(self.quota, (space, key)))
         {
             self.remove(&space, &key);
             self.changed.insert((space, key));
@@ -242,12 +244,13 @@ impl Memory {
         answer
     }
 
-    /// Whether something that happened then is still kept, or is to be noted, where it is kept for so long.
+    /// Whether something that happened at `time` is still kept, or may still be recorded, if it is kept for
+    /// `kept_for`.
     fn keeps(&self, time: i64, kept_for: i64) -> bool {
         time.saturating_add(kept_for) >= self.clock
     }
 
-    /// Notes that something happened under a key, and says how often it did in the window that ends now.
+    /// Records an occurrence under a key, and returns how many there were in the window that ends now.
     pub(in crate::rule) fn count(
         &mut self,
         place: Place<'_>,
@@ -282,7 +285,7 @@ impl Memory {
         }
     }
 
-    /// Notes a value under a key, and says how many different ones there were in the window that ends now.
+    /// Records a value under a key, and returns how many distinct ones there were in the window that ends now.
     pub(in crate::rule) fn distinct(
         &mut self,
         place: Place<'_>,
@@ -320,7 +323,8 @@ impl Memory {
         }
     }
 
-    /// Notes a value under a key. The first says whether it had not been seen for `lifetime`, the second whether any other had been.
+    /// Records a value under a key. Returns whether it was not seen within `lifetime`, and whether any other value
+    /// was.
     pub(in crate::rule) fn see(
         &mut self,
         place: Place<'_>,
@@ -368,7 +372,7 @@ impl Memory {
         (new, others)
     }
 
-    /// Notes that something of a name happened under a key.
+    /// Records a mark of a name under a key.
     pub(in crate::rule) fn mark(&mut self, place: Place<'_>, key: &str, name: &str, now: Moment, lifetime: i64) {
         let key = mark_key(key, name);
         let kept_for = lifetime.saturating_mul(2);
@@ -386,7 +390,7 @@ impl Memory {
         });
     }
 
-    /// The newest time, at or before a moment and less than `window` before `now`, at which something of a name happened.
+    /// The newest mark of a name that is at or before `before` and less than `window` before `now`.
     pub(in crate::rule) fn marked(
         &self,
         space: &str,
@@ -408,7 +412,7 @@ impl Memory {
         }
     }
 
-    /// Whether something of a name happened, and its mark still lives.
+    /// Whether there is a mark of a name whose lifetime has not ended.
     pub(in crate::rule) fn is_marked(&self, space: &str, key: &str, name: &str, now: Moment) -> bool {
         match self.entry(space, &mark_key(key, name)).map(|entry| &entry.content) {
             Some(Content::Marks(_, lifetime)) => self.marked(space, key, name, now, now, *lifetime).is_some(),
@@ -416,20 +420,20 @@ impl Memory {
         }
     }
 
-    /// Writes a value down, as JSON.
+    /// Stores a value as JSON.
     pub(in crate::rule) fn remember(&mut self, place: Place<'_>, key: &str, value: String, now: Moment, lifetime: i64) {
         let key = format!("note/{}", short(key));
         let kept_for = lifetime.saturating_mul(2);
         if !self.keeps(now.0, kept_for) {
             return;
         }
-        // Another lifetime replaces the one before, be it shorter.
+        // A new lifetime replaces the previous one, even if it is shorter.
         self.forget_key(place.space, &key);
         let expires = now.0.saturating_add(kept_for);
         self.change(place, &key, expires, || Content::Note(value, now.0.saturating_add(lifetime)), |_| {});
     }
 
-    /// The value that was written down, if it has not been forgotten by `now`.
+    /// The stored value, if its lifetime has not ended by `now`.
     pub(in crate::rule) fn recall(&self, space: &str, key: &str, now: Moment) -> Option<&str> {
         let entry = self.entry(space, &format!("note/{}", short(key)))?;
         match &entry.content {
@@ -438,7 +442,7 @@ impl Memory {
         }
     }
 
-    /// Forgets what was written down under a key.
+    /// Deletes the value stored under a key.
     pub(in crate::rule) fn forget(&mut self, space: &str, key: &str) {
         self.forget_key(space, &format!("note/{}", short(key)));
     }
@@ -449,14 +453,14 @@ impl Memory {
         }
     }
 
-    /// When a space began to learn something: now, if it had not begun.
+    /// When a space began to learn something; if it has not begun, it begins now.
     pub(in crate::rule) fn learning_since(&mut self, place: Place<'_>, what: &str, now: Moment, write: bool) -> i64 {
         let key = format!("learning/{}", short(what));
         match self.entry(place.space, &key).map(|entry| &entry.content) {
             Some(Content::Since(since)) => *since,
             _ => {
                 if write {
-                    // Learning is done once: it is not forgotten.
+                    // Learning happens once, so its start never expires.
                     self.change(place, &key, i64::MAX, || Content::Since(now.0), |_| {});
                 }
                 now.0
@@ -465,18 +469,18 @@ impl Memory {
     }
 }
 
-/// A key may hold anything, and so may a name: neither can be taken for a part of the other.
+/// Keys and names may contain any text, so the length keeps them apart.
 fn mark_key(key: &str, name: &str) -> String {
     format!("mark/{}/{}/{}", name.len(), short(name), short(key))
 }
 
-/// A text that is kept as it is, or by its hash where it is long.
+/// A string as it is, or its hash if it is long.
 fn short(text: &str) -> String {
     if text.len() <= MAX_TEXT { text.to_owned() } else { format!("#{}", blake3::hash(text.as_bytes()).to_hex()) }
 }
 
 fn name_of(space: &str, key: &str) -> String {
-    // Keys may be long and hold anything.
+    // Keys may be long and contain any text.
     let hash = blake3::hash(key.as_bytes()).to_hex();
     format!("{MEMORY}{space}/{}", hash.get(..32).unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! Holds the memory against a model that never forgets, and its quota.
+//! Tests the memory against a model that never forgets, and its quota.
 
 use super::*;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 const WINDOW: i64 = 50;
 const R: Place<'static> = Place { space: "r", rule: "r" };
 
-/// What is asked of a memory.
+/// One operation on a memory.
 #[derive(Debug, Clone)]
 struct Step {
     time: i64,
@@ -27,7 +27,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-/// The plainest definition: everything that was ever noted, and when the rule of the module's documentation lets it count.
+/// The plainest definition: everything that was ever recorded, filtered by the rule in the module's documentation.
 struct Model<'a> {
     steps: &'a [Step],
 }
@@ -38,20 +38,20 @@ impl<'a> Model<'a> {
         self.steps[..=index].iter().map(|step| step.time).max().unwrap().max(0)
     }
 
-    /// What was noted before a step, and counts at it.
+    /// What was recorded before a step, and counts at it.
     fn noted(&self, index: usize, kept_for: i64) -> impl Iterator<Item = &'a Step> {
         let clock = self.clock(index);
         self.taken(index, kept_for).into_iter().filter(move |step| step.time + kept_for >= clock)
     }
 
-    /// What came in time to be noted under the key of a step, before it.
+    /// What arrived in time to be recorded under the key of a step, before it.
     fn taken(&self, index: usize, kept_for: i64) -> Vec<&'a Step> {
         let before = self.steps[..index].iter().enumerate();
         let taken = before.filter(|(at, step)| step.time + kept_for >= self.clock(*at));
         taken.map(|(_, step)| step).filter(|step| step.key == self.steps[index].key).collect()
     }
 
-    /// The same, with the step itself.
+    /// The same, including the step itself.
     fn noted_with(&self, index: usize, kept_for: i64) -> Vec<&'a Step> {
         let own = Some(&self.steps[index]).filter(|step| step.time + kept_for >= self.clock(index));
         self.noted(index, kept_for).chain(own).collect()
@@ -66,7 +66,7 @@ proptest! {
         let mut stored: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         for (index, step) in steps.iter().enumerate() {
             if index == restart {
-                // As after a restart: from what was stored.
+                // As after a restart: restore what was stored.
                 memory = Memory::new(Quota::default());
                 for (name, bytes) in &stored {
                     memory.restore(name, bytes);
@@ -91,7 +91,7 @@ proptest! {
                 memory.mark(R, &key, "one", now, WINDOW);
             }
             prop_assert_eq!(memory.marked("r", &key, "one", now, now, WINDOW).map(|moment| moment.0), newest);
-            // What was written down last, if it has not ended by the event's time.
+            // The last stored value, if its lifetime has not ended by the event's time.
             let written = model.taken(index, 2 * WINDOW).pop();
             let written = written.filter(|other| other.time + 2 * WINDOW >= model.clock(index));
             let written = written.filter(|other| step.time < other.time + WINDOW).map(|other| other.value.to_string());
@@ -104,7 +104,7 @@ proptest! {
                 }
             }
         }
-        // What is stored is what is there.
+        // What is stored is what is in memory.
         let mut again = Memory::new(Quota::default());
         for (name, bytes) in &stored {
             again.restore(name, bytes);
@@ -125,7 +125,7 @@ fn a_quota_counts_all_that_a_rule_causes_to_be_kept() {
     }
     assert_eq!(memory.size("r").0, 10);
     assert_eq!(memory.list().len(), 11);
-    // Nothing of the others goes for it.
+    // Nothing of the other rules was evicted for it.
     assert_eq!(memory.count(other, "theirs", (1, 2), 1_000, false), 1);
     assert_eq!(memory.take_overflowed().into_iter().collect::<Vec<_>>(), ["r"]);
 }
@@ -150,7 +150,7 @@ fn a_space_is_bounded_and_says_so() {
     assert_eq!((keys, evicted), (10, 90));
     assert!(bytes < 1_000);
     assert_eq!(memory.take_overflowed().into_iter().collect::<Vec<_>>(), ["r"]);
-    // The newest are there.
+    // The newest are still there.
     assert_eq!(memory.count(R, "99", (100, 100), 1_000, false), 1);
     assert_eq!(memory.count(R, "1", (100, 100), 1_000, false), 0);
 }

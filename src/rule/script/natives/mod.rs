@@ -1,8 +1,9 @@
-//! Functions of Rhai's own that a rule must not have as they are, replaced or refused.
+//! Standard functions of Rhai that are unsafe for rules, replaced or refused.
 //!
-//! Rhai looks at sizes when a function has made its result, so one that makes much of little has to be asked before: `replace` can ask
-//! for gigabytes in one operation. Others run code without limits (`parse_json`), follow what closures hold without end (`to_json`),
-//! take time that nobody counts, or tell what is the host's. All that Rhai registers were judged one by one; a test holds the list.
+//! Rhai checks sizes after a function has built its result. A function that makes much out of little must therefore
+//! be checked before: `replace` can ask for gigabytes in one operation. Others run code without limits
+//! (`parse_json`), follow closures without end (`to_json`), take time that is not counted, or reveal details of the
+//! host. Every function that Rhai registers was reviewed; a test keeps the list complete.
 
 use std::any::TypeId;
 
@@ -15,17 +16,17 @@ use crate::rule::{
 
 type Answer<T> = Result<T, Box<EvalAltResult>>;
 
-/// `curry` under another name: see [`crate::rule::script::sandbox`].
+/// Replacement for `curry`: see [`crate::rule::script::sandbox`].
 pub(in crate::rule) const CURRIED: &str = "curried";
-/// Arguments of one `curry`.
+/// Maximum number of arguments of one `curry`.
 const MAX_CURRIED: usize = 16;
-/// Bytes of one of them: they are copied with each copy of the function.
+/// Maximum size of each argument, in bytes: they are copied with each copy of the function.
 const MAX_CURRIED_BYTES: usize = 4 * 1024;
-/// Comparisons of items within one search of a list.
+/// Maximum number of comparisons in one search of a list.
 const MAX_COMPARED: usize = 1_000_000;
 
 pub(in crate::rule) fn register(engine: &mut Engine) {
-    // Ends the process, for tests of what comes after that.
+    // Ends the process, to test crash recovery.
     #[cfg(debug_assertions)]
     engine.register_fn("abort_for_tests", || -> () { std::process::abort() });
     texts(engine);
@@ -47,7 +48,7 @@ fn texts(engine: &mut Engine) {
             replace(text, find.encode_utf8(&mut [0; 4]), with.encode_utf8(&mut [0; 4]))
         });
     engine.register_fn("pad", |text: &mut ImmutableString, length: i64, padding: &str| pad_text(text, length, padding));
-    // Rhai's own give an iterator, in which no limit sees the characters.
+    // Rhai's own functions return an iterator, whose characters no limit counts.
     engine
         .register_get("chars", |text: &mut ImmutableString| characters(text, 0, i64::MAX))
         .register_fn("chars", |text: ImmutableString| characters(&text, 0, i64::MAX))
@@ -61,7 +62,7 @@ fn texts(engine: &mut Engine) {
             let start = (*range.start()).max(0);
             characters(&text, start, range.end().saturating_sub(start).saturating_add(1))
         });
-    // Rhai's own runs what it is given as an expression, outside of all limits.
+    // Rhai's own function evaluates its argument as an expression, outside all limits.
     engine.register_fn("parse_json", |text: ImmutableString| parse_json(&text));
     engine.register_fn("to_json", |map: &mut Map| to_json_value(&Dynamic::from(map.clone())).to_string());
 }
@@ -79,7 +80,7 @@ fn lists(engine: &mut Engine) {
     engine
         .register_fn("index_of", move |list: &mut Array, wanted: Dynamic| index_of(list, &wanted, 0))
         .register_fn("index_of", move |list: &mut Array, wanted: Dynamic, start: i64| index_of(list, &wanted, start))
-        // Rhai's own takes a text for the name of a function first.
+        // Rhai's own function prefers to treat a string as the name of a function.
         .register_fn("index_of", move |list: &mut Array, wanted: ImmutableString| index_of(list, &wanted.into(), 0))
         .register_fn("index_of", move |list: &mut Array, wanted: ImmutableString, start: i64| {
             index_of(list, &wanted.into(), start)
@@ -93,37 +94,37 @@ fn functions(engine: &mut Engine) {
         engine.register_raw_fn(CURRIED, types, |_, arguments| {
             let mut given = arguments.iter();
             let function = given.next().and_then(|first| first.read_lock::<FnPtr>().map(|function| function.clone()));
-            let mut function = function.ok_or("`curry` is for functions")?;
+            let mut function = function.ok_or("`curry` can only be called on functions")?;
             for argument in given {
                 if is_or_holds_closure(argument) || Weight::of(argument).bytes > MAX_CURRIED_BYTES {
-                    return Err(too_large("`curry` takes values of 4 KiB at most, and no closures: write a closure"));
+                    return Err(too_large("`curry` takes values of at most 4 KiB, and no closures; use a closure"));
                 }
                 function.add_curry((*argument).clone().flatten());
             }
             Ok(function)
         });
     }
-    // What a closure holds is not shown: it may be much, and may hold the closure.
+    // Captured values are not shown: they can be large, and can contain the closure itself.
     engine.register_fn("to_debug", |function: &mut FnPtr| format!("Fn({})", function.fn_name()));
     engine.register_fn("debug", |function: &mut FnPtr| format!("Fn({})", function.fn_name()));
 }
 
 fn refused(engine: &mut Engine) {
-    // `sleep` would block the thread where no callback sees it.
-    engine.register_fn("sleep", |_: i64| no::<()>("`sleep` is switched off: a rule may not wait"));
-    engine.register_fn("sleep", |_: f64| no::<()>("`sleep` is switched off: a rule may not wait"));
-    // Tags mark what need not be looked at again: see `bounds`.
+    // `sleep` would block the thread in a place that no callback interrupts.
+    engine.register_fn("sleep", |_: i64| refuse::<()>("`sleep` is disabled: rules cannot wait"));
+    engine.register_fn("sleep", |_: f64| refuse::<()>("`sleep` is disabled: rules cannot wait"));
+    // Tags mark values that need not be checked again: see `bounds`.
     const TAGS: &str = "values cannot be tagged";
-    engine.register_fn("set_tag", |_: &mut Dynamic, _: i64| no::<()>(TAGS));
-    engine.register_set("tag", |_: &mut Dynamic, _: i64| no::<()>(TAGS));
-    const LISTING: &str = "`get_fn_metadata_list` is switched off";
+    engine.register_fn("set_tag", |_: &mut Dynamic, _: i64| refuse::<()>(TAGS));
+    engine.register_set("tag", |_: &mut Dynamic, _: i64| refuse::<()>(TAGS));
+    const LISTING: &str = "`get_fn_metadata_list` is disabled";
     engine
-        .register_fn("get_fn_metadata_list", || no::<Array>(LISTING))
-        .register_fn("get_fn_metadata_list", |_: ImmutableString| no::<Array>(LISTING))
-        .register_fn("get_fn_metadata_list", |_: ImmutableString, _: i64| no::<Array>(LISTING));
+        .register_fn("get_fn_metadata_list", || refuse::<Array>(LISTING))
+        .register_fn("get_fn_metadata_list", |_: ImmutableString| refuse::<Array>(LISTING))
+        .register_fn("get_fn_metadata_list", |_: ImmutableString, _: i64| refuse::<Array>(LISTING));
 }
 
-fn no<T>(why: &str) -> Answer<T> {
+fn refuse<T>(why: &str) -> Answer<T> {
     Err(why.into())
 }
 
@@ -149,7 +150,7 @@ fn pad_text(text: &mut ImmutableString, length: i64, padding: &str) -> Answer<()
         return Ok(());
     }
     if padding.is_empty() {
-        return no("pad: the padding is empty");
+        return refuse("pad: the padding is empty");
     }
     if length > MAX_STRING {
         return Err(too_large("Length of string"));
@@ -165,7 +166,7 @@ fn pad_text(text: &mut ImmutableString, length: i64, padding: &str) -> Answer<()
     Ok(())
 }
 
-/// Characters of a text from a place on, which counts from the end where it is negative.
+/// Characters of a string from an index on; a negative index counts from the end.
 fn characters(text: &str, start: i64, count: i64) -> Answer<Array> {
     let count = usize::try_from(count).unwrap_or(0);
     let start = usize::try_from(start).unwrap_or_else(|_| {
@@ -178,7 +179,7 @@ fn characters(text: &str, start: i64, count: i64) -> Answer<Array> {
 
 fn parse_json(text: &str) -> Answer<Dynamic> {
     let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| format!("parse_json: this is not JSON: {error}"))?;
+        serde_json::from_str(text).map_err(|error| format!("parse_json: invalid JSON: {error}"))?;
     let value = rhai::serde::to_dynamic(value)?;
     Weight::of(&value).check()?;
     Ok(value)
@@ -204,17 +205,17 @@ fn pad_list(list: &mut Array, length: i64, item: Dynamic) -> Answer<()> {
     Ok(())
 }
 
-/// Where a value is in a list.
+/// The index of a value in a list.
 fn position(list: &Array, wanted: &Dynamic, start: usize) -> Answer<Option<usize>> {
     let nodes = Weight::of(wanted).nodes;
     if nodes > 1 && nodes.saturating_mul(list.len()) > MAX_COMPARED {
-        return Err(too_large("searching the list would take more than a million comparisons"));
+        return Err(too_large("searching the list would take more than 1,000,000 comparisons"));
     }
     let found = list.iter().skip(start).position(|item| is_equal(item, wanted, MAX_DEPTH));
     Ok(found.map(|index| index + start))
 }
 
-/// As Rhai's `==` does: numbers compare whatever their kind, and values of different types are different.
+/// Like Rhai's `==`: integers and floats compare by value, and values of different types are not equal.
 fn is_equal(one: &Dynamic, other: &Dynamic, levels: usize) -> bool {
     if levels == 0 {
         return false;
@@ -223,7 +224,7 @@ fn is_equal(one: &Dynamic, other: &Dynamic, levels: usize) -> bool {
         return one == other;
     }
     let number = |value: &Dynamic| {
-        #[expect(clippy::cast_precision_loss, reason = "as Rhai compares a whole number with a fraction")]
+        #[expect(clippy::cast_precision_loss, reason = "as Rhai compares an integer with a float")]
         value.as_float().ok().or_else(|| value.as_int().ok().map(|whole| whole as f64))
     };
     if let (Some(one), Some(other)) = (number(one), number(other)) {

@@ -1,4 +1,4 @@
-//! Holds the list of Rhai's functions that were judged, and calls each of them with hostile arguments.
+//! Keeps the list of reviewed Rhai functions complete, and calls each function with hostile arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::rule::{
     script::{library::TOPICS, meter::Limits, sandbox::sandbox},
 };
 
-/// Name, number of overloads, judgement.
+/// Name, number of overloads, verdict.
 fn judged() -> Vec<(&'static str, usize, &'static str)> {
     let lines = include_str!("judged.tsv").lines().filter(|line| !line.starts_with('#'));
     let row = |line: &'static str| {
@@ -23,7 +23,7 @@ fn judged() -> Vec<(&'static str, usize, &'static str)> {
     lines.map(row).collect()
 }
 
-/// What an engine has: names, each with the types of the parameters of each overload.
+/// The functions of an engine: names, each with the parameter types of each overload.
 fn registered(engine: &Engine) -> BTreeMap<String, BTreeSet<Vec<TypeId>>> {
     let of = |info: rhai::FuncInfo<'_>| Some((info.metadata.name.to_string(), info.metadata.param_types.to_vec()));
     let mut found: BTreeMap<String, BTreeSet<Vec<TypeId>>> = BTreeMap::new();
@@ -33,7 +33,7 @@ fn registered(engine: &Engine) -> BTreeMap<String, BTreeSet<Vec<TypeId>>> {
     found
 }
 
-/// A function that is new in Rhai must be judged, by the questions at the top of `judged.tsv`, before it is let in.
+/// A function that is new in Rhai must be reviewed by the criteria at the top of `judged.tsv` before it is allowed.
 #[test]
 fn every_function_of_rhai_has_been_judged() {
     let mut engine = Engine::new_raw();
@@ -58,7 +58,7 @@ fn what_is_refused_is_refused_in_every_overload() {
     }
 }
 
-/// Values of every kind at the ends of what they may be, by the name of a variable.
+/// Adds values of every type, at the limits of that type, to the scope; returns expressions for them.
 fn hostile(scope: &mut Scope<'_>) -> Vec<&'static str> {
     let text = "a\u{202e}é".repeat(MAX_STRING / 8);
     let list: Array = (0..i64::try_from(MAX_ITEMS).unwrap() - 1_000).map(Dynamic::from).collect();
@@ -70,7 +70,7 @@ fn hostile(scope: &mut Scope<'_>) -> Vec<&'static str> {
     vec!["text", "empty", "list", "deep", "map", "least", "most", "nan", "char", "unit", "numbers", "|x| [x, text]"]
 }
 
-/// Called in every way that a rule could: nothing may panic, hang, or take memory out of proportion.
+/// Calls every function in every way that a rule could: nothing may panic, hang, or use disproportionate memory.
 #[test]
 fn hostile_arguments_do_no_harm() {
     let limits = Limits { operations: 20_000, time: std::time::Duration::from_secs(20) };
@@ -99,7 +99,7 @@ fn hostile_arguments_do_no_harm() {
                 call.begin(limits.time);
                 let answer = engine.eval_with_scope::<Dynamic>(&mut scope, &script);
                 call.end();
-                // Whatever it gave can be weighed and let go, and no limit of time was needed.
+                // Any result can be weighed and dropped, and the time limit was not reached.
                 match answer.map_err(|error| *error) {
                     Ok(value) => {
                         reached = true;

@@ -1,8 +1,8 @@
-//! Activities that Atlassian documents by their names: the audit log activities database
-//! (support.atlassian.com/security-and-access-policies/docs/audit-log-activities-database, November 2026), as far as it could be read.
-//! Atlassian calls it incomplete, and it has no ids.
+//! Activities that Atlassian documents by name in the audit log activities database
+//! (support.atlassian.com/security-and-access-policies/docs/audit-log-activities-database, November 2026), as far as
+//! it could be read. Atlassian calls it incomplete, and it has no ids.
 
-/// Names of activities, under the groups that they stand in.
+/// Names of activities by group.
 pub(super) const DOCUMENTED: &[(&str, &[&str])] = &[
     (
         "Atlassian accounts",

@@ -1,7 +1,7 @@
-//! What is known of events: their fields and their action ids. Atlassian documents the first in part and the second not at all, so
-//! what an organization's own stored events have is added to it.
+//! The vocabulary of events: known fields and action ids. Atlassian documents the fields in part and the action ids
+//! not at all, so what the organization's stored events contain is added.
 //!
-//! Used to warn of what is probably misspelt, never to reject.
+//! It is used to warn about likely misspellings, never to reject anything.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ mod activities;
 
 use activities::DOCUMENTED;
 
-/// Fields of an event that are documented, or were seen in vendors' samples: paths in which `[]` is any item of a list.
+/// Event fields that are documented or occur in vendors' samples, as paths in which `[]` is any item of a list.
 /// (developer.atlassian.com, organization REST API, events; samples of collectors.)
 const FIELDS: &[&str] = &[
     "id",
@@ -75,7 +75,7 @@ const FIELDS: &[&str] = &[
     "relations",
 ];
 
-/// What stands beside Atlassian's own names, and where it leads.
+/// The short names next to Atlassian's own, and the path that each stands for, if there is one.
 const SHORT: &[(&str, &str)] = &[
     ("actor", "attributes.actor"),
     ("target", "attributes.context[]"),
@@ -89,11 +89,11 @@ const SHORT: &[(&str, &str)] = &[
     ("flags", ""),
 ];
 
-/// Parts of `event.geo`.
+/// The fields of `event.geo`.
 const GEO: [&str; 3] = ["country", "city", "region"];
 
-/// Action ids that stand in public rules, data models and samples. Atlassian publishes no list; only the first rests on a real
-/// event.
+/// Action ids in public rules, data models and samples. Atlassian publishes no list; only the first one is from a
+/// real event.
 const ACTIONS: &[&str] = &[
     "user_logged_in_as_user",
     "added_org_admin",
@@ -123,24 +123,24 @@ const ACTIONS: &[&str] = &[
     "user_revoked_role",
 ];
 
-/// The names of the documented fields, each once, at whatever place they stand.
+/// The names of all documented fields, at any place in an event.
 pub(in crate::rule) fn names() -> BTreeSet<&'static str> {
     let short = SHORT.iter().map(|(name, _)| *name).chain(GEO);
     let documented = FIELDS.iter().flat_map(|path| path.split('.')).map(|name| name.trim_end_matches("[]"));
     documented.chain(short).collect()
 }
 
-/// How sure an entry of a rule's `actions` is, by what is known of it in public.
+/// How certain an entry of a rule's `actions` is, according to public sources.
 pub fn certainty(action: &str) -> Certainty {
     match ACTIONS.iter().position(|known| *known == action) {
         Some(0) => Certainty::Verified,
         Some(_) => Certainty::Sample,
-        // A prefix that a collector matches proves no id.
+        // A prefix that a collector matches does not prove an id.
         None => Certainty::Assumed,
     }
 }
 
-/// Beginnings and ends of action ids that a collector looks for: ids of that kind are likely.
+/// Prefixes and suffixes of action ids that collectors look for: ids like these are likely.
 const ACTION_PATTERNS: &[&str] = &[
     "organization_users_*",
     "user_profile_*",
@@ -159,13 +159,13 @@ const ACTION_PATTERNS: &[&str] = &[
     "*_policy_update",
 ];
 
-/// Fields and actions, known or seen.
+/// The known fields, actions and activities.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
     fields: BTreeSet<String>,
     actions: BTreeSet<String>,
     activities: BTreeSet<String>,
-    /// Whether events were seen: then what they lack is likelier a mistake.
+    /// Whether events were added: a field that none of them has is then more likely a mistake.
     seen: bool,
 }
 
@@ -191,7 +191,7 @@ impl Default for Vocabulary {
 }
 
 impl Vocabulary {
-    /// Adds what an event has.
+    /// Adds the fields and the action of an event.
     pub fn add_event(&mut self, event: &Value) {
         self.seen = true;
         if let Some(action) = event.pointer("/attributes/action").and_then(Value::as_str) {
@@ -200,7 +200,7 @@ impl Vocabulary {
         self.add_value("", event, 0);
     }
 
-    /// Adds what organizations say of their actions.
+    /// Adds the actions in an organization's catalog.
     pub fn add_catalog(&mut self, catalog: &Catalog) {
         for action in catalog.ids() {
             self.actions.insert(action.to_string());
@@ -208,7 +208,7 @@ impl Vocabulary {
         }
     }
 
-    /// Whether events were added.
+    /// Whether any events were added.
     pub fn has_events(&self) -> bool {
         self.seen
     }
@@ -219,7 +219,7 @@ impl Vocabulary {
         }
         match value {
             Value::Object(map) => {
-                // An object instead of a list is asked as a list of one.
+                // An object in place of a list counts as a list of one.
                 let path = if ["attributes.context", "attributes.container"].contains(&path) {
                     format!("{path}[]")
                 } else {
@@ -241,7 +241,7 @@ impl Vocabulary {
         }
     }
 
-    /// Adds a path with everything on the way to it.
+    /// Adds a path and all its prefixes.
     fn add_field(&mut self, path: &str) {
         let mut path = path;
         while !path.is_empty() && self.fields.insert(path.to_owned()) {
@@ -252,7 +252,7 @@ impl Vocabulary {
         }
     }
 
-    /// What is meant by a path that a rule looks along: with short names resolved, and indexes as `[]`.
+    /// Normalizes a path in a rule: resolves short names.
     fn resolve(path: &str) -> String {
         let (first, rest) =
             path.split_once(['.', '[']).map_or((path, ""), |(first, _)| (first, path.get(first.len()..).unwrap_or("")));
@@ -262,13 +262,13 @@ impl Vocabulary {
         }
     }
 
-    /// What to say about a field that is not known; none if it is.
+    /// What to suggest about an unknown field; `None` if it is known.
     pub fn doubt_field(&self, path: &str) -> Option<String> {
         let wanted = Self::resolve(path);
         if self.fields.contains(&wanted) {
             return None;
         }
-        // The longest part of the way that exists, and the step that does not.
+        // The longest known prefix, and the first unknown step after it.
         let mut parent = wanted.as_str();
         while !parent.is_empty() && !self.fields.contains(parent) {
             parent = match parent.strip_suffix("[]") {
@@ -282,19 +282,19 @@ impl Vocabulary {
         let siblings = self.fields.iter().filter_map(|field| field.strip_prefix(&prefix));
         let siblings: Vec<&str> = siblings.filter(|field| !field.contains(['.', '['])).collect();
         let near = crate::config::diagnostic::nearest(step, siblings.iter().copied());
-        // What stands in `attributes` of targets differs from action to action: only what looks misspelt is doubted.
+        // The `attributes` of targets differ between actions: only doubt what looks misspelt.
         let open = parent.ends_with("[].attributes") || parent.ends_with("app.attributes");
         match near {
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if open => None,
             None => Some(match siblings.len() {
-                0 => "nothing was ever seen below it".to_owned(),
-                _ => format!("seen there: {}", siblings.join(", ")),
+                0 => "its parent has no known fields".to_owned(),
+                _ => format!("known fields: {}", siblings.join(", ")),
             }),
         }
     }
 
-    /// What to say about the name of an activity that nothing is known of; none if something is.
+    /// What to suggest about an unknown activity name; `None` if it is known.
     pub fn doubt_activity(&self, name: &str) -> Option<String> {
         let lower = name.trim().to_lowercase();
         if self.activities.iter().any(|known| known.to_lowercase() == lower) {
@@ -303,14 +303,11 @@ impl Vocabulary {
         let near = crate::config::diagnostic::nearest(name, self.activities.iter().map(String::as_str));
         Some(match near {
             Some(near) => format!("did you mean `{near}`?"),
-            None => {
-                "it is on no list of the audit log's activities: `watchbell actions list` shows your organization's"
-                    .to_owned()
-            }
+            None => "unknown activity; run `watchbell actions list` to see those of your organization".to_owned(),
         })
     }
 
-    /// What to say about an action id or pattern that nothing is known of; none if something is.
+    /// What to suggest about an unknown action id or pattern; `None` if it is known.
     pub fn doubt_action(&self, action: &str) -> Option<String> {
         let glob = crate::rule::manifest::pattern::glob(action).ok()?.compile_matcher();
         let known = self.actions.contains(action)
@@ -327,14 +324,14 @@ impl Vocabulary {
         Some(match near {
             Some(near) => format!("did you mean `{near}`?"),
             None if self.seen => {
-                "no stored event has it, and no public source names it: `watchbell events list` shows what there is"
+                "no stored event and no public source has this action; run `watchbell events list` to see stored events"
                     .to_owned()
             }
-            None => "no public source names it: compare with your own audit log".to_owned(),
+            None => "no public source has this action; compare it with your own audit log".to_owned(),
         })
     }
 
-    /// Whether a field of the event is always a text, where it is there.
+    /// Whether a field of the event is always a string if it is present.
     pub(in crate::rule) fn is_text(path: &str) -> bool {
         let resolved = Self::resolve(path);
         ["action", "activity", "category", "ip", "time", "source", "id"].contains(&resolved.as_str())
@@ -364,8 +361,8 @@ mod tests {
         }
         assert_eq!(vocabulary.doubt_field("actor.emial").as_deref(), Some("did you mean `email`?"));
         assert_eq!(vocabulary.doubt_field("atributes.action").as_deref(), Some("did you mean `attributes`?"));
-        assert!(vocabulary.doubt_field("actor.shoe_size").unwrap().starts_with("seen there: app, auth, email"));
-        // Targets have attributes of their own.
+        assert!(vocabulary.doubt_field("actor.shoe_size").unwrap().starts_with("known fields: app, auth, email"));
+        // Targets have other attributes.
         assert_eq!(vocabulary.doubt_field("attributes.context[].attributes.repositorySlug"), None);
         assert!(vocabulary.doubt_field("attributes.context[].attributes.emial").is_some());
         vocabulary
