@@ -67,8 +67,8 @@ fn mistakes_of_the_author_are_told() {
     .map(|body| is_true(body, &given).unwrap_err())
     .collect();
     insta::assert_snapshot!(errors.join("\n"), @r#"
-    glob: `[` is not a pattern: unclosed character class; missing ']' (line 2, column 18)
-    matches: not a regular expression: unclosed group (line 2, column 18)
+    glob: invalid pattern `[`: unclosed character class; missing ']' (line 2, column 18)
+    matches: invalid regular expression: unclosed group (line 2, column 18)
     matches: the regular expression is too large when compiled (line 2, column 18)
     in_cidr: `10.0.0.0/99` is not a network: write `10.0.0.0/8` or `2001:db8::/32` (line 2, column 18)
     hour: `Europe/Berln` is not a time zone: write a name such as `Europe/Berlin` or `UTC` (line 2, column 18)
