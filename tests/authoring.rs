@@ -58,7 +58,7 @@ fn a_test_file_that_is_not_text_fails() {
     lab.write("rules/rule.test.yaml", [b'-', 0xff]);
     let tested = lab.watchbell(&["test", "rules"]);
     assert_eq!(tested.code, Some(1), "{}", tested.show());
-    assert!(tested.stderr.contains("E401") && tested.stderr.contains("cannot be read"), "{}", tested.show());
+    assert!(tested.stderr.contains("E401") && tested.stderr.contains("cannot read the test file"), "{}", tested.show());
     let checked = lab.watchbell(&["check", "--offline", "rules"]);
     assert!(checked.stderr.contains("E401"), "{}", checked.show());
 }
@@ -355,7 +355,7 @@ fn rule(event) {
 }
 "#;
     assert_snapshot!(doubts(text).join("\n"), @r#"
-    W201 7:4 `fn Title` is never called: the function is `fn title` ()
+    W201 7:4 `fn Title` is never called (did you mean `fn title`?)
     W402 1:7 the rule has no runbook (add `runbook: "…"`: how to check it, how to undo it, whom to ask)
     W405 1:7 all matches of the rule join one alert: its title is always the same, and it has no `fn dedup` (add `fn dedup(event)`, or `fn title(event)` that names who did what to whom)
     W406 2:60 no action `user_logn` is known: the rule may never run (did you mean `user_login`?)

@@ -296,7 +296,7 @@ fn what_is_expected_needs_somebody_to_tell() {
     let (_, problems) = load(&[&rule("a.lone", "", "fn rule(event) { expect(\"k\", \"1h\", \"x\"); false }")]);
     assert!(problems[0].starts_with("E216"), "{problems:?}");
     let (_, problems) = load(&[&rule("a.one", "", "fn rule(event) { false } fn expired(event) { true }")]);
-    assert!(problems[0].contains("`fn expired` must have two parameters, it has 1"), "{problems:?}");
+    assert!(problems[0].contains("`fn expired` must have 2 parameters, found 1"), "{problems:?}");
     let shared = rule(
         "a.shared",
         "",

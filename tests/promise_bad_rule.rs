@@ -226,8 +226,8 @@ fn files_that_are_no_rules_are_told_with_their_place() {
     E204 rule1.rhai:1:7 missing key `severity` in `RULE`
     E200 rule10.rhai:1:20 unexpected '}'
     E211 rule11.rhai:2:4 the file has `fn rule` but no `const RULE`
-    W202 rule12.rhai:0:0 the file is no rule, and has nothing that could be imported
-    W201 rule13.rhai:3:4 `fn titel` is never called: the function is `fn title`
+    W202 rule12.rhai:0:0 the file is not a rule and has nothing to import
+    W201 rule13.rhai:3:4 `fn titel` is never called
     E202 rule2.rhai:1:21 `id` must be a string, found the number 5
     E203 rule2.rhai:1:31 `title` must not be empty
     E203 rule2.rhai:1:45 `hihg` is not a severity: write `info`, `low`, `medium`, `high` or `critical`
@@ -235,13 +235,13 @@ fn files_that_are_no_rules_are_told_with_their_place() {
     E203 rule2.rhai:1:62 `a b` is not an action id
     E202 rule2.rhai:1:113 `tags` must be a list of strings, found the string "x"
     E202 rule2.rhai:1:82 `threshold` must be a whole number from 1 to 10000, found the number 0
-    W201 rule3.rhai:2:4 `fn rul` is never called: the function is `fn rule`
+    W201 rule3.rhai:2:4 `fn rul` is never called
     E206 rule3.rhai:1:7 the file has `RULE` but no `fn rule(event)`
-    E207 rule4.rhai:2:4 `fn rule` must have one parameter, it has 2
+    E207 rule4.rhai:2:4 `fn rule` must have 1 parameter, found 2
     E200 rule5.rhai:2:29 unexpected '}'
     E210 rule6.rhai:1:21 rule id `a.ok` is already used by `[DIR]/rule0.rhai`
-    E205 rule7.rhai:1:7 `RULE` is not a map
-    W201 rule8.rhai:3:4 `fn Title` is never called: the function is `fn title`
+    E205 rule7.rhai:1:7 `RULE` must be a map
+    W201 rule8.rhai:3:4 `fn Title` is never called
     E213 rule9.rhai:2:6 the file's top level failed: exceeded the operation budget (infinite loop?) (line 2, column 6)
     "#);
 }
@@ -260,9 +260,9 @@ fn binary_and_oversized_files_are_told() {
     assert_eq!(
         messages,
         [
-            "the file is not text: byte 4 is not UTF-8",
-            "the file is larger than 64 KiB: this is no rule",
-            "this is not a regular file"
+            "the file is not valid UTF-8 (at byte 4)",
+            "the file is larger than 64 KiB, the limit for a rule file",
+            "not a regular file"
         ]
     );
     assert_eq!(loaded.set.broken.len(), 3);
@@ -438,7 +438,7 @@ fn directories_that_nest_too_deep_are_told() {
     lab.write(&format!("rules/{}bad.rhai", "d/".repeat(17)), GOOD);
     lab.write(&format!("rules/{}good.rhai", "e/".repeat(16)), GOOD);
     let done = lab.watchbell(&["check", "rules"]);
-    assert!(done.stderr.contains("directories nest more than 16 deep here"), "{}", done.show());
+    assert!(done.stderr.contains("directories nest more than 16 levels deep"), "{}", done.show());
     assert!(done.stdout.contains("1 rule"), "{}", done.show());
 }
 
@@ -467,7 +467,7 @@ fn copies_of_constants_are_bounded() {
         lab.write("rules/bad.rhai", text);
         let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
         assert!(done.stdout.contains("good.rule"), "{}", done.show());
-        assert!(done.stderr.contains("come to too much: Rhai copies each to where it is named"), "{}", done.show());
+        assert!(done.stderr.contains("the file's constants are too large"), "{}", done.show());
     }
 }
 
@@ -488,7 +488,7 @@ fn a_copy_of_a_built_in_rule_is_that_rule() {
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
     let loaded = load("// Changed.\n");
     let told: Vec<String> = loaded.diagnostics.iter().map(|found| found.message.clone()).collect();
-    assert_snapshot!(told.join("\n"), @"rule id `builtin.cursor_stuck` is that of a built-in rule, and 11 other files have ids of built-in rules as well");
+    assert_snapshot!(told.join("\n"), @"rule id `builtin.cursor_stuck` is already used by a built-in rule, and 11 other files use ids of built-in rules");
     assert_eq!(loaded.set.broken.len(), 1, "one alert");
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
 }
@@ -531,7 +531,7 @@ fn constants_made_of_each_other_are_bounded() {
         lab.write("rules/bad.rhai", text);
         let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
         assert!(done.stdout.contains("good.rule"), "{}", done.show());
-        assert!(done.stderr.contains("come to too much: Rhai copies each to where it is named"), "{}", done.show());
+        assert!(done.stderr.contains("the file's constants are too large"), "{}", done.show());
     }
 }
 
