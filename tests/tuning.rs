@@ -299,8 +299,8 @@ fn conditions_of_exceptions_are_looked_over() {
     assert_eq!(
         told,
         [
-            "warning[W206]: exception `one`: there is no function `wihin`",
-            "warning[W207]: exception `two`: no event is known to have `event.actor.emial`",
+            "warning[W206]: exception `one`: unknown function `wihin`",
+            "warning[W207]: exception `two`: no known event has `event.actor.emial`",
         ],
         "{}",
         checked.show()
