@@ -612,7 +612,11 @@ fn constants_that_can_never_be_right_are_told() {
         ("in_cidr(event.ip, [\"10.0.0.0/8\", \"10.0.0.0/33\"])", "W210", "10.0.0.0/33"),
         ("within(event.time, \"mon-fri 09:00-18:00\", \"Europe/Berln\")", "W210", "Europe/Berln"),
         ("count(event.actor.email, \"10x\") > 3", "W210", "`10x` is not a duration"),
-        ("count(\"10m\", event.actor.email) > 3 && count(event.actor.email, 600) > 3", "W210", "`600` is not a duration"),
+        (
+            "count(\"10m\", event.actor.email) > 3 && count(event.actor.email, 600) > 3",
+            "W210",
+            "`600` is not a duration",
+        ),
         ("common(\"all\").count(event.actor.email, \"1y\") > 3", "W210", "`1y` is not a duration"),
     ] {
         let found = check(body);

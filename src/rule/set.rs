@@ -21,6 +21,7 @@ use crate::rule::{
     manifest::{exception::Exception, metadata::Stage},
     script::compiled::{CompiledRule, RuleKind},
 };
+
 /// Actions that rules do not see, by source.
 pub type Ignored = BTreeMap<SourceName, ActionPatterns>;
 
@@ -322,8 +323,7 @@ impl RuleSet {
         self.detections.iter().map(|rule| self.reach_of(rule, &mut known)).max().unwrap_or_default()
     }
 
-    /// `known` caches earlier results: the number of paths through rules that subscribe to each other can be very
-    /// large.
+    /// `known` caches earlier results, because there can be very many paths through rules that subscribe to each other.
     fn reach_of<'a>(&'a self, rule: &'a CompiledRule, known: &mut HashMap<&'a RuleId, Duration>) -> Duration {
         if let Some(reach) = known.get(rule.id()) {
             return *reach;

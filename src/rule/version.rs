@@ -3,8 +3,8 @@
 //!
 //! A version is a hash of everything a rule consists of and reads. Versions are stored and compared across releases of
 //! the program, so the hashed bytes use their own encoding: each string is preceded by its length, each list by its
-//! count, and nothing depends on how a library prints its values. The examples in `tests/data/versions.txt` must never
-//! change.
+//! count, and nothing depends on how a library prints its values. The examples in `tests/data/versions.txt` must stay
+//! as they are.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -186,9 +186,7 @@ pub fn text_of(file: &Path) -> Result<Option<String>, Vec<Diagnostic>> {
     if let Some(problem) = allowed_places(file).refuses(file, MAX_FILE_BYTES as u64, "test file") {
         return Err(unreadable(problem));
     }
-    std::fs::read_to_string(file)
-        .map(Some)
-        .map_err(|error| unreadable(format!("cannot read the test file: {error}")))
+    std::fs::read_to_string(file).map(Some).map_err(|error| unreadable(format!("cannot read the test file: {error}")))
 }
 
 /// The places where a test file and its events files may be: the test file's directory and everything below it.
@@ -273,9 +271,7 @@ fn case(
         (None, Some(WrittenAlerts::These(alerts))) => Expected::Alerts(alerts),
         (None, None) if !written.expect.errors.is_empty() || written.expect.matches.is_some() => Expected::Any(false),
         _ => {
-            return Err(
-                "`expect` must have either `alert` or `alerts` (or `match`, for a signal)".to_owned()
-            );
+            return Err("`expect` must have either `alert` or `alerts` (or `match`, for a signal)".to_owned());
         }
     };
     let mut timeline = Timeline::new(number)?;

@@ -85,14 +85,15 @@ impl Compiler {
             let message = format!("the file has more than {MAX_DECLARATIONS} variables and constants");
             return (Compiled::Broken, vec![Diagnostic::error("E218", file, message)]);
         }
-        // The first pass is unoptimized, to keep the literal's positions, and lenient, because `params` is not known
-        // yet.
+        // The first pass is unoptimized, to keep the literal's positions, and lenient, because `params` is unknown.
         self.engine.set_optimization_level(OptimizationLevel::None);
         self.engine.set_strict_variables(false);
         let parsed = self.engine.compile(text);
         self.engine.set_optimization_level(OptimizationLevel::Simple);
         let first = match parsed {
-            Ok(ast) if fold::is_too_large(&ast, &Scope::new()) => return (Compiled::Broken, vec![too_much(file)]),
+            Ok(ast) if fold::is_too_large(&ast, &Scope::new()) => {
+                return (Compiled::Broken, vec![constants_too_large(file)]);
+            }
             Ok(ast) if !declares_rule(&ast) => return library_file(&ast, file, text),
             Ok(ast) => ast,
             Err(error) => return (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
@@ -130,23 +131,23 @@ impl Compiler {
             let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
             return Err(one(Diagnostic::error("E205", file, "`RULE` must be a map").at(text, places.whole).help(help)));
         };
-        let (metadata, mut found) = metadata::read(&map, &places, file, text);
+        let (metadata, mut diagnostics) = metadata::read(&map, &places, file, text);
         let (kind, functions) = match functions(&first, file, text, &places) {
             (Some(kind), functions, mut problems) => {
-                found.append(&mut problems);
+                diagnostics.append(&mut problems);
                 (kind, functions)
             }
             (None, _, mut problems) => {
-                found.append(&mut problems);
-                return Err(found);
+                diagnostics.append(&mut problems);
+                return Err(diagnostics);
             }
         };
         let Some(mut metadata) = metadata else {
-            return Err(found);
+            return Err(diagnostics);
         };
         let changes: Vec<&RuleOverride> =
             overrides.iter().filter(|change| change.selector.selects(&metadata)).collect();
-        found.append(&mut overrides::apply(&mut metadata, &changes));
+        diagnostics.append(&mut overrides::apply(&mut metadata, &changes));
 
         // Functions may use the file's own constants and `params`.
         let mut constants = Scope::new();
@@ -161,12 +162,12 @@ impl Compiler {
             constants.push_constant(name.to_owned(), value);
         }
         if fold::is_too_large(&first, &constants) {
-            found.push(too_much(file));
-            return Err(found);
+            diagnostics.push(constants_too_large(file));
+            return Err(diagnostics);
         }
         self.engine.set_strict_variables(true);
         let mut ast = self.engine.compile_with_scope(&constants, text).map_err(|error| {
-            let mut all = found.clone();
+            let mut all = diagnostics.clone();
             all.push(problem::parse_error(&error, file, text));
             all
         })?;
@@ -176,16 +177,17 @@ impl Compiler {
         {
             let message = "the rule calls `expect` but has no `fn expired(key, event)`";
             let help = "add `fn expired(key, event) { true }`, which returns true if a missed deadline is a match";
-            found.push(Diagnostic::error("E216", file, message).at(text, problem::span(text, position)).help(help));
+            diagnostics
+                .push(Diagnostic::error("E216", file, message).at(text, problem::span(text, position)).help(help));
         }
         let unknown = lists(&first)
             .into_iter()
             .filter_map(|(name, position)| Some((self.resources.lists.find(&name).err()?, position)));
         for (problem, position) in unknown.take(MOST_PROBLEMS) {
-            found.push(Diagnostic::error("E212", file, problem).at(text, problem::span(text, position)));
+            diagnostics.push(Diagnostic::error("E212", file, problem).at(text, problem::span(text, position)));
         }
-        if any_error(&found) {
-            return Err(found);
+        if any_error(&diagnostics) {
+            return Err(diagnostics);
         }
         // The functions of a library use its constants, which are not known here.
         self.engine.set_strict_variables(false);
@@ -225,7 +227,7 @@ impl Compiler {
             functions,
             cost: Cost::default(),
         };
-        Ok((rule, found))
+        Ok((rule, diagnostics))
     }
 
     /// Collects the traits of a file and all files that it imports, directly or not.
@@ -238,15 +240,15 @@ impl Compiler {
             traits.texts.extend(self.resources.imports.texts().cloned());
         }
         while let Some((from, path)) = pending.pop() {
-            let Some(found) = self.resources.imports.find(Some(&from.to_string_lossy()), &path).cloned() else {
+            let Some(import) = self.resources.imports.find(Some(&from.to_string_lossy()), &path).cloned() else {
                 continue;
             };
-            if seen.contains(&found) {
+            if seen.contains(&import) {
                 continue;
             }
-            seen.push(found.clone());
-            if let Some(text) = self.resources.imports.text(&found)
-                && let Some(parsed) = self.parsed(&found, &text)
+            seen.push(import.clone());
+            if let Some(text) = self.resources.imports.text(&import)
+                && let Some(parsed) = self.parsed(&import, &text)
             {
                 let scanned = &parsed.0;
                 traits.assigns |= scanned.assigns;
@@ -256,7 +258,7 @@ impl Compiler {
                 if scanned.imports_any {
                     traits.texts.extend(self.resources.imports.texts().cloned());
                 }
-                pending.extend(scanned.imports.iter().map(|path| (found.clone(), path.clone())));
+                pending.extend(scanned.imports.iter().map(|path| (import.clone(), path.clone())));
                 traits.texts.push(text);
                 traits.scripts.push(parsed);
             }
@@ -277,7 +279,7 @@ impl Compiler {
     }
 }
 
-fn too_much(file: &Path) -> Diagnostic {
+fn constants_too_large(file: &Path) -> Diagnostic {
     let message = "the file's constants are too large, because Rhai copies each constant to every place that names it";
     Diagnostic::error("E218", file, message)
 }
@@ -304,8 +306,8 @@ fn declares_rule(ast: &AST) -> bool {
 /// Handles a file without `RULE`: a library, unless it was probably meant to be a rule.
 fn library_file(ast: &AST, file: &Path, text: &Arc<str>) -> (Compiled, Vec<Diagnostic>) {
     let mut functions = ast.iter_functions();
-    if let Some(function) =
-        functions.find(|found| found.params.len() == 1 && ["rule", "check", "check_agent"].contains(&found.name))
+    if let Some(function) = functions
+        .find(|function| function.params.len() == 1 && ["rule", "check", "check_agent"].contains(&function.name))
     {
         let message = format!("the file has `fn {}` but no `const RULE`", function.name);
         let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
@@ -367,7 +369,7 @@ fn functions(
     text: &Arc<str>,
     places: &Places,
 ) -> (Option<RuleKind>, Vec<String>, Vec<Diagnostic>) {
-    let mut found = Vec::new();
+    let mut diagnostics = Vec::new();
     let mut names = Vec::new();
     let mut kinds = Vec::new();
     for function in ast.iter_functions() {
@@ -385,7 +387,7 @@ fn functions(
             let message = format!("`fn {name}` must have {shape}, found {}", function.params.len());
             let parameters = if wanted == 2 { "key, event" } else { "event" };
             let help = format!("write `fn {name}({parameters})`");
-            found.push(Diagnostic::error("E207", file, message).at(text, at).help(help));
+            diagnostics.push(Diagnostic::error("E207", file, message).at(text, at).help(help));
             continue;
         }
         if let Some(kind) = kind {
@@ -398,7 +400,7 @@ fn functions(
         {
             let message = format!("`fn {}` is never called", function.name);
             let help = format!("did you mean `fn {near}`?");
-            found.push(Diagnostic::warning("W201", file, message).at(text, at).help(help));
+            diagnostics.push(Diagnostic::warning("W201", file, message).at(text, at).help(help));
         }
     }
     let kind = match kinds.as_slice() {
@@ -415,8 +417,8 @@ fn functions(
                     )
                 },
             );
-            if !any_error(&found) {
-                found.push(
+            if !any_error(&diagnostics) {
+                diagnostics.push(
                     Diagnostic::error("E206", file, "the file has `RULE` but no `fn rule(event)`")
                         .at(text, places.whole.clone())
                         .help(help),
@@ -427,20 +429,20 @@ fn functions(
         _ => {
             let message = "a file must have only one of `fn rule`, `fn check` and `fn check_agent`";
             let help = "move the others to files of their own, each with its own `RULE`";
-            found.push(Diagnostic::error("E208", file, message).at(text, places.whole.clone()).help(help));
+            diagnostics.push(Diagnostic::error("E208", file, message).at(text, places.whole.clone()).help(help));
             None
         }
     };
-    (kind, names, found)
+    (kind, names, diagnostics)
 }
 
 pub(in crate::rule) fn function_span(text: &str, name: &str) -> std::ops::Range<usize> {
-    let found = text.match_indices("fn ").find_map(|(index, _)| {
+    let span = text.match_indices("fn ").find_map(|(index, _)| {
         let rest = text.get(index + 3..)?;
         let start = index + 3 + (rest.len() - rest.trim_start().len());
         text.get(start..)?.starts_with(name).then_some(start..start + name.len())
     });
-    found.unwrap_or(0..0)
+    span.unwrap_or(0..0)
 }
 
 /// Returns the span where a variable or constant of the top level is first declared.

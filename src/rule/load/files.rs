@@ -43,29 +43,28 @@ pub fn test_files(roots: &[PathBuf]) -> Vec<PathBuf> {
     files_ending(roots, ".test.yaml", true)
 }
 
-/// Returns the rule files under `roots`. Links that lead outside are not followed, because callers may rewrite the
-/// files.
+/// Returns the rule files under `roots`. Links that lead outside are not followed, because callers may rewrite files.
 pub fn rule_files(roots: &[PathBuf]) -> Vec<PathBuf> {
     files_ending(roots, ".rhai", false)
 }
 
 fn files_ending(roots: &[PathBuf], end: &str, follow_links: bool) -> Vec<PathBuf> {
     let inside = Inside::new(roots, follow_links);
-    let mut found = Vec::new();
+    let mut files = Vec::new();
     for root in roots {
         if root.is_file() {
-            found.push(normal(root));
+            files.push(normal(root));
             continue;
         }
         // Unreadable files are reported when rules are loaded.
         walk(root, 0, &inside, &mut HashSet::new(), &mut |file| {
             if file.to_string_lossy().ends_with(end) && (follow_links || inside.holds(file)) {
-                found.push(normal(file));
+                files.push(normal(file));
             }
         })
         .ok();
     }
-    found
+    files
 }
 
 pub(in crate::rule) type Texts = BTreeMap<PathBuf, Arc<str>>;

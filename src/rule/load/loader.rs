@@ -47,7 +47,7 @@ pub struct RuleSources {
     pub overrides: Overrides,
     /// Whether symbolic links may lead out of the directories.
     pub follow_links: bool,
-    /// Address databases in MaxMind's format.
+    /// Address databases (`.mmdb` files).
     pub geoip: Vec<PathBuf>,
     /// The organizations' actions.
     pub catalog: Arc<Catalog>,
@@ -297,7 +297,7 @@ impl Loader {
                 Ok(read) => {
                     self.last_overrides.insert(file.clone(), read);
                 }
-                Err(found) => loading.breaks(file, found, self.last_overrides.contains_key(file)),
+                Err(diagnostics) => loading.breaks(file, diagnostics, self.last_overrides.contains_key(file)),
             }
         }
         overrides.extend(self.last_overrides.values().flatten().cloned());
@@ -317,7 +317,7 @@ impl Loader {
                     }
                     self.last_exceptions.insert(file.clone(), read);
                 }
-                Err(found) => loading.breaks(file, found, self.last_exceptions.contains_key(file)),
+                Err(diagnostics) => loading.breaks(file, diagnostics, self.last_exceptions.contains_key(file)),
             }
         }
         for exception in self.last_exceptions.values().flatten() {
@@ -359,7 +359,7 @@ impl Loader {
             .iter()
             .chain(texts.iter().filter(|(_, text)| !is_copy(text)))
             .map(|(file, text)| {
-                let (compiled, found) = if may_load(file, text) {
+                let (compiled, diagnostics) = if may_load(file, text) {
                     // A panic in the engine must affect only this file.
                     let compile = AssertUnwindSafe(|| compiler.compile(file, text, overrides));
                     std::panic::catch_unwind(compile).unwrap_or_else(|_| {
@@ -374,11 +374,11 @@ impl Loader {
                     Compiled::Rule(rule) => self.last_good.get(file).is_some_and(|good| good.id() == rule.id()),
                     Compiled::LibraryFile | Compiled::Broken => false,
                 };
-                (!is_owner, file, text, compiled, found)
+                (!is_owner, file, text, compiled, diagnostics)
             })
             .collect();
         compiled.sort_by_key(|(is_new, ..)| *is_new);
-        for (_, file, text, compiled, mut found) in compiled {
+        for (_, file, text, compiled, mut diagnostics) in compiled {
             match compiled {
                 Compiled::LibraryFile => {
                     // A file is empty for a moment while it is being saved.
@@ -405,15 +405,15 @@ impl Loader {
                             .at(text, rule.places.text("id", rule.id().as_str()))
                             .help("give this rule a unique id");
                         failed.push((file.clone(), diagnostic.one_line()));
-                        found.push(diagnostic);
+                        diagnostics.push(diagnostic);
                     }
                 },
                 Compiled::Broken => {
-                    let problem = found.iter().find(|found| any_error(std::slice::from_ref(found)));
+                    let problem = diagnostics.iter().find(|diagnostic| any_error(std::slice::from_ref(diagnostic)));
                     failed.push((file.clone(), problem.map_or_else(String::new, Diagnostic::one_line)));
                 }
             }
-            loading.diagnostics.append(&mut found);
+            loading.diagnostics.append(&mut diagnostics);
         }
         failed.extend(report_builtin_ids(others, loading));
         for (file, problem) in failed {
@@ -517,23 +517,21 @@ fn hash_of_libraries(texts: &Texts) -> blake3::Hash {
 
 /// Returns warnings about subscriptions that match no rule.
 fn unmatched_subscriptions(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+    let mut warnings = Vec::new();
     for (file, rule) in rules {
         for selector in rule.metadata.on.iter().flatten() {
             if !rules.values().any(|other| selector.selects(&other.metadata)) {
                 let (id, selector_text) = (rule.id(), selector.as_str());
                 let message = format!("rule `{id}` subscribes to `{selector_text}`, which matches no rule");
-                let near = crate::config::diagnostic::nearest(
-                    selector_text,
-                    rules.values().map(|rule| rule.id().as_str()),
-                );
+                let near =
+                    crate::config::diagnostic::nearest(selector_text, rules.values().map(|rule| rule.id().as_str()));
                 let warning = Diagnostic::warning("W302", file, message);
-                found.push(match near {
+                warnings.push(match near {
                     Some(near) => warning.help(format!("did you mean `{near}`?")),
                     None => warning.help("run `watchbell rules list` to list rule ids"),
                 });
             }
         }
     }
-    found
+    warnings
 }

@@ -1,5 +1,4 @@
-//! The shipped rules, compiled into the binary. Those in `rules/builtin` always run; `watchbell init` writes the
-//! others.
+//! The rules compiled into the binary. Those in `rules/builtin` always run; `watchbell init` writes the others.
 //!
 //! The build script lists the files in `rules/`, so adding a file adds a rule.
 

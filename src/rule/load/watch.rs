@@ -28,7 +28,7 @@ pub enum WatchMode {
 
 /// How long files must be unchanged before they are read, because editors save in several steps.
 const QUIET: Duration = Duration::from_millis(200);
-const LOOK_ANYWAY: Duration = Duration::from_secs(30);
+const FALLBACK_POLL: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_secs(1);
 
 /// Watches directories until dropped.
@@ -54,7 +54,7 @@ impl Watcher {
                 )
                 .ok(),
         };
-        let interval = if debouncer.is_some() { LOOK_ANYWAY } else { POLL };
+        let interval = if debouncer.is_some() { FALLBACK_POLL } else { POLL };
         let directories = directories.iter().map(|path| (path.clone(), path.canonicalize().ok())).collect();
         Self { _debouncer: debouncer, changed, interval, directories }
     }

@@ -107,8 +107,8 @@ pub(in crate::rule) fn read(
         }
         top.finish();
     }
-    let found = problems.into_sorted();
-    if found.is_empty() { Ok(exceptions) } else { Err(found) }
+    let diagnostics = problems.into_sorted();
+    if diagnostics.is_empty() { Ok(exceptions) } else { Err(diagnostics) }
 }
 
 fn read_one(engine: &mut Engine, mut table: TableReader<'_>) -> Option<Exception> {
@@ -208,13 +208,13 @@ pub(in crate::rule) fn unused<'a>(
     exceptions: &[Arc<Exception>],
     rules: impl Iterator<Item = &'a Metadata> + Clone,
 ) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+    let mut warnings = Vec::new();
     for exception in exceptions {
         let selected: Vec<&Metadata> =
             rules.clone().filter(|rule| exception.rules.iter().any(|selector| selector.selects(rule))).collect();
         if selected.is_empty() {
             let message = format!("`rules` of exception `{}` matches no rule", exception.id);
-            found.push(exception.place.warning("W311", message).help("run `watchbell rules list` to list rule ids"));
+            warnings.push(exception.place.warning("W311", message).help("run `watchbell rules list` to list rule ids"));
             continue;
         }
         let ExceptionCondition::Values { slot, values } = &exception.condition else {
@@ -240,7 +240,7 @@ pub(in crate::rule) fn unused<'a>(
             }
             Some(_) => continue,
         };
-        found.push(exception.place.warning("W312", problem));
+        warnings.push(exception.place.warning("W312", problem));
     }
-    found
+    warnings
 }

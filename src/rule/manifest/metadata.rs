@@ -284,7 +284,7 @@ pub(in crate::rule) fn read(
     file: &Path,
     text: &Arc<str>,
 ) -> (Option<Metadata>, Vec<Diagnostic>) {
-    let mut reader = Reader { map, places, file, text, found: Vec::new() };
+    let mut reader = Reader { map, places, file, text, diagnostics: Vec::new() };
     let is_unknown = |key: &&rhai::Identifier| !KEY_TABLE.iter().any(|known| known.name == key.as_str());
     for key in map.keys().filter(is_unknown).take(MOST_PROBLEMS) {
         let message = format!("unknown key `{key}` in `RULE`");
@@ -313,7 +313,7 @@ pub(in crate::rule) fn read(
         actions: reader.actions(),
         activities: reader.activities(),
         evidence: reader.evidence(),
-        on: reader.listens(),
+        on: reader.on(),
         signal: reader.boolean("signal").unwrap_or(false),
         flagged: reader.boolean("flagged").unwrap_or(false),
         risk: reader.risk(),
@@ -337,8 +337,8 @@ pub(in crate::rule) fn read(
         declared: map.keys().map(ToString::to_string).collect(),
         origins: BTreeMap::new(),
     };
-    let usable = reader.found.is_empty() && id.is_some() && title.is_some() && severity.is_some();
-    (usable.then_some(metadata), reader.found)
+    let usable = reader.diagnostics.is_empty() && id.is_some() && title.is_some() && severity.is_some();
+    (usable.then_some(metadata), reader.diagnostics)
 }
 
 fn placeholder() -> RuleId {
@@ -350,7 +350,7 @@ struct Reader<'a> {
     places: &'a Places,
     file: &'a Path,
     text: &'a Arc<str>,
-    found: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Reader<'_> {
@@ -370,7 +370,7 @@ impl Reader<'_> {
         if !help.is_empty() {
             diagnostic = diagnostic.help(help);
         }
-        self.found.push(diagnostic);
+        self.diagnostics.push(diagnostic);
     }
 
     fn wrong(&mut self, key: &str, message: String) {
@@ -489,7 +489,7 @@ impl Reader<'_> {
             .ok()
     }
 
-    fn listens(&mut self) -> Option<Vec<Selector>> {
+    fn on(&mut self) -> Option<Vec<Selector>> {
         let texts = self.texts("on")?;
         if self.map.contains_key("actions") || self.map.contains_key("activities") {
             let message = "`on` cannot be combined with `actions` or `activities`".to_owned();
@@ -506,7 +506,7 @@ impl Reader<'_> {
             };
             match selector {
                 Ok(selector) => selectors.push(selector),
-                Err(error) => self.wrong("on", error),
+                Err(error) => self.wrong("on", format!("`on`: {error}")),
             }
         }
         if selectors.is_empty() {

@@ -87,10 +87,10 @@ pub(in crate::rule) fn read(file: &Path, text: &str) -> Result<Overrides, Vec<Di
         }
         top.finish();
     }
-    let found = problems.into_sorted();
+    let diagnostics = problems.into_sorted();
     // The parser returns tables sorted by name, but overrides apply in the order of the file.
     overrides.sort_by_key(|change: &RuleOverride| change.place.span.start);
-    if found.is_empty() { Ok(overrides) } else { Err(found) }
+    if diagnostics.is_empty() { Ok(overrides) } else { Err(diagnostics) }
 }
 
 /// Reads one table of overrides.
@@ -117,7 +117,7 @@ pub(crate) fn read_one(name: &str, mut table: TableReader<'_>) -> Option<RuleOve
 
 /// Applies overrides to a rule and reports those that cannot be applied.
 pub(in crate::rule) fn apply(metadata: &mut Metadata, changes: &[&RuleOverride]) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+    let mut diagnostics = Vec::new();
     for change in changes {
         let origin = change.place.short();
         let mut note = |key: &'static str| {
@@ -157,14 +157,14 @@ pub(in crate::rule) fn apply(metadata: &mut Metadata, changes: &[&RuleOverride])
             note("destinations");
         }
         if let Some(params) = &change.params {
-            set_params(metadata, &params_from_json(params), change, &mut found);
+            set_params(metadata, &params_from_json(params), change, &mut diagnostics);
             metadata.origins.insert("params", origin);
         }
     }
-    found
+    diagnostics
 }
 
-fn set_params(metadata: &mut Metadata, set: &Map, change: &RuleOverride, found: &mut Vec<Diagnostic>) {
+fn set_params(metadata: &mut Metadata, set: &Map, change: &RuleOverride, diagnostics: &mut Vec<Diagnostic>) {
     for (name, value) in set {
         match metadata.params.get(name.as_str()) {
             None => {
@@ -177,7 +177,7 @@ fn set_params(metadata: &mut Metadata, set: &Map, change: &RuleOverride, found: 
                     } else {
                         suggest(name, known.iter().copied())
                     };
-                    found.push(change.place.error("E209", message).help(help));
+                    diagnostics.push(change.place.error("E209", message).help(help));
                 }
             }
             Some(default) if default.type_name() != value.type_name() => {
@@ -187,7 +187,7 @@ fn set_params(metadata: &mut Metadata, set: &Map, change: &RuleOverride, found: 
                     describe(default),
                     describe(value)
                 );
-                found.push(change.place.error("E209", message));
+                diagnostics.push(change.place.error("E209", message));
             }
             Some(_) => {
                 metadata.params.insert(name.clone(), value.clone());

@@ -1,7 +1,7 @@
 //! Patterns in rules: regular expressions and globs, compiled once and cached.
 //!
-//! All calls of an engine share one cache. It is bounded in bytes, because a rule that builds patterns from events would
-//! fill it.
+//! All calls of an engine share one cache. It is bounded in bytes, because a rule that builds patterns from events
+//! would fill it.
 
 use std::{
     collections::HashMap,

@@ -116,9 +116,7 @@ impl RuleFailure {
             EvalAltResult::ErrorTerminated(token, _) if exceeded(token).is_some() => {
                 exceeded(token).map_or("", text_of).to_owned()
             }
-            EvalAltResult::ErrorStackOverflow(_) => {
-                "function calls nest too deep (infinite recursion?)".to_owned()
-            }
+            EvalAltResult::ErrorStackOverflow(_) => "function calls nest too deep (infinite recursion?)".to_owned(),
             EvalAltResult::ErrorRuntime(value, _) if value.is_string() => value.to_string(),
             EvalAltResult::ErrorRuntime(value, _) => format!("threw {}", to_json_value(value)),
             EvalAltResult::Exit(..) => "`exit` cannot be used in a function; use `return`".to_owned(),
@@ -170,7 +168,9 @@ fn text_of(exceeded: Exceeded) -> &'static str {
 fn rhai_text(error: &EvalAltResult) -> String {
     match error {
         // This is how Rhai reports that a list cannot be sorted.
-        EvalAltResult::ErrorFunctionNotFound(signature, _) if signature.starts_with("elements of ") => signature.clone(),
+        EvalAltResult::ErrorFunctionNotFound(signature, _) if signature.starts_with("elements of ") => {
+            signature.clone()
+        }
         EvalAltResult::ErrorFunctionNotFound(signature, _) => format!("no function `{signature}`"),
         EvalAltResult::ErrorMismatchDataType(wanted, found, _) => format!("expected {wanted}, found {found}"),
         EvalAltResult::ErrorNonPureMethodCallOnConstant(name, _) => {
@@ -222,10 +222,9 @@ pub(in crate::rule) fn parse_error(error: &ParseError, file: &Path, text: &Arc<s
         ),
         ParseErrorType::UnexpectedEOF => ("unexpected end of input".to_owned(), String::new()),
         ParseErrorType::MissingToken(token, what) => (format!("expected `{token}` {what}"), String::new()),
-        ParseErrorType::BadInput(rhai::LexError::ImproperSymbol(word, _)) if word == "this" => (
-            "`this` is not available".to_owned(),
-            "pass the value as a parameter and return the result".to_owned(),
-        ),
+        ParseErrorType::BadInput(rhai::LexError::ImproperSymbol(word, _)) if word == "this" => {
+            ("`this` is not available".to_owned(), "pass the value as a parameter and return the result".to_owned())
+        }
         other => (lower_first(&other.to_string()), String::new()),
     };
     let diagnostic = Diagnostic::error("E200", file, message).at(text, span);

@@ -22,18 +22,23 @@ pub fn lint_exception(exception: &Exception, rule: &CompiledRule, vocabulary: &V
     let Ok(ast) = engine.compile_expression(text) else {
         return Vec::new();
     };
-    let mut lint =
-        Lint { rule, file: &exception.place.file, text: text.as_str().into(), vocabulary, found: Vec::new(), tried: 0 };
+    let mut lint = Lint {
+        rule,
+        file: &exception.place.file,
+        text: text.as_str().into(),
+        vocabulary,
+        warnings: Vec::new(),
+        tried: 0,
+    };
     lint.expressions(&ast);
-    // Report the place of the exception: the condition is inside a TOML string, so its own positions do not fit the
-    // file.
-    let at_exception = |found: Diagnostic| {
-        let message = format!("exception `{}`: {}", exception.id, found.message);
-        let warning = exception.place.warning(found.code, message);
-        match found.help {
+    // Report the place of the exception: the condition is a TOML string, so its own positions do not fit the file.
+    let at_exception = |diagnostic: Diagnostic| {
+        let message = format!("exception `{}`: {}", exception.id, diagnostic.message);
+        let warning = exception.place.warning(diagnostic.code, message);
+        match diagnostic.help {
             Some(help) => warning.help(help),
             None => warning,
         }
     };
-    lint.found.into_iter().map(at_exception).collect()
+    lint.warnings.into_iter().map(at_exception).collect()
 }

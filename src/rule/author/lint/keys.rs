@@ -11,7 +11,7 @@ const DISPLAY_NAMES: [(&str, &str); 2] = [("actor_name", "actor_key"), ("target_
 impl Lint<'_> {
     /// Checks `fn dedup`, `fn unique`, and the arguments of functions that keep state.
     pub(super) fn keys(&mut self, ast: &AST) {
-        let mut found: Vec<(&str, &str, Position)> = Vec::new();
+        let mut uses: Vec<(&str, &str, Position)> = Vec::new();
         ast.walk(&mut |nodes| {
             if let Some(
                 ASTNode::Expr(Expr::MethodCall(call, position) | Expr::FnCall(call, position))
@@ -20,11 +20,11 @@ impl Lint<'_> {
                 && let Some((name, instead)) = DISPLAY_NAMES.iter().find(|(name, _)| *name == call.name.as_str())
                 && (nodes.iter().rev().skip(1).any(is_remembering) || self.is_in_key(*position))
             {
-                found.push((name, instead, *position));
+                uses.push((name, instead, *position));
             }
             true
         });
-        for (name, instead, position) in found {
+        for (name, instead, position) in uses {
             let message =
                 format!("`{name}()` is a display name: as a key, it groups unrelated events that have no name");
             self.warn("W211", self.at(position), message, format!("use `{instead}()`"));

@@ -29,8 +29,7 @@ mod keys;
 
 pub use condition::lint_exception;
 
-/// Functions of Rhai's standard library, as its book lists them. Any other call must be to one of ours or the rule's
-/// own.
+/// Functions of Rhai's standard library, as its book lists them. All other calls must be to ours or the rule's own.
 const STANDARD: &[&str] = &[
     "abs",
     "acos",
@@ -211,14 +210,14 @@ pub fn lint(rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
     let Ok(ast) = engine.compile(&*text) else {
         return Vec::new();
     };
-    let mut lint = Lint { rule, file: &rule.file, text, vocabulary, found: Vec::new(), tried: 0 };
+    let mut lint = Lint { rule, file: &rule.file, text, vocabulary, warnings: Vec::new(), tried: 0 };
     lint.metadata();
     lint.functions(&ast);
     lint.expressions(&ast);
     lint.keys(&ast);
-    lint.found.sort_by_key(|found| (found.line, found.column));
-    lint.found.dedup();
-    lint.found
+    lint.warnings.sort_by_key(|warning| (warning.line, warning.column));
+    lint.warnings.dedup();
+    lint.warnings
 }
 
 struct Lint<'a> {
@@ -226,14 +225,14 @@ struct Lint<'a> {
     file: &'a Path,
     text: Arc<str>,
     vocabulary: &'a Vocabulary,
-    found: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
     /// The number of calls that were tried.
     tried: usize,
 }
 
 impl Lint<'_> {
     fn warn(&mut self, code: &'static str, at: std::ops::Range<usize>, message: String, help: impl Into<String>) {
-        self.found.push(Diagnostic::warning(code, self.file, message).at(&self.text, at).help(help));
+        self.warnings.push(Diagnostic::warning(code, self.file, message).at(&self.text, at).help(help));
     }
 
     fn at(&self, position: Position) -> std::ops::Range<usize> {
@@ -247,7 +246,7 @@ impl Lint<'_> {
             return;
         }
         if let Err(mut problems) = test_file::text_of(&test_file(self.file)) {
-            self.found.append(&mut problems);
+            self.warnings.append(&mut problems);
         }
         if !test_file(self.file).exists() {
             let name = test_file(self.file).file_name().unwrap_or_default().to_string_lossy().into_owned();
