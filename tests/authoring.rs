@@ -58,7 +58,7 @@ fn a_test_file_that_is_not_text_fails() {
     lab.write("rules/rule.test.yaml", [b'-', 0xff]);
     let tested = lab.watchbell(&["test", "rules"]);
     assert_eq!(tested.code, Some(1), "{}", tested.show());
-    assert!(tested.stderr.contains("E401") && tested.stderr.contains("cannot be read"), "{}", tested.show());
+    assert!(tested.stderr.contains("E401") && tested.stderr.contains("cannot read the test file"), "{}", tested.show());
     let checked = lab.watchbell(&["check", "--offline", "rules"]);
     assert!(checked.stderr.contains("E401"), "{}", checked.show());
 }
@@ -97,8 +97,8 @@ fn names_for_people_as_keys_are_doubted() {
     assert_eq!(
         doubts,
         [
-            "warning[W211]: `actor_name()` is for people: as a key it takes all events that name nobody for the same",
-            "warning[W211]: `target_name()` is for people: as a key it takes all events that name nobody for the same",
+            "warning[W211]: `actor_name()` is a display name: as a key, it groups unrelated events that have no name",
+            "warning[W211]: `target_name()` is a display name: as a key, it groups unrelated events that have no name",
         ],
         "{}",
         checked.show()
@@ -290,8 +290,8 @@ fn reports_for_programs() {
     assert_eq!(lab.watchbell(&["test", "rules", "--format", "sarif"]).code, Some(3));
     lab.write("rules/rule.rhai", RULE.replace("domain(event.actor.email)", "domian(event.actor.emial)"));
     assert_snapshot!(lab.watchbell(&["check", "rules", "--format", "github"]).stdout, @"
-    ::warning file=rules/rule.rhai,line=13,title=W206::there is no function `domian`%0Adid you mean `domain`?
-    ::warning file=rules/rule.rhai,line=13,title=W207::no event is known to have `event.actor.emial`%0Adid you mean `email`?
+    ::warning file=rules/rule.rhai,line=13,title=W206::unknown function `domian`%0Adid you mean `domain`?
+    ::warning file=rules/rule.rhai,line=13,title=W207::no known event has `event.actor.emial`%0Adid you mean `email`?
     ");
     let sarif: Value = serde_json::from_str(&lab.watchbell(&["check", "rules", "--format", "sarif"]).stdout).unwrap();
     assert_eq!(
@@ -355,24 +355,24 @@ fn rule(event) {
 }
 "#;
     assert_snapshot!(doubts(text).join("\n"), @r#"
-    W201 7:4 `fn Title` is never called: the function is `fn title` ()
-    W402 1:7 the rule has no runbook (add `runbook: "…"`: how to check it, how to undo it, whom to ask)
-    W405 1:7 all matches of the rule join one alert: its title is always the same, and it has no `fn dedup` (add `fn dedup(event)`, or `fn title(event)` that names who did what to whom)
-    W406 2:60 no action `user_logn` is known: the rule may never run (did you mean `user_login`?)
-    W406 2:73 no action `zebra_painted` is known: the rule may never run (no public source has this action; compare it with your own audit log)
-    W404 2:100 `T1` is not an ATT&CK id (tactics are `TA0004`, techniques `T1098` or `T1098.003`)
-    W407 3:29 exception slot `x`: no event is known to have `actor.mail` (did you mean `email`?)
-    W203 6:4 `fn unused_thing` is never called (call it, or remove it)
-    W207 9:5 no event is known to have `event.actor.emial` (did you mean `email`?)
-    W207 9:33 no event is known to have `event.attributes.context[…].attributes.nme` (did you mean `name`?)
-    W207 9:84 no event is known to have `event.attributes.actr.id` (did you mean `actor`?)
-    W208 10:28 `event.action` is never `user_login`: the rule looks at user_logn, zebra_painted only (did you mean `user_logn`?)
-    W208 10:76 a text in lower case is never `Dana` (write `dana`)
-    W208 10:100 `event.time` is a text: it never equals this (compare with a text)
-    W205 11:12 `domain(email)` is given 2 arguments (the call will fail when it is reached)
-    W205 11:51 `fn helper` takes 2 arguments here, and is given 1 (the call will fail when it is reached)
-    W206 11:69 there is no function `in_cdir` (did you mean `in_cidr`?)
-    W207 11:104 no event is known to have `event.attributes.nothing.here` (known fields: action, actor, container, context, location, processedAt, time)
+    W201 7:4 `fn Title` is never called (did you mean `fn title`?)
+    W402 1:7 the rule has no runbook (add `runbook: "…"`: how to verify the alert, how to undo the change, whom to ask)
+    W405 1:7 all matches of the rule join one alert, because its title never changes and it has no `fn dedup` (add `fn dedup(event)`, or a `fn title(event)` that names the actor and the target)
+    W406 2:60 unknown action `user_logn`: the rule may never run (did you mean `user_login`?)
+    W406 2:73 unknown action `zebra_painted`: the rule may never run (no public source names it: compare with your own audit log)
+    W404 2:100 `T1` is not an ATT&CK id (write a tactic such as `TA0004`, or a technique such as `T1098` or `T1098.003`)
+    W407 3:29 exception slot `x`: no known event has `actor.mail` (did you mean `email`?)
+    W203 6:4 `fn unused_thing` is never called (call it or remove it)
+    W207 9:5 no known event has `event.actor.emial` (did you mean `email`?)
+    W207 9:33 no known event has `event.attributes.context[…].attributes.nme` (did you mean `name`?)
+    W207 9:84 no known event has `event.attributes.actr.id` (did you mean `actor`?)
+    W208 10:28 this is never true: the rule runs only on `user_logn`, `zebra_painted`, not on `user_login` (did you mean `user_logn`?)
+    W208 10:76 this is never true: a lower-case string cannot equal `Dana` (write `dana`)
+    W208 10:100 this is never true: `event.time` is a string (compare it with a string)
+    W205 11:12 `domain(email)` is called with 2 arguments (the call fails when it is reached)
+    W205 11:51 `fn helper` takes 2 arguments, found 1 (the call fails when it is reached)
+    W206 11:69 unknown function `in_cdir` (did you mean `in_cidr`?)
+    W207 11:104 no known event has `event.attributes.nothing.here` (seen there: action, actor, container, context, location, processedAt, time)
     "#);
     // What is right is not doubted.
     assert_eq!(doubts(RULE), Vec::<String>::new());
@@ -607,13 +607,17 @@ fn constants_that_can_never_be_right_are_told() {
     };
     for (body, code, told) in [
         ("event.actor.email in params.domians", "W209", "did you mean `domains`?"),
-        ("matches(event.actor.email, \"(\")", "W210", "not a regular expression"),
-        ("event.actor.email.matches(\"(\")", "W210", "not a regular expression"),
+        ("matches(event.actor.email, \"(\")", "W210", "invalid regular expression"),
+        ("event.actor.email.matches(\"(\")", "W210", "invalid regular expression"),
         ("in_cidr(event.ip, [\"10.0.0.0/8\", \"10.0.0.0/33\"])", "W210", "10.0.0.0/33"),
         ("within(event.time, \"mon-fri 09:00-18:00\", \"Europe/Berln\")", "W210", "Europe/Berln"),
-        ("count(event.actor.email, \"10x\") > 3", "W210", "`10x` is no duration"),
-        ("count(\"10m\", event.actor.email) > 3 && count(event.actor.email, 600) > 3", "W210", "`600` is no duration"),
-        ("common(\"all\").count(event.actor.email, \"1y\") > 3", "W210", "`1y` is no duration"),
+        ("count(event.actor.email, \"10x\") > 3", "W210", "`10x` is not a duration"),
+        (
+            "count(\"10m\", event.actor.email) > 3 && count(event.actor.email, 600) > 3",
+            "W210",
+            "`600` is not a duration",
+        ),
+        ("common(\"all\").count(event.actor.email, \"1y\") > 3", "W210", "`1y` is not a duration"),
     ] {
         let found = check(body);
         assert!(found.contains(code) && found.contains(told), "{body}: {found}");
@@ -638,7 +642,7 @@ fn what_is_wrong_in_a_test_file_is_named() {
     for (expected, told) in [
         ("{ alerts: [{ severity: urgent }] }", "unknown variant `urgent`"),
         ("{ alerts: [{ titel: x }] }", "did you mean `title`?"),
-        ("{ alerts: yes }", "expected how many alerts, or a list of them"),
+        ("{ alerts: yes }", "expected a number of alerts or a list of alerts"),
         ("{ alret: true }", "did you mean `alert`?"),
     ] {
         lab.write("rules/a.test.yaml", format!("- name: one\n  event: {{}}\n  expect: {expected}\n"));

@@ -83,11 +83,11 @@ fn a_failing_optional_function_never_costs_the_alert() {
     assert_debug_snapshot!(errors, @r#"
     [
         "title: no title (line 3, column 27)",
-        "severity: `severity` must return `info`, `low`, `medium`, `high` or `critical`, it returned the text \"loud\"",
+        "severity: `severity` must return `info`, `low`, `medium`, `high` or `critical`, but returned the string \"loud\"",
         "dedup: no function `to_string ((), i64, i64)` (line 5, column 41)",
         "description: no function `nope (f64)` (line 6, column 37)",
-        "destinations: `destinations` must return a list of destination names, it returned the number 7",
-        "context: `context` must return a map, such as `#{ target: … }`, it returned the text \"no map\"",
+        "destinations: `destinations` must return a list of destination names, but returned the number 7",
+        "context: `context` must return a map, such as `#{ target: … }`, but returned the string \"no map\"",
     ]
     "#);
 }

@@ -67,8 +67,8 @@ fn mistakes_of_the_author_are_told() {
     .map(|body| is_true(body, &given).unwrap_err())
     .collect();
     insta::assert_snapshot!(errors.join("\n"), @r#"
-    glob: `[` is not a pattern: unclosed character class; missing ']' (line 2, column 18)
-    matches: not a regular expression: unclosed group (line 2, column 18)
+    glob: invalid pattern `[`: unclosed character class; missing ']' (line 2, column 18)
+    matches: invalid regular expression: unclosed group (line 2, column 18)
     matches: the regular expression is too large when compiled (line 2, column 18)
     in_cidr: invalid network `10.0.0.0/99`: expected CIDR notation, such as `10.0.0.0/8` (line 2, column 18)
     hour: unknown time zone `Europe/Berln`: expected a name such as `Europe/Berlin` or `UTC` (line 2, column 18)

@@ -40,16 +40,16 @@ fn limits_stop_what_never_ends() {
     .map(good_rule_lives_beside)
     .collect();
     assert_snapshot!(errors.join("\n"), @r#"
-    ran out of its budget of operations (does it loop without end?)
-    ran out of its budget of operations (does it loop without end?)
-    called functions too deep (does it recurse without end?)
-    a text would be longer than 256 KiB
-    a list would have more than 20,000 items
-    a list would have more than 20,000 items
-    ran out of its budget of operations (does it loop without end?)
-    `sleep` is disabled: rules cannot wait (line 2, column 18)
-    `rule` must return true or false, it returned the text "yes"
-    `rule` must return true or false, it returned nothing, `()`
+    exceeded the operation budget (infinite loop?)
+    exceeded the operation budget (infinite loop?)
+    function calls nest too deep (infinite recursion?)
+    a string must not exceed 256 KiB
+    a list must not exceed 20,000 items
+    a list must not exceed 20,000 items
+    exceeded the operation budget (infinite loop?)
+    `sleep` is switched off: a rule may not wait (line 2, column 18)
+    `rule` must return true or false, but returned the string "yes"
+    `rule` must return true or false, but returned `()`
     threw {"code":5} (line 2, column 18)
     Division by zero: 1 / 0 (line 2, column 20)
     Addition overflow: 9223372036854775807 + 1 (line 2, column 38)
@@ -104,10 +104,10 @@ fn nothing_outside_can_be_reached() {
     ]);
     assert_snapshot!(problems.join("\n"), @"
     E200 rule0.rhai:2:18 reserved keyword 'eval' is disabled
-    E214 rule1.rhai:2:8 no file `/etc/passwd.rhai` beside this one or under the rules directories
-    E214 rule2.rhai:2:8 no file `../../../../etc/passwd.rhai` beside this one or under the rules directories
+    E214 rule1.rhai:2:8 cannot find `/etc/passwd.rhai` next to this file or under the rules directories
+    E214 rule2.rhai:2:8 cannot find `../../../../etc/passwd.rhai` next to this file or under the rules directories
     E200 rule3.rhai:2:18 `env` is not defined
-    E200 rule4.rhai:2:38 there is no `this`
+    E200 rule4.rhai:2:38 `this` is not available
     ");
     // Functions that other hosts offer do not exist here.
     for call in [
@@ -223,26 +223,26 @@ fn files_that_are_no_rules_are_told_with_their_place() {
     assert_eq!(ids, ["a.nine", "a.ok", "a.thirteen"]);
     assert_snapshot!(problems.join("\n"), @r#"
     E201 rule1.rhai:1:42 unknown key `sevrity` in `RULE`
-    E204 rule1.rhai:1:7 `RULE` has no `severity`
+    E204 rule1.rhai:1:7 missing key `severity` in `RULE`
     E200 rule10.rhai:1:20 unexpected '}'
     E211 rule11.rhai:2:4 the file has `fn rule` but no `const RULE`
-    W202 rule12.rhai:0:0 the file is no rule, and has nothing that could be imported
-    W201 rule13.rhai:3:4 `fn titel` is never called: the function is `fn title`
-    E202 rule2.rhai:1:21 `id` must be a text, found the number 5
-    E203 rule2.rhai:1:31 `title` is empty
+    W202 rule12.rhai:0:0 the file is not a rule and has nothing to import
+    W201 rule13.rhai:3:4 `fn titel` is never called
+    E202 rule2.rhai:1:21 `id` must be a string, found the number 5
+    E203 rule2.rhai:1:31 `title` must not be empty
     E203 rule2.rhai:1:45 `hihg` is not a severity: write `info`, `low`, `medium`, `high` or `critical`
     E203 rule2.rhai:1:99 `dedup_period`: `soon` is not a duration: write a number and a unit, such as `30s`, `5m`, `1h30m` or `7d`
-    E203 rule2.rhai:1:62 `a b` is not an action id: letters, digits, `_ - . :`, and `*` for any text
-    E202 rule2.rhai:1:113 `tags` must be a list of texts, found the text "x"
+    E203 rule2.rhai:1:62 `a b` is not an action id
+    E202 rule2.rhai:1:113 `tags` must be a list of strings, found the string "x"
     E202 rule2.rhai:1:82 `threshold` must be a whole number from 1 to 10000, found the number 0
-    W201 rule3.rhai:2:4 `fn rul` is never called: the function is `fn rule`
+    W201 rule3.rhai:2:4 `fn rul` is never called
     E206 rule3.rhai:1:7 the file has `RULE` but no `fn rule(event)`
-    E207 rule4.rhai:2:4 `fn rule` must have one parameter, it has 2
+    E207 rule4.rhai:2:4 `fn rule` must have 1 parameter, found 2
     E200 rule5.rhai:2:29 unexpected '}'
     E210 rule6.rhai:1:21 rule id `a.ok` is already used by `[DIR]/rule0.rhai`
-    E205 rule7.rhai:1:7 `RULE` is not a map
-    W201 rule8.rhai:3:4 `fn Title` is never called: the function is `fn title`
-    E213 rule9.rhai:2:6 the top level of the file fails: ran out of its budget of operations (does it loop without end?) (line 2, column 6)
+    E205 rule7.rhai:1:7 `RULE` must be a map
+    W201 rule8.rhai:3:4 `fn Title` is never called
+    E213 rule9.rhai:2:6 the file's top level failed: exceeded the operation budget (infinite loop?) (line 2, column 6)
     "#);
 }
 
@@ -260,9 +260,9 @@ fn binary_and_oversized_files_are_told() {
     assert_eq!(
         messages,
         [
-            "the file is not text: byte 4 is not UTF-8",
-            "the file is larger than 64 KiB: this is no rule",
-            "this is not a regular file"
+            "the file is not valid UTF-8 (at byte 4)",
+            "the file is larger than 64 KiB, the limit for a rule file",
+            "not a regular file"
         ]
     );
     assert_eq!(loaded.set.broken.len(), 3);
@@ -438,7 +438,7 @@ fn directories_that_nest_too_deep_are_told() {
     lab.write(&format!("rules/{}bad.rhai", "d/".repeat(17)), GOOD);
     lab.write(&format!("rules/{}good.rhai", "e/".repeat(16)), GOOD);
     let done = lab.watchbell(&["check", "rules"]);
-    assert!(done.stderr.contains("directories nest more than 16 deep here"), "{}", done.show());
+    assert!(done.stderr.contains("directories nest more than 16 levels deep"), "{}", done.show());
     assert!(done.stdout.contains("1 rule"), "{}", done.show());
 }
 
@@ -467,7 +467,7 @@ fn copies_of_constants_are_bounded() {
         lab.write("rules/bad.rhai", text);
         let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
         assert!(done.stdout.contains("good.rule"), "{}", done.show());
-        assert!(done.stderr.contains("come to too much: Rhai copies each to where it is named"), "{}", done.show());
+        assert!(done.stderr.contains("the file's constants are too large"), "{}", done.show());
     }
 }
 
@@ -488,7 +488,7 @@ fn a_copy_of_a_built_in_rule_is_that_rule() {
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
     let loaded = load("// Changed.\n");
     let told: Vec<String> = loaded.diagnostics.iter().map(|found| found.message.clone()).collect();
-    assert_snapshot!(told.join("\n"), @"rule id `builtin.cursor_stuck` is that of a built-in rule, and 11 other files have ids of built-in rules as well");
+    assert_snapshot!(told.join("\n"), @"rule id `builtin.cursor_stuck` is already used by a built-in rule, and 11 other files use ids of built-in rules");
     assert_eq!(loaded.set.broken.len(), 1, "one alert");
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
 }
@@ -531,7 +531,7 @@ fn constants_made_of_each_other_are_bounded() {
         lab.write("rules/bad.rhai", text);
         let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
         assert!(done.stdout.contains("good.rule"), "{}", done.show());
-        assert!(done.stderr.contains("come to too much: Rhai copies each to where it is named"), "{}", done.show());
+        assert!(done.stderr.contains("the file's constants are too large"), "{}", done.show());
     }
 }
 
@@ -549,7 +549,7 @@ fn rules_that_listen_crosswise_are_stopped() {
     let report = run(&rule_set(&rules), &events(&[entry("1", "x", 0, "ann")]));
     assert!(report.alerts.iter().any(|alert| alert.rule.as_str() == "good.rule"));
     let errors: Vec<&String> = report.rules.values().filter_map(|rule| rule.first_error.as_ref()).collect();
-    assert!(errors.len() == 1 && errors[0].contains("listen to each other crosswise"), "{errors:?}");
+    assert!(errors.len() == 1 && errors[0].contains("subscribe to each other"), "{errors:?}");
 }
 
 /// Each row of a list has the names of its columns.

@@ -199,7 +199,7 @@ fn broken_rules_are_shown_with_their_line_and_a_caret() {
       |
       = help: did you mean `severity`?
 
-    error[E204]: `RULE` has no `severity`
+    error[E204]: missing key `severity` in `RULE`
      --> rules/a.rhai:1:7
       |
     1 | const RULE = #{
@@ -213,7 +213,7 @@ fn broken_rules_are_shown_with_their_line_and_a_caret() {
     3 |     event.actor.nmae == owner
       |                         ^^^^^
       |
-      = help: a function sees its own parameters and variables, the file's constants, and `params`
+      = help: functions can use their parameters and variables, the file's constants, and `params`
 
     error: some rules do not load: 3 problems
     "#);

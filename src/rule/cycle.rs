@@ -1,37 +1,38 @@
-//! Rules that listen to themselves, directly or through others: an event would go round for ever, so none of them may run.
+//! Rules that subscribe to their own matches, directly or through other rules. An event would loop forever, so none of
+//! them may run.
 
 use std::sync::Arc;
 
 use crate::model::name::RuleId;
 use crate::rule::script::compiled::CompiledRule;
 
-/// The rules of these that listen in a circle.
+/// Returns the rules whose subscriptions form a cycle.
 pub(super) fn in_a_circle(rules: &[Arc<CompiledRule>]) -> Vec<RuleId> {
-    // Who is in a circle listens.
-    let listening: Vec<&Arc<CompiledRule>> = rules.iter().filter(|rule| rule.metadata.on.is_some()).collect();
-    let mut heard: Vec<Vec<usize>> = vec![Vec::new(); listening.len()];
-    let mut hearing: Vec<Vec<usize>> = vec![Vec::new(); listening.len()];
-    for (index, (rule, of_rule)) in listening.iter().zip(&mut heard).enumerate() {
-        for (other, (found, of_other)) in listening.iter().zip(&mut hearing).enumerate() {
-            if rule.listens_to(&found.metadata) {
-                of_rule.push(other);
+    // Only subscribers can be part of a cycle.
+    let subscribers: Vec<&Arc<CompiledRule>> = rules.iter().filter(|rule| rule.metadata.on.is_some()).collect();
+    let mut edges: Vec<Vec<usize>> = vec![Vec::new(); subscribers.len()];
+    let mut reversed: Vec<Vec<usize>> = vec![Vec::new(); subscribers.len()];
+    for (index, (rule, of_rule)) in subscribers.iter().zip(&mut edges).enumerate() {
+        for (other_index, (other, of_other)) in subscribers.iter().zip(&mut reversed).enumerate() {
+            if rule.listens_to(&other.metadata) {
+                of_rule.push(other_index);
                 of_other.push(index);
             }
         }
     }
-    let listens_to_itself = |rule: usize| heard.get(rule).is_some_and(|heard| heard.contains(&rule));
-    let mut found: Vec<usize> = (0..listening.len()).filter(|rule| listens_to_itself(*rule)).collect();
-    for part in connected(&heard, &hearing) {
-        if part.len() > 1 {
-            found.extend(part);
+    let is_own_subscriber = |rule: usize| edges.get(rule).is_some_and(|targets| targets.contains(&rule));
+    let mut in_cycle: Vec<usize> = (0..subscribers.len()).filter(|rule| is_own_subscriber(*rule)).collect();
+    for component in connected(&edges, &reversed) {
+        if component.len() > 1 {
+            in_cycle.extend(component);
         }
     }
-    found.sort_unstable();
-    found.dedup();
-    found.into_iter().filter_map(|rule| listening.get(rule)).map(|rule| rule.id().clone()).collect()
+    in_cycle.sort_unstable();
+    in_cycle.dedup();
+    in_cycle.into_iter().filter_map(|rule| subscribers.get(rule)).map(|rule| rule.id().clone()).collect()
 }
 
-/// The strongly connected parts of a graph, by Kosaraju's algorithm: in time that follows the number of its edges.
+/// The strongly connected components of a graph, by Kosaraju's algorithm. Time is linear in the number of edges.
 fn connected(edges: &[Vec<usize>], reversed: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let mut seen = vec![false; edges.len()];
     let mut order = Vec::new();
@@ -39,24 +40,24 @@ fn connected(edges: &[Vec<usize>], reversed: &[Vec<usize>]) -> Vec<Vec<usize>> {
         walk(edges, start, &mut seen, &mut order);
     }
     let mut seen = vec![false; edges.len()];
-    let parts = order.into_iter().rev().map(|start| {
-        let mut part = Vec::new();
-        walk(reversed, start, &mut seen, &mut part);
-        part
+    let components = order.into_iter().rev().map(|start| {
+        let mut component = Vec::new();
+        walk(reversed, start, &mut seen, &mut component);
+        component
     });
-    parts.filter(|part| !part.is_empty()).collect()
+    components.filter(|component| !component.is_empty()).collect()
 }
 
-/// Adds what is reached from a place and not seen yet, each after all that is reached from it.
+/// Appends the unseen nodes that are reachable from `start`, in post-order.
 fn walk(edges: &[Vec<usize>], start: usize, seen: &mut [bool], order: &mut Vec<usize>) {
-    let mut enter = |place: usize| seen.get_mut(place).is_some_and(|seen| !std::mem::replace(seen, true));
+    let mut enter = |node: usize| seen.get_mut(node).is_some_and(|seen| !std::mem::replace(seen, true));
     if !enter(start) {
         return;
     }
-    // Each place with how many of its edges have been followed.
+    // Each node, with the number of its edges followed so far.
     let mut path = vec![(start, 0)];
-    while let Some((place, followed)) = path.last_mut() {
-        match edges.get(*place).and_then(|edges| edges.get(*followed)) {
+    while let Some((node, followed)) = path.last_mut() {
+        match edges.get(*node).and_then(|edges| edges.get(*followed)) {
             Some(next) => {
                 *followed += 1;
                 if enter(*next) {
@@ -64,7 +65,7 @@ fn walk(edges: &[Vec<usize>], start: usize, seen: &mut [bool], order: &mut Vec<u
                 }
             }
             None => {
-                order.push(*place);
+                order.push(*node);
                 path.pop();
             }
         }
@@ -77,9 +78,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Against the definition: two places are of one part if each is reached from the other.
+        /// Checks the definition: two nodes share a component if each is reachable from the other.
         #[test]
-        fn parts_are_what_reaches_itself(edges in prop::collection::vec(prop::collection::vec(0..8_usize, 0..4), 8)) {
+        fn components_match_the_definition(edges in prop::collection::vec(prop::collection::vec(0..8_usize, 0..4), 8)) {
             let mut reversed = vec![Vec::new(); edges.len()];
             for (from, tos) in edges.iter().enumerate() {
                 tos.iter().for_each(|to| reversed[*to].push(from));
@@ -95,13 +96,14 @@ mod tests {
                     }
                 }
             }
-            let mut part_of = [0; 8];
-            for (number, part) in connected(&edges, &reversed).iter().enumerate() {
-                part.iter().for_each(|place| part_of[*place] = number);
+            let mut component_of = [0; 8];
+            for (number, component) in connected(&edges, &reversed).iter().enumerate() {
+                component.iter().for_each(|node| component_of[*node] = number);
             }
             for from in 0..8 {
                 for to in (0..8).filter(|to| *to != from) {
-                    prop_assert_eq!(part_of[from] == part_of[to], reaches[from][to] && reaches[to][from]);
+                    let mutual = reaches[from][to] && reaches[to][from];
+                    prop_assert_eq!(component_of[from] == component_of[to], mutual);
                 }
             }
         }

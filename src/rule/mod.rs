@@ -1,6 +1,6 @@
-//! Rules: from files to a [`RuleSet`] of compiled rules that can be called, and the sandbox they are called in.
+//! Rules: loading files into a [`RuleSet`] of compiled rules, and the sandbox in which they run.
 //!
-//! Only `load` and `watch` touch the file system. Nothing here reads a clock on behalf of a rule.
+//! Only `load` and `watch` access the file system. Nothing here reads a clock on behalf of a rule.
 
 mod author;
 mod cycle;

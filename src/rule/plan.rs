@@ -1,10 +1,10 @@
-//! Saying no without running a script: the conditions that a rule begins with, read off its compiled tree and asked of the raw
-//! event.
+//! The prefilter: ruling out rules without running their scripts. The conditions at the start of a rule are read from
+//! its compiled syntax tree and evaluated on the raw event.
 //!
-//! Only what is understood completely is asked here (`conditions`), in the order in which the script would ask, and up to the
-//! first part that is not understood. Where the script would fail, or anything is in doubt, the answer is "unknown" and the script
-//! runs. So a rule is left out exactly where its `fn rule` would have said false. An event's fields are found in one pass over its
-//! text, without building anything (`extract`).
+//! Only conditions that are understood completely are evaluated here (`conditions`), in the script's own order, up to
+//! the first one that is not understood. If the script would fail, or in any doubt, the answer is "unknown" and the
+//! script runs. So a rule is skipped only if its `fn rule` would have returned false. The event's fields are extracted
+//! in one pass over its text, without building a tree (`extract`).
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
@@ -17,61 +17,61 @@ use crate::rule::{
     set::RuleSet,
 };
 
-/// Which rules are to look at events of one action.
+/// The rules to evaluate on events of one action.
 #[derive(Debug)]
 pub struct Plan {
-    /// Rules that look at each of them.
+    /// Rules to evaluate on every event.
     always: Vec<usize>,
-    /// Rules whose next condition is that a field has one of some values.
+    /// Rules whose first open condition compares a field with a set of strings.
     by_value: Vec<ByValue>,
-    /// All others.
+    /// All other rules.
     others: Vec<Asked>,
-    /// Sources whose events no rule looks at.
+    /// Sources for which this action is ignored.
     ignored: Vec<SourceName>,
     extract: Extract,
 }
 
-/// An action, and what is known of it.
+/// An action and the catalog that describes it.
 struct Action<'a> {
     id: &'a str,
     catalog: &'a Catalog,
 }
 
-/// Rules that are found by the value of a field.
+/// Rules indexed by the value of a field.
 #[derive(Debug)]
 struct ByValue {
     slot: usize,
     rules: HashMap<Box<str>, Vec<Asked>>,
-    /// All of them: where the field is none that can be compared.
+    /// All of these rules, for events whose field cannot be compared here.
     all: Vec<Asked>,
 }
 
-/// A rule with what is still to be asked.
+/// A rule and its open conditions.
 #[derive(Debug, Clone)]
 struct Asked {
     rule: usize,
     conditions: Arc<[Slotted]>,
 }
 
-/// A condition whose fields are places of an [`Extract`].
+/// A condition whose fields are slots of an [`Extract`].
 #[derive(Debug)]
 enum Slotted {
     Test(usize, conditions::Test),
     Source(conditions::Test),
     Readable(usize),
     Not(Box<Slotted>),
-    /// All of these, where what is true is neutral; one of them, where what is false is.
+    /// A conjunction if `neutral` is true, a disjunction if it is false.
     Chain {
         neutral: bool,
         parts: Vec<Slotted>,
     },
     Known(bool),
-    /// Only the script can tell.
+    /// Only the script can decide.
     Unknown,
 }
 
 impl Plan {
-    /// What is to be asked of events of this action.
+    /// Builds the plan for events of this action.
     pub fn new(rules: &RuleSet, action: &str) -> Self {
         let mut plan = Self::of(Vec::new(), rules, action);
         for rule in rules.wanting_flagged(action, Flags::default()) {
@@ -83,13 +83,13 @@ impl Plan {
         plan
     }
 
-    /// A plan that asks nothing: every rule that wants the action looks at it.
+    /// Builds a plan without conditions: every rule that wants the action is evaluated.
     pub fn unfiltered(rules: &RuleSet, action: &str) -> Self {
         Self::of(rules.wanting_flagged(action, Flags::default()), rules, action)
     }
 
-    /// The plan for events of this action that something is unusual about: it asks nothing, and rules that look at such events only
-    /// are among it.
+    /// Builds the plan for flagged events of this action. It has no conditions and includes the rules that want only
+    /// flagged events.
     pub fn of_flagged(rules: &RuleSet, action: &str) -> Self {
         Self::of(rules.wanting(action), rules, action)
     }
@@ -101,25 +101,25 @@ impl Plan {
     }
 
     fn add(&mut self, rule: usize, conditions: &[Condition], action: &Action<'_>) {
-        let left = match self.fold(conditions, action, true) {
+        let open = match self.fold(conditions, action, true) {
             // No event of this action can match.
             Slotted::Known(false) => return,
             Slotted::Chain { parts, .. } => parts,
             _ => Vec::new(),
         };
-        if left.is_empty() {
+        if open.is_empty() {
             self.always.push(rule);
             return;
         }
-        let found = match left.first() {
+        let first = match open.first() {
             Some(Slotted::Test(slot, conditions::Test::OneOf(texts))) => Some((*slot, texts.clone())),
             _ => None,
         };
-        let Some((slot, texts)) = found else {
-            self.others.push(Asked { rule, conditions: left.into() });
+        let Some((slot, texts)) = first else {
+            self.others.push(Asked { rule, conditions: open.into() });
             return;
         };
-        let whole = Asked { rule, conditions: left.into() };
+        let whole = Asked { rule, conditions: open.into() };
         let by_value = match self.by_value.iter_mut().position(|by_value| by_value.slot == slot) {
             Some(index) => self.by_value.get_mut(index),
             None => {
@@ -135,7 +135,7 @@ impl Plan {
         }
     }
 
-    /// With fields as places; what follows from the action alone is settled here.
+    /// Replaces fields by slots and decides every condition that depends only on the action.
     fn slotted(&mut self, condition: &Condition, action: &Action<'_>) -> Slotted {
         use conditions::Field;
         let settled = |test: &conditions::Test, seen: Option<&str>| match test
@@ -165,33 +165,33 @@ impl Plan {
         }
     }
 
-    /// Parts that are asked from the left: those that are neutral are left out (what is true, of parts that must all hold; what is false,
-    /// of parts one of which must), and nothing is asked behind one that settles it. What could be unknown stands before that, so it
-    /// settles nothing ahead of its turn.
+    /// Folds parts that the script evaluates from left to right. Neutral parts (true in a conjunction, false in a
+    /// disjunction) are dropped, and so is everything after a part that decides the result. Parts that may be unknown
+    /// are kept in front of it, so the order of evaluation does not change.
     fn fold(&mut self, parts: &[Condition], action: &Action<'_>, neutral: bool) -> Slotted {
-        let mut left = Vec::new();
+        let mut open = Vec::new();
         for part in parts {
             match self.slotted(part, action) {
                 Slotted::Known(known) if known == neutral => {}
-                Slotted::Known(known) if left.is_empty() => return Slotted::Known(known),
+                Slotted::Known(known) if open.is_empty() => return Slotted::Known(known),
                 other => {
-                    let settles = matches!(other, Slotted::Known(_));
-                    left.push(other);
-                    if settles {
+                    let decides = matches!(other, Slotted::Known(_));
+                    open.push(other);
+                    if decides {
                         break;
                     }
                 }
             }
         }
-        if left.is_empty() { Slotted::Known(neutral) } else { Slotted::Chain { neutral, parts: left } }
+        if open.is_empty() { Slotted::Known(neutral) } else { Slotted::Chain { neutral, parts: open } }
     }
 
-    /// Whether no rule looks at events of this action at all.
+    /// Whether no rule wants events of this action.
     pub fn is_empty(&self) -> bool {
         self.always.is_empty() && self.by_value.is_empty() && self.others.is_empty()
     }
 
-    /// The rules that may match events of this action, as indexes into the set's `detections`, in order.
+    /// Returns the rules that may match events of this action, as sorted indexes into the set's `detections`.
     pub fn rules(&self) -> Vec<usize> {
         let asked = self.by_value.iter().flat_map(|by_value| &by_value.all).chain(&self.others);
         let mut rules: Vec<usize> = self.always.iter().copied().chain(asked.map(|asked| asked.rule)).collect();
@@ -199,8 +199,8 @@ impl Plan {
         rules
     }
 
-    /// The rules that may match an event of these bytes and this source, as indexes into the set's `detections`, in order. All others
-    /// would say false.
+    /// Returns the rules that may match this raw event of this source, as sorted indexes into the set's `detections`.
+    /// All other rules would return false.
     pub fn candidates(&self, raw: &str, source: &SourceName) -> Vec<usize> {
         if self.ignored.contains(source) {
             return Vec::new();
@@ -218,7 +218,7 @@ impl Plan {
         for by_value in &self.by_value {
             match seen.get(by_value.slot) {
                 Some(Seen::Text(text)) => by_value.rules.get(&**text).into_iter().flatten().for_each(&mut ask),
-                // Nothing that is no text is one of some texts.
+                // Only a string can equal one of the strings.
                 Some(Seen::Absent | Seen::Bool(_) | Seen::Int(_)) => {}
                 Some(Seen::Other | Seen::Trouble) | None => by_value.all.iter().for_each(&mut ask),
             }
@@ -251,8 +251,8 @@ impl Slotted {
     }
 }
 
-/// As the script does: from the left, and no further than needed.
+/// Evaluates the parts as the script does: from left to right, stopping at the first that decides.
 fn chain(neutral: bool, parts: &[Slotted], seen: &[Seen<'_>], source: &SourceName) -> Truth {
-    let usual = if neutral { Truth::True } else { Truth::False };
-    parts.iter().map(|part| part.of(seen, source)).find(|answer| *answer != usual).unwrap_or(usual)
+    let neutral = if neutral { Truth::True } else { Truth::False };
+    parts.iter().map(|part| part.of(seen, source)).find(|answer| *answer != neutral).unwrap_or(neutral)
 }

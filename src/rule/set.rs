@@ -1,4 +1,4 @@
-//! All rules of one load, ready to run: which of them want which event, which listen to which, and what is said of them as a whole.
+//! All rules of one load, ready to run: which rules want which events, and which rules subscribe to which.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -21,93 +21,95 @@ use crate::rule::{
     manifest::{exception::Exception, metadata::Stage},
     script::compiled::{CompiledRule, RuleKind},
 };
-/// Actions that no rule is to look at, by source.
+
+/// Actions that rules do not see, by source.
 pub type Ignored = BTreeMap<SourceName, ActionPatterns>;
 
-/// A file that is on disk but not running as it is there.
+/// A file whose current version on disk is not in use.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct BrokenFile {
-    /// The file.
+    /// The file's path.
     pub file: PathBuf,
-    /// The first thing that is wrong with it.
+    /// The first problem found in it.
     pub problem: String,
-    /// Whether an earlier version of it runs.
+    /// Whether its last good version is running.
     pub last_good_runs: bool,
 }
 
-/// A rule that would flood, and is on trial until a person looks at it.
+/// A rule that the new-rule guard moved to shadow mode because it would raise too many alerts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guarded {
-    /// The rule.
+    /// The rule's id.
     pub rule: RuleId,
-    /// New alerts that it would have raised.
+    /// The number of new alerts that it would have raised.
     pub alerts: u64,
-    /// Over which time.
+    /// The length of the period over which they were counted.
     pub since: Duration,
 }
 
-/// A rule that ended the whole process, and does not run any more as it is.
+/// A rule that ended the whole process, and is disabled until it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// The rule.
+    /// The rule's id.
     pub rule: RuleId,
-    /// When that was noticed.
+    /// When the agent detected it.
     pub since: Timestamp,
-    /// The event that it was evaluated on.
+    /// The event that was being evaluated, if known.
     pub event: Option<Sequence>,
 }
 
 /// All rules of one load, ready to run.
 #[derive(Debug, Default)]
 pub struct RuleSet {
-    /// Counts the loads that changed something, from 1.
+    /// The number of loads that changed something, starting at 1.
     pub generation: u64,
-    /// Rules that run on events, in the order of their ids.
+    /// Rules that run on events, sorted by id.
     pub detections: Vec<Arc<CompiledRule>>,
     /// Rules that run on a timer.
     pub checks: Vec<Arc<CompiledRule>>,
-    /// Rules that are switched off.
+    /// Disabled rules.
     pub disabled: Vec<Arc<CompiledRule>>,
-    /// Files that are not running as they are.
+    /// Files whose current version is not in use.
     pub broken: Vec<BrokenFile>,
-    /// Rules that are on trial although they do not say so.
+    /// Rules that the new-rule guard moved to shadow mode.
     pub guarded: Vec<Guarded>,
     /// Rules that ended the whole process, and are left out.
     pub ended: Vec<Ended>,
-    /// Of the files as they were read: see [`fingerprint_on_disk`](crate::rule::load::files::fingerprint_on_disk).
+    /// The fingerprint of the files as they were read; see
+    /// [`fingerprint_on_disk`](crate::rule::load::files::fingerprint_on_disk).
     pub fingerprint: String,
-    /// Where the files are.
+    /// The rules directories and single files that were loaded.
     pub roots: Vec<PathBuf>,
-    /// Whether files may be links to places outside of them.
+    /// Whether symbolic links may lead out of the roots.
     pub follow_links: bool,
-    /// What takes matches out of alerting.
+    /// Exceptions, which suppress matches.
     pub exceptions: Vec<Arc<Exception>>,
-    /// What organizations say of their actions.
+    /// The organizations' actions.
     pub catalog: Arc<Catalog>,
-    /// Actions that no rule is to look at, by source.
+    /// Actions that rules do not see, by source.
     pub ignored: Arc<Ignored>,
-    /// For each of `detections`, the exceptions that may be about it.
+    /// For each of `detections`, the exceptions that may apply to it.
     pub(super) exceptions_of: Vec<Vec<Arc<Exception>>>,
-    /// For each of `detections`, the rules that listen to its matches, as indexes, in order.
+    /// For each of `detections`, the rules that subscribe to its matches, as sorted indexes.
     pub(super) listeners: Vec<Vec<usize>>,
-    /// For each of `detections`, the rules that it listens to, in the same way.
+    /// For each of `detections`, the rules that it subscribes to, as sorted indexes.
     pub(super) heard: Vec<Vec<usize>>,
     pub(super) dispatch: Dispatch,
 }
 
-/// Which rules want which action: looked up once for each action id.
+/// Which rules want which action. Queried once for each action id.
 #[derive(Debug, Default)]
 pub(super) struct Dispatch {
     exact: HashMap<String, Vec<usize>>,
     globs: GlobSet,
     glob_rules: Vec<usize>,
     every: Vec<usize>,
-    /// Of all these, those that want only events that something is unusual about.
+    /// The rules among them that want only flagged events.
     flagged: HashSet<usize>,
 }
 
 impl RuleSet {
-    /// A set of these rules; all that is not theirs is as in `about`.
+    /// Builds a set of these rules; everything but the rules comes from `about`.
     pub(crate) fn new(rules: impl IntoIterator<Item = Arc<CompiledRule>>, about: Self) -> Self {
         let mut set = about;
         for rule in rules {
@@ -121,19 +123,19 @@ impl RuleSet {
             list.sort_by(|one, other| one.id().cmp(other.id()));
         }
         set.dispatch = Dispatch::new(&set.detections, &set.catalog);
-        let about = |rule: &Arc<CompiledRule>| {
+        let exceptions = |rule: &Arc<CompiledRule>| {
             set.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).cloned().collect()
         };
-        set.exceptions_of = set.detections.iter().map(about).collect();
+        set.exceptions_of = set.detections.iter().map(exceptions).collect();
         let mut listeners = vec![Vec::new(); set.detections.len()];
         let mut heard = vec![Vec::new(); set.detections.len()];
         for (index, (rule, of_rule)) in set.detections.iter().zip(&mut heard).enumerate() {
             if rule.metadata.on.is_none() {
                 continue;
             }
-            for (other, (found, of_other)) in set.detections.iter().zip(&mut listeners).enumerate() {
-                if rule.listens_to(&found.metadata) {
-                    of_rule.push(other);
+            for (other_index, (other, of_other)) in set.detections.iter().zip(&mut listeners).enumerate() {
+                if rule.listens_to(&other.metadata) {
+                    of_rule.push(other_index);
                     of_other.push(index);
                 }
             }
@@ -143,17 +145,17 @@ impl RuleSet {
         set
     }
 
-    /// A set of these rules, with nothing said of them.
+    /// Builds a set of these rules with no other context.
     pub fn only(rules: impl IntoIterator<Item = Arc<CompiledRule>>, catalog: Arc<Catalog>) -> Arc<Self> {
         Arc::new(Self::new(rules, Self { generation: 1, catalog, ..Self::default() }))
     }
 
-    /// This one of the rules, with what it listens to and the exceptions that are about it.
+    /// Returns a set of one rule, the rules it subscribes to, and the exceptions that apply to them.
     pub fn alone(&self, rule: &Arc<CompiledRule>) -> Arc<Self> {
         self.part(std::slice::from_ref(rule))
     }
 
-    /// These of the rules, with what they listen to and the exceptions that are about them.
+    /// Returns a set of these rules, the rules they subscribe to, and the exceptions that apply to them.
     pub fn part(&self, rules: &[Arc<CompiledRule>]) -> Arc<Self> {
         let mut wanted: Vec<Arc<CompiledRule>> = rules.iter().flat_map(|rule| self.with_what_it_hears(rule)).collect();
         wanted.sort_by(|one, other| one.id().cmp(other.id()));
@@ -161,21 +163,22 @@ impl RuleSet {
         Arc::new(Self::new(wanted, self.about()))
     }
 
-    /// The same, with some of the rules on trial.
+    /// Returns the same set with some rules moved to shadow mode.
     pub fn on_trial(&self, guarded: Vec<Guarded>) -> Arc<Self> {
         let rules = self.all().map(|rule| {
             if guarded.iter().all(|guarded| guarded.rule != *rule.id()) {
                 return Arc::clone(rule);
             }
-            let mut on_trial = CompiledRule::clone(rule);
-            on_trial.metadata.stage = Stage::Shadow;
-            Arc::new(on_trial)
+            let mut shadow = CompiledRule::clone(rule);
+            shadow.metadata.stage = Stage::Shadow;
+            Arc::new(shadow)
         });
         let rules: Vec<Arc<CompiledRule>> = rules.collect();
         let mut rules = rules;
-        // A listener on trial hears what others on trial find: should that go round, it does not run at all.
-        let round = cycle::in_a_circle(&rules);
-        for rule in rules.iter_mut().filter(|rule| round.contains(rule.id())) {
+        // A subscriber in shadow mode also sees the matches of other rules in shadow mode. If that makes a cycle, it
+        // does not run at all.
+        let in_cycle = cycle::in_a_circle(&rules);
+        for rule in rules.iter_mut().filter(|rule| in_cycle.contains(rule.id())) {
             Arc::make_mut(rule).metadata.enabled = false;
         }
         let about = Self {
@@ -189,7 +192,7 @@ impl RuleSet {
         Arc::new(Self::new(rules, about))
     }
 
-    /// The same without rules that ended the process.
+    /// Returns the same set without the rules that ended the process.
     pub fn without(&self, ended: Vec<Ended>) -> Arc<Self> {
         let is_out = |rule: &Arc<CompiledRule>| ended.iter().any(|ended| ended.rule == *rule.id());
         let rules: Vec<Arc<CompiledRule>> = self.all().filter(|rule| !is_out(rule)).cloned().collect();
@@ -205,7 +208,7 @@ impl RuleSet {
         Arc::new(Self::new(rules, about))
     }
 
-    /// The same, with more said of actions.
+    /// Returns the same set with these actions added to its catalog.
     pub fn with_actions(self: &Arc<Self>, actions: impl IntoIterator<Item = ListedAction>) -> Arc<Self> {
         let mut catalog = Catalog::clone(&self.catalog);
         actions.into_iter().for_each(|action| catalog.add(action));
@@ -215,7 +218,7 @@ impl RuleSet {
         Arc::new(Self::new(self.all().cloned(), Self { catalog: Arc::new(catalog), ..self.about() }))
     }
 
-    /// What holds for the rules of this set, without them.
+    /// Returns this set without its rules and what describes their load.
     fn about(&self) -> Self {
         Self {
             generation: self.generation,
@@ -227,8 +230,8 @@ impl RuleSet {
         }
     }
 
-    /// The detection rules that want events with this action, with or without anything unusual about them, as indexes into
-    /// `detections`, in order.
+    /// Returns the detection rules that want events with this action, flagged or not, as sorted indexes into
+    /// `detections`.
     pub fn wanting(&self, action: &str) -> Vec<usize> {
         let dispatch = &self.dispatch;
         let mut rules = dispatch.every.clone();
@@ -239,7 +242,7 @@ impl RuleSet {
         rules
     }
 
-    /// Those of them that want events with these flags.
+    /// Like [`wanting`](Self::wanting), but leaves out the rules that want only flagged events if `flags` is empty.
     pub fn wanting_flagged(&self, action: &str, flags: Flags) -> Vec<usize> {
         let mut rules = self.wanting(action);
         if flags.is_empty() {
@@ -253,23 +256,23 @@ impl RuleSet {
         !self.wanting_flagged(&event.action, event.flags).is_empty()
     }
 
-    /// The exceptions that may be about the rule at this index of `detections`.
+    /// Returns the exceptions that may apply to the rule at this index of `detections`.
     pub fn exceptions_of(&self, index: usize) -> &[Arc<Exception>] {
         self.exceptions_of.get(index).map_or(&[], Vec::as_slice)
     }
 
-    /// The rules that listen to the matches of the one at this index, as indexes into `detections`.
+    /// Returns the rules that subscribe to the matches of the rule at this index, as indexes into `detections`.
     pub fn listeners(&self, index: usize) -> &[usize] {
         self.listeners.get(index).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether any rule listens to the matches of the one at this index.
+    /// Whether any rule subscribes to the matches of the rule at this index.
     pub fn is_heard(&self, index: usize) -> bool {
         !self.listeners(index).is_empty()
     }
 
-    /// Divides the rules of `detections` among so many at most: gives the part of each. Rules that listen to each other, or share a
-    /// memory, stay together.
+    /// Divides `detections` into at most `most` parts and returns the part of each rule. Rules that subscribe to each
+    /// other, or that share memory, stay in one part.
     pub fn parts(&self, most: usize) -> Vec<usize> {
         let count = self.detections.len();
         let mut group: Vec<usize> = (0..count).collect();
@@ -289,7 +292,8 @@ impl RuleSet {
                 join(*one, *other);
             }
         }
-        // The heaviest group to whoever has least: what remembers is what waits for its turn.
+        // Assign the heaviest group to the part with the least load. Rules that keep state weigh most, because they are
+        // the ones that have to wait.
         let mut weights: HashMap<usize, usize> = HashMap::new();
         for (group, rule) in group.iter().zip(&self.detections) {
             *weights.entry(*group).or_default() += if rule.remembers { 100 } else { 1 };
@@ -308,40 +312,41 @@ impl RuleSet {
         group.iter().map(|group| part_of_group.get(group).copied().unwrap_or(0)).collect()
     }
 
-    /// How far back a rule looks, with all that it listens to.
+    /// Returns how far back a rule looks, including the rules it subscribes to.
     pub fn reach(&self, rule: &CompiledRule) -> Duration {
         self.reach_of(rule, &mut HashMap::new())
     }
 
-    /// How far back the rule looks that looks back furthest.
+    /// Returns the longest reach of all detection rules.
     pub fn longest_reach(&self) -> Duration {
         let mut known = HashMap::new();
         self.detections.iter().map(|rule| self.reach_of(rule, &mut known)).max().unwrap_or_default()
     }
 
-    /// `known` holds what was found out before: rules that listen to each other crosswise have very many ways through each other.
+    /// `known` caches earlier results, because there can be very many paths through rules that subscribe to each other.
     fn reach_of<'a>(&'a self, rule: &'a CompiledRule, known: &mut HashMap<&'a RuleId, Duration>) -> Duration {
         if let Some(reach) = known.get(rule.id()) {
             return *reach;
         }
-        let heard = self.detections.iter().filter(|other| rule.listens_to(&other.metadata));
-        // Rules listen in no circle, so this ends.
-        let longest = heard.map(|other| self.reach_of(other, known)).max().unwrap_or_default();
+        let upstream = self.detections.iter().filter(|other| rule.listens_to(&other.metadata));
+        // Subscriptions form no cycle, so this terminates.
+        let longest = upstream.map(|other| self.reach_of(other, known)).max().unwrap_or_default();
         let reach = rule.reach.saturating_add(longest);
         known.insert(rule.id(), reach);
         reach
     }
 
-    /// A rule with all that it listens to, directly and through others.
+    /// Returns a rule and all rules that it subscribes to, directly or through others.
     pub fn with_what_it_hears(&self, rule: &Arc<CompiledRule>) -> Vec<Arc<CompiledRule>> {
-        let hears = |(_, other): &(usize, &Arc<CompiledRule>)| rule.listens_to(&other.metadata);
+        let is_upstream = |(_, other): &(usize, &Arc<CompiledRule>)| rule.listens_to(&other.metadata);
         let mut seen = vec![false; self.detections.len()];
         // The rule itself may be another version of the one in the set.
         let own = self.detections.iter().position(|other| other.id() == rule.id());
         if let Some(seen) = own.and_then(|own| seen.get_mut(own)) {
             *seen = true;
         }
-        let mut next: Vec<usize> = self.detections.iter().enumerate().filter(hears).map(|(index, _)| index).collect();
+        let mut next: Vec<usize> =
+            self.detections.iter().enumerate().filter(is_upstream).map(|(index, _)| index).collect();
         let mut wanted = vec![Arc::clone(rule)];
         while let Some(index) = next.pop() {
             if seen.get_mut(index).is_some_and(|seen| !std::mem::replace(seen, true)) {
@@ -349,9 +354,9 @@ impl RuleSet {
                 next.extend(self.heard.get(index).into_iter().flatten());
             }
         }
-        // In an order of their own, so that versions do not depend on how they were found.
-        if let Some((_, heard)) = wanted.split_first_mut() {
-            heard.sort_by(|one, other| one.id().cmp(other.id()));
+        // Sort by id, so that versions do not depend on the order of the search.
+        if let Some((_, upstream)) = wanted.split_first_mut() {
+            upstream.sort_by(|one, other| one.id().cmp(other.id()));
         }
         wanted
     }
@@ -362,7 +367,7 @@ impl RuleSet {
         wanting.into_iter().any(|index| self.detections.get(index).is_some_and(|wanting| wanting.id() == rule))
     }
 
-    /// All rules: detections, checks, and those switched off.
+    /// Iterates over all rules: detections, checks, and disabled rules.
     pub fn all(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
         self.detections.iter().chain(&self.checks).chain(&self.disabled)
     }
@@ -397,7 +402,7 @@ impl Dispatch {
                 }
             }
         }
-        // Action patterns hold only letters, digits and `*` (checked when read), which always make a set.
+        // Action patterns contain only letters, digits and `*` (checked when read), so building the set cannot fail.
         dispatch.globs = globs.build().unwrap_or_default();
         dispatch
     }

@@ -1,36 +1,36 @@
-//! Rules that cannot match: none of the actions that an organization is known to have is one of theirs.
+//! Rules that cannot match because they name none of the organization's known actions.
 
 use std::collections::BTreeSet;
 
 use crate::model::{action, name::RuleId};
 use crate::rule::set::RuleSet;
 
-/// Actions that are suggested in place of those that a rule names.
+/// Maximum number of suggested actions per rule.
 const SUGGESTED: usize = 3;
 
-/// A rule that can match none of an organization's actions.
+/// A rule that matches none of an organization's actions.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Unmatched {
-    /// The rule.
+    /// The rule's id.
     pub rule: RuleId,
-    /// The organization's actions that come nearest to what it names.
+    /// The organization's actions that are most similar to the ones the rule names.
     pub nearest: Vec<String>,
 }
 
 impl RuleSet {
-    /// The rules that name actions none of which is known, given the ids that are, each with its name. Where nothing is known,
-    /// nothing can be said.
+    /// Returns the rules that name only unknown actions. `known` lists the known action ids, each with its name. The
+    /// result is empty if `known` is.
     pub fn unmatched(&self, known: &[(String, Option<String>)]) -> Vec<Unmatched> {
         if known.is_empty() {
             return Vec::new();
         }
-        let seeing: BTreeSet<usize> = known.iter().flat_map(|(id, _)| self.wanting(id)).collect();
+        let matched: BTreeSet<usize> = known.iter().flat_map(|(id, _)| self.wanting(id)).collect();
         let rules = self.detections.iter().enumerate();
-        let unmatched = rules.filter(|(index, rule)| rule.metadata.on.is_none() && !seeing.contains(index));
-        let found = unmatched.map(|(_, rule)| {
+        let unmatched = rules.filter(|(index, rule)| rule.metadata.on.is_none() && !matched.contains(index));
+        let unmatched = unmatched.map(|(_, rule)| {
             let mut nearest: Vec<String> = Vec::new();
             let wanted = rule.metadata.actions.iter().chain(&rule.metadata.activities).flatten();
-            // The best of each before the second best of any.
+            // Take the best suggestion for each name before the second best for any.
             let suggested: Vec<Vec<&str>> = wanted
                 .map(|wanted| {
                     let known = known.iter().map(|(id, name)| (id.as_str(), name.as_deref()));
@@ -46,6 +46,6 @@ impl RuleSet {
             }
             Unmatched { rule: rule.id().clone(), nearest }
         });
-        found.collect()
+        unmatched.collect()
     }
 }

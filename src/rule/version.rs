@@ -1,8 +1,10 @@
-//! Versions of rules: two rules of the same version find the same, and a version changes when its rule's answer can.
+//! Rule versions. Two rules with the same version give the same results, and a version changes whenever the rule's
+//! results could.
 //!
-//! A version is a hash over what a rule is made of and what it reads. It is stored, and compared with those of later programs, so
-//! what is hashed is an encoding of its own: each text goes with its length, each list with its count, and nothing depends on how a
-//! library prints its values. `tests/data/versions.txt` holds examples, which must stay as they are.
+//! A version is a hash of everything a rule consists of and reads. Versions are stored and compared across releases of
+//! the program, so the hashed bytes use their own encoding: each string is preceded by its length, each list by its
+//! count, and nothing depends on how a library prints its values. The examples in `tests/data/versions.txt` must stay
+//! as they are.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,7 +21,7 @@ use crate::rule::{
     set::RuleSet,
 };
 
-/// What a rule's own files and its overrides make of it.
+/// Hashes a rule's own file, its imports, and the effect of its overrides.
 pub(super) fn of_content(text: &str, imports: &[Arc<str>], metadata: &Metadata) -> RuleVersion {
     let mut encoder = Encoder::default();
     encoder.text("content");
@@ -41,25 +43,25 @@ pub(super) fn of_content(text: &str, imports: &[Arc<str>], metadata: &Metadata) 
 }
 
 impl RuleSet {
-    /// The version of each detection rule.
+    /// Returns the version of each detection rule.
     pub fn versions(&self) -> BTreeMap<RuleId, RuleVersion> {
         self.detections.iter().map(|rule| (rule.id().clone(), in_set(self, rule))).collect()
     }
 }
 
-/// The version of a rule in its set: with all that it listens to, its exceptions, and what it reads.
+/// Returns a rule's version in its set. It covers the rules that it subscribes to, its exceptions, and what it reads.
 fn in_set(set: &RuleSet, rule: &Arc<CompiledRule>) -> RuleVersion {
     let mut encoder = Encoder::default();
     encoder.text("rule");
-    let heard = set.with_what_it_hears(rule);
+    let rules = set.with_what_it_hears(rule);
     let exceptions = |rule: &CompiledRule| -> Vec<&Arc<Exception>> {
         set.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).collect()
     };
-    // A rule that listens reads the events of those that it hears.
+    // A subscriber reads the events of the rules it subscribes to.
     let reads_catalog =
-        heard.iter().any(|rule| rule.reads.catalog || exceptions(rule).iter().any(|exception| exception.reads.catalog));
-    encoder.count(heard.len());
-    for rule in &heard {
+        rules.iter().any(|rule| rule.reads.catalog || exceptions(rule).iter().any(|exception| exception.reads.catalog));
+    encoder.count(rules.len());
+    for rule in &rules {
         encoder.text(rule.id().as_str());
         encoder.text(&rule.hash);
         encoder.text(match rule.metadata.stage {
@@ -86,7 +88,7 @@ fn in_set(set: &RuleSet, rule: &Arc<CompiledRule>) -> RuleVersion {
     encoder.finish()
 }
 
-/// Hashes values so that no two sequences of them give the same bytes.
+/// Hashes values so that no two different sequences of values produce the same bytes.
 #[derive(Default)]
 struct Encoder(blake3::Hasher);
 
@@ -190,7 +192,7 @@ impl Encoder {
         self.lists(&exception.reads.lists, lists);
     }
 
-    /// What organizations say of the actions that a rule wants, as far as it goes by that.
+    /// Hashes the parts of the organizations' action lists that a rule depends on.
     fn actions(&mut self, set: &RuleSet, rule: &CompiledRule, reads_catalog: bool) {
         for activity in rule.metadata.activities.iter().flatten() {
             self.text(activity);

@@ -1,5 +1,5 @@
-//! Documentation of rules, made of what they say about themselves: a page for each, an index with a table of how sure their
-//! actions are, and a layer for the ATT&CK Navigator.
+//! Documentation generated from the rules' metadata: a page for each rule, an index that shows the evidence for their
+//! action ids, and a layer for the ATT&CK Navigator.
 
 use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
@@ -11,20 +11,20 @@ use crate::rule::{
     script::{compiled::CompiledRule, compiled::RuleKind, vocabulary},
 };
 
-/// A rule with what stands beside it.
+/// A rule to document, with its source and tests.
 #[derive(Debug)]
 pub struct Documented {
-    /// The rule.
+    /// The compiled rule.
     pub rule: Arc<CompiledRule>,
-    /// Its file below the rules' directory, without its ending: `admin/impersonated_user`.
+    /// The path of its file below the rules directory, without the extension: `admin/impersonated_user`.
     pub path: String,
-    /// The text of its file.
+    /// The source text of its file.
     pub text: String,
-    /// The names of its tests.
+    /// The names of its test cases.
     pub cases: Vec<String>,
 }
 
-/// The pages of these rules: file names below the documentation's directory, and texts.
+/// Generates the documentation of these rules: paths below the documentation directory, each with its text.
 pub fn documentation(rules: &[Documented]) -> Vec<(String, String)> {
     let mut files = vec![("README.md".to_owned(), index(rules))];
     files.extend(rules.iter().map(|rule| (format!("{}.md", rule.path), page(rule))));
@@ -40,11 +40,11 @@ pub fn documentation(rules: &[Documented]) -> Vec<(String, String)> {
     files
 }
 
-/// The version of ATT&CK whose ids the shipped rules name.
+/// The version of ATT&CK whose ids the shipped rules use.
 const ATTACK_VERSION: &str = "19";
 
-/// A layer in the format of the ATT&CK Navigator, version 4.5 (github.com/mitre-attack/attack-navigator, layers), of rules by the
-/// ids that they name. It has techniques only: tactics are columns there.
+/// Builds a layer for the ATT&CK Navigator from rules by ATT&CK id, in format version 4.5
+/// (github.com/mitre-attack/attack-navigator, layers). It contains only techniques, because tactics are columns there.
 pub fn navigator_layer(attack: &BTreeMap<String, Vec<RuleId>>) -> Value {
     let techniques: Vec<Value> = attack
         .iter()
@@ -59,60 +59,66 @@ pub fn navigator_layer(attack: &BTreeMap<String, Vec<RuleId>>) -> Value {
         "name": "watchbell",
         "versions": { "attack": ATTACK_VERSION, "layer": "4.5" },
         "domain": "enterprise-attack",
-        "description": "Techniques that the rules are about; the score is the number of rules",
+        "description": "Techniques that the rules cover; the score is the number of rules",
         "techniques": techniques,
         "gradient": { "colors": ["#cfe2ff", "#0d47a1"], "minValue": 0, "maxValue": most },
     })
 }
 
-/// What every runbook that says "contain the account" means. That device log-outs are there, and that sessions outlive those of the
-/// identity provider, is from Atlassian's community, the rest from its support pages.
+/// Explains "contain the account" in runbooks. That device log-outs exist, and that sessions outlive those of the
+/// identity provider, is from Atlassian's community; the rest is from its support pages.
 const CONTAINMENT: &str = "
 ## Containing an account
 
-Runbooks say *contain the account*. In this order, as each step leaves something open that the next one closes:
+Runbooks say *contain the account*. Follow these steps in order, because each closes something that the previous one
+leaves open:
 
-1. With single sign-on: suspend the account in your identity provider and clear its sessions there. That ends no session at Atlassian.
-2. At admin.atlassian.com > Directory > Managed accounts > the account: log out its devices, or deactivate the account, which ends everything.
-   Accounts that a sync manages can be changed in the identity provider only.
+1. With single sign-on: suspend the account in your identity provider and clear its sessions there. This does not end
+   its sessions at Atlassian.
+2. At admin.atlassian.com > Directory > Managed accounts > the account: log out its devices, or deactivate the account,
+   which ends everything. Synced accounts can only be changed in the identity provider.
 3. Without single sign-on: reset its password there.
-4. Revoke its API tokens at Security > User API tokens. They bypass single sign-on and two-step verification, and outlive a password reset.
-5. An account outside your verified domains is not among the managed ones: remove or suspend its access at Directory > Users.
-6. It administers? Remove the role at Directory > Users, and look for API keys (Settings > API keys) that it created: they belong to nobody.
+4. Revoke its API tokens at Security > User API tokens. They bypass single sign-on and two-step verification, and
+   outlive a password reset.
+5. An account outside your verified domains is not a managed account: remove or suspend its access at Directory > Users.
+6. If the account is an administrator: remove the role at Directory > Users, and look for API keys (Settings > API keys)
+   that it created. They do not belong to any account.
 
-Menus are those of admin.atlassian.com in 2026; Atlassian moves them now and then.
+The menus are those of admin.atlassian.com in 2026; Atlassian moves them occasionally.
 ";
 
 fn index(rules: &[Documented]) -> String {
     let mut text = String::from(
-        "# Rules\n\nGenerated by `watchbell rules docs` from the rules' own metadata. Each rule has a page with what it means, what to do, what \
-         else may look like it, and how to tune it.\n\n",
+        "# Rules\n\nGenerated by `watchbell rules docs` from the rules' metadata. Each rule has a page that explains \
+         what a match means, what to do, what causes false positives, and how to tune the rule.\n\n",
     );
     let count = |certainty| rules.iter().filter(|rule| rule.rule.metadata.evidence == Some(certainty)).count();
     let others = rules.iter().filter(|rule| rule.rule.metadata.evidence.is_none()).count();
     text.push_str(
-        "## How well the action ids are supported\n\nAtlassian publishes no list of action ids, so each rule says what its ids are based on. Where it \
-         lists several, the least sure decides; its page grades each of them. Your own organization's list settles it: `watchbell actions refresh` \
-         fetches it, and `watchbell rules list` then shows as *unmatched* each rule that can match none of its actions, with the nearest ids that could be \
-         meant.\n\n| evidence | rules | what it means |\n| --- | --- | --- |\n",
+        "## Evidence for the action ids\n\nAtlassian does not publish a list of action ids, so each rule states the \
+         evidence for its ids. If a rule has several, the weakest evidence counts; its page grades each of them. Your \
+         own organization's list is authoritative: `watchbell actions refresh` fetches it, and `watchbell rules list` \
+         then shows as *unmatched* each rule that matches none of its actions, with the most similar ids.\n\n| \
+         evidence | rules | meaning |\n| --- | --- | --- |\n",
     );
     for certainty in Certainty::ALL {
         let about = match certainty {
-            Certainty::Verified => "Its id was seen in a real event.",
-            Certainty::Sample => "Its ids stand in a vendor's sample or in a public data model; some may be invented.",
+            Certainty::Verified => "The ids were seen in real events.",
+            Certainty::Sample => "The ids are from a vendor's sample or a public data model; some may be invented.",
             Certainty::Documented => {
-                "Atlassian documents the activity by its name, or the field that the rule goes by; the id is not known. The name is resolved from \
-                 your organization's list."
+                "Atlassian documents the name of the activity, or the field that the rule uses, but not the id. The \
+                 name is resolved with your organization's list."
             }
             Certainty::Assumed => {
-                "Some of its ids are likely forms, or prefixes that a collector matches, and no more. Check them against your organization's list."
+                "Some of the ids are only likely forms, or prefixes that a collector matches. Check them against your \
+                 organization's list."
             }
         };
         writeln!(text, "| {certainty} | {} | {about} |", count(certainty)).ok();
     }
     writeln!(
         text,
-        "| - | {others} | It has no actions of its own: it listens to other rules, or watches over the agent. |"
+        "| - | {others} | The rule has no actions: it runs on matches of other rules, or checks the agent. |"
     )
     .ok();
     text.push_str(CONTAINMENT);
@@ -121,10 +127,10 @@ fn index(rules: &[Documented]) -> String {
         folders.entry(rule.path.rsplit_once('/').map_or("", |(folder, _)| folder)).or_default().push(rule);
     }
     for (folder, rules) in folders {
-        let title = if folder.is_empty() { "others" } else { folder };
+        let title = if folder.is_empty() { "other" } else { folder };
         writeln!(
             text,
-            "\n## {title}\n\n| rule | severity | evidence | ATT&CK | needs |\n| --- | --- | --- | --- | --- |"
+            "\n## {title}\n\n| rule | severity | evidence | ATT&CK | requires |\n| --- | --- | --- | --- | --- |"
         )
         .ok();
         for rule in rules {
@@ -142,16 +148,16 @@ fn index(rules: &[Documented]) -> String {
             .ok();
         }
     }
-    text.push_str("\n[Categories of events](categories.md): what decides them, and how sure that is. ");
+    text.push_str("\n[Categories of events](categories.md): how they are determined, and the evidence for them. ");
     text.push_str("[`navigator.json`](navigator.json) is a layer for the [ATT&CK Navigator](https://mitre-attack.github.io/attack-navigator/).\n");
     text
 }
 
 fn categories() -> String {
     let mut text = String::from(
-        "# Categories\n\nEvery event has a category, `event.category` in rules. Three tables decide it; the first match wins, top to bottom: the name of the \
-         activity, then the group that it stands in, both from your organization's list of actions; else the action's id. In all of them `*` is any \
-         text.\n",
+        "# Categories\n\nEvery event has a category, `event.category` in rules. Three tables determine it, and the \
+         first match wins, from top to bottom: the name of the activity, then its group, both from your organization's \
+         list of actions, and otherwise the action id. In all tables, `*` is a wildcard.\n",
     );
     for (title, what, rows) in category::tables() {
         writeln!(text, "\n## {title}\n\n| {what} | category | evidence |\n| --- | --- | --- |").ok();
@@ -178,9 +184,9 @@ fn page(documented: &Documented) -> String {
     section("What it means", metadata.description.as_deref().unwrap_or_default());
     section("Why this severity", metadata.severity_reason.as_deref().unwrap_or_default());
     section("What to do", &metadata.blank_runbook().unwrap_or_default());
-    section("What else may look like it", &bullets(metadata.false_positives.iter().cloned()));
-    section("What it needs", metadata.requires.as_deref().unwrap_or_default());
-    section("What it looks at", &looks_at(rule));
+    section("False positives", &bullets(metadata.false_positives.iter().cloned()));
+    section("Requirements", metadata.requires.as_deref().unwrap_or_default());
+    section("Runs on", &runs_on(rule));
     let mut counting = String::new();
     if metadata.threshold > 1 {
         let window = time::show_duration(metadata.window);
@@ -193,7 +199,7 @@ fn page(documented: &Documented) -> String {
     }
     let mut tuning = String::new();
     if !metadata.params.is_empty() {
-        tuning.push_str("`params`, to change in `overrides.toml`:\n\n| name | default |\n| --- | --- |\n");
+        tuning.push_str("Parameters to set under `params` in `overrides.toml`:\n\n| name | default |\n| --- | --- |\n");
         for (name, value) in &metadata.params {
             writeln!(tuning, "| `{name}` | `{}` |", cell(&format!("{value:?}"))).ok();
         }
@@ -210,35 +216,35 @@ fn page(documented: &Documented) -> String {
     section("Tests", &bullets(cases.iter().cloned()));
     let source = source.trim_end();
     section(
-        "The rule",
+        "Source",
         &format!("<details><summary><code>rules/{path}.rhai</code></summary>\n\n```rhai\n{source}\n```\n\n</details>"),
     );
     text
 }
 
-fn looks_at(rule: &CompiledRule) -> String {
+fn runs_on(rule: &CompiledRule) -> String {
     let metadata = &rule.metadata;
     if rule.kind != RuleKind::Detection {
         let what =
-            if rule.kind == RuleKind::CheckAgent { "How the agent itself stands" } else { "How each source stands" };
+            if rule.kind == RuleKind::CheckAgent { "The state of the agent" } else { "The state of each source" };
         return format!("{what}, on a timer.");
     }
     if let Some(selectors) = &metadata.on {
-        let heard: Vec<&str> = selectors.iter().map(Selector::as_str).collect();
-        return format!("Matches of other rules: `{}`.", heard.join("`, `"));
+        let selectors: Vec<&str> = selectors.iter().map(Selector::as_str).collect();
+        return format!("Matches of other rules: `{}`.", selectors.join("`, `"));
     }
     if metadata.flagged && metadata.wants_every_action() {
-        return "Every event that something is unusual about: `event.flags` says what.".to_owned();
+        return "Every event with something unusual about it; `event.flags` says what.".to_owned();
     }
     if metadata.wants_every_action() {
-        return "Every event; the conditions that it begins with leave out most of them.".to_owned();
+        return "Every event; its first conditions rule out most of them.".to_owned();
     }
     let actions = metadata.actions.iter().flatten();
     let actions = actions.map(|action| format!("`{action}` ({})", vocabulary::certainty(action)));
     let activities = metadata.activities.iter().flatten();
     let activities =
         activities.map(|name| format!("\"{name}\" (documented), resolved from your organization's list of actions"));
-    let only = if metadata.flagged { ", where something is unusual about it: `event.flags` says what" } else { "" };
+    let only = if metadata.flagged { ", if something is unusual about it; `event.flags` says what" } else { "" };
     bullets(actions.chain(activities).map(|item| format!("{item}{only}")))
 }
 
@@ -254,7 +260,7 @@ fn attack_link(id: &str) -> String {
     format!("[{id}](https://attack.mitre.org/{kind}/{}/)", id.replace('.', "/"))
 }
 
-/// Within a table.
+/// Escapes text for a table cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }

@@ -1,31 +1,31 @@
-//! Formatting of rule files: indentation, spaces and blank lines. What stands in texts and comments is left as it is, and so is
-//! everything that is no white space: formatting never changes what a rule does.
+//! The formatter for rule files: indentation, spaces and blank lines. It leaves strings and comments as they are and
+//! only changes whitespace, so formatting never changes what a rule does.
 
 /// One level of indentation.
 const INDENT: &str = "    ";
 
-/// What a character belongs to.
+/// The kind of token that a character is part of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Inside {
     Code,
-    /// A text in double quotes.
+    /// A string in double quotes.
     Text,
-    /// A text in back quotes; how many braces of `${ }` are open is kept aside.
+    /// A string in backticks. The open braces of `${ }` are tracked separately.
     Template,
     LineComment,
     BlockComment(u32),
-    /// `#"…"#`, with so many `#`.
+    /// A raw string `#"…"#`, with its number of `#`.
     Raw(usize),
 }
 
-/// The text as it should be written.
+/// Returns the formatted text of a rule file.
 pub fn format(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut scanner = Scanner { inside: Inside::Code, templates: Vec::new(), open: Vec::new(), level: 0 };
     let mut blank = 0;
     for line in text.lines() {
         if scanner.inside != Inside::Code {
-            // In the middle of a text or a comment: every character may count.
+            // Inside a string or a comment, where whitespace matters.
             result.push_str(line);
             result.push('\n');
             scanner.line(line, &mut String::new());
@@ -40,7 +40,7 @@ pub fn format(text: &str) -> String {
             result.push('\n');
         }
         blank = 0;
-        // What closes first on a line stands where the line that opened it stands.
+        // A line that starts with closing brackets is indented like the line that opened them.
         let closing = trimmed.chars().take_while(|character| ")]}".contains(*character)).count();
         let inside = match closing {
             0 => scanner.open.last().copied().unwrap_or(0),
@@ -58,7 +58,7 @@ pub fn format(text: &str) -> String {
         }
         let mut spaced = String::with_capacity(trimmed.len() + 8);
         scanner.line(trimmed, &mut spaced);
-        // What is left open goes on in the next line, with its spaces.
+        // A string or comment that continues on the next line keeps its trailing spaces.
         let ends_in_code = matches!(scanner.inside, Inside::Code);
         result.push_str(if ends_in_code { spaced.trim_end() } else { &spaced });
         result.push('\n');
@@ -68,16 +68,16 @@ pub fn format(text: &str) -> String {
 
 struct Scanner {
     inside: Inside,
-    /// For each template whose `${ }` is open: how many brackets were open at its beginning.
+    /// For each template with an open `${ }`, the number of brackets that were open at its start.
     templates: Vec<usize>,
-    /// For each open bracket: the indentation of what stands in it. Those that a line opens together indent it once.
+    /// For each open bracket, the indentation of its contents. Brackets opened on the same line indent only once.
     open: Vec<usize>,
-    /// The indentation of the line.
+    /// The indentation of the current line.
     level: usize,
 }
 
 impl Scanner {
-    /// Goes over a line, and writes it with its spaces put right.
+    /// Scans a line and writes it with normalized spaces.
     fn line(&mut self, line: &str, out: &mut String) {
         let characters: Vec<char> = line.chars().collect();
         let at = |index: usize| characters.get(index).copied();
@@ -104,7 +104,7 @@ impl Scanner {
                         }
                     }
                     '\'' => {
-                        // A character, which may be a quote or a bracket.
+                        // A character literal, which may be a quote or a bracket.
                         let end = if at(index + 1) == Some('\\') {
                             (index + 3..characters.len()).find(|end| at(*end) == Some('\''))
                         } else {
@@ -124,7 +124,7 @@ impl Scanner {
                         }
                     }
                     ',' => {
-                        // Within a template, a space would be one of the text only outside of `${ }`.
+                        // Inside `${ }` of a template, spaces are code and not part of the string.
                         while out.ends_with(' ') && !out.trim_end().is_empty() {
                             out.pop();
                         }
@@ -140,7 +140,7 @@ impl Scanner {
                             let rest: String = rest.iter().collect();
                             rest.trim_start().starts_with("//")
                         });
-                        // Comments may be lined up.
+                        // Comments may be aligned.
                         if before_comment || !out.ends_with(' ') {
                             out.push(' ');
                         }
@@ -203,7 +203,7 @@ impl Scanner {
         }
         match self.inside {
             Inside::LineComment => self.inside = Inside::Code,
-            // A text in double quotes ends with its line, unless that ends with a backslash.
+            // A string in double quotes ends at the end of its line, unless the line ends with a backslash.
             Inside::Text if !line.ends_with('\\') => self.inside = Inside::Code,
             _ => {}
         }
@@ -215,13 +215,13 @@ mod tests {
     use super::format;
 
     #[test]
-    fn brackets_that_a_line_opens_together_indent_once() {
+    fn brackets_opened_on_the_same_line_indent_once() {
         let right = "fn f(x) {\n    list.push(#{\n        a: [1,\n            2],\n    });\n    call(a, |b| {\n        b\n    })\n        .c()\n}\n";
         assert_eq!(format(&right.replace("    ", "")), right);
     }
 
     #[test]
-    fn spaces_and_indentation_are_put_right() {
+    fn spaces_and_indentation_are_normalized() {
         let written = "const RULE = #{\n  id:  \"a.b\",title: \"x ,  y\",\n};\n\n\n\nfn rule(event)  {\n\tevent.a   == `a  ${f(1,2)}  b`   // why\n  && [1,2][0] == '\"'\n}";
         let right = "const RULE = #{\n    id: \"a.b\", title: \"x ,  y\",\n};\n\nfn rule(event) {\n    event.a == `a  ${f(1, 2)}  b`   // why\n        && [1, 2][0] == '\"'\n}\n";
         assert_eq!(format(written), right);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_and_comments_over_several_lines_stay() {
+    fn multiline_strings_and_comments_are_unchanged() {
         let written =
             "let a = `one\n   two  ${ b }\n\n  three`;\n/* a\n      b */\nlet c = #\"x\n   y \"quoted\" \"#;\n";
         assert_eq!(format(written), written);

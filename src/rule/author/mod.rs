@@ -1,4 +1,4 @@
-//! For people who write rules: lints, the formatter, templates, test files, documentation.
+//! Tools for rule authors: lints, the formatter, templates, test files and documentation.
 
 pub(in crate::rule) mod docs;
 pub(in crate::rule) mod format;

@@ -1,7 +1,7 @@
-//! Beginning a rule from an event: a rule that works, and two tests, with nobody's data in them.
+//! Creating a rule from an event: a working rule and two tests, without personal data.
 //!
-//! Whoever and whatever an event names is replaced, the same by the same everywhere: email addresses, names, ids, internet
-//! addresses, sites.
+//! Everything that identifies someone or something is replaced: email addresses, names, ids, IP addresses and sites.
+//! The same value always gets the same replacement.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +13,11 @@ use serde_json::{Map, Value};
 
 use crate::model::name::RuleId;
 
-/// Keys whose texts are names of people or things.
+/// Keys whose values are names of people or things.
 const NAMES: [&str; 6] = ["name", "groupName", "siteName", "tokenLabel", "tokenName", "displayName"];
-/// Keys that say nothing a rule could need.
+/// Keys that no rule needs.
 const DROPPED: [&str; 4] = ["picture", "links", "time", "processedAt"];
-/// Keys whose texts are Atlassian's own words, or as good as: all others may say something about somebody.
+/// Keys whose values are Atlassian's own terms, or similarly harmless. All other values may be personal.
 const PLAIN: [&str; 12] = [
     "action",
     "type",
@@ -33,12 +33,12 @@ const PLAIN: [&str; 12] = [
     "role",
 ];
 
-/// The event with all that is personal replaced, and without what a test fills in.
+/// Returns the event with all personal data replaced, and without the keys that a test fills in.
 pub fn anonymise(event: &Value) -> Value {
     let mut replaced = Replaced::default();
     replaced.collect("", event);
     let mut result = replaced.apply(event);
-    // A sentence about who did what: nothing tells names in it from words.
+    // A sentence about who did what, in which names cannot be distinguished from other words.
     let action = event.pointer("/attributes/action").and_then(Value::as_str).unwrap_or_default();
     if let Some(content) = result.pointer_mut("/message/content") {
         *content = Value::from(sentence(action));
@@ -50,7 +50,7 @@ pub fn anonymise(event: &Value) -> Value {
     result
 }
 
-/// What stands for what.
+/// The replacements made so far.
 #[derive(Default)]
 struct Replaced {
     texts: BTreeMap<String, String>,
@@ -129,20 +129,20 @@ fn is_email(text: &str) -> bool {
     plain && text.split_once('@').is_some_and(|(before, after)| !before.is_empty() && after.contains('.'))
 }
 
-/// A rule and its tests, as files.
+/// A new rule and its tests, as files to write.
 #[derive(Debug)]
 pub struct Scaffold {
-    /// The rule's file, below the rules directory.
+    /// Path of the rule file, relative to the rules directory.
     pub rule_file: PathBuf,
-    /// Its text.
+    /// Text of the rule file.
     pub rule: String,
-    /// The file of its tests.
+    /// Path of the test file, relative to the rules directory.
     pub test_file: PathBuf,
-    /// Its text.
+    /// Text of the test file.
     pub tests: String,
 }
 
-/// A rule with this id that alerts on events such as this one.
+/// Creates a rule with this id that alerts on events like this one.
 pub fn scaffold(id: &RuleId, event: &Value) -> Scaffold {
     let event = anonymise(event);
     let action = event.pointer("/attributes/action").and_then(Value::as_str).unwrap_or("user_login").to_owned();
@@ -161,18 +161,18 @@ pub fn scaffold(id: &RuleId, event: &Value) -> Scaffold {
     };
     let function = target
         .as_ref()
-        .map_or_else(String::new, |(path, _)| format!("fn target(event) {{ {path} ?? \"something unknown\" }}\n\n"));
+        .map_or_else(String::new, |(path, _)| format!("fn target(event) {{ {path} ?? \"an unknown target\" }}\n\n"));
     let context = if target.is_some() {
         "#{ target: target(event), address: event.ip, site: event.site() }"
     } else {
         "#{ address: event.ip, site: event.site() }"
     };
     let rule = format!(
-        "// What happens here, and why it matters.\n//\n// Action id: from an event of our own log.\nconst RULE = #{{\n    id: \"{id}\",\n    title: \"{}\",\n    \
-         severity: \"medium\",\n    actions: [{}],\n    description: \"What it means that this happened.\",\n    \
-         runbook: \"How to check whether it is all right, how to undo it, and whom to ask.\",\n    tags: [],\n    \
-         // The technique at attack.mitre.org that it would be a sign of.\n    attack: [\"T1098\"],\n    dedup_period: \"1h\",\n    \
-         // Actors for whom this is their job: set in overrides.toml.\n    params: #{{ expected_actors: [] }},\n    \
+        "// What this rule detects, and why it matters.\n//\n// Action id: seen in our own audit log.\nconst RULE = #{{\n    id: \"{id}\",\n    title: \"{}\",\n    \
+         severity: \"medium\",\n    actions: [{}],\n    description: \"What a match means.\",\n    \
+         runbook: \"How to verify the alert, how to undo the change, and whom to ask.\",\n    tags: [],\n    \
+         // The technique that this indicates, from attack.mitre.org.\n    attack: [\"T1098\"],\n    dedup_period: \"1h\",\n    \
+         // Actors who are expected to do this. Set them in overrides.toml.\n    params: #{{ expected_actors: [] }},\n    \
          exception_slots: #{{ actor: [\"actor.email\"] }},\n}};\n\n{function}fn rule(event) {{ !(event.actor.email in params.expected_actors) }}\n\n\
          fn title(event) {{ {title} }}\n\nfn context(event) {{ {context} }}\n",
         capitalised(&what),
@@ -190,7 +190,7 @@ pub fn scaffold(id: &RuleId, event: &Value) -> Scaffold {
     let json = indented(&event, 4);
     let near_miss = match email {
         Some(email) => format!(
-            "- name: whose job it is\n  params: {{ expected_actors: [{}] }}\n  event:\n    {json}\n  expect:\n    alert: false\n",
+            "- name: expected actor\n  params: {{ expected_actors: [{}] }}\n  event:\n    {json}\n  expect:\n    alert: false\n",
             quoted(email)
         ),
         None => {
@@ -198,7 +198,7 @@ pub fn scaffold(id: &RuleId, event: &Value) -> Scaffold {
             if let Some(action) = other.pointer_mut("/attributes/action") {
                 *action = Value::from("something_else");
             }
-            format!("- name: something else\n  event:\n    {}\n  expect:\n    alert: false\n", indented(&other, 4))
+            format!("- name: another action\n  event:\n    {}\n  expect:\n    alert: false\n", indented(&other, 4))
         }
     };
     let tests = format!(
@@ -208,7 +208,7 @@ pub fn scaffold(id: &RuleId, event: &Value) -> Scaffold {
     Scaffold { test_file: crate::rule::author::test_file::test_file(Path::new(&rule_file)), rule_file, rule, tests }
 }
 
-/// How the first target is reached, and what it is.
+/// Returns the expression that reads the first target's name, and the name.
 fn target(event: &Value) -> Option<(String, String)> {
     let context = event.pointer("/attributes/context")?;
     let first = match context {
@@ -222,7 +222,7 @@ fn target(event: &Value) -> Option<(String, String)> {
     })
 }
 
-/// `user_logged_in_as_user` as `user logged in as user`.
+/// Turns `user_logged_in_as_user` into `user logged in as user`.
 fn sentence(action: &str) -> String {
     let plain: String =
         action.chars().map(|character| if character.is_alphanumeric() { character } else { ' ' }).collect();
@@ -234,7 +234,7 @@ fn capitalised(text: &str) -> String {
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
 
-/// A text in quotes, as JSON, YAML, TOML and Rhai all take it.
+/// Returns a string literal that JSON, YAML, TOML and Rhai all accept.
 pub fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
@@ -249,14 +249,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_personal_is_left() {
+    fn personal_data_is_replaced() {
         let event: Value = serde_json::from_str(crate::rule::script::library::EXAMPLE_EVENT).unwrap();
         let text = anonymise(&event).to_string();
         for personal in ["Dana", "dana", "Inês", "ines", "712020", "203.0.113.21", "example-corp", "Berlin", "7d0f3a52"]
         {
             assert!(!text.contains(personal), "{personal} is left in {text}");
         }
-        // The same by the same.
+        // The same value gets the same replacement.
         let twice = serde_json::json!({ "attributes": { "action": "a", "actor": { "id": "x", "email": "p@q.de" }, "context": [{ "id": "x", "attributes": { "owner": "p@q.de", "title": "Payroll 2026", "settingValues": ["true", "corp.example"] } }] } });
         let text = anonymise(&twice).to_string();
         assert_eq!((text.matches("id-1").count(), text.matches("person1@example.com").count()), (2, 2), "{text}");

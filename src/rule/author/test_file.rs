@@ -1,8 +1,8 @@
-//! Tests of a rule: `NAME.test.yaml` beside `NAME.rhai`. A list of cases, each an event or a timed sequence of events, and the
-//! alerts that are expected of them.
+//! Test files for rules: `NAME.test.yaml` next to `NAME.rhai`. A test file is a list of cases, each with an event or a
+//! timed sequence of events, and the expected alerts.
 //!
-//! Events are written as they come from the log; JSON is YAML, so it can be pasted. What a case leaves out of an event (id, time)
-//! is filled in. Time is virtual: it begins at [`BEGINNING`] and is moved by `at`, `repeat` and `every`.
+//! Events are written as they appear in the audit log. JSON is valid YAML, so they can be pasted. A missing id or time
+//! is filled in. Time is virtual: it starts at [`BEGINNING`], and `at`, `repeat` and `every` advance it.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -30,53 +30,53 @@ use crate::{
     },
 };
 
-/// When the time of a case begins: an ordinary Thursday, at noon UTC.
+/// The time at which every case starts: an ordinary Thursday, at noon UTC.
 pub const BEGINNING: &str = "2026-01-15T12:00:00Z";
-/// Events of a case: more would be a replay.
+/// Maximum number of events in a case. For more, use a replay.
 const MAX_EVENTS: usize = 100_000;
-/// Nothing in a test file is larger.
+/// Maximum size of a test file.
 const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
-/// A file of events that a test names may not be larger.
+/// Maximum size of an events file that a case refers to.
 const MAX_EVENTS_BYTES: u64 = 256 * 1024 * 1024;
 /// The keys of a step of a sequence.
 const STEP_KEYS: [&str; 4] = ["event", "at", "repeat", "every"];
 
-/// A case: what happens, and what should come of it.
+/// A test case: events, and the expected result.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// Its name.
+    /// The name of the case.
     pub name: String,
-    /// The line it begins at.
+    /// The line of the test file where the case starts.
     pub line: usize,
-    /// What happens, in order.
+    /// The events, in order.
     pub events: Vec<Event>,
-    /// What the organization says of its actions.
+    /// The organization's actions during the case.
     pub actions: Vec<ListedAction>,
-    /// Up to when nothing more happens.
+    /// The time up to which no more events happen after the last one.
     pub until: Option<Timestamp>,
-    /// Values for `params` of the rule, in place of its own.
+    /// Values for `params` of the rule, which replace its own.
     pub params: Option<Value>,
-    /// The alerts that are expected, in the order in which they open.
+    /// The expected alerts, in the order in which they open.
     pub expected: Expected,
-    /// Whether the rule is expected to match at all: what a rule says that raises no alerts.
+    /// Whether the rule is expected to match at all, for rules that raise no alerts.
     pub matches: Option<bool>,
-    /// Parts of errors that the rule is expected to make; none: it must not fail.
+    /// Substrings of the expected errors. If empty, the rule must not fail.
     pub errors: Vec<String>,
 }
 
-/// What is expected of a case.
+/// The alerts that a case expects.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Expected {
-    /// At least one alert, or none.
+    /// At least one alert if true, none if false.
     Any(bool),
-    /// So many.
+    /// Exactly this number of alerts.
     Count(usize),
-    /// These.
+    /// Exactly these alerts.
     Alerts(Vec<ExpectedAlert>),
 }
 
 impl Expected {
-    /// Whether an alert is expected at all.
+    /// Whether any alert is expected.
     pub fn alerts(&self) -> bool {
         match self {
             Self::Any(any) => *any,
@@ -86,40 +86,40 @@ impl Expected {
     }
 }
 
-/// What is expected of an alert; what is left out is not looked at.
+/// The expected values of an alert. Missing values are not compared.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExpectedAlert {
-    /// Its title.
+    /// The alert's title.
     pub title: Option<String>,
-    /// Its severity.
+    /// The alert's severity.
     pub severity: Option<Severity>,
-    /// Its dedup key.
+    /// The alert's dedup key.
     pub dedup: Option<String>,
-    /// Its matches.
+    /// The number of matches in the alert.
     pub count: Option<u64>,
-    /// Part of its context.
+    /// A subset of the alert's context.
     pub context: Option<Map<String, Value>>,
-    /// Its description.
+    /// The alert's description.
     pub description: Option<String>,
-    /// Its runbook.
+    /// The alert's runbook.
     pub runbook: Option<String>,
-    /// Its reference.
+    /// The alert's reference.
     pub reference: Option<String>,
-    /// Its destinations.
+    /// Names of the alert's destinations.
     pub destinations: Option<Vec<String>>,
-    /// Parts of the errors of its optional functions, in order.
+    /// Substrings of the errors of the rule's optional functions, in order.
     pub errors: Option<Vec<String>>,
 }
 
-/// A case as it is written.
+/// A case as written in the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
     name: Spanned<String>,
     event: Option<Value>,
     events: Option<Value>,
-    /// Names for people, by action id.
+    /// Activity names, by action id.
     #[serde(default)]
     actions: BTreeMap<String, String>,
     until: Option<String>,
@@ -145,14 +145,14 @@ enum WrittenAlerts {
 }
 
 impl<'de> Deserialize<'de> for WrittenAlerts {
-    /// By hand, so that what is wrong with one of the alerts is said, and not that it fits neither form.
+    /// Implemented by hand, so that an error names the problem in an alert rather than that neither form matches.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
         impl<'de> Visitor<'de> for Either {
             type Value = WrittenAlerts;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("how many alerts, or a list of them")
+                formatter.write_str("a number of alerts or a list of alerts")
             }
 
             fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<Self::Value, E> {
@@ -171,33 +171,31 @@ impl<'de> Deserialize<'de> for WrittenAlerts {
     }
 }
 
-/// The test file that belongs to a rule's file.
+/// Returns the path of the test file for a rule file.
 pub fn test_file(rule: &Path) -> PathBuf {
     rule.with_extension("test.yaml")
 }
 
-/// The text of a rule's test file; none where there is none. One that is there and cannot be read is a problem, not an absence.
+/// Reads a rule's test file. Returns `None` if it does not exist. A file that exists but cannot be read is an error.
 pub fn text_of(file: &Path) -> Result<Option<String>, Vec<Diagnostic>> {
     let unreadable =
-        |problem: String| vec![Diagnostic::error("E401", file, problem).help("write it again, or delete it")];
+        |problem: String| vec![Diagnostic::error("E401", file, problem).help("correct the test file, or delete it")];
     if !file.exists() && file.symlink_metadata().is_err() {
         return Ok(None);
     }
-    if let Some(problem) = beside(file).refuses(file, MAX_FILE_BYTES as u64, "test file") {
+    if let Some(problem) = allowed_places(file).refuses(file, MAX_FILE_BYTES as u64, "test file") {
         return Err(unreadable(problem));
     }
-    std::fs::read_to_string(file)
-        .map(Some)
-        .map_err(|error| unreadable(format!("the test file cannot be read: {error}")))
+    std::fs::read_to_string(file).map(Some).map_err(|error| unreadable(format!("cannot read the test file: {error}")))
 }
 
-/// Where a test, and the events that it names, may be: in the directory of the test, or below it.
-fn beside(file: &Path) -> Inside {
+/// The places where a test file and its events files may be: the test file's directory and everything below it.
+fn allowed_places(file: &Path) -> Inside {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Inside::new(&[directory.to_owned()], false)
 }
 
-/// Reads the text of a test file. `read_events` reads a file of events that a case names.
+/// Parses the text of a test file. `read_events` reads an events file that a case refers to.
 pub fn read(
     file: &Path,
     text: &str,
@@ -238,14 +236,14 @@ pub fn read(
     (cases, diagnostics)
 }
 
-/// What was probably meant by a name that is not known: `… `titel`, expected one of title, severity`.
+/// Finds the name that an unknown name was probably meant to be, in `… `titel`, expected one of title, severity`.
 fn misspelt(message: &str) -> Option<String> {
     let (found, known) = message.split_once("`, expected one of ")?;
     let found = found.rsplit('`').next()?;
     nearest(found, known.split(", ").map(|name| name.trim_matches('`'))).map(str::to_owned)
 }
 
-/// Without the place, which is shown beside it.
+/// Returns the first line of an error, without the place, which is shown separately.
 fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let place = line.rfind(" at line ").or_else(|| line.rfind(", at line "));
@@ -273,9 +271,7 @@ fn case(
         (None, Some(WrittenAlerts::These(alerts))) => Expected::Alerts(alerts),
         (None, None) if !written.expect.errors.is_empty() || written.expect.matches.is_some() => Expected::Any(false),
         _ => {
-            return Err(
-                "`expect` has either `alert: true`, `alert: false`, or `alerts` (or `match`, for a signal)".to_owned()
-            );
+            return Err("`expect` must have either `alert` or `alerts` (or `match`, for a signal)".to_owned());
         }
     };
     let mut timeline = Timeline::new(number)?;
@@ -283,21 +279,21 @@ fn case(
         (Some(event), None) => timeline.step(&event)?,
         (None, Some(Value::String(name))) => {
             let path = file.parent().unwrap_or(Path::new("")).join(&name);
-            if let Some(problem) = beside(file).refuses(&path, MAX_EVENTS_BYTES, "file of events for a test") {
+            if let Some(problem) = allowed_places(file).refuses(&path, MAX_EVENTS_BYTES, "file of test events") {
                 return Err(format!("`{name}`: {problem}"));
             }
-            timeline.file(read_events(&path).map_err(|error| format!("`{name}` cannot be read: {error}"))?)?;
+            timeline.file(read_events(&path).map_err(|error| format!("cannot read `{name}`: {error}"))?)?;
         }
         (None, Some(Value::Array(steps))) => {
             for step in steps {
                 timeline.step(&step)?;
             }
         }
-        (None, Some(_)) => return Err("`events` is a list of events, or the name of a file of them".to_owned()),
-        _ => return Err("a case has either `event` or `events`".to_owned()),
+        (None, Some(_)) => return Err("`events` must be a list of events or the name of an events file".to_owned()),
+        _ => return Err("a case must have either `event` or `events`".to_owned()),
     }
     if timeline.events.is_empty() {
-        return Err("there are no events".to_owned());
+        return Err("the case has no events".to_owned());
     }
     let until = written
         .until
@@ -321,7 +317,7 @@ fn case(
     })
 }
 
-/// The events of a case as they happen.
+/// Builds the events of a case and keeps the virtual time.
 struct Timeline {
     case: usize,
     source: SourceName,
@@ -333,15 +329,15 @@ struct Timeline {
 
 impl Timeline {
     fn new(case: usize) -> Result<Self, String> {
-        let beginning = time::parse_timestamp(BEGINNING).ok_or("no beginning")?;
+        let beginning = time::parse_timestamp(BEGINNING).ok_or("internal error: invalid start time")?;
         let source = SourceName::parse("test").map_err(|error| error.to_string())?;
         Ok(Self { case, source, beginning, now: beginning, events: Vec::new(), seen: HashSet::new() })
     }
 
-    /// An event, or a map with `event` and when it happens how often.
+    /// Adds an event, or a map with `event` and its timing.
     fn step(&mut self, step: &Value) -> Result<(), String> {
         let Some(map) = step.as_object() else {
-            return Err("an event is a map, as in the log".to_owned());
+            return Err("an event must be a map, as in the audit log".to_owned());
         };
         let Some(event) = map.get("event") else {
             let mut event = map.clone();
@@ -350,9 +346,9 @@ impl Timeline {
             return self.repeat(&event, at.as_ref(), repeat.as_ref(), every.as_ref());
         };
         if let Some(key) = map.keys().find(|key| !STEP_KEYS.contains(&key.as_str())) {
-            return Err(format!("unknown key `{key}` beside `event`: {}", suggest(key, STEP_KEYS)));
+            return Err(format!("unknown key `{key}` next to `event`: {}", suggest(key, STEP_KEYS)));
         }
-        let event = event.as_object().ok_or("`event` is a map, as in the log")?;
+        let event = event.as_object().ok_or("`event` must be a map, as in the audit log")?;
         self.repeat(event, map.get("at"), map.get("repeat"), map.get("every"))
     }
 
@@ -369,16 +365,17 @@ impl Timeline {
                 .as_u64()
                 .and_then(|number| usize::try_from(number).ok())
                 .filter(|number| (1..=MAX_EVENTS).contains(number))
-                .ok_or_else(|| format!("`repeat` is a whole number from 1 to {MAX_EVENTS}"))?,
+                .ok_or_else(|| format!("`repeat` must be a whole number from 1 to {MAX_EVENTS}"))?,
         };
         if self.events.len() + repeat > MAX_EVENTS {
-            return Err(format!("there are more than {MAX_EVENTS} events"));
+            return Err(format!("the case has more than {MAX_EVENTS} events"));
         }
         let every = every.map_or(Ok(Duration::from_secs(1)), |value| duration("every", value))?;
         let own = event.get("attributes").and_then(|attributes| attributes.get("time")).and_then(Value::as_str);
         let own = match own {
             Some(text) if at.is_none() => {
-                Some(time::parse_timestamp(text).ok_or_else(|| format!("`{text}` is not a time: write RFC 3339"))?)
+                let expected = || format!("`{text}` is not a time: expected RFC 3339, such as `{BEGINNING}`");
+                Some(time::parse_timestamp(text).ok_or_else(expected)?)
             }
             _ => None,
         };
@@ -410,22 +407,22 @@ impl Timeline {
         event.insert("id".to_owned(), id.into());
         event.entry("type").or_insert_with(|| "events".into());
         let attributes = event.entry("attributes").or_insert_with(|| Value::Object(Map::new()));
-        let attributes = attributes.as_object_mut().ok_or("`attributes` of the event is a map")?;
+        let attributes = attributes.as_object_mut().ok_or("`attributes` of an event must be a map")?;
         attributes.insert("time".to_owned(), self.now.to_string().into());
         let raw = Value::Object(event).to_string();
         let incoming = IncomingEvent::parse(&raw)
-            .map_err(|rejected| format!("the log would not have such an event: {}", rejected.reason))?;
+            .map_err(|rejected| format!("not a valid audit log event: {}", rejected.reason))?;
         if &*incoming.action == NO_ACTION {
-            return Err("the log would not have such an event: no `attributes.action`".to_owned());
+            return Err("not a valid audit log event: no `attributes.action`".to_owned());
         }
         self.push(incoming, self.now)
     }
 
     fn push(&mut self, incoming: IncomingEvent, arrived: Timestamp) -> Result<(), String> {
         if self.events.len() >= MAX_EVENTS {
-            return Err(format!("there are more than {MAX_EVENTS} events"));
+            return Err(format!("the case has more than {MAX_EVENTS} events"));
         }
-        // The store drops an event that it has already; so is it here.
+        // Duplicate events are dropped, as in the store.
         if self.seen.insert(incoming.id.clone()) {
             let number = u64::try_from(self.events.len() + 1).map_err(|error| error.to_string())?;
             self.events.push(incoming.into_event(self.source.clone(), Sequence(number), arrived));
@@ -443,7 +440,7 @@ impl Timeline {
 }
 
 fn duration(key: &str, value: &Value) -> Result<Duration, String> {
-    let text = value.as_str().ok_or_else(|| format!("`{key}` is a duration, such as `10m`"))?;
+    let text = value.as_str().ok_or_else(|| format!("`{key}` must be a duration, such as `10m`"))?;
     time::parse_duration(text).map_err(|error| format!("`{key}`: {error}"))
 }
 
@@ -472,20 +469,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
-        let told = |text: &str| cases(text).1.join("; ");
-        assert!(told("- name: a\n  evnt: {}\n  expect: { alert: true }\n").contains("x.test.yaml:2:3: "));
-        assert!(told("[").starts_with("x.test.yaml:1:"));
-        let case = |body: &str| told(&format!("- name: a\n{body}"));
+    fn problems_are_reported_with_their_place() {
+        let problems = |text: &str| cases(text).1.join("; ");
+        assert!(problems("- name: a\n  evnt: {}\n  expect: { alert: true }\n").contains("x.test.yaml:2:3: "));
+        assert!(problems("[").starts_with("x.test.yaml:1:"));
+        let case = |body: &str| problems(&format!("- name: a\n{body}"));
         assert!(case("  event: {}\n  expect: { alert: true }\n").contains("no `attributes.action`"));
-        assert!(case("  event: { attributes: { action: a } }\n  expect: {}\n").contains("`expect` has either"));
+        assert!(case("  event: { attributes: { action: a } }\n  expect: {}\n").contains("`expect` must have either"));
         assert!(
             case("  events: [{ event: { attributes: { action: a } }, repat: 2 }]\n  expect: { alert: true }\n")
                 .contains("did you mean `repeat`?")
         );
         assert!(
             case("  events: nowhere.jsonl\n  expect: { alert: true }\n")
-                .contains("`nowhere.jsonl`: the file cannot be read")
+                .contains("`nowhere.jsonl`: cannot read the file")
         );
         assert!(
             case("  events: [{ at: soon, attributes: { action: a } }]\n  expect: { alert: true }\n")

@@ -1,5 +1,5 @@
-//! From the text of a rule file to something that can be called: parse, run the top level once, read `RULE`, look at the
-//! functions, and compile again with the constants known.
+//! Compiling a rule file: parse it, run its top level once, read `RULE`, check the functions, and compile again with
+//! the constants known.
 
 use std::{
     collections::HashMap,
@@ -37,29 +37,28 @@ use crate::{
     model::{name::RuleId, time},
 };
 
-/// What became of a file.
+/// The result of compiling a file.
 pub(in crate::rule) enum Compiled {
-    /// A rule.
     Rule(Box<CompiledRule>),
-    /// A file without `RULE`: there to be imported.
+    /// A file without `RULE`, for other files to import.
     LibraryFile,
-    /// Nothing that could be used.
+    /// A file with errors.
     Broken,
 }
 
-/// Compiles rule files. One for a load; files do not influence each other.
+/// Compiles rule files. Each load uses one compiler; files do not affect each other.
 pub(in crate::rule) struct Compiler {
     engine: Engine,
     call: Arc<Call>,
     resources: Arc<Resources>,
-    /// Files that were imported, parsed; none where that failed.
+    /// Parsed imports, or `None` for a file that did not parse.
     parsed: HashMap<PathBuf, Option<Arc<(Scanned, AST)>>>,
 }
 
-/// A file's top level may take as long as a call may, whatever the configuration says of calls.
+/// Time limit for running a file's top level. The configured limits for calls do not apply to it.
 const LOAD_TIME: Duration = Duration::from_secs(1);
 
-/// Far more than any rule has.
+/// Maximum number of variables and constants in a file, far more than any real rule has.
 const MAX_DECLARATIONS: usize = 2_000;
 
 impl Compiler {
@@ -68,31 +67,33 @@ impl Compiler {
         Self { engine, call, resources, parsed: HashMap::new() }
     }
 
-    /// The engine, for what is compiled beside rules.
+    /// Returns the engine, for compiling expressions other than rules.
     pub(in crate::rule) fn engine(&mut self) -> &mut Engine {
         &mut self.engine
     }
 
-    /// Compiles one file, with what the overrides say of its rule.
+    /// Compiles one file and applies the overrides that select its rule.
     pub(in crate::rule) fn compile(
         &mut self,
         file: &Path,
         text: &Arc<str>,
         overrides: &Overrides,
     ) -> (Compiled, Vec<Diagnostic>) {
-        // Rhai looks through all variables for each name that it reads.
+        // For each name that it reads, Rhai searches all variables.
         let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
         if words.filter(|word| ["let", "const"].contains(word)).count() > MAX_DECLARATIONS {
             let message = format!("the file has more than {MAX_DECLARATIONS} variables and constants");
             return (Compiled::Broken, vec![Diagnostic::error("E218", file, message)]);
         }
-        // Unoptimised and lenient first: positions of the literal, and `params` is not known yet.
+        // The first pass is unoptimized, to keep the literal's positions, and lenient, because `params` is unknown.
         self.engine.set_optimization_level(OptimizationLevel::None);
         self.engine.set_strict_variables(false);
         let parsed = self.engine.compile(text);
         self.engine.set_optimization_level(OptimizationLevel::Simple);
         let first = match parsed {
-            Ok(ast) if fold::is_too_large(&ast, &Scope::new()) => return (Compiled::Broken, vec![too_much(file)]),
+            Ok(ast) if fold::is_too_large(&ast, &Scope::new()) => {
+                return (Compiled::Broken, vec![constants_too_large(file)]);
+            }
             Ok(ast) if !declares_rule(&ast) => return library_file(&ast, file, text),
             Ok(ast) => ast,
             Err(error) => return (Compiled::Broken, vec![problem::parse_error(&error, file, text)]),
@@ -123,32 +124,32 @@ impl Compiler {
         self.call.end();
         ran.map_err(|error| one(problem::load_error(&error, file, text)))?;
         if let Some((name, ..)) = scope.iter_raw().find(|(_, _, value)| Weight::of(value).check().is_err()) {
-            let message = format!("`{name}` is too large, or nests more than {MAX_DEPTH} levels deep");
+            let message = format!("`{name}` is too large or nests more than {MAX_DEPTH} levels deep");
             return Err(one(Diagnostic::error("E218", file, message).at(text, declared(&first, text, name))));
         }
         let Some(map) = scope.get_value::<Map>("RULE") else {
             let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
-            return Err(one(Diagnostic::error("E205", file, "`RULE` is not a map").at(text, places.whole).help(help)));
+            return Err(one(Diagnostic::error("E205", file, "`RULE` must be a map").at(text, places.whole).help(help)));
         };
-        let (metadata, mut found) = metadata::read(&map, &places, file, text);
+        let (metadata, mut diagnostics) = metadata::read(&map, &places, file, text);
         let (kind, functions) = match functions(&first, file, text, &places) {
             (Some(kind), functions, mut problems) => {
-                found.append(&mut problems);
+                diagnostics.append(&mut problems);
                 (kind, functions)
             }
             (None, _, mut problems) => {
-                found.append(&mut problems);
-                return Err(found);
+                diagnostics.append(&mut problems);
+                return Err(diagnostics);
             }
         };
         let Some(mut metadata) = metadata else {
-            return Err(found);
+            return Err(diagnostics);
         };
         let changes: Vec<&RuleOverride> =
             overrides.iter().filter(|change| change.selector.selects(&metadata)).collect();
-        found.append(&mut overrides::apply(&mut metadata, &changes));
+        diagnostics.append(&mut overrides::apply(&mut metadata, &changes));
 
-        // The constants that the functions may use: the file's own, and `params`.
+        // Functions may use the file's own constants and `params`.
         let mut constants = Scope::new();
         let mut known = Constants::new();
         known.insert("params".to_owned(), view::share(metadata.params.clone().into()));
@@ -161,12 +162,12 @@ impl Compiler {
             constants.push_constant(name.to_owned(), value);
         }
         if fold::is_too_large(&first, &constants) {
-            found.push(too_much(file));
-            return Err(found);
+            diagnostics.push(constants_too_large(file));
+            return Err(diagnostics);
         }
         self.engine.set_strict_variables(true);
         let mut ast = self.engine.compile_with_scope(&constants, text).map_err(|error| {
-            let mut all = found.clone();
+            let mut all = diagnostics.clone();
             all.push(problem::parse_error(&error, file, text));
             all
         })?;
@@ -174,20 +175,21 @@ impl Compiler {
         if let Some(position) = called(&first, "expect")
             && !functions.iter().any(|function| function == EXPIRED)
         {
-            let message = "`expect` without `fn expired(key, event)`: nothing is said if it does not happen";
-            let help = "write `fn expired(key, event) { true }`";
-            found.push(Diagnostic::error("E216", file, message).at(text, problem::span(text, position)).help(help));
+            let message = "the rule calls `expect` but has no `fn expired(key, event)`";
+            let help = "add `fn expired(key, event) { true }`, which returns true if a missed deadline is a match";
+            diagnostics
+                .push(Diagnostic::error("E216", file, message).at(text, problem::span(text, position)).help(help));
         }
         let unknown = lists(&first)
             .into_iter()
             .filter_map(|(name, position)| Some((self.resources.lists.find(&name).err()?, position)));
         for (problem, position) in unknown.take(MOST_PROBLEMS) {
-            found.push(Diagnostic::error("E212", file, problem).at(text, problem::span(text, position)));
+            diagnostics.push(Diagnostic::error("E212", file, problem).at(text, problem::span(text, position)));
         }
-        if any_error(&found) {
-            return Err(found);
+        if any_error(&diagnostics) {
+            return Err(diagnostics);
         }
-        // A library's functions see its constants, which are not known here.
+        // The functions of a library use its constants, which are not known here.
         self.engine.set_strict_variables(false);
         let traits = self.traits(&first, file);
         let given = metadata
@@ -198,7 +200,7 @@ impl Compiler {
         let hash = version::of_content(text, &traits.texts, &metadata).to_string();
         let scripts: Vec<&AST> = std::iter::once(&first).chain(traits.scripts.iter().map(|parsed| &parsed.1)).collect();
         let reads = scan::of_rule(&scripts, &metadata);
-        // A rule that listens is asked about matches.
+        // A rule with `on` runs on matches, not on raw events.
         let conditions =
             if metadata.on.is_some() { Conditions::default() } else { conditions::conditions(&ast, &known) };
         let running = CurrentRun {
@@ -225,10 +227,10 @@ impl Compiler {
             functions,
             cost: Cost::default(),
         };
-        Ok((rule, found))
+        Ok((rule, diagnostics))
     }
 
-    /// What is true of a file together with those that it imports.
+    /// Collects the traits of a file and all files that it imports, directly or not.
     fn traits(&mut self, ast: &AST, file: &Path) -> Traits {
         let Scanned { assigns, remembers, shares, reach, imports, imports_any } = scan(ast);
         let mut traits = Traits { assigns, remembers, shares, reach, ..Traits::default() };
@@ -238,15 +240,15 @@ impl Compiler {
             traits.texts.extend(self.resources.imports.texts().cloned());
         }
         while let Some((from, path)) = pending.pop() {
-            let Some(found) = self.resources.imports.find(Some(&from.to_string_lossy()), &path).cloned() else {
+            let Some(import) = self.resources.imports.find(Some(&from.to_string_lossy()), &path).cloned() else {
                 continue;
             };
-            if seen.contains(&found) {
+            if seen.contains(&import) {
                 continue;
             }
-            seen.push(found.clone());
-            if let Some(text) = self.resources.imports.text(&found)
-                && let Some(parsed) = self.parsed(&found, &text)
+            seen.push(import.clone());
+            if let Some(text) = self.resources.imports.text(&import)
+                && let Some(parsed) = self.parsed(&import, &text)
             {
                 let scanned = &parsed.0;
                 traits.assigns |= scanned.assigns;
@@ -256,7 +258,7 @@ impl Compiler {
                 if scanned.imports_any {
                     traits.texts.extend(self.resources.imports.texts().cloned());
                 }
-                pending.extend(scanned.imports.iter().map(|path| (found.clone(), path.clone())));
+                pending.extend(scanned.imports.iter().map(|path| (import.clone(), path.clone())));
                 traits.texts.push(text);
                 traits.scripts.push(parsed);
             }
@@ -277,12 +279,12 @@ impl Compiler {
     }
 }
 
-fn too_much(file: &Path) -> Diagnostic {
-    let message = "the constants of the file come to too much: Rhai copies each to where it is named";
+fn constants_too_large(file: &Path) -> Diagnostic {
+    let message = "the file's constants are too large, because Rhai copies each constant to every place that names it";
     Diagnostic::error("E218", file, message)
 }
 
-/// `RULE` as functions see it: what overrides change of its counting is changed, so that titles say what holds.
+/// Returns `RULE` as the functions see it: with the overrides applied, so that titles show the effective values.
 fn effective(map: &Map, metadata: &Metadata) -> Dynamic {
     let mut map = map.clone();
     let duration = |duration: Duration| Dynamic::from(time::show_duration(duration));
@@ -293,7 +295,7 @@ fn effective(map: &Map, metadata: &Metadata) -> Dynamic {
     map.into()
 }
 
-/// Whether a file declares `RULE`: all others are libraries.
+/// Whether a file declares `RULE`. All other files are libraries.
 fn declares_rule(ast: &AST) -> bool {
     ast.statements().iter().any(|statement| match statement {
         Stmt::Var(declaration, ..) => declaration.0.name == "RULE",
@@ -301,11 +303,11 @@ fn declares_rule(ast: &AST) -> bool {
     })
 }
 
-/// A file without `RULE`: to be imported, unless it was meant as a rule.
+/// Handles a file without `RULE`: a library, unless it was probably meant to be a rule.
 fn library_file(ast: &AST, file: &Path, text: &Arc<str>) -> (Compiled, Vec<Diagnostic>) {
     let mut functions = ast.iter_functions();
-    if let Some(function) =
-        functions.find(|found| found.params.len() == 1 && ["rule", "check", "check_agent"].contains(&found.name))
+    if let Some(function) = functions
+        .find(|function| function.params.len() == 1 && ["rule", "check", "check_agent"].contains(&function.name))
     {
         let message = format!("the file has `fn {}` but no `const RULE`", function.name);
         let help = "write `const RULE = #{ id: \"…\", title: \"…\", severity: \"…\" };`";
@@ -314,16 +316,16 @@ fn library_file(ast: &AST, file: &Path, text: &Arc<str>) -> (Compiled, Vec<Diagn
     }
     let has_constants = ast.statements().iter().any(|statement| matches!(statement, Stmt::Var(..)));
     let useless = ast.iter_functions().next().is_none() && !has_constants;
-    let warning = || Diagnostic::warning("W202", file, "the file is no rule, and has nothing that could be imported");
+    let warning = || Diagnostic::warning("W202", file, "the file is not a rule and has nothing to import");
     (Compiled::LibraryFile, if useless { vec![warning()] } else { Vec::new() })
 }
 
-/// What is true of a file and those that it imports.
+/// Properties of a file and all files that it imports.
 #[derive(Default)]
 struct Traits {
-    /// The texts of all that it imports.
+    /// The texts of all imported files.
     texts: Vec<Arc<str>>,
-    /// The same, parsed.
+    /// The imported files, parsed.
     scripts: Vec<Arc<(Scanned, AST)>>,
     assigns: bool,
     remembers: bool,
@@ -331,7 +333,7 @@ struct Traits {
     reach: Duration,
 }
 
-/// Where `RULE` and its keys stand.
+/// Finds the spans of `RULE` and its keys.
 fn places(ast: &AST, text: &str) -> Places {
     let mut places = Places { whole: 0..0, ..Places::default() };
     for statement in ast.statements() {
@@ -360,14 +362,14 @@ fn places(ast: &AST, text: &str) -> Places {
     places
 }
 
-/// What kind of rule the functions make, the names of those it has, and what is wrong with them.
+/// Determines the kind of rule from its functions. Returns the kind, the optional functions, and all problems.
 fn functions(
     ast: &AST,
     file: &Path,
     text: &Arc<str>,
     places: &Places,
 ) -> (Option<RuleKind>, Vec<String>, Vec<Diagnostic>) {
-    let mut found = Vec::new();
+    let mut diagnostics = Vec::new();
     let mut names = Vec::new();
     let mut kinds = Vec::new();
     for function in ast.iter_functions() {
@@ -378,14 +380,14 @@ fn functions(
             "check_agent" => Some(RuleKind::CheckAgent),
             _ => None,
         };
-        let (wanted, shape) = if function.name == EXPIRED { (2, "two parameters") } else { (1, "one parameter") };
+        let (wanted, shape) = if function.name == EXPIRED { (2, "2 parameters") } else { (1, "1 parameter") };
         let ours = kind.is_some() || function.name == EXPIRED || OPTIONAL_FUNCTIONS.contains(&function.name);
         if ours && function.params.len() != wanted {
             let name = function.name;
-            let message = format!("`fn {name}` must have {shape}, it has {}", function.params.len());
+            let message = format!("`fn {name}` must have {shape}, found {}", function.params.len());
             let parameters = if wanted == 2 { "key, event" } else { "event" };
             let help = format!("write `fn {name}({parameters})`");
-            found.push(Diagnostic::error("E207", file, message).at(text, at).help(help));
+            diagnostics.push(Diagnostic::error("E207", file, message).at(text, at).help(help));
             continue;
         }
         if let Some(kind) = kind {
@@ -396,8 +398,9 @@ fn functions(
             && let Some(near) = nearest(function.name, OPTIONAL_FUNCTIONS.iter().copied().chain(["rule"]))
             && !text.replace(&format!("fn {}(", function.name), "").contains(&format!("{}(", function.name))
         {
-            let message = format!("`fn {}` is never called: the function is `fn {near}`", function.name);
-            found.push(Diagnostic::warning("W201", file, message).at(text, at));
+            let message = format!("`fn {}` is never called", function.name);
+            let help = format!("did you mean `fn {near}`?");
+            diagnostics.push(Diagnostic::warning("W201", file, message).at(text, at).help(help));
         }
     }
     let kind = match kinds.as_slice() {
@@ -409,13 +412,13 @@ fn functions(
                 || "add `fn rule(event) { … }`, which returns true for the events to alert on".to_owned(),
                 |near| {
                     format!(
-                        "did you mean `fn {}` by `fn {near}`?",
+                        "did you mean `fn {}` instead of `fn {near}`?",
                         nearest(near, ["rule", "check", "check_agent"]).unwrap_or("rule")
                     )
                 },
             );
-            if !any_error(&found) {
-                found.push(
+            if !any_error(&diagnostics) {
+                diagnostics.push(
                     Diagnostic::error("E206", file, "the file has `RULE` but no `fn rule(event)`")
                         .at(text, places.whole.clone())
                         .help(help),
@@ -424,24 +427,25 @@ fn functions(
             None
         }
         _ => {
-            let message = "a file has one of `fn rule`, `fn check` and `fn check_agent`";
-            found.push(Diagnostic::error("E208", file, message).at(text, places.whole.clone()));
+            let message = "a file must have only one of `fn rule`, `fn check` and `fn check_agent`";
+            let help = "move the others to files of their own, each with its own `RULE`";
+            diagnostics.push(Diagnostic::error("E208", file, message).at(text, places.whole.clone()).help(help));
             None
         }
     };
-    (kind, names, found)
+    (kind, names, diagnostics)
 }
 
 pub(in crate::rule) fn function_span(text: &str, name: &str) -> std::ops::Range<usize> {
-    let found = text.match_indices("fn ").find_map(|(index, _)| {
+    let span = text.match_indices("fn ").find_map(|(index, _)| {
         let rest = text.get(index + 3..)?;
         let start = index + 3 + (rest.len() - rest.trim_start().len());
         text.get(start..)?.starts_with(name).then_some(start..start + name.len())
     });
-    found.unwrap_or(0..0)
+    span.unwrap_or(0..0)
 }
 
-/// Where a variable or constant of the top level is named first.
+/// Returns the span where a variable or constant of the top level is first declared.
 fn declared(ast: &AST, text: &str, wanted: &str) -> std::ops::Range<usize> {
     let position = ast.statements().iter().find_map(|statement| match statement {
         Stmt::Var(parts, ..) if parts.0.name == wanted => Some(parts.0.pos),

@@ -1,8 +1,8 @@
-//! The files of rules directories: which there are, what they are, and what of them may be read.
+//! The files in rules directories: finding them, classifying them, and deciding which may be read.
 //!
-//! A file is read only below the directories that the configuration names, wherever a link points: rules are checked out from
-//! repositories that many may write to, and a link in one must not bring a secret of this machine into an alert's title. With
-//! `follow_links` a link may lead outside, but not to a file that only its owner can read.
+//! Only files below the configured directories are read, even if a link points elsewhere: rules are often checked out
+//! from repositories with many writers, and a link must not bring one of this machine's secrets into an alert's title.
+//! With `follow_links` a link may lead outside, but not to a file that only its owner can read.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -17,29 +17,29 @@ use crate::rule::{
     script::import::normal,
 };
 
-/// A file of overrides or exceptions may not be larger.
+/// Maximum size of a file of overrides or exceptions.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
-/// A rule file may not be larger: nobody writes such a rule, and Rhai takes time by the square of how much there is in a file.
+/// Maximum size of a rule file. Real rules are far smaller, and Rhai's compile time is quadratic in the size of a file.
 const MAX_RULE_BYTES: u64 = 64 * 1024;
-/// Lists may be longer: some have an entry for each account.
+/// Maximum size of a list. Lists may be large: some have an entry for each account.
 const MAX_LIST_BYTES: u64 = 32 * 1024 * 1024;
-/// Directories below directories, so that a loop of symbolic links ends.
+/// Maximum nesting of directories, so that a loop of symbolic links ends.
 const MAX_DIRECTORY_DEPTH: usize = 16;
 
-/// Whether a file is one that could not be read, or stands in a directory that could not.
+/// Whether a file could not be read, or is in a directory that could not.
 pub(in crate::rule) fn is_lost(file: &Path, unreadable: &[Diagnostic]) -> bool {
     unreadable.iter().any(|lost| file.starts_with(&lost.file))
 }
 
-/// A fingerprint of the files under `roots` as they are now: another than that of a [`RuleSet`](crate::rule::set::RuleSet) if they have changed
-/// since it was loaded.
+/// Returns a fingerprint of the files under `roots` as they are now. It differs from that of a
+/// [`RuleSet`](crate::rule::set::RuleSet) if the files have changed since the set was loaded.
 pub fn fingerprint_on_disk(roots: &[PathBuf], follow_links: bool) -> String {
     let (files, diagnostics) = read(&roots.iter().map(|root| normal(root)).collect::<Vec<_>>(), follow_links);
     fingerprint(&files, &diagnostics).to_hex().to_string()
 }
 
-/// What the file system says of the files under `roots`, without reading them: names, sizes and times of change. If it is the
-/// same as before, so is [`fingerprint_on_disk`].
+/// Returns a hash of the names, sizes and times of change of the files under `roots`, without reading them. If it has not
+/// changed, neither has [`fingerprint_on_disk`].
 pub fn stamp_on_disk(roots: &[PathBuf], follow_links: bool) -> [u8; 32] {
     let inside = Inside::new(roots, follow_links);
     let mut hasher = blake3::Hasher::new();
@@ -67,50 +67,50 @@ pub fn stamp_on_disk(roots: &[PathBuf], follow_links: bool) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// The test files under `roots`.
+/// Returns the test files under `roots`.
 pub fn test_files(roots: &[PathBuf]) -> Vec<PathBuf> {
     files_ending(roots, ".test.yaml", true)
 }
 
-/// The rule files under `roots` themselves: no link out of them is followed, as what is listed here may be rewritten.
+/// Returns the rule files under `roots`. Links that lead outside are not followed, because callers may rewrite files.
 pub fn rule_files(roots: &[PathBuf]) -> Vec<PathBuf> {
     files_ending(roots, ".rhai", false)
 }
 
 fn files_ending(roots: &[PathBuf], end: &str, follow_links: bool) -> Vec<PathBuf> {
     let inside = Inside::new(roots, follow_links);
-    let mut found = Vec::new();
+    let mut files = Vec::new();
     for root in roots {
         if root.is_file() {
-            found.push(normal(root));
+            files.push(normal(root));
             continue;
         }
-        // What cannot be read is told where rules are loaded.
+        // Unreadable files are reported when rules are loaded.
         walk(root, 0, &inside, &mut HashSet::new(), &mut |file| {
             if file.to_string_lossy().ends_with(end) && (follow_links || inside.holds(file)) {
-                found.push(normal(file));
+                files.push(normal(file));
             }
         })
         .ok();
     }
-    found
+    files
 }
 
 pub(in crate::rule) type Texts = BTreeMap<PathBuf, Arc<str>>;
 
-/// The files of a load, by what they are.
+/// The files of a load, by kind.
 #[derive(Default)]
 pub(in crate::rule) struct Files {
     /// `*.rhai`.
     pub(in crate::rule) rules: Texts,
-    /// In a directory `lists`.
+    /// Files in a directory named `lists`.
     pub(in crate::rule) lists: Texts,
     /// `overrides.toml` and `exceptions.toml`.
     pub(in crate::rule) tuning: Texts,
 }
 
 impl Files {
-    /// Where a file belongs; none if it is of no concern.
+    /// Returns the map that a file belongs in, or `None` if it is not loaded at all.
     fn place(&mut self, file: &Path) -> Option<&mut Texts> {
         let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -137,11 +137,11 @@ pub(in crate::rule) fn read(roots: &[PathBuf], follow_links: bool) -> (Files, Ve
             read_file(root, &inside, &mut files, &mut diagnostics);
         } else {
             let mut seen = HashSet::new();
-            let mut take = |file: &Path| read_file(file, &inside, &mut files, &mut diagnostics);
-            let walked = walk(root, 0, &inside, &mut seen, &mut take);
+            let mut visit = |file: &Path| read_file(file, &inside, &mut files, &mut diagnostics);
+            let walked = walk(root, 0, &inside, &mut seen, &mut visit);
             if let Err(error) = walked {
                 diagnostics.push(
-                    Diagnostic::error("E001", root, format!("the rules directory cannot be read: {error}"))
+                    Diagnostic::error("E001", root, format!("cannot read the rules directory: {error}"))
                         .help("create it, or correct `paths` under `[rules]`"),
                 );
             }
@@ -150,42 +150,42 @@ pub(in crate::rule) fn read(roots: &[PathBuf], follow_links: bool) -> (Files, Ve
     (files, diagnostics)
 }
 
-/// Where files may be.
+/// The places from which files may be read.
 pub(in crate::rule) struct Inside {
     roots: Vec<PathBuf>,
     follow_links: bool,
 }
 
 impl Inside {
-    /// Below these directories, or wherever links from there lead.
+    /// Allows files below these directories, and with `follow_links` also those that links there lead to.
     pub(in crate::rule) fn new(roots: &[PathBuf], follow_links: bool) -> Self {
         let resolved = |root: &PathBuf| {
             let root = root.canonicalize().ok()?;
-            // A root may be a single file: what stands beside it belongs to it.
+            // A root may be a single file. The files next to it belong to it.
             if root.is_file() { root.parent().map(Path::to_owned) } else { Some(root) }
         };
         Self { roots: roots.iter().filter_map(resolved).collect(), follow_links }
     }
 
-    /// Whether a path leads to something below the directories.
+    /// Whether a path resolves to something below the directories.
     fn holds(&self, path: &Path) -> bool {
         path.canonicalize().is_ok_and(|path| self.roots.iter().any(|root| path.starts_with(root)))
     }
 
-    /// What keeps a file from being read, if anything. It must be a file, of at most so many bytes.
+    /// Returns why a file must not be read, or `None` if it may be. It must be a regular file of at most `limit` bytes.
     pub(in crate::rule) fn refuses(&self, file: &Path, limit: u64, what: &str) -> Option<String> {
-        let unreadable = |error: std::io::Error| format!("the file cannot be read: {error}");
+        let unreadable = |error: std::io::Error| format!("cannot read the file: {error}");
         let (metadata, resolved) = match (std::fs::metadata(file), file.canonicalize()) {
             (Ok(metadata), Ok(resolved)) => (metadata, resolved),
             (Err(error), _) | (_, Err(error)) => return Some(unreadable(error)),
         };
-        // Opening a pipe would wait for somebody to write to it.
+        // Opening a pipe would wait for a writer.
         if !metadata.is_file() {
-            return Some("this is not a regular file".to_owned());
+            return Some("not a regular file".to_owned());
         }
         if metadata.len() > limit {
             let limit = if limit < 1 << 20 { format!("{} KiB", limit >> 10) } else { format!("{} MiB", limit >> 20) };
-            return Some(format!("the file is larger than {limit}: this is no {what}"));
+            return Some(format!("the file is larger than {limit}, the limit for a {what}"));
         }
         if self.roots.iter().any(|root| resolved.starts_with(root)) {
             return None;
@@ -195,7 +195,7 @@ impl Inside {
         }
         let is_private = metadata.mode() & 0o044 == 0;
         is_private.then(|| {
-            "the file is a link to a file that only its owner can read, as secrets are: make it readable for its group"
+            "the file is a link to a file that only its owner can read, as secrets are: make that file group-readable"
                 .to_owned()
         })
     }
@@ -204,18 +204,19 @@ impl Inside {
 fn leads_out(what: &str, to: &Path) -> String {
     let to = to.display();
     format!(
-        "{what} is a link out of the rules directories, to `{to}`: put it there itself, or set `follow_links = true` under `[rules]`"
+        "{what} is a link out of the rules directories, to `{to}`: copy it there, or set `follow_links = true` under \
+         `[rules]`"
     )
 }
 
-/// Calls `found` for each file below `directory`. Names that begin with a dot are passed over: editors' and Kubernetes' own
-/// (`..data`), whose files are reached by their proper names.
+/// Calls `visit` for each file below `directory`. Names that start with a dot are skipped: editors and Kubernetes use
+/// them (`..data`), and their files are also reachable by their proper names.
 fn walk(
     directory: &Path,
     depth: usize,
     inside: &Inside,
     seen: &mut HashSet<PathBuf>,
-    found: &mut dyn FnMut(&Path),
+    visit: &mut dyn FnMut(&Path),
 ) -> std::io::Result<()> {
     if !seen.insert(directory.canonicalize()?) {
         return Ok(());
@@ -229,19 +230,19 @@ fn walk(
             continue;
         }
         if path.is_dir() {
-            // A link out of the directories leads to files that are none of ours: to their number there is no end.
+            // A link out of the directories leads to unrelated files, of which there may be any number.
             if depth == MAX_DIRECTORY_DEPTH || !inside.follow_links && !inside.holds(&path) {
-                found(&path);
+                visit(&path);
                 continue;
             }
-            match walk(&path, depth + 1, inside, seen, found) {
-                // A directory that vanishes while it is read is gone with the next look.
+            match walk(&path, depth + 1, inside, seen, visit) {
+                // A directory that vanishes while it is read will be missing on the next load.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                // One that cannot be read says nothing about its files: what was good of them runs on.
+                // An unreadable directory says nothing about its files, so their last good versions keep running.
                 walked => walked?,
             }
         } else {
-            found(&path);
+            visit(&path);
         }
     }
     Ok(())
@@ -251,7 +252,7 @@ fn read_file(file: &Path, inside: &Inside, files: &mut Files, diagnostics: &mut 
     if file.is_dir() {
         let to = file.canonicalize().unwrap_or_else(|_| file.to_owned());
         let problem = if inside.holds(file) {
-            format!("directories nest more than {MAX_DIRECTORY_DEPTH} deep here: what is below is not read")
+            format!("directories nest more than {MAX_DIRECTORY_DEPTH} levels deep: nothing below this one is read")
         } else {
             leads_out("the directory", &to)
         };
@@ -263,7 +264,7 @@ fn read_file(file: &Path, inside: &Inside, files: &mut Files, diagnostics: &mut 
     };
     let ending = |wanted: &str| file.extension().is_some_and(|extension| extension == wanted);
     let (limit, what) = match () {
-        () if ending("rhai") => (MAX_RULE_BYTES, "rule"),
+        () if ending("rhai") => (MAX_RULE_BYTES, "rule file"),
         () if ending("toml") => (MAX_FILE_BYTES, "file of overrides or exceptions"),
         () => (MAX_LIST_BYTES, "list"),
     };
@@ -277,10 +278,10 @@ fn read_file(file: &Path, inside: &Inside, files: &mut Files, diagnostics: &mut 
                 }
                 Err(error) => {
                     let at = error.utf8_error().valid_up_to();
-                    Some(format!("the file is not text: byte {at} is not UTF-8"))
+                    Some(format!("the file is not valid UTF-8 (at byte {at})"))
                 }
             },
-            Err(error) => Some(format!("the file cannot be read: {error}")),
+            Err(error) => Some(format!("cannot read the file: {error}")),
         },
     };
     if let Some(problem) = problem {

@@ -1,8 +1,8 @@
-//! From rules directories to a [`RuleSet`]: all `*.rhai` files, recursively, compiled together, with the lists, overrides and
-//! exceptions beside them.
+//! Loads rules directories into a [`RuleSet`]: all `*.rhai` files, recursively, compiled together with the lists,
+//! overrides and exceptions next to them.
 //!
-//! A file that does not compile leaves its last good version running. Files are taken as a whole: any change of any of them
-//! loads all again (a hundred rules take milliseconds), so that what a file imports can never be stale.
+//! If a file does not compile, its last good version keeps running. A change to any file reloads all of them (a hundred
+//! rules take milliseconds), so that imports can never be stale.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -38,51 +38,51 @@ use crate::{
     model::{action::Catalog, name::RuleId},
 };
 
-/// What a rule set is made of.
+/// The inputs of a rule set.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSources {
-    /// Directories of rules, or single files.
+    /// Rules directories, or single files.
     pub roots: Vec<PathBuf>,
-    /// What the configuration says of rules.
+    /// Overrides from the configuration.
     pub overrides: Overrides,
-    /// Whether files may be links to places outside of the directories.
+    /// Whether symbolic links may lead out of the directories.
     pub follow_links: bool,
-    /// Databases of addresses.
+    /// Address databases (`.mmdb` files).
     pub geoip: Vec<PathBuf>,
-    /// What organizations say of their actions.
+    /// The organizations' actions.
     pub catalog: Arc<Catalog>,
-    /// Actions that no rule is to look at, by source.
+    /// Actions that rules do not see, by source.
     pub ignored: Arc<Ignored>,
 }
 
-/// What a load gave.
+/// The result of a load.
 #[derive(Debug)]
 pub struct Loaded {
     /// The rules that run now.
     pub set: Arc<RuleSet>,
-    /// Everything that is wrong with the files.
+    /// All problems in the files. Empty if nothing changed.
     pub diagnostics: Vec<Diagnostic>,
-    /// Whether the set differs from the one before.
+    /// Whether anything changed since the previous load.
     pub changed: bool,
 }
 
 impl Loaded {
-    /// What keeps a rules directory, or a rule file that was named, from being read.
+    /// Returns the first problem that kept a whole root from being read.
     pub fn unreadable_root(&self) -> Option<&Diagnostic> {
         unreadable_root(&self.diagnostics)
     }
 }
 
-/// The first of these that is about a rules directory as a whole.
+/// Returns the first diagnostic about a rules directory as a whole.
 pub fn unreadable_root(diagnostics: &[Diagnostic]) -> Option<&Diagnostic> {
-    diagnostics.iter().find(|found| found.code == "E001")
+    diagnostics.iter().find(|diagnostic| diagnostic.code == "E001")
 }
 
-/// Called before each file is compiled, with a hash of its text and of all files that it could import; says whether it may be
-/// compiled. Called with `None` at the end.
+/// Called before each file is compiled, with a hash of its text and of all files that it could import. Returns whether
+/// the file may be compiled. Called with `None` at the end of a load.
 pub type LoadWatch = Box<dyn FnMut(Option<(&Path, &str)>) -> bool + Send>;
 
-/// Loads rule files again and again, remembering the last good version of each.
+/// Loads rule files repeatedly, and keeps the last good version of each.
 pub struct Loader {
     sources: RuleSources,
     builtin: bool,
@@ -92,7 +92,7 @@ pub struct Loader {
     last_overrides: BTreeMap<PathBuf, Overrides>,
     last_exceptions: BTreeMap<PathBuf, Vec<Arc<Exception>>>,
     last_resources: Arc<Resources>,
-    /// Read once: databases are large, and replaced by files of another name or with a restart.
+    /// Read only once: the databases are large, and an update needs a new file name or a restart.
     geo: Option<(Arc<Geo>, Vec<Diagnostic>)>,
     fingerprint: Option<blake3::Hash>,
     current: Arc<RuleSet>,
@@ -105,25 +105,25 @@ impl std::fmt::Debug for Loader {
     }
 }
 
-/// What became of a load so far.
+/// The problems found so far during a load.
 #[derive(Default)]
 struct Loading {
     diagnostics: Vec<Diagnostic>,
-    /// Files that are not running as they are: the file, its first problem, whether an earlier version of it runs.
+    /// Files whose current version is not in use.
     broken: Vec<BrokenFile>,
 }
 
 impl Loading {
-    fn breaks(&mut self, file: &Path, mut found: Vec<Diagnostic>, last_good_runs: bool) {
-        let problem = found.iter().find(|found| any_error(std::slice::from_ref(found)));
+    fn breaks(&mut self, file: &Path, mut diagnostics: Vec<Diagnostic>, last_good_runs: bool) {
+        let problem = diagnostics.iter().find(|diagnostic| any_error(std::slice::from_ref(diagnostic)));
         let problem = problem.map_or_else(String::new, Diagnostic::one_line);
         self.broken.push(BrokenFile { file: file.to_owned(), problem, last_good_runs });
-        self.diagnostics.append(&mut found);
+        self.diagnostics.append(&mut diagnostics);
     }
 }
 
 impl Loader {
-    /// A loader of the files under the roots together with the check rules that are built in.
+    /// Creates a loader of the files under the roots and the built-in check rules.
     pub fn new(sources: RuleSources) -> Self {
         Self {
             sources: RuleSources { roots: sources.roots.iter().map(|root| normal(root)).collect(), ..sources },
@@ -141,26 +141,26 @@ impl Loader {
         }
     }
 
-    /// Asks `watch` before each file is compiled.
+    /// Sets a function to call before each file is compiled.
     #[must_use]
     pub fn watched(mut self, watch: LoadWatch) -> Self {
         self.watch = Some(watch);
         self
     }
 
-    /// A loader of the files under these directories, with nothing else said of them.
+    /// Creates a loader of the files under these directories, with no other inputs.
     pub fn of(roots: Vec<PathBuf>) -> Self {
         Self::new(RuleSources { roots, ..RuleSources::default() })
     }
 
-    /// Leaves the built-in check rules out: a replay does not run them.
+    /// Leaves out the built-in check rules, which a replay does not run.
     #[must_use]
     pub fn without_builtin(mut self) -> Self {
         self.builtin = false;
         self
     }
 
-    /// Changes what organizations say of their actions; the next load takes it up.
+    /// Changes the organizations' actions. Takes effect on the next load.
     pub fn set_catalog(&mut self, catalog: Catalog) {
         if *self.sources.catalog != catalog {
             self.sources.catalog = Arc::new(catalog);
@@ -168,30 +168,30 @@ impl Loader {
         }
     }
 
-    /// Takes rules as their authors wrote them: without overrides and exceptions.
+    /// Loads rules as their authors wrote them, without overrides and exceptions from files.
     #[must_use]
     pub fn without_tuning(mut self) -> Self {
         self.tuning = false;
         self
     }
 
-    /// Changes where rules are and what the configuration says about them; the next load takes it up.
+    /// Changes the inputs of the rule set. Takes effect on the next load.
     pub fn set_sources(&mut self, sources: RuleSources) {
         self.sources = RuleSources { roots: sources.roots.iter().map(|root| normal(root)).collect(), ..sources };
         self.geo = None;
         self.fingerprint = None;
     }
 
-    /// The directories.
+    /// Returns the rules directories and single files.
     pub fn roots(&self) -> &[PathBuf] {
         &self.sources.roots
     }
 
-    /// Reads and compiles all files, unless none has changed since the last time.
+    /// Reads and compiles all files, unless none has changed since the previous load.
     pub fn load(&mut self) -> Loaded {
-        // What a file computes at its top level needs the same room as rules do.
+        // A file's top level needs as much stack as its functions do.
         let loaded = stack::run("load", || self.load_here());
-        // Without a thread for it there is less room, which is better than no rules.
+        // If no thread can be started, less stack is better than no rules.
         loaded.unwrap_or_else(|_| self.load_here())
     }
 
@@ -216,7 +216,7 @@ impl Loader {
         let resources = self.resources(&files, &unreadable, &mut may_load, &mut loading);
         let mut compiler = Compiler::new(Arc::clone(&resources));
         self.last_resources = resources;
-        // What cannot be read just now says nothing, and what it said before holds.
+        // If a file cannot be read at the moment, its last good version stays in effect.
         self.last_overrides.retain(|file, _| files.tuning.contains_key(file) || is_lost(file, &unreadable));
         self.last_exceptions.retain(|file, _| files.tuning.contains_key(file) || is_lost(file, &unreadable));
         let overrides = self.overrides(&files.tuning, &mut loading);
@@ -227,14 +227,14 @@ impl Loader {
         }
         self.watch = watch;
         if !any_error(&loading.diagnostics) {
-            // What names a rule that is broken just now names one all the same.
+            // With errors, a selector without a match may refer to a broken rule, so there would be false warnings.
             let all = rules.values().map(|rule| &rule.metadata);
-            // Where the built-in rules are left out, the configuration may still speak of them.
+            // The configuration may refer to the built-in rules even if they are left out.
             let configured = if self.builtin { 0 } else { self.sources.overrides.len() };
             let overrides = overrides.get(configured..).unwrap_or(&[]);
             loading.diagnostics.append(&mut overrides::unused(overrides, all.clone()));
             loading.diagnostics.append(&mut exception::unused(&exceptions, all));
-            loading.diagnostics.extend(unheard(&rules));
+            loading.diagnostics.extend(unmatched_subscriptions(&rules));
         }
 
         self.last_good.clone_from(&rules);
@@ -254,7 +254,7 @@ impl Loader {
         Loaded { set: Arc::clone(&self.current), diagnostics: loading.diagnostics, changed: true }
     }
 
-    /// What rules can reach beside their event. A list that is broken keeps its last good version.
+    /// Loads what rules can read in addition to their event. A broken list keeps its last good version.
     fn resources(
         &mut self,
         files: &Files,
@@ -265,13 +265,13 @@ impl Loader {
         let (geo, problems) = self.geo.get_or_insert_with(|| Geo::open(&self.sources.geoip));
         loading.diagnostics.extend(problems.iter().cloned());
         let mut refused = Vec::new();
-        // Each is asked about just before it is read.
+        // `may_load` must be called just before the list is read.
         let (mut lists, mut problems) = Lists::read(files.lists.iter().filter(|(file, text)| {
-            let may = may_load(file, text);
-            if !may {
+            let allowed = may_load(file, text);
+            if !allowed {
                 refused.push(Diagnostic::error("E219", file, DIED));
             }
-            may
+            allowed
         }));
         problems.append(&mut refused);
         for problem in problems {
@@ -289,7 +289,7 @@ impl Loader {
         Arc::new(Resources { imports, lists, geo: Arc::clone(geo) })
     }
 
-    /// The configuration's overrides, then those of the files, each file as it last was good.
+    /// Returns the configuration's overrides, followed by those of the last good version of each file.
     fn overrides(&mut self, files: &Texts, loading: &mut Loading) -> Overrides {
         let mut overrides = self.sources.overrides.clone();
         for (file, text) in files.iter().filter(|(file, _)| file.ends_with(OVERRIDES)) {
@@ -297,7 +297,7 @@ impl Loader {
                 Ok(read) => {
                     self.last_overrides.insert(file.clone(), read);
                 }
-                Err(found) => loading.breaks(file, found, self.last_overrides.contains_key(file)),
+                Err(diagnostics) => loading.breaks(file, diagnostics, self.last_overrides.contains_key(file)),
             }
         }
         overrides.extend(self.last_overrides.values().flatten().cloned());
@@ -309,7 +309,7 @@ impl Loader {
         for (file, text) in files.iter().filter(|(file, _)| file.ends_with(EXCEPTIONS)) {
             match exception::read(compiler.engine(), file, text) {
                 Ok(mut read) => {
-                    // Nobody else has them yet.
+                    // The exceptions are not shared yet.
                     for exception in read.iter_mut().filter_map(Arc::get_mut) {
                         if let ExceptionCondition::Expression { ast, .. } = &exception.condition {
                             exception.reads = scan::of_condition(ast);
@@ -317,13 +317,14 @@ impl Loader {
                     }
                     self.last_exceptions.insert(file.clone(), read);
                 }
-                Err(found) => loading.breaks(file, found, self.last_exceptions.contains_key(file)),
+                Err(diagnostics) => loading.breaks(file, diagnostics, self.last_exceptions.contains_key(file)),
             }
         }
         for exception in self.last_exceptions.values().flatten() {
             if exceptions.iter().any(|other| other.id == exception.id) {
-                let message = format!("another file has an exception `{}`: this one is left out", exception.id);
-                loading.diagnostics.push(exception.place.error("E106", message));
+                let message = format!("duplicate exception id `{}`: another file already uses it", exception.id);
+                let help = "give each exception a unique id; this one is ignored";
+                loading.diagnostics.push(exception.place.error("E106", message).help(help));
             } else {
                 exceptions.push(Arc::clone(exception));
             }
@@ -331,7 +332,7 @@ impl Loader {
         exceptions
     }
 
-    /// Compiles all rule files; one that does not compile is replaced by its last good version.
+    /// Compiles all rule files. A file that does not compile is replaced by its last good version.
     fn rules(
         &self,
         texts: &Texts,
@@ -345,42 +346,42 @@ impl Loader {
         let mut owners: HashMap<RuleId, PathBuf> = HashMap::new();
         let mut failed: Vec<(PathBuf, String)> =
             unreadable.iter().map(|diagnostic| (diagnostic.file.clone(), diagnostic.one_line())).collect();
-        // A directory that cannot be read, as while it is being replaced, says nothing about its files.
+        // An unreadable directory, such as one being replaced, says nothing about its files.
         for lost in unreadable {
             let inside = self.last_good.keys().filter(|file| **file != lost.file && file.starts_with(&lost.file));
             failed.extend(inside.map(|file| (file.clone(), lost.one_line())));
         }
         let builtin = self.builtin_texts();
-        // A copy of a built-in rule is that rule.
+        // An exact copy of a built-in rule is ignored.
         let is_copy = |text: &Arc<str>| builtin.values().any(|builtin| builtin == text);
         let mut others: Vec<(PathBuf, Diagnostic)> = Vec::new();
         let mut compiled: Vec<_> = builtin
             .iter()
             .chain(texts.iter().filter(|(_, text)| !is_copy(text)))
             .map(|(file, text)| {
-                let (compiled, found) = if may_load(file, text) {
-                    // A panic in the engine is a fault of this one file.
+                let (compiled, diagnostics) = if may_load(file, text) {
+                    // A panic in the engine must affect only this file.
                     let compile = AssertUnwindSafe(|| compiler.compile(file, text, overrides));
                     std::panic::catch_unwind(compile).unwrap_or_else(|_| {
-                        let message = "the engine failed on this file: please report it";
+                        let message = "internal error: the engine panicked while compiling this file; please report it";
                         (Compiled::Broken, vec![Diagnostic::error("E217", file, message)])
                     })
                 } else {
                     (Compiled::Broken, vec![Diagnostic::error("E219", file, DIED)])
                 };
-                // Whoever had an id keeps it, whatever file comes along with the same.
+                // The file that had an id before keeps it, even if a new file uses the same id.
                 let is_owner = match &compiled {
                     Compiled::Rule(rule) => self.last_good.get(file).is_some_and(|good| good.id() == rule.id()),
                     Compiled::LibraryFile | Compiled::Broken => false,
                 };
-                (!is_owner, file, text, compiled, found)
+                (!is_owner, file, text, compiled, diagnostics)
             })
             .collect();
         compiled.sort_by_key(|(is_new, ..)| *is_new);
-        for (_, file, text, compiled, mut found) in compiled {
+        for (_, file, text, compiled, mut diagnostics) in compiled {
             match compiled {
                 Compiled::LibraryFile => {
-                    // A file that is just being saved is empty for an instant.
+                    // A file is empty for a moment while it is being saved.
                     if text.trim().is_empty() && self.last_good.contains_key(file) {
                         failed.push((file.clone(), "the file is empty: delete it to remove its rule".to_owned()));
                     }
@@ -391,29 +392,30 @@ impl Loader {
                         rules.insert(file.clone(), Arc::new(*rule));
                     }
                     Some(owner) if builtin.contains_key(owner) => {
-                        let message = format!("rule id `{}` is that of a built-in rule", rule.id());
-                        let help = "leave the file out, and change the built-in rule in `overrides.toml`";
-                        let found = Diagnostic::error("E210", file, message);
-                        let found = found.at(text, rule.places.text("id", rule.id().as_str())).help(help);
-                        others.push((file.clone(), found));
+                        let message = format!("rule id `{}` is already used by a built-in rule", rule.id());
+                        let help = "remove this file, and tune the built-in rule in `overrides.toml`";
+                        let diagnostic = Diagnostic::error("E210", file, message)
+                            .at(text, rule.places.text("id", rule.id().as_str()))
+                            .help(help);
+                        others.push((file.clone(), diagnostic));
                     }
                     Some(owner) => {
                         let message = format!("rule id `{}` is already used by `{}`", rule.id(), owner.display());
                         let diagnostic = Diagnostic::error("E210", file, message)
                             .at(text, rule.places.text("id", rule.id().as_str()))
-                            .help("give this rule an id of its own");
+                            .help("give this rule a unique id");
                         failed.push((file.clone(), diagnostic.one_line()));
-                        found.push(diagnostic);
+                        diagnostics.push(diagnostic);
                     }
                 },
                 Compiled::Broken => {
-                    let problem = found.iter().find(|found| any_error(std::slice::from_ref(found)));
+                    let problem = diagnostics.iter().find(|diagnostic| any_error(std::slice::from_ref(diagnostic)));
                     failed.push((file.clone(), problem.map_or_else(String::new, Diagnostic::one_line)));
                 }
             }
-            loading.diagnostics.append(&mut found);
+            loading.diagnostics.append(&mut diagnostics);
         }
-        failed.extend(in_place_of_builtin(others, loading));
+        failed.extend(report_builtin_ids(others, loading));
         for (file, problem) in failed {
             let last_good = self.last_good.get(&file).filter(|rule| !owners.contains_key(rule.id())).cloned();
             let last_good_runs = last_good.is_some();
@@ -427,8 +429,8 @@ impl Loader {
         rules
     }
 
-    /// Takes rules out that listen in a circle. Those make it that are new or have changed: they go back to what they were, and the
-    /// others, which did no wrong, run on.
+    /// Removes rules whose subscriptions form a cycle. The new and changed rules in it caused the cycle, so they are
+    /// replaced by their last good versions. The other rules in it keep running.
     fn break_circles(&self, rules: &mut BTreeMap<PathBuf, Arc<CompiledRule>>, loading: &mut Loading) {
         loop {
             let all: Vec<Arc<CompiledRule>> = rules.values().cloned().collect();
@@ -439,30 +441,30 @@ impl Loader {
                 return;
             }
             let same = |good: &CompiledRule, rule: &CompiledRule| {
-                let hears = |rule: &CompiledRule| {
+                let subscription = |rule: &CompiledRule| {
                     let on = rule.metadata.on.iter().flatten().map(|selector| selector.as_str().to_owned());
                     (on.collect::<Vec<_>>(), rule.metadata.tags.clone(), rule.metadata.stage)
                 };
-                good.hash == rule.hash && hears(good) == hears(rule)
+                good.hash == rule.hash && subscription(good) == subscription(rule)
             };
-            let is_old = |file: &PathBuf| match (self.last_good.get(file), rules.get(file)) {
+            let is_unchanged = |file: &PathBuf| match (self.last_good.get(file), rules.get(file)) {
                 (Some(good), Some(rule)) => same(good, rule),
                 _ => false,
             };
-            let mut makers: Vec<PathBuf> = members.iter().filter(|file| !is_old(file)).cloned().collect();
-            if makers.is_empty() {
-                makers = members;
+            let mut changed: Vec<PathBuf> = members.iter().filter(|file| !is_unchanged(file)).cloned().collect();
+            if changed.is_empty() {
+                changed = members;
             }
-            for file in makers {
+            for file in changed {
                 let Some(rule) = rules.remove(&file) else { continue };
                 let message =
-                    format!("rule `{}` listens to its own matches, directly or through other rules", rule.id());
-                let found =
-                    Diagnostic::error("E215", &file, message).help("narrow `on`: a pattern may fit the rule itself");
+                    format!("rule `{}` subscribes to its own matches, directly or through other rules", rule.id());
+                let help = "narrow `on`: a pattern may match the rule itself";
+                let diagnostic = Diagnostic::error("E215", &file, message).help(help);
                 let free = |good: &&Arc<CompiledRule>| !rules.values().any(|other| other.id() == good.id());
                 let last_good = self.last_good.get(&file).filter(|good| !same(good, &rule)).filter(free).cloned();
-                let problem = found.one_line();
-                loading.diagnostics.push(found);
+                let problem = diagnostic.one_line();
+                loading.diagnostics.push(diagnostic);
                 loading.broken.push(BrokenFile { file: file.clone(), problem, last_good_runs: last_good.is_some() });
                 if let Some(good) = last_good {
                     rules.insert(file, good);
@@ -477,30 +479,33 @@ impl Loader {
     }
 }
 
-/// Tells of files that have the ids of built-in rules, as when another version of them lies below a rules directory: once for all.
-fn in_place_of_builtin(mut files: Vec<(PathBuf, Diagnostic)>, loading: &mut Loading) -> Option<(PathBuf, String)> {
+/// Reports files that use the ids of built-in rules, such as another version of those rules in a rules directory. They
+/// share one diagnostic.
+fn report_builtin_ids(mut files: Vec<(PathBuf, Diagnostic)>, loading: &mut Loading) -> Option<(PathBuf, String)> {
     if files.is_empty() {
         return None;
     }
     let others = files.len() - 1;
-    let (file, mut found) = files.swap_remove(0);
+    let (file, mut diagnostic) = files.swap_remove(0);
     if others > 0 {
-        found.message.push_str(&format!(", and {others} other files have ids of built-in rules as well"));
+        let files = if others == 1 { "other file uses" } else { "other files use" };
+        diagnostic.message.push_str(&format!(", and {others} {files} ids of built-in rules"));
     }
-    let problem = found.one_line();
-    loading.diagnostics.push(found);
+    let problem = diagnostic.one_line();
+    loading.diagnostics.push(diagnostic);
     Some((file, problem))
 }
 
-/// Reads the text of an `exceptions.toml` by itself, as when one is to be added to.
+/// Parses the text of an `exceptions.toml` on its own, for commands that edit the file.
 pub fn parse_exceptions(file: &Path, text: &str) -> Result<Vec<Arc<Exception>>, Vec<Diagnostic>> {
     let (mut engine, _) = sandbox::sandbox(&Limits::default());
     exception::read(&mut engine, file, text)
 }
 
-const DIED: &str = "the agent died twice while it loaded this file: it is left out until it changes";
+const DIED: &str = "the agent died twice while loading this file: it is skipped until it changes";
 
-/// A hash of all files that rules could import: those that do not speak of `RULE`. It is made before any of them is parsed.
+/// Hashes all files that rules could import, which are those that do not contain `RULE`. The hash is computed before
+/// any of them is parsed.
 fn hash_of_libraries(texts: &Texts) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for text in texts.values().filter(|text| !text.contains("RULE")) {
@@ -510,24 +515,23 @@ fn hash_of_libraries(texts: &Texts) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// Warnings about rules that listen to rules that are not there.
-fn unheard(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+/// Returns warnings about subscriptions that match no rule.
+fn unmatched_subscriptions(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<Diagnostic> {
+    let mut warnings = Vec::new();
     for (file, rule) in rules {
         for selector in rule.metadata.on.iter().flatten() {
             if !rules.values().any(|other| selector.selects(&other.metadata)) {
-                let message = format!("rule `{}` listens to `{}`, which no rule is", rule.id(), selector.as_str());
-                let near = crate::config::diagnostic::nearest(
-                    selector.as_str(),
-                    rules.values().map(|rule| rule.id().as_str()),
-                );
+                let (id, selector_text) = (rule.id(), selector.as_str());
+                let message = format!("rule `{id}` subscribes to `{selector_text}`, which matches no rule");
+                let near =
+                    crate::config::diagnostic::nearest(selector_text, rules.values().map(|rule| rule.id().as_str()));
                 let warning = Diagnostic::warning("W302", file, message);
-                found.push(match near {
+                warnings.push(match near {
                     Some(near) => warning.help(format!("did you mean `{near}`?")),
-                    None => warning,
+                    None => warning.help("run `watchbell rules list` to list rule ids"),
                 });
             }
         }
     }
-    found
+    warnings
 }

@@ -1,4 +1,4 @@
-//! From files to a set of rules that can run: reading, compiling, keeping last good versions, and saying when to look again.
+//! Loading rule files: reading, compiling, keeping last good versions, and watching for changes.
 
 pub(in crate::rule) mod compile;
 pub(in crate::rule) mod files;

@@ -1,13 +1,13 @@
-//! The rules that ship, compiled into the binary: `rules/builtin` always runs, the others are what `init` writes.
+//! The rules compiled into the binary. Those in `rules/builtin` always run; `watchbell init` writes the others.
 //!
-//! The build script lists the files of `rules/`, so that a rule is added by adding its file.
+//! The build script lists the files in `rules/`, so adding a file adds a rule.
 
-/// A file of `rules/`.
+/// A file from `rules/`.
 #[derive(Debug, Clone, Copy)]
 pub struct ShippedFile {
-    /// Its path below `rules/` (below `rules/builtin/` for a built-in one), with `/` between parts.
+    /// The path below `rules/` (below `rules/builtin/` for a built-in rule), separated by `/`.
     pub path: &'static str,
-    /// Its text.
+    /// The file's text.
     pub text: &'static str,
 }
 

@@ -1,8 +1,8 @@
-//! Noticing that rule files may have changed. Says only "look again": what changed is found by reading (see `load`), so lost,
-//! doubled or odd events of a file system do no harm.
+//! Watching rule files for changes. A watcher only reports that files may have changed. The loader finds out what
+//! changed by reading them (see `load`), so lost, duplicate or spurious file system events do no harm.
 //!
-//! The directories are watched with what the system offers, and looked at every 30 seconds in any case. Where the system
-//! offers nothing, or on request, they are looked at every second.
+//! The directories are watched with the system's notifications, and polled every 30 seconds in any case. Without
+//! notifications, or on request, they are polled every second.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,19 +16,19 @@ use notify::{
 use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
 use tokio::sync::watch;
 
-/// How directories are watched.
+/// How to watch directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WatchMode {
-    /// By the system's notifications where there are any.
+    /// Use the system's notifications, if available.
     #[default]
     Auto,
-    /// By looking every second: for network and other file systems without notifications.
+    /// Poll every second, for network and other file systems without notifications.
     Poll,
 }
 
-/// How long files must be quiet before they are read: an editor saves in several steps.
+/// How long files must be unchanged before they are read, because editors save in several steps.
 const QUIET: Duration = Duration::from_millis(200);
-const LOOK_ANYWAY: Duration = Duration::from_secs(30);
+const FALLBACK_POLL: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_secs(1);
 
 /// Watches directories until dropped.
@@ -38,40 +38,41 @@ pub struct Watcher {
     _debouncer: Option<Debouncer<RecommendedWatcher, RecommendedCache>>,
     changed: watch::Receiver<u64>,
     interval: Duration,
-    /// The directories as given, and what they stood for when watching began.
+    /// The directories as given, and the paths that they resolved to when watching began.
     directories: Vec<(PathBuf, Option<PathBuf>)>,
 }
 
 impl Watcher {
-    /// Begins to watch. A directory that cannot be watched is polled.
+    /// Starts watching. If a directory cannot be watched, all are polled every second.
     pub fn new(directories: &[PathBuf], mode: WatchMode) -> Self {
         let (sender, changed) = watch::channel(0);
         let debouncer = match mode {
             WatchMode::Poll => None,
             WatchMode::Auto => notifications(directories, sender)
                 .inspect_err(
-                    |error| tracing::warn!(%error, "rules directories cannot be watched: looking at them every second"),
+                    |error| tracing::warn!(%error, "cannot watch the rules directories: polling them every second"),
                 )
                 .ok(),
         };
-        let interval = if debouncer.is_some() { LOOK_ANYWAY } else { POLL };
+        let interval = if debouncer.is_some() { FALLBACK_POLL } else { POLL };
         let directories = directories.iter().map(|path| (path.clone(), path.canonicalize().ok())).collect();
         Self { _debouncer: debouncer, changed, interval, directories }
     }
 
-    /// Whether a directory now stands for another one, as when a symbolic link was swapped: time for a new watcher.
+    /// Whether a directory now resolves to a different one, such as after a symbolic link was swapped. A stale watcher
+    /// must be replaced.
     pub fn is_stale(&self) -> bool {
         self.directories.iter().any(|(path, before)| path.canonicalize().ok() != *before)
     }
 
-    /// Waits until it is time to look again.
+    /// Waits until the files may have changed, or until the next poll is due.
     pub async fn changed(&mut self) {
-        let look = tokio::time::sleep(self.interval);
+        let next_poll = tokio::time::sleep(self.interval);
         tokio::select! {
-            () = look => {}
+            () = next_poll => {}
             result = self.changed.changed() => {
                 if result.is_err() {
-                    // Nobody will notify: only the timer is left.
+                    // The sender is gone, so only the timer is left.
                     tokio::time::sleep(self.interval).await;
                 }
             }
@@ -89,18 +90,18 @@ fn notifications(
 ) -> notify::Result<Debouncer<RecommendedWatcher, RecommendedCache>> {
     let mut debouncer = new_debouncer(QUIET, None, move |result: DebounceEventResult| {
         match result {
-            // Whoever looks again reads the files, which is reported as well: that must not be a reason to look again.
+            // The loader's own reads are reported as well. They must not trigger another load.
             Ok(events) if events.iter().all(|event| is_reading(event.kind)) => {}
             Ok(_) => sender.send_modify(|count| *count += 1),
             Err(errors) => {
-                tracing::debug!(?errors, "watching rules");
+                tracing::debug!(?errors, "error while watching the rules directories");
                 sender.send_modify(|count| *count += 1);
             }
         }
     })?;
     for directory in directories {
         debouncer.watch(directory, RecursiveMode::Recursive)?;
-        // A directory that is itself a symbolic link, or is replaced as a whole, changes in its parent.
+        // If the directory is itself a symbolic link, or is replaced as a whole, the change happens in its parent.
         if let Some(parent) = directory.parent() {
             let parent = if parent == Path::new("") { Path::new(".") } else { parent };
             debouncer.watch(parent, RecursiveMode::NonRecursive)?;
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_reading_is_no_reason_to_look_again() {
+    fn only_reads_are_ignored() {
         for reading in [AccessKind::Any, AccessKind::Read, AccessKind::Open(AccessMode::Any)] {
             assert!(is_reading(EventKind::Access(reading)), "{reading:?}");
         }

@@ -1,8 +1,9 @@
-//! Exceptions: conditions that take a match out of alerting. `exceptions.toml` beside the rules.
+//! Exceptions: conditions that suppress matches, from `exceptions.toml` next to the rules.
 //!
-//! An exception is judged after a rule has said true, so that what it hides is known, kept and counted. It says why it is there,
-//! who made it, and when it ends. Its condition is an expression about `event`, or values for one of the slots that a rule declares
-//! (`exception_slots`): fields for which the rule's author says that a list of values is a safe way to make exceptions.
+//! An exception is evaluated after the rule has matched, so that suppressed matches are known, stored and counted. It
+//! states its reason, its author, and when it expires. Its condition is an expression about `event`, or a list of
+//! values for one of the slots that a rule declares (`exception_slots`): fields for which the rule's author considers a
+//! list of values a safe way to make exceptions.
 
 use std::{path::Path, sync::Arc};
 
@@ -18,53 +19,53 @@ use crate::{
     model::{name::ExceptionId, time::Timestamp},
 };
 
-/// Name of the file.
+/// Name of the exceptions file.
 pub const EXCEPTIONS: &str = "exceptions.toml";
 
-/// A condition that takes matches out of alerting.
+/// A condition that suppresses matches.
 #[derive(Debug)]
 pub struct Exception {
-    /// Its name.
+    /// The exception's id, unique among all exceptions.
     pub id: ExceptionId,
-    /// For which rules.
+    /// The rules that it applies to.
     pub rules: Vec<Selector>,
-    /// When it applies.
+    /// The condition that a match must meet.
     pub condition: ExceptionCondition,
-    /// Why it is there.
+    /// Why the exception exists.
     pub reason: String,
-    /// Who made it.
+    /// Who created it.
     pub author: String,
-    /// When it was made.
+    /// The date it was created, if stated.
     pub created: Option<jiff::civil::Date>,
-    /// The first moment at which it no longer applies, by the times of events; none: never.
+    /// The first event time at which it no longer applies. `None` if it never expires.
     pub expires: Option<Timestamp>,
-    /// Where it stands.
+    /// Its place in the exceptions file.
     pub place: Place,
-    /// What its condition reads beside the event; filled in when it is loaded.
+    /// What its condition reads in addition to the event. Filled in when the file is loaded.
     pub(in crate::rule) reads: Reads,
 }
 
-/// When an exception applies.
+/// The condition of an exception.
 #[derive(Debug)]
 pub enum ExceptionCondition {
-    /// When an expression is true.
+    /// An expression that must be true.
     Expression {
-        /// The expression.
+        /// The source text.
         text: String,
-        /// The same, compiled.
+        /// The compiled expression.
         ast: Box<AST>,
     },
-    /// When the fields of a rule's slot have one of these values.
+    /// Values, one of which the fields of a rule's slot must have.
     Values {
         /// The slot's name.
         slot: String,
-        /// Values, each with one text a field.
+        /// The values, each with one string per field of the slot.
         values: Vec<Vec<String>>,
     },
 }
 
 impl Exception {
-    /// Whether it may hide matches of a rule.
+    /// Whether it can suppress matches of this rule.
     pub fn is_about(&self, rule: &Metadata) -> bool {
         let selected = self.rules.iter().any(|selector| selector.selects(rule));
         match &self.condition {
@@ -73,13 +74,13 @@ impl Exception {
         }
     }
 
-    /// Whether it still applied to what happened at `time`.
+    /// Whether it has not yet expired for an event at `time`.
     pub fn applies_at(&self, time: Timestamp) -> bool {
         self.expires.is_none_or(|expires| time < expires)
     }
 }
 
-/// Reads the text of an `exceptions.toml`. Everything that is wrong with it is told; then nothing of it is used.
+/// Parses the text of an `exceptions.toml`. Returns all problems if there are any, and no exceptions.
 pub(in crate::rule) fn read(
     engine: &mut Engine,
     file: &Path,
@@ -98,16 +99,16 @@ pub(in crate::rule) fn read(
             let span = table.span();
             if let Some(exception) = read_one(engine, table) {
                 if exceptions.iter().any(|other| other.id == exception.id) {
-                    let message = format!("two exceptions are called `{}`", exception.id);
-                    problems.push("E106", span, message, None);
+                    let message = format!("duplicate exception id `{}`", exception.id);
+                    problems.push("E106", span, message, Some("give each exception a unique id".to_owned()));
                 }
                 exceptions.push(Arc::new(exception));
             }
         }
         top.finish();
     }
-    let found = problems.into_sorted();
-    if found.is_empty() { Ok(exceptions) } else { Err(found) }
+    let diagnostics = problems.into_sorted();
+    if diagnostics.is_empty() { Ok(exceptions) } else { Err(diagnostics) }
 }
 
 fn read_one(engine: &mut Engine, mut table: TableReader<'_>) -> Option<Exception> {
@@ -115,12 +116,12 @@ fn read_one(engine: &mut Engine, mut table: TableReader<'_>) -> Option<Exception
     table.required_text("id", "\"what-it-is-about\"");
     let id = table.parsed("id", ExceptionId::parse);
     if !table.has("rules") {
-        let help = "add `rules = [\"a.rule.id\"]`: ids, patterns such as `atlassian.*`, or `tag:NAME`";
-        table.problem("", "the exception says for no rules", Some(help.to_owned()));
+        let help = "add `rules = [\"a.rule.id\"]`: rule ids, patterns such as `atlassian.*`, or `tag:NAME`";
+        table.problem("", "missing key `rules` in `[[exception]]`", Some(help.to_owned()));
     }
     let rules = table.texts("rules", Selector::parse).unwrap_or_default();
-    let reason = table.required_text("reason", "\"why this is no cause for alarm\"").unwrap_or_default().to_owned();
-    let author = table.required_text("author", "\"who says so\"").unwrap_or_default().to_owned();
+    let reason = table.required_text("reason", "\"why these matches are benign\"").unwrap_or_default().to_owned();
+    let author = table.required_text("author", "\"your name\"").unwrap_or_default().to_owned();
     let created = table.date("created");
     let expires = expiry(&mut table);
     let condition = condition(engine, &mut table);
@@ -129,11 +130,11 @@ fn read_one(engine: &mut Engine, mut table: TableReader<'_>) -> Option<Exception
     Some(Exception { id: id?, rules, condition: condition?, reason, author, created, expires, place, reads })
 }
 
-/// When it ends. It must be said, be it that it never does: an exception that nobody remembers is a hole.
+/// Reads `expires`. The key is required, even if its value is `"never"`: a forgotten exception is a blind spot.
 fn expiry(table: &mut TableReader<'_>) -> Option<Timestamp> {
     if !table.has("expires") {
-        let help = "add `expires = 2027-06-30`, or `expires = \"never\"` if that is what you mean";
-        table.problem("", "the exception does not say when it ends", Some(help.to_owned()));
+        let help = "add `expires = 2027-06-30`, or `expires = \"never\"` if it must not expire";
+        table.problem("", "missing key `expires` in `[[exception]]`", Some(help.to_owned()));
     }
     if table.is_text("expires", "never") {
         table.text("expires");
@@ -158,18 +159,16 @@ fn condition(engine: &mut Engine, table: &mut TableReader<'_>) -> Option<Excepti
         (None, Some(slot), Some(values)) => match tuples(&values) {
             Some(values) if !values.is_empty() => Some(ExceptionCondition::Values { slot, values }),
             _ => {
-                let wanted = "`values` must be a list of texts, or of lists with a text for each field of the slot";
-                table.problem("values", wanted, None);
+                let message =
+                    "`values` must be a list of strings, or of lists with one string for each field of the slot";
+                table.problem("values", message, None);
                 None
             }
         },
         _ => {
-            let help = "write `condition = 'event.actor.email == \"dana@example.com\"'`, or `slot` and `values`";
-            table.problem(
-                "",
-                "the exception must have a `condition`, or a `slot` with `values`",
-                Some(help.to_owned()),
-            );
+            let help = "write `condition = 'event.actor.email == \"dana@example.com\"'`, or add `slot` and `values`";
+            let message = "an exception must have either `condition`, or `slot` and `values`";
+            table.problem("", message, Some(help.to_owned()));
             None
         }
     }
@@ -187,12 +186,12 @@ fn tuples(values: &serde_json::Value) -> Option<Vec<Vec<String>>> {
         .collect()
 }
 
-/// Compiles a condition: one expression about `event` and `params`.
+/// Compiles a condition, which is one expression about `event` and `params`.
 pub(in crate::rule) fn compile(engine: &mut Engine, text: &str) -> Result<AST, String> {
     let mut scope = Scope::new();
     scope.push_constant("event", Dynamic::UNIT);
     scope.push_constant("params", rhai::Map::new());
-    // Constants would be put in the place of their names: here they stand for values that come later.
+    // The optimizer would replace names by these constants, but they are placeholders for values that come later.
     let level = engine.optimization_level();
     engine.set_optimization_level(rhai::OptimizationLevel::None);
     engine.set_strict_variables(true);
@@ -200,22 +199,22 @@ pub(in crate::rule) fn compile(engine: &mut Engine, text: &str) -> Result<AST, S
     engine.set_optimization_level(level);
     compiled.map_err(|error| {
         let diagnostic = problem::parse_error(&error, Path::new(""), &text.into());
-        format!("the condition does not compile: {}", diagnostic.message)
+        format!("cannot compile the condition: {}", diagnostic.message)
     })
 }
 
-/// Warnings about exceptions that can hide nothing.
+/// Returns warnings about exceptions that cannot suppress anything.
 pub(in crate::rule) fn unused<'a>(
     exceptions: &[Arc<Exception>],
     rules: impl Iterator<Item = &'a Metadata> + Clone,
 ) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+    let mut warnings = Vec::new();
     for exception in exceptions {
         let selected: Vec<&Metadata> =
             rules.clone().filter(|rule| exception.rules.iter().any(|selector| selector.selects(rule))).collect();
         if selected.is_empty() {
-            let message = format!("exception `{}` is about no rule that there is", exception.id);
-            found.push(exception.place.warning("W311", message));
+            let message = format!("`rules` of exception `{}` matches no rule", exception.id);
+            warnings.push(exception.place.warning("W311", message).help("run `watchbell rules list` to list rule ids"));
             continue;
         }
         let ExceptionCondition::Values { slot, values } = &exception.condition else {
@@ -227,18 +226,21 @@ pub(in crate::rule) fn unused<'a>(
             None => {
                 let known: Vec<&str> =
                     selected.iter().flat_map(|rule| rule.exception_slots.keys()).map(String::as_str).collect();
-                let known = if known.is_empty() { "they have none".to_owned() } else { known.join(", ") };
-                format!("exception `{}`: none of its rules has a slot `{slot}`; slots there: {known}", exception.id)
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                format!(
+                    "exception `{}`: none of its rules has a slot `{slot}` (available slots: {known})",
+                    exception.id
+                )
             }
             Some(count) if values.iter().any(|value| value.len() != *count) => {
                 format!(
-                    "exception `{}`: slot `{slot}` has {count} fields, and so must each of its values",
+                    "exception `{}`: each value must have one string for each field of slot `{slot}` ({count})",
                     exception.id
                 )
             }
             Some(_) => continue,
         };
-        found.push(exception.place.warning("W312", problem));
+        warnings.push(exception.place.warning("W312", problem));
     }
-    found
+    warnings
 }

@@ -1,6 +1,6 @@
-//! `const RULE = #{ … }`: what a rule says about itself, every key known and typed.
+//! `const RULE = #{ … }`: a rule's metadata, with every key known and typed.
 //!
-//! The values come from running the file's top level once; the places for messages come from the parsed literal.
+//! The values come from running the file's top level once. The spans for diagnostics come from the parsed literal.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,11 +23,11 @@ use crate::{
 /// A key of `RULE`.
 #[derive(Debug, Clone, Copy)]
 pub struct MetadataKey {
-    /// Its name.
+    /// The key's name.
     pub name: &'static str,
-    /// What stands there, in the words of the reference.
+    /// The type of its value, as the reference describes it.
     pub takes: &'static str,
-    /// What it is for.
+    /// What the key does, in Markdown.
     pub about: &'static str,
 }
 
@@ -37,100 +37,110 @@ const fn key(name: &'static str, takes: &'static str, about: &'static str) -> Me
 
 /// Every key of `RULE`, in the order of the documentation.
 pub const KEY_TABLE: &[MetadataKey] = &[
-    key("id", "text, required", "Unique, in parts joined by dots: `team.subject.what_happened`."),
-    key("title", "text, required", "The alert's title where there is no `fn title`."),
-    key("severity", "text, required", "`info`, `low`, `medium`, `high` or `critical`."),
-    key("enabled", "true or false", "`false`: checked, not run. Default `true`."),
-    key("stage", "text", "`shadow`: matches and alerts are recorded, nobody is told. Default `active`."),
+    key("id", "string, required", "Unique id, made of parts joined by dots: `team.subject.what_happened`."),
+    key("title", "string, required", "The alert's title if the rule has no `fn title`."),
+    key("severity", "string, required", "`info`, `low`, `medium`, `high` or `critical`."),
+    key("enabled", "true or false", "`false`: the rule is checked but not run. Default `true`."),
+    key("stage", "string", "`shadow`: matches and alerts are recorded but not delivered. Default `active`."),
     key(
         "actions",
-        "list of texts",
-        "Action ids that it looks at; `*` is any text. Without it: every event, which costs.",
+        "list of strings",
+        "Action ids that the rule runs on; `*` is a wildcard. Without it, the rule runs on every event, which is slow.",
     ),
     key(
         "activities",
-        "list of texts",
-        "Names of actions, as Atlassian documents them and the organization lists them beside their ids: `[\"Deactivated account\"]`. It looks \
-         at the actions that have one of these names, beside those of `actions`.",
+        "list of strings",
+        "Activity names, as Atlassian documents them and as your organization lists them next to the ids: \
+         `[\"Deactivated account\"]`. The rule runs on the actions with these names, in addition to those in \
+         `actions`.",
     ),
     key(
         "evidence",
-        "text",
-        "How sure its actions are. `verified`: seen in a real event. `sample`: in a vendor's sample or data model. `documented`: Atlassian \
-         documents the activity, not its id. `assumed`: likely, and no more.",
+        "string",
+        "How reliable the action ids are. `verified`: seen in a real event. `sample`: from a vendor's sample or data \
+         model. `documented`: Atlassian documents the activity, but not its id. `assumed`: likely, but unconfirmed.",
     ),
     key(
         "on",
-        "list of texts",
-        "In place of `actions` and `activities`: rules whose matches it runs on, `rule:atlassian.identity.*`, `tag:initial-access` or `risk`: once they open an \
-         alert or join one, or would if they are signals. The event then has `rule`, `severity`, `key`, `title` and `risk` of the match \
-         beside it, and `opened`: whether it is the first of its alert.",
+        "list of strings",
+        "Instead of `actions` and `activities`: the rules whose matches this rule runs on, as \
+         `rule:atlassian.identity.*`, `tag:initial-access` or `risk`. It runs when a match opens or joins an alert \
+         (for a signal: when it would). The event then also has the match's `rule`, `severity`, `key`, `title` and \
+         `risk`, and `opened`, which is true for the first match of an alert.",
     ),
     key(
         "risk",
         "number",
-        "What a match adds to the risk of its actor: rules with `on: [\"risk\"]` hear of it, and find it in `event.risk`.",
+        "What a match adds to the risk of its actor. Rules with `on: [\"risk\"]` run on such matches and read it as \
+         `event.risk`.",
     ),
     key(
         "flagged",
         "true or false",
-        "`true`: it looks at events that something is unusual about, and at no others: those whose `event.flags` is not empty.",
+        "`true`: the rule runs only on events with something unusual about them, whose `event.flags` is not empty.",
     ),
-    key("signal", "true or false", "`true`: its matches are there for rules that listen to them, and raise no alert."),
-    key("description", "text", "What it means."),
+    key(
+        "signal",
+        "true or false",
+        "`true`: matches raise no alert; they exist for the rules that subscribe to them with `on`.",
+    ),
+    key("description", "string", "What a match means."),
     key(
         "runbook",
-        "text, or list of texts",
-        "What to do about it. A list becomes numbered steps. `{actor}`, `{target}`, `{ip}` and `{time}` stand for what the event says, so that \
-         commands can be copied: `watchbell events list --actor {actor} --since {time}`.",
+        "string, or list of strings",
+        "What to do about an alert. A list becomes numbered steps. `{actor}`, `{target}`, `{ip}` and `{time}` are \
+         replaced by the event's values, so that commands can be copied: \
+         `watchbell events list --actor {actor} --since {time}`.",
     ),
-    key("reference", "text", "Where to read more."),
-    key("severity_reason", "text", "Why it is as severe as it is."),
-    key("false_positives", "list of texts", "What else may look like it."),
+    key("reference", "string", "Where to read more."),
+    key("severity_reason", "string", "Why the rule has this severity."),
+    key("false_positives", "list of strings", "Harmless activity that looks the same."),
     key(
         "requires",
-        "text",
-        "What the organization must have for there to be such events: `Guard Premium or Enterprise`.",
+        "string",
+        "What the organization needs for these events to be logged: `Guard Premium or Enterprise`.",
     ),
-    key("tags", "list of texts", "Free words to select by."),
-    key("attack", "list of texts", "MITRE ATT&CK tactics and techniques: `TA0004`, `T1098.003`."),
+    key("tags", "list of strings", "Free-form labels to select rules by."),
+    key("attack", "list of strings", "MITRE ATT&CK tactics and techniques: `TA0004`, `T1098.003`."),
     key("dedup_period", "duration", "How long matches with the same key join one alert. Default `1h`."),
-    key("threshold", "number", "Matches that it takes, 1 to 10,000. Default 1."),
-    key("window", "duration", "The sliding window in which they are counted. Default: the dedup period."),
+    key("threshold", "number", "Number of matches that open an alert, 1 to 10,000. Default 1."),
+    key("window", "duration", "The sliding window in which matches are counted. Default: the dedup period."),
     key(
         "group_by",
-        "list of texts",
-        "Fields, by paths, whose values are the dedup key: `[\"actor.email\"]`. Short for `fn dedup(event)`, which goes before it.",
+        "list of strings",
+        "Paths of the fields whose values form the dedup key: `[\"actor.email\"]`. Shorthand for `fn dedup(event)`, \
+         which takes precedence.",
     ),
-    key("destinations", "list of texts", "Names of destinations, in place of the configured routing."),
-    key("params", "map", "Values that overrides may change; `params.x` in functions. Types are those of the defaults."),
+    key("destinations", "list of strings", "Names of destinations, instead of the configured routing."),
+    key("params", "map", "Values that overrides may change; `params.x` in functions. The defaults set the types."),
     key(
         "exception_slots",
-        "map of lists of texts",
-        "Fields, by paths, for which a list of values is a safe way to make exceptions: `#{ actor: [\"actor.email\"] }`. In a path `[]` is the \
-         first item of a list that has what follows: `attributes.context[].attributes.groupName`.",
+        "map of lists of strings",
+        "Paths of the fields for which a list of values makes a safe exception: `#{ actor: [\"actor.email\"] }`. In a \
+         path, `[]` selects the first list item that has the rest of the path: \
+         `attributes.context[].attributes.groupName`.",
     ),
-    key("resolved", "text", "For checks: the title when all is well again."),
+    key("resolved", "string", "Check rules only: the title of the notice when the problem is resolved."),
 ];
 
-/// The period in which matches join one alert where a rule says nothing else.
+/// How long matches join one alert if the rule does not set `dedup_period`.
 pub(in crate::rule) const DEFAULT_DEDUP_PERIOD: Duration = Duration::from_secs(3_600);
-/// Bounds the matches that are remembered for one key.
+/// Limits the number of matches that are remembered for one key.
 pub(in crate::rule) const MAX_THRESHOLD: i64 = 10_000;
 
-/// Whether people are told of what a rule finds.
+/// Whether a rule's alerts are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// They are.
+    /// Alerts are delivered.
     #[default]
     Active,
-    /// Matches and alerts are recorded, nothing is delivered: for rules on trial.
+    /// Shadow mode: matches and alerts are recorded, but nothing is delivered.
     Shadow,
 }
 
 impl Metadata {
-    /// The runbook without an event, for people to read beforehand.
+    /// Returns the runbook with its placeholders replaced by words, for reading without an event.
     pub fn blank_runbook(&self) -> Option<String> {
         self.runbook.as_deref().map(crate::rule::manifest::runbook::blank)
     }
@@ -152,128 +162,129 @@ impl FromStr for Stage {
         match text {
             "active" => Ok(Self::Active),
             "shadow" => Ok(Self::Shadow),
-            _ => Err(format!("`{text}` is not a stage: write `active` or `shadow`")),
+            _ => Err(format!("`{text}` is not a stage: expected `active` or `shadow`")),
         }
     }
 }
 
-/// What a rule says about itself.
+/// A rule's metadata.
 #[derive(Debug, Clone)]
 pub struct Metadata {
-    /// Unique, dotted.
+    /// The rule's unique, dotted id.
     pub id: RuleId,
-    /// The alert's title where the rule has no `fn title`.
+    /// The alert's title if the rule has no `fn title`.
     pub title: String,
-    /// The alert's severity where the rule has no `fn severity`.
+    /// The alert's severity if the rule has no `fn severity`.
     pub severity: Severity,
-    /// Off: loaded and checked, but not run.
+    /// Whether the rule runs. A disabled rule is loaded and checked, but not run.
     pub enabled: bool,
-    /// Whether people are told of what it finds.
+    /// Whether the rule's alerts are delivered.
     pub stage: Stage,
-    /// Action ids and `*` globs; absent: every event.
+    /// Action ids and `*` globs that it runs on. Without them and `activities`, it runs on every event.
     pub actions: Option<Vec<String>>,
-    /// Names of actions, resolved with what the organization says of its actions.
+    /// Activity names that it runs on, resolved to ids with the organization's action list.
     pub activities: Option<Vec<String>>,
-    /// How sure its actions are.
+    /// How reliable its action ids are.
     pub evidence: Option<Certainty>,
-    /// Rules whose matches it runs on, in place of events.
+    /// The rules whose matches it runs on, instead of events.
     pub on: Option<Vec<Selector>>,
-    /// It looks at events that something is unusual about, and at no others.
+    /// Whether it runs only on flagged events, those with something unusual about them.
     pub flagged: bool,
-    /// Its matches are there for rules that listen to them, and raise no alert.
+    /// Whether its matches raise no alert and exist only for the rules that subscribe to them.
     pub signal: bool,
-    /// What a match adds to the risk of its actor, for rules that listen to `risk`.
+    /// What a match adds to the risk of its actor, for rules that subscribe to `risk`.
     pub risk: u32,
-    /// What it means.
+    /// What a match means.
     pub description: Option<String>,
-    /// What to do.
+    /// What to do about an alert.
     ///
-    /// `{actor}`, `{target}`, `{ip}` and `{time}` in it stand for what the event says.
+    /// `{actor}`, `{target}`, `{ip}` and `{time}` are placeholders for the event's values.
     pub runbook: Option<String>,
     /// Where to read more.
     pub reference: Option<String>,
-    /// Why it is as severe as it is.
+    /// Why the rule has this severity.
     pub severity_reason: Option<String>,
-    /// What else may look like it.
+    /// Harmless activity that looks the same.
     pub false_positives: Vec<String>,
-    /// What the organization must have for there to be such events.
+    /// What the organization needs for these events to be logged.
     pub requires: Option<String>,
-    /// Free words to select by.
+    /// Free-form labels to select rules by.
     pub tags: Vec<String>,
     /// MITRE ATT&CK ids of tactics and techniques.
     pub attack: Vec<String>,
-    /// How long an alert takes in further matches with its key.
+    /// How long further matches with the same key join an alert.
     pub dedup_period: Duration,
-    /// Matches (distinct values, where the rule has `fn unique`) that it takes to open an alert.
+    /// The number of matches (of distinct values, if the rule has `fn unique`) that open an alert.
     pub threshold: u32,
-    /// The sliding window in which they are counted.
+    /// The sliding window in which matches are counted.
     pub window: Duration,
-    /// Paths of fields whose values are the dedup key where there is no `fn dedup`.
+    /// Paths of the fields whose values form the dedup key if there is no `fn dedup`.
     pub group_by: Option<Vec<String>>,
-    /// Destinations by name; absent: routed as configured.
+    /// Names of destinations. Without them, alerts are routed as configured.
     pub destinations: Option<Vec<String>>,
-    /// Values that the configuration may change; `params` inside the rule's functions.
+    /// Values that overrides may change; `params` in the rule's functions.
     pub params: Map,
-    /// Fields, by paths, for which lists of values make safe exceptions: by name.
+    /// Slot names, and the paths of the fields for which lists of values make safe exceptions.
     pub exception_slots: BTreeMap<String, Vec<String>>,
-    /// For check rules: the title of the notice when all is well again.
+    /// For check rules: the title of the notice when the problem is resolved.
     pub resolved: Option<String>,
-    /// Whether the window was said, rather than being the dedup period.
+    /// Whether `window` was set explicitly, rather than taken from the dedup period.
     pub(in crate::rule) has_window: bool,
-    /// The keys that the rule itself gives.
+    /// The keys that the rule itself declares.
     pub declared: Vec<String>,
-    /// Which values come from an override, and from where: by key.
+    /// For each overridden key, the place of the override.
     pub origins: BTreeMap<&'static str, String>,
 }
 
 impl Metadata {
-    /// Whether it looks at events whatever their action.
+    /// Whether it runs on events of every action.
     pub fn wants_every_action(&self) -> bool {
         self.on.is_none() && self.actions.is_none() && self.activities.is_none()
     }
 
-    /// Whether a value was set from outside, so that the rule's own function is not asked.
+    /// Whether an override sets this key, so that the rule's own function is not called.
     pub fn is_overridden(&self, key: &str) -> bool {
         self.origins.contains_key(key)
     }
 }
 
 impl Selector {
-    /// Whether a rule is meant.
+    /// Whether it selects this rule.
     pub fn selects(&self, rule: &Metadata) -> bool {
         self.fits(&rule.id, &rule.tags, rule.risk)
     }
 }
 
-/// Where the keys and values of the literal stand, in bytes.
+/// Byte spans of the literal's keys and values.
 #[derive(Debug, Clone, Default)]
 pub(in crate::rule) struct Places {
     pub(in crate::rule) whole: Range<usize>,
     pub(in crate::rule) keys: HashMap<String, (Range<usize>, Range<usize>)>,
-    /// For each key, the texts that are written out in its value.
+    /// For each key, the string literals in its value.
     pub(in crate::rule) texts: HashMap<String, Vec<(String, Range<usize>)>>,
 }
 
 impl Places {
-    /// Where a text stands in the value of a key; the value, or the rule, where it is not written out.
+    /// Returns the span of a string literal in the value of a key. If the string is not written literally, returns the
+    /// span of the value, or of `RULE`.
     pub(in crate::rule) fn text(&self, key: &str, wanted: &str) -> Range<usize> {
-        let text = self.texts.get(key).and_then(|texts| texts.iter().find(|(text, _)| text == wanted));
-        let place = text.map(|(_, place)| place).or_else(|| self.keys.get(key).map(|(_, value)| value));
-        place.unwrap_or(&self.whole).clone()
+        let literal = self.texts.get(key).and_then(|texts| texts.iter().find(|(text, _)| text == wanted));
+        let span = literal.map(|(_, span)| span).or_else(|| self.keys.get(key).map(|(_, value)| value));
+        span.unwrap_or(&self.whole).clone()
     }
 }
 
-/// Problems of one kind that are looked for in a file.
+/// Maximum number of problems of one kind that are reported for a file.
 pub(in crate::rule) const MOST_PROBLEMS: usize = 100;
 
-/// Reads `RULE`. Everything that is wrong is noted; `None` if no usable rule is left.
+/// Reads `RULE` and reports all problems. The metadata is `None` if there are any.
 pub(in crate::rule) fn read(
     map: &Map,
     places: &Places,
     file: &Path,
     text: &Arc<str>,
 ) -> (Option<Metadata>, Vec<Diagnostic>) {
-    let mut reader = Reader { map, places, file, text, found: Vec::new() };
+    let mut reader = Reader { map, places, file, text, diagnostics: Vec::new() };
     let is_unknown = |key: &&rhai::Identifier| !KEY_TABLE.iter().any(|known| known.name == key.as_str());
     for key in map.keys().filter(is_unknown).take(MOST_PROBLEMS) {
         let message = format!("unknown key `{key}` in `RULE`");
@@ -302,7 +313,7 @@ pub(in crate::rule) fn read(
         actions: reader.actions(),
         activities: reader.activities(),
         evidence: reader.evidence(),
-        on: reader.listens(),
+        on: reader.on(),
         signal: reader.boolean("signal").unwrap_or(false),
         flagged: reader.boolean("flagged").unwrap_or(false),
         risk: reader.risk(),
@@ -326,8 +337,8 @@ pub(in crate::rule) fn read(
         declared: map.keys().map(ToString::to_string).collect(),
         origins: BTreeMap::new(),
     };
-    let usable = reader.found.is_empty() && id.is_some() && title.is_some() && severity.is_some();
-    (usable.then_some(metadata), reader.found)
+    let usable = reader.diagnostics.is_empty() && id.is_some() && title.is_some() && severity.is_some();
+    (usable.then_some(metadata), reader.diagnostics)
 }
 
 fn placeholder() -> RuleId {
@@ -339,7 +350,7 @@ struct Reader<'a> {
     places: &'a Places,
     file: &'a Path,
     text: &'a Arc<str>,
-    found: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Reader<'_> {
@@ -359,7 +370,7 @@ impl Reader<'_> {
         if !help.is_empty() {
             diagnostic = diagnostic.help(help);
         }
-        self.found.push(diagnostic);
+        self.diagnostics.push(diagnostic);
     }
 
     fn wrong(&mut self, key: &str, message: String) {
@@ -375,12 +386,12 @@ impl Reader<'_> {
         let value = self.map.get(key)?;
         let text = as_text(value);
         if text.is_none() {
-            self.wrong_type(key, "a text", value);
+            self.wrong_type(key, "a string", value);
         }
         text
     }
 
-    /// A text, or a list of them as numbered lines.
+    /// Reads a string, or a list of strings as numbered lines.
     fn text_or_steps(&mut self, key: &str) -> Option<String> {
         if !self.map.get(key)?.is_array() {
             return self.text(key);
@@ -392,12 +403,13 @@ impl Reader<'_> {
 
     fn required(&mut self, key: &str, example: &str) -> Option<String> {
         if !self.map.contains_key(key) {
-            self.problem("E204", key, true, format!("`RULE` has no `{key}`"), format!("add `{key}: {example}`"));
+            let message = format!("missing key `{key}` in `RULE`");
+            self.problem("E204", key, true, message, format!("add `{key}: {example}`"));
             return None;
         }
         let text = self.text(key)?;
         if text.trim().is_empty() {
-            self.wrong(key, format!("`{key}` is empty"));
+            self.wrong(key, format!("`{key}` must not be empty"));
             return None;
         }
         Some(text)
@@ -405,19 +417,20 @@ impl Reader<'_> {
 
     fn boolean(&mut self, key: &str) -> Option<bool> {
         let value = self.map.get(key)?;
-        let found = value.as_bool().ok();
-        if found.is_none() {
+        let boolean = value.as_bool().ok();
+        if boolean.is_none() {
             self.wrong_type(key, "`true` or `false`", value);
         }
-        found
+        boolean
     }
 
     fn duration(&mut self, key: &str) -> Option<Duration> {
         let text = self.text(key)?;
         match time::parse_duration(&text) {
             Ok(duration) if !duration.is_zero() && duration <= Duration::from_secs(366 * 86_400) => Some(duration),
-            Ok(_) => {
-                self.wrong(key, format!("`{key}` must be more than nothing and at most 366d"));
+            Ok(duration) => {
+                let found = time::show_duration(duration);
+                self.wrong(key, format!("`{key}` must be between 1ms and 366d, found {found}"));
                 None
             }
             Err(error) => {
@@ -433,7 +446,7 @@ impl Reader<'_> {
         match items {
             Some(Some(texts)) => Some(texts),
             _ => {
-                self.wrong_type(key, "a list of texts", value);
+                self.wrong_type(key, "a list of strings", value);
                 None
             }
         }
@@ -442,28 +455,24 @@ impl Reader<'_> {
     fn actions(&mut self) -> Option<Vec<String>> {
         let actions = self.texts("actions")?;
         if actions.is_empty() {
-            self.wrong(
-                "actions",
-                "`actions` is empty, so the rule would never run: leave it out to see every event".to_owned(),
-            );
+            let message = "`actions` is empty, so the rule would never run".to_owned();
+            self.problem("E203", "actions", false, message, "remove `actions` to run on every event".to_owned());
         }
         for action in &actions {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:*".contains(&byte);
             if action.is_empty() || !action.bytes().all(plain) {
-                self.wrong(
-                    "actions",
-                    format!("`{action}` is not an action id: letters, digits, `_ - . :`, and `*` for any text"),
-                );
+                let help = "use letters, digits, `_`, `-`, `.` and `:`, and `*` as a wildcard".to_owned();
+                self.problem("E203", "actions", false, format!("`{action}` is not an action id"), help);
             }
         }
-        // Events' actions are in lower case.
+        // The actions of events are in lower case.
         Some(actions.into_iter().map(|action| action.to_lowercase()).collect())
     }
 
     fn activities(&mut self) -> Option<Vec<String>> {
         let activities = self.texts("activities")?;
         if activities.is_empty() || activities.iter().any(|name| name.trim().is_empty()) {
-            let message = "`activities` are names of actions, such as `[\"Deactivated account\"]`";
+            let message = "`activities` must be names of activities, such as `[\"Deactivated account\"]`";
             self.wrong("activities", message.to_owned());
         }
         Some(activities)
@@ -480,14 +489,12 @@ impl Reader<'_> {
             .ok()
     }
 
-    fn listens(&mut self) -> Option<Vec<Selector>> {
+    fn on(&mut self) -> Option<Vec<Selector>> {
         let texts = self.texts("on")?;
         if self.map.contains_key("actions") || self.map.contains_key("activities") {
-            self.wrong(
-                "on",
-                "a rule has either `actions` and `activities`, or `on`: it runs on events, or on other rules' matches"
-                    .to_owned(),
-            );
+            let message = "`on` cannot be combined with `actions` or `activities`".to_owned();
+            let help = "a rule runs either on events (`actions`, `activities`) or on matches of other rules (`on`)";
+            self.problem("E203", "on", false, message, help.to_owned());
         }
         let mut selectors = Vec::new();
         for text in &texts {
@@ -495,15 +502,15 @@ impl Reader<'_> {
                 Some(pattern) => Selector::parse(pattern),
                 None if text.starts_with("tag:") => Selector::parse(text),
                 None if text == "risk" => Ok(Selector::risk()),
-                None => Err(format!("`{text}`: write `rule:ID`, with `*` for any text, `tag:NAME`, or `risk`")),
+                None => Err(format!("`{text}` is not a selector: expected `rule:ID`, `tag:NAME` or `risk`")),
             };
             match selector {
                 Ok(selector) => selectors.push(selector),
-                Err(error) => self.wrong("on", error),
+                Err(error) => self.wrong("on", format!("`on`: {error}")),
             }
         }
         if selectors.is_empty() {
-            self.wrong("on", "`on` names no rules, so the rule would never run".to_owned());
+            self.wrong("on", "`on` selects no rules, so the rule would never run".to_owned());
         }
         Some(selectors)
     }

@@ -1,4 +1,4 @@
-//! What a rule says of itself, and what others say of it: `RULE`, overrides, exceptions. Nothing here runs a script.
+//! Rule metadata: `RULE`, overrides and exceptions. Nothing here runs a script.
 
 pub(in crate::rule) mod exception;
 pub(in crate::rule) mod metadata;

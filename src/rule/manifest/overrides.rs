@@ -1,7 +1,8 @@
-//! Tuning rules without editing them: `overrides.toml` beside the rules, and `[checks]` of the configuration.
+//! Overrides: tuning rules without editing them, from `overrides.toml` next to the rules and `[checks]` in the
+//! configuration.
 //!
-//! An override names rules by id, by pattern, or by tag, and says what is otherwise for them. Overrides are carried out in the
-//! order of the file, so the last one wins; each value remembers where it comes from.
+//! An override selects rules by id, by pattern or by tag, and replaces some of their metadata. Overrides are applied in
+//! the order of the file, so the last one wins. Each value records where it comes from.
 
 use std::{path::Path, time::Duration};
 
@@ -21,36 +22,36 @@ use crate::{
     model::{alert::Severity, name::RuleId},
 };
 
-/// Name of the file.
+/// Name of the overrides file.
 pub const OVERRIDES: &str = "overrides.toml";
 
-/// What is otherwise for some rules.
+/// An override for a set of rules. A value of `None` leaves the rule's own in place.
 #[derive(Debug, Clone)]
 pub struct RuleOverride {
-    /// For which.
+    /// The rules that it applies to.
     pub selector: Selector,
-    /// Where this is said.
+    /// The place of the override in its file.
     pub place: Place,
-    /// Off or on.
+    /// Whether the rules run.
     pub enabled: Option<bool>,
-    /// Whether its alerts are delivered.
+    /// Whether their alerts are delivered.
     pub stage: Option<Stage>,
-    /// The severity, whatever the rule's own `fn severity` says.
+    /// The severity, which takes precedence over `fn severity`.
     pub severity: Option<Severity>,
-    /// How many matches it takes.
+    /// The number of matches that open an alert.
     pub threshold: Option<u32>,
-    /// The window they are counted in.
+    /// The window in which matches are counted.
     pub window: Option<Duration>,
     /// How long matches join an alert.
     pub dedup_period: Option<Duration>,
-    /// Destinations, whatever the rule's own `fn destinations` says.
+    /// Names of destinations, which take precedence over `fn destinations`.
     pub destinations: Option<Vec<String>>,
-    /// Values for `params`.
+    /// Values for `params`, as a JSON object.
     pub params: Option<serde_json::Value>,
 }
 
 impl RuleOverride {
-    /// Sets parameters of one rule, as a test at `place` does.
+    /// Builds an override of one rule's parameters, for a test at `place`.
     pub fn of_params(rule: &RuleId, params: serde_json::Value, place: Place) -> Self {
         Self {
             selector: Selector::id(rule),
@@ -67,10 +68,10 @@ impl RuleOverride {
     }
 }
 
-/// Overrides in the order in which they are carried out.
+/// Overrides, in the order in which they are applied.
 pub type Overrides = Vec<RuleOverride>;
 
-/// Reads the text of an `overrides.toml`. Everything that is wrong with it is told; then nothing of it is used.
+/// Parses the text of an `overrides.toml`. Returns all problems if there are any, and no overrides.
 pub(in crate::rule) fn read(file: &Path, text: &str) -> Result<Overrides, Vec<Diagnostic>> {
     let problems = Problems::new(file, text);
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -86,10 +87,10 @@ pub(in crate::rule) fn read(file: &Path, text: &str) -> Result<Overrides, Vec<Di
         }
         top.finish();
     }
-    let found = problems.into_sorted();
-    // The tables come in the order of their names; what counts is the order of the file.
+    let diagnostics = problems.into_sorted();
+    // The parser returns tables sorted by name, but overrides apply in the order of the file.
     overrides.sort_by_key(|change: &RuleOverride| change.place.span.start);
-    if found.is_empty() { Ok(overrides) } else { Err(found) }
+    if diagnostics.is_empty() { Ok(overrides) } else { Err(diagnostics) }
 }
 
 /// Reads one table of overrides.
@@ -114,9 +115,9 @@ pub(crate) fn read_one(name: &str, mut table: TableReader<'_>) -> Option<RuleOve
     change
 }
 
-/// Carries out what is said for a rule, and tells what of it cannot be.
+/// Applies overrides to a rule and reports those that cannot be applied.
 pub(in crate::rule) fn apply(metadata: &mut Metadata, changes: &[&RuleOverride]) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+    let mut diagnostics = Vec::new();
     for change in changes {
         let origin = change.place.short();
         let mut note = |key: &'static str| {
@@ -139,7 +140,7 @@ pub(in crate::rule) fn apply(metadata: &mut Metadata, changes: &[&RuleOverride])
             note("threshold");
         }
         if let Some(period) = change.dedup_period {
-            // The window follows the period as long as nobody says otherwise.
+            // The window follows the dedup period unless it is set explicitly.
             if metadata.window == metadata.dedup_period && !metadata.has_window {
                 metadata.window = period;
             }
@@ -156,34 +157,37 @@ pub(in crate::rule) fn apply(metadata: &mut Metadata, changes: &[&RuleOverride])
             note("destinations");
         }
         if let Some(params) = &change.params {
-            set_params(metadata, &params_from_json(params), change, &mut found);
+            set_params(metadata, &params_from_json(params), change, &mut diagnostics);
             metadata.origins.insert("params", origin);
         }
     }
-    found
+    diagnostics
 }
 
-fn set_params(metadata: &mut Metadata, set: &Map, change: &RuleOverride, found: &mut Vec<Diagnostic>) {
+fn set_params(metadata: &mut Metadata, set: &Map, change: &RuleOverride, diagnostics: &mut Vec<Diagnostic>) {
     for (name, value) in set {
         match metadata.params.get(name.as_str()) {
             None => {
-                // A pattern may mean rules with different parameters.
+                // A pattern may select rules with different parameters.
                 if change.selector.is_exact() {
                     let message = format!("rule `{}` has no parameter `{name}`", metadata.id);
                     let known: Vec<&str> = metadata.params.keys().map(|key| key.as_str()).collect();
-                    let help =
-                        if known.is_empty() { "it has none".to_owned() } else { suggest(name, known.iter().copied()) };
-                    found.push(change.place.error("E209", message).help(help));
+                    let help = if known.is_empty() {
+                        "the rule has no parameters".to_owned()
+                    } else {
+                        suggest(name, known.iter().copied())
+                    };
+                    diagnostics.push(change.place.error("E209", message).help(help));
                 }
             }
             Some(default) if default.type_name() != value.type_name() => {
                 let message = format!(
-                    "`params.{name}` of rule `{}` is {}, which {} cannot replace",
+                    "`params.{name}` of rule `{}` must have the type of its default, {}; found {}",
                     metadata.id,
                     describe(default),
                     describe(value)
                 );
-                found.push(change.place.error("E209", message));
+                diagnostics.push(change.place.error("E209", message));
             }
             Some(_) => {
                 metadata.params.insert(name.clone(), value.clone());
@@ -192,7 +196,7 @@ fn set_params(metadata: &mut Metadata, set: &Map, change: &RuleOverride, found: 
     }
 }
 
-/// Warnings about overrides that mean no rule.
+/// Returns warnings about overrides that select no rule.
 pub(in crate::rule) fn unused<'a>(
     overrides: &[RuleOverride],
     rules: impl Iterator<Item = &'a Metadata> + Clone,
@@ -203,12 +207,12 @@ pub(in crate::rule) fn unused<'a>(
         .take(MOST_PROBLEMS)
         .map(|change| {
             let text = change.selector.as_str();
-            let message = format!("`{text}` names no rule that there is");
+            let message = format!("`{text}` matches no rule");
             let near = crate::config::diagnostic::nearest(text, rules.clone().map(|rule| rule.id.as_str()));
             let warning = change.place.warning("W301", message);
             match near {
                 Some(near) => warning.help(format!("did you mean `{near}`?")),
-                None => warning.help("`watchbell rules list` lists them"),
+                None => warning.help("run `watchbell rules list` to list rule ids"),
             }
         })
         .collect()

@@ -1,6 +1,7 @@
-//! Patterns that rules write: regular expressions and globs, compiled once and kept.
+//! Patterns in rules: regular expressions and globs, compiled once and cached.
 //!
-//! An engine's calls share one store of them. It is bounded in bytes: a rule that makes patterns out of events would fill it.
+//! All calls of an engine share one cache. It is bounded in bytes, because a rule that builds patterns from events
+//! would fill it.
 
 use std::{
     collections::HashMap,
@@ -10,20 +11,20 @@ use std::{
 use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 use regex::{Regex, RegexBuilder};
 
-/// Bytes that kept patterns may take together; beyond that all are forgotten, and compiled again when needed.
+/// Maximum size of the cache in bytes. Beyond that, the whole cache is cleared and patterns are compiled again.
 const MAX_KEPT_BYTES: usize = 32 * 1024 * 1024;
-/// A pattern may not be longer: nobody writes such a one.
+/// Maximum length of a pattern in bytes. Patterns written by hand are far shorter.
 const MAX_LENGTH: usize = 4_096;
-/// What a regular expression may take of memory, in bytes: the least of these that is enough is what it counts for.
+/// Memory limits for a regular expression, in bytes. It counts as the smallest limit within which it compiles.
 const REGEX_BYTES: [usize; 4] = [16 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024];
-/// Bounds what a regular expression adds to that while it searches, in bytes.
+/// Maximum memory that a regular expression uses in addition while it searches, in bytes.
 const MAX_CACHE_BYTES: usize = 1024 * 1024;
-/// About how many bytes a pattern takes for each byte of its text.
+/// Approximate memory use of a compiled glob, in bytes per byte of its text.
 pub(in crate::rule) const BYTES_OF_A_GLOB: usize = 256;
-/// Bytes of several patterns that are used as one.
+/// Maximum total length in bytes of the patterns of a set.
 const MAX_SET_LENGTH: usize = 256 * 1024;
 
-/// Compiled patterns by their texts.
+/// A cache of compiled patterns, by their text.
 #[derive(Debug, Default)]
 pub(in crate::rule) struct Patterns {
     regexes: Mutex<Kept<(Regex, usize)>>,
@@ -31,13 +32,13 @@ pub(in crate::rule) struct Patterns {
 }
 
 impl Patterns {
-    /// The regular expression of this text, and about how many bytes it takes.
+    /// Returns the compiled regular expression and its approximate memory use in bytes.
     pub(in crate::rule) fn regex(&self, text: &str) -> Result<(Regex, usize), String> {
         let mut regexes = self.regexes.lock().unwrap_or_else(PoisonError::into_inner);
         regexes.get(text, || regex(text).map(|(regex, bytes)| ((regex, bytes), bytes)))
     }
 
-    /// Whether all of `text` is as the pattern says.
+    /// Whether the pattern matches the whole of `text`.
     pub(in crate::rule) fn glob(&self, pattern: &str, text: &str) -> Result<bool, String> {
         let mut globs = self.globs.lock().unwrap_or_else(PoisonError::into_inner);
         let compile = || glob(pattern).map(|glob| (glob.compile_matcher(), pattern.len() * BYTES_OF_A_GLOB));
@@ -45,7 +46,7 @@ impl Patterns {
     }
 }
 
-/// Patterns of one kind.
+/// Cached patterns of one kind.
 #[derive(Debug)]
 struct Kept<T> {
     by_text: HashMap<String, Result<T, String>>,
@@ -59,10 +60,10 @@ impl<T> Default for Kept<T> {
 }
 
 impl<T: Clone> Kept<T> {
-    /// The pattern of this text, compiled if it is not there: to the pattern, and the bytes it takes. A mistake in it is kept as well,
-    /// so that it costs no more than a good one.
+    /// Returns the pattern of this text. On a miss, `compile` returns the pattern and its size in bytes. Errors are
+    /// cached too, so that an invalid pattern costs no more than a valid one.
     fn get(&mut self, text: &str, compile: impl FnOnce() -> Result<(T, usize), String>) -> Result<T, String> {
-        /// What any takes, with its text twice: in its key and in itself.
+        /// Fixed size of an entry in bytes. The text is counted twice: in the key and in the pattern.
         const LEAST: usize = 1_024;
         if let Some(pattern) = self.by_text.get(text) {
             return pattern.clone();
@@ -80,7 +81,7 @@ impl<T: Clone> Kept<T> {
     }
 }
 
-/// A regular expression, within its bounds, and about how many bytes it takes.
+/// Compiles a regular expression within the limits, and returns its approximate memory use in bytes.
 fn regex(text: &str) -> Result<(Regex, usize), String> {
     if text.len() > MAX_LENGTH {
         return Err(format!("the regular expression is longer than {MAX_LENGTH} bytes"));
@@ -98,16 +99,16 @@ fn regex(text: &str) -> Result<(Regex, usize), String> {
     }
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => "the regular expression is too large when compiled".to_owned(),
-        // Its own text draws the place over several lines; the last one says what is wrong.
+        // The message of `regex` spans several lines; the last one names the problem.
         other => {
             let text = other.to_string();
             let what = text.lines().last().unwrap_or_default();
-            format!("not a regular expression: {}", what.trim_start_matches("error: "))
+            format!("invalid regular expression: {}", what.trim_start_matches("error: "))
         }
     })
 }
 
-/// A pattern for a whole text, in which `*` stands for anything.
+/// Parses a pattern for a whole string, in which `*` matches anything.
 pub(in crate::rule) fn glob(text: &str) -> Result<Glob, String> {
     if text.len() > MAX_LENGTH {
         return Err(format!("the pattern is longer than {MAX_LENGTH} bytes"));
@@ -115,19 +116,19 @@ pub(in crate::rule) fn glob(text: &str) -> Result<Glob, String> {
     GlobBuilder::new(text)
         .literal_separator(false)
         .build()
-        .map_err(|error| format!("`{text}` is not a pattern: {}", error.kind()))
+        .map_err(|error| format!("invalid pattern `{text}`: {}", error.kind()))
 }
 
-/// Several patterns as one.
+/// Combines several patterns into a set.
 pub(in crate::rule) fn glob_set<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<GlobSet, String> {
     let mut set = GlobSetBuilder::new();
     let mut length = 0;
     for text in texts {
         length += text.len();
         if length > MAX_SET_LENGTH {
-            return Err(format!("the patterns are longer than {MAX_SET_LENGTH} bytes together"));
+            return Err(format!("the patterns are longer than {MAX_SET_LENGTH} bytes in total"));
         }
         set.add(glob(text)?);
     }
-    set.build().map_err(|error| format!("the patterns are too many or too large: {error}"))
+    set.build().map_err(|error| format!("too many or too large patterns: {error}"))
 }

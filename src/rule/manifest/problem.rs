@@ -1,6 +1,6 @@
-//! What Rhai says went wrong, in our terms: parse errors as diagnostics, runtime errors as [`RuleFailure`]s.
+//! Translates Rhai's errors into ours: parse errors into diagnostics, runtime errors into [`RuleFailure`]s.
 //!
-//! Rhai gives one point, counted in characters from 1; the span is the token that stands there.
+//! Rhai reports a single position, in characters from 1. The span of a diagnostic is the token at that position.
 
 use std::{fmt, ops::Range, path::Path, sync::Arc};
 
@@ -9,25 +9,25 @@ use rhai::{Dynamic, EvalAltResult, ParseError, ParseErrorType, Position};
 use crate::rule::manifest::value::{describe, to_json_value};
 use crate::{config::diagnostic::Diagnostic, model::text::clipped};
 
-/// How a function of a rule can fail.
+/// How a function of a rule failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureKind {
-    /// It threw, or used a value in a way its type does not allow.
+    /// It threw, or used a value in a way that its type does not allow.
     Threw,
-    /// It returned something of another type than asked for.
+    /// It returned a value of the wrong type.
     WrongType,
-    /// It ran out of operations.
+    /// It exceeded the operation budget.
     Budget,
-    /// It ran into the wall-clock limit.
+    /// It exceeded the wall-clock limit.
     Deadline,
-    /// It called too deep, or built something too large.
+    /// Its calls nested too deep, or it built too large a value.
     Size,
-    /// The host failed under it. A bug of ours, contained.
+    /// The host panicked. This is a bug in the host, and is contained.
     Panicked,
 }
 
 impl FailureKind {
-    /// The name in alerts and statistics.
+    /// Returns the name used in alerts and statistics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Threw => "threw",
@@ -39,7 +39,7 @@ impl FailureKind {
         }
     }
 
-    /// Whether a limit was exceeded: three times in a row suspend a rule.
+    /// Whether the function exceeded a limit. Three such failures in a row suspend a rule.
     pub fn exceeds_limit(self) -> bool {
         matches!(self, Self::Budget | Self::Deadline | Self::Size)
     }
@@ -48,25 +48,24 @@ impl FailureKind {
 /// A failed call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleFailure {
-    /// How.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// What happened, and where in the file if that is known.
+    /// What happened, and its place in the file if known.
     pub message: String,
 }
 
 /// A limit that a call can exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rule) enum Exceeded {
-    /// Operations.
+    /// Number of operations.
     Budget = 1,
     /// Wall-clock time.
     Deadline = 2,
-    /// Memory.
     Memory = 3,
 }
 
 impl Exceeded {
-    /// The token with which Rhai is told to end a call.
+    /// Returns the token with which Rhai terminates the call.
     pub(in crate::rule) fn token(self) -> &'static str {
         match self {
             Self::Budget => "watchbell: budget",
@@ -75,7 +74,7 @@ impl Exceeded {
         }
     }
 
-    /// What a token says.
+    /// Returns the limit that a termination token stands for.
     pub(in crate::rule) fn of_token(token: &str) -> Option<Self> {
         [Self::Budget, Self::Deadline, Self::Memory].into_iter().find(|exceeded| exceeded.token() == token)
     }
@@ -88,10 +87,10 @@ impl fmt::Display for RuleFailure {
 }
 
 impl RuleFailure {
-    /// Rules that listen to each other ran too often for one event.
+    /// The failure when subscribers run too often for one event.
     pub(crate) fn heard_too_much(most: usize) -> Self {
         let message = format!(
-            "one event led to more than {most} runs of rules that listen to matches: they listen to each other crosswise"
+            "one event caused more than {most} runs of rules with `on`: too many of them subscribe to each other"
         );
         Self { kind: FailureKind::Budget, message }
     }
@@ -99,7 +98,7 @@ impl RuleFailure {
     pub(in crate::rule) fn wrong_type(function: &str, wanted: &str, found: &Dynamic) -> Self {
         Self {
             kind: FailureKind::WrongType,
-            message: format!("`{function}` must return {wanted}, it returned {}", describe(found)),
+            message: format!("`{function}` must return {wanted}, but returned {}", describe(found)),
         }
     }
 
@@ -117,14 +116,12 @@ impl RuleFailure {
             EvalAltResult::ErrorTerminated(token, _) if exceeded(token).is_some() => {
                 exceeded(token).map_or("", text_of).to_owned()
             }
-            EvalAltResult::ErrorStackOverflow(_) => {
-                "called functions too deep (does it recurse without end?)".to_owned()
-            }
+            EvalAltResult::ErrorStackOverflow(_) => "function calls nest too deep (infinite recursion?)".to_owned(),
             EvalAltResult::ErrorRuntime(value, _) if value.is_string() => value.to_string(),
             EvalAltResult::ErrorRuntime(value, _) => format!("threw {}", to_json_value(value)),
-            EvalAltResult::Exit(..) => "`exit` does not work in a called function: use `return`".to_owned(),
+            EvalAltResult::Exit(..) => "`exit` cannot be used in a function; use `return`".to_owned(),
             other => {
-                // Rhai puts the position at the end of its own text; ours follows below.
+                // Rhai appends the position to its message; ours is appended below.
                 let mut plain = rhai_text(other);
                 if let Some(cut) = plain.rfind(" (line ") {
                     plain.truncate(cut);
@@ -133,7 +130,7 @@ impl RuleFailure {
             }
         };
         let position = inner.position();
-        // What a rule throws may be of any length, and be made of what an event says.
+        // What a rule throws may have any length and may contain values from the event.
         let text = clipped(&text, MAX_MESSAGE);
         let message = match (position.line(), position.position()) {
             (Some(line), Some(column)) => format!("{text} (line {line}, column {column})"),
@@ -143,13 +140,13 @@ impl RuleFailure {
         Self { kind, message }
     }
 
-    /// A call that exceeded a limit, where its own error does not say so: it caught it.
+    /// The failure of a call that exceeded a limit but caught the error, so that its own result does not show it.
     pub(in crate::rule) fn exceeded(exceeded: Exceeded) -> Self {
         Self { kind: kind_of(exceeded), message: text_of(exceeded).to_owned() }
     }
 }
 
-/// UTF-16 units of what a rule failed with.
+/// Maximum length of a failure's message, in UTF-16 code units.
 const MAX_MESSAGE: usize = 1_000;
 
 fn kind_of(exceeded: Exceeded) -> FailureKind {
@@ -162,34 +159,37 @@ fn kind_of(exceeded: Exceeded) -> FailureKind {
 
 fn text_of(exceeded: Exceeded) -> &'static str {
     match exceeded {
-        Exceeded::Budget => "ran out of its budget of operations (does it loop without end?)",
-        Exceeded::Deadline => "ran into the time limit",
-        Exceeded::Memory => "took too much memory",
+        Exceeded::Budget => "exceeded the operation budget (infinite loop?)",
+        Exceeded::Deadline => "exceeded the time limit",
+        Exceeded::Memory => "exceeded the memory limit",
     }
 }
 
 fn rhai_text(error: &EvalAltResult) -> String {
     match error {
-        // Rhai says in this way that a list cannot be sorted.
-        EvalAltResult::ErrorFunctionNotFound(signature, _) if signature.starts_with("elements of ") => signature.clone(),
+        // This is how Rhai reports that a list cannot be sorted.
+        EvalAltResult::ErrorFunctionNotFound(signature, _) if signature.starts_with("elements of ") => {
+            signature.clone()
+        }
         EvalAltResult::ErrorFunctionNotFound(signature, _) => format!("no function `{signature}`"),
-        EvalAltResult::ErrorMismatchDataType(wanted, found, _) => format!("needs {wanted}, found {found}"),
+        EvalAltResult::ErrorMismatchDataType(wanted, found, _) => format!("expected {wanted}, found {found}"),
         EvalAltResult::ErrorNonPureMethodCallOnConstant(name, _) => {
-            format!("`{name}` would change a value that is read-only: the event cannot be changed")
+            format!("`{name}` cannot change a read-only value: events cannot be modified")
         }
         EvalAltResult::ErrorDataTooLarge(what, _) => match what.as_str() {
-            "Length of string" => "a text would be longer than 256 KiB".to_owned(),
-            "Size of array" | "Size of array/BLOB" => "a list would have more than 20,000 items".to_owned(),
-            "Size of object map" => "a map would have more than 20,000 entries".to_owned(),
+            "Length of string" => "a string must not exceed 256 KiB".to_owned(),
+            "Size of array" | "Size of array/BLOB" => "a list must not exceed 20,000 items".to_owned(),
+            "Size of object map" => "a map must not exceed 20,000 entries".to_owned(),
             other => other.to_owned(),
         },
-        // Rhai locks a value while a method of it runs, and calls the second use a data race.
+        // Rhai locks a value while one of its methods runs, and reports a second use as a data race.
         EvalAltResult::ErrorDataRace(..) => {
-            "a closure uses the value whose method calls it: take what it needs out first, such as `let actor = event.actor;`"
+            "a closure cannot use the value whose method calls it: copy what it needs first, such as \
+             `let actor = event.actor;`"
                 .to_owned()
         }
         EvalAltResult::ErrorAssignmentToConstant(..) => {
-            "assignment to a value that is read-only: the event and constants cannot be changed".to_owned()
+            "cannot assign to a read-only value: events and constants cannot be modified".to_owned()
         }
         other => other.to_string(),
     }
@@ -208,31 +208,30 @@ fn innermost(error: &EvalAltResult) -> &EvalAltResult {
     }
 }
 
-/// A parse error of a file as a diagnostic.
+/// Turns a parse error into a diagnostic.
 pub(in crate::rule) fn parse_error(error: &ParseError, file: &Path, text: &Arc<str>) -> Diagnostic {
     let span = span(text, error.1);
     let (message, help) = match &*error.0 {
         ParseErrorType::VariableUndefined(name) => (
             format!("`{name}` is not defined"),
-            "a function sees its own parameters and variables, the file's constants, and `params`".to_owned(),
+            "functions can use their parameters and variables, the file's constants, and `params`".to_owned(),
         ),
         ParseErrorType::ModuleUndefined(name) => (
             format!("module `{name}` is not imported"),
             format!("add `import \"…\" as {name};` at the top of the file"),
         ),
-        ParseErrorType::UnexpectedEOF => ("the file ends in the middle of something".to_owned(), String::new()),
+        ParseErrorType::UnexpectedEOF => ("unexpected end of input".to_owned(), String::new()),
         ParseErrorType::MissingToken(token, what) => (format!("expected `{token}` {what}"), String::new()),
-        ParseErrorType::BadInput(rhai::LexError::ImproperSymbol(word, _)) if word == "this" => (
-            "there is no `this`".to_owned(),
-            "give the function what it works on as a parameter, and let it return the result".to_owned(),
-        ),
+        ParseErrorType::BadInput(rhai::LexError::ImproperSymbol(word, _)) if word == "this" => {
+            ("`this` is not available".to_owned(), "pass the value as a parameter and return the result".to_owned())
+        }
         other => (lower_first(&other.to_string()), String::new()),
     };
     let diagnostic = Diagnostic::error("E200", file, message).at(text, span);
     if help.is_empty() { diagnostic } else { diagnostic.help(help) }
 }
 
-/// A runtime error of a file's top level as a diagnostic.
+/// Turns a runtime error of a file's top level into a diagnostic.
 pub(in crate::rule) fn load_error(error: &EvalAltResult, file: &Path, text: &Arc<str>) -> Diagnostic {
     let position = error.position();
     let detail = match innermost(error) {
@@ -240,9 +239,10 @@ pub(in crate::rule) fn load_error(error: &EvalAltResult, file: &Path, text: &Arc
             return Diagnostic::error(
                 "E214",
                 file,
-                format!("no file `{path}.rhai` beside this one or under the rules directories"),
+                format!("cannot find `{path}.rhai` next to this file or under the rules directories"),
             )
-            .at(text, span(text, position));
+            .at(text, span(text, position))
+            .help("write the path without `.rhai`, relative to this file or to a rules directory");
         }
         EvalAltResult::ErrorParsing(kind, at) => {
             format!("{kind} (line {})", at.line().unwrap_or(0))
@@ -250,13 +250,13 @@ pub(in crate::rule) fn load_error(error: &EvalAltResult, file: &Path, text: &Arc
         other => RuleFailure::of(other).message,
     };
     let message = match error {
-        EvalAltResult::ErrorInModule(path, ..) => format!("`{path}` cannot be imported: {detail}"),
-        _ => format!("the top level of the file fails: {detail}"),
+        EvalAltResult::ErrorInModule(path, ..) => format!("cannot import `{path}`: {detail}"),
+        _ => format!("the file's top level failed: {detail}"),
     };
     Diagnostic::error("E213", file, message).at(text, span(text, position))
 }
 
-/// The token at a position: Rhai counts lines and characters from 1.
+/// Returns the span of the token at a position. Rhai counts lines and characters from 1.
 pub(in crate::rule) fn span(text: &str, position: Position) -> Range<usize> {
     let Some(line) = position.line() else {
         return text.len()..text.len();

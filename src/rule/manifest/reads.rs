@@ -1,24 +1,24 @@
-//! What a rule, or an exception, reads beside its event and its own files.
+//! What a rule or an exception reads in addition to its event and its own files.
 
 use std::collections::BTreeSet;
 
-/// What a rule reads that is neither its event nor written in its files.
+/// What a rule reads in addition to its event and its own files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::rule) struct Reads {
-    /// Named lists.
+    /// The named lists that it reads.
     pub(in crate::rule) lists: ReadLists,
-    /// What organizations say of actions.
+    /// Whether it reads the organizations' action lists.
     pub(in crate::rule) catalog: bool,
-    /// Address databases.
+    /// Whether it reads the address databases.
     pub(in crate::rule) geo: bool,
 }
 
-/// The named lists that a rule looks into.
+/// The named lists that a rule reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::rule) enum ReadLists {
-    /// These.
+    /// The lists with these names.
     Named(BTreeSet<String>),
-    /// The tree does not say which.
+    /// Possibly any list, because a name is not a literal.
     Any,
 }
 
@@ -29,7 +29,7 @@ impl Default for ReadLists {
 }
 
 impl ReadLists {
-    /// Whether it may look into any.
+    /// Whether it may read any list at all.
     pub(in crate::rule) fn is_any_read(&self) -> bool {
         match self {
             Self::Named(names) => !names.is_empty(),
@@ -37,7 +37,7 @@ impl ReadLists {
         }
     }
 
-    /// Adds a list; `None` for one that the tree does not name.
+    /// Adds a list; `None` if its name is not a literal.
     pub(in crate::rule) fn add(&mut self, name: Option<&str>) {
         match (self, name) {
             (Self::Named(names), Some(name)) => drop(names.insert(name.to_owned())),

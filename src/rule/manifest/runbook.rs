@@ -1,19 +1,19 @@
-//! Runbooks with the event's own names in them, so that a tired person can copy a command as it stands: `{actor}`, `{target}`,
-//! `{ip}` and `{time}` stand for who did it, what was acted on, from which address, and when.
+//! Filling a runbook's placeholders with values from the event, so that a tired person can copy a command unchanged:
+//! `{actor}`, `{target}`, `{ip}` and `{time}` are the actor, the target, the address and the time.
 //!
-//! Names come from events, and so from whoever chose them. Only one that no shell takes for anything else is filled in; in place of
-//! any other, and where there is no event, a word says what belongs there.
+//! The values come from events, and so may be chosen by an attacker. Only a value that every shell reads as one plain
+//! word is filled in. For any other value, and if there is no event, a word says what belongs there.
 
-/// What may stand in a runbook, and the word for it where it is not known.
+/// The placeholders of a runbook, each with the word that replaces it if there is no usable value.
 const PLACES: [(&str, &str); 4] =
     [("{actor}", "ACTOR"), ("{target}", "TARGET"), ("{ip}", "ADDRESS"), ("{time}", "TIME")];
 
-/// The runbook without an event.
+/// Returns the runbook with its placeholders replaced by words.
 pub(in crate::rule) fn blank(runbook: &str) -> String {
     replace(runbook, |_| None)
 }
 
-/// The runbook with a value in each place, where that is one word to every shell.
+/// Returns the runbook with its placeholders replaced by values, if those are plain words to every shell.
 pub(in crate::rule) fn filled(runbook: &str, value: impl Fn(&str) -> Option<String>) -> String {
     replace(runbook, |place| value(place).filter(|value| is_plain(value)))
 }
@@ -28,7 +28,7 @@ fn replace(runbook: &str, value: impl Fn(&str) -> Option<String>) -> String {
     text
 }
 
-/// Whether a text is one word to every shell, and no option.
+/// Whether a string is one plain word to every shell, and not an option.
 fn is_plain(text: &str) -> bool {
     let plain = |character: char| character.is_ascii_alphanumeric() || "@._:+-".contains(character);
     !text.is_empty() && !text.starts_with('-') && text.chars().all(plain)
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_no_shell_obeys_is_filled_in() {
+    fn only_plain_words_are_filled_in() {
         let runbook = "`watchbell events list --actor {actor} --since {time}`, {ip}, {target}";
         let with = |email: &'static str| {
             filled(runbook, |place| match place {

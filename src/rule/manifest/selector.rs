@@ -1,11 +1,11 @@
-//! What means some of the rules: an id, a pattern for ids, a tag, or those that give risk.
+//! Selectors of rules: an id, a pattern for ids, a tag, or all rules with a risk.
 
 use globset::GlobMatcher;
 
 use crate::model::name::RuleId;
 use crate::rule::manifest::pattern;
 
-/// Rules by id, by a pattern for ids, by tag, or those that give risk.
+/// Selects rules by id, by a pattern for ids, by tag, or by having a risk.
 #[derive(Debug, Clone)]
 pub struct Selector {
     text: String,
@@ -20,28 +20,28 @@ enum Selects {
 }
 
 impl Selector {
-    /// Reads `atlassian.admin.*`, or `tag:privileged-access`.
+    /// Parses `atlassian.admin.*`, or `tag:privileged-access`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (by_tag, pattern) = text.strip_prefix("tag:").map_or((false, text), |tag| (true, tag));
         if pattern.is_empty() {
-            return Err("write a rule's id, a pattern such as `atlassian.*`, or `tag:NAME`".to_owned());
+            return Err("expected a rule id, a pattern such as `atlassian.*`, or `tag:NAME`".to_owned());
         }
         let glob = pattern::glob(pattern)?.compile_matcher();
         Ok(Self { text: text.to_owned(), kind: if by_tag { Selects::Tag(glob) } else { Selects::Id(glob) } })
     }
 
-    /// All rules that give risk.
+    /// Selects all rules with a risk above 0.
     pub(in crate::rule) fn risk() -> Self {
         Self { text: "risk".to_owned(), kind: Selects::Risk }
     }
 
-    /// The rule of this id.
+    /// Selects the rule with this id.
     pub fn id(id: &RuleId) -> Self {
-        // An id holds nothing that a pattern would take otherwise.
-        Self::parse(id.as_str()).unwrap_or_else(|_| unreachable!("an id is a pattern of itself"))
+        // An id contains no characters with a special meaning in patterns.
+        Self::parse(id.as_str()).unwrap_or_else(|_| unreachable!("an id is a valid pattern"))
     }
 
-    /// Whether a rule with this id, these tags and this risk is meant.
+    /// Whether it selects a rule with this id, these tags and this risk.
     pub(in crate::rule) fn fits(&self, id: &RuleId, tags: &[String], risk: u32) -> bool {
         match &self.kind {
             Selects::Id(glob) => glob.is_match(id.as_str()),
@@ -50,12 +50,12 @@ impl Selector {
         }
     }
 
-    /// As it was written.
+    /// Returns the selector as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it can mean one rule only.
+    /// Whether it can select at most one rule.
     pub(in crate::rule) fn is_exact(&self) -> bool {
         matches!(self.kind, Selects::Id(_)) && RuleId::parse(&self.text).is_ok()
     }

@@ -1,13 +1,13 @@
-//! Rhai's values as JSON, from JSON, and in words.
+//! Conversion of Rhai values to and from JSON, and their description in messages.
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
-/// A Rhai value as JSON, for people to read.
+/// Converts a Rhai value to JSON for display.
 pub(in crate::rule) fn to_json_value(value: &Dynamic) -> serde_json::Value {
     to_json(value, 0)
 }
 
-/// A Rhai value as JSON. Values that JSON has no form for are described; nesting is bounded.
+/// Converts a Rhai value to JSON. Values that JSON cannot represent are described in words; nesting is bounded.
 fn to_json(value: &Dynamic, depth: usize) -> serde_json::Value {
     use serde_json::Value;
     if depth > 32 {
@@ -37,20 +37,20 @@ fn to_json(value: &Dynamic, depth: usize) -> serde_json::Value {
     }
 }
 
-/// Parameters from the configuration as Rhai values.
+/// Converts parameters from the configuration to Rhai values.
 pub(in crate::rule) fn params_from_json(value: &serde_json::Value) -> Map {
     rhai::serde::to_dynamic(value).ok().and_then(Dynamic::try_cast::<Map>).unwrap_or_default()
 }
 
-/// What a value is, for messages: `the text "x"`, `a list`.
+/// Describes a value for messages: `the string "x"`, `a list`.
 pub(in crate::rule) fn describe(value: &Dynamic) -> String {
     match value.type_name() {
-        "()" => "nothing, `()`".to_owned(),
+        "()" => "`()`".to_owned(),
         "bool" => format!("`{value}`"),
         "i64" | "f64" => format!("the number {value}"),
         "string" => {
             let text: String = value.to_string().chars().take(40).collect();
-            format!("the text \"{text}\"")
+            format!("the string \"{text}\"")
         }
         "array" => "a list".to_owned(),
         "map" => "a map".to_owned(),
@@ -59,7 +59,7 @@ pub(in crate::rule) fn describe(value: &Dynamic) -> String {
     }
 }
 
-/// A value as a text; anything else is absent.
+/// Returns the value if it is a string.
 pub(in crate::rule) fn data(value: &Dynamic) -> Option<ImmutableString> {
     value.read_lock::<ImmutableString>().map(|text| text.clone())
 }

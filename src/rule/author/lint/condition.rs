@@ -1,5 +1,5 @@
-//! Looking over the conditions of exceptions: the same misspelt functions and fields as in rules, which there would only show as an
-//! exception that never hides anything.
+//! Lints for the conditions of exceptions. They find the same misspelled functions and fields as in rules; without
+//! them, the exception would just never suppress anything.
 
 use super::{Lint, Vocabulary};
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
     },
 };
 
-/// What is doubtful about an exception's condition, for one of the rules that it is about.
+/// Returns the warnings about an exception's condition, for one of the rules that it applies to.
 pub fn lint_exception(exception: &Exception, rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
     let ExceptionCondition::Expression { text, .. } = &exception.condition else {
-        // Slots are held to what rules declare where exceptions are loaded.
+        // Slots are checked against the rules' declarations when exceptions are loaded.
         return Vec::new();
     };
     let (mut engine, _) = sandbox::sandbox(&Limits::default());
@@ -22,17 +22,23 @@ pub fn lint_exception(exception: &Exception, rule: &CompiledRule, vocabulary: &V
     let Ok(ast) = engine.compile_expression(text) else {
         return Vec::new();
     };
-    let mut lint =
-        Lint { rule, file: &exception.place.file, text: text.as_str().into(), vocabulary, found: Vec::new(), tried: 0 };
+    let mut lint = Lint {
+        rule,
+        file: &exception.place.file,
+        text: text.as_str().into(),
+        vocabulary,
+        warnings: Vec::new(),
+        tried: 0,
+    };
     lint.expressions(&ast);
-    // Places in the condition are told as that of the exception: its text stands in quotes of TOML.
-    let at_exception = |found: Diagnostic| {
-        let message = format!("exception `{}`: {}", exception.id, found.message);
-        let told = exception.place.warning(found.code, message);
-        match found.help {
-            Some(help) => told.help(help),
-            None => told,
+    // Report the place of the exception: the condition is a TOML string, so its own positions do not fit the file.
+    let at_exception = |diagnostic: Diagnostic| {
+        let message = format!("exception `{}`: {}", exception.id, diagnostic.message);
+        let warning = exception.place.warning(diagnostic.code, message);
+        match diagnostic.help {
+            Some(help) => warning.help(help),
+            None => warning,
         }
     };
-    lint.found.into_iter().map(at_exception).collect()
+    lint.warnings.into_iter().map(at_exception).collect()
 }

@@ -1,5 +1,5 @@
-//! What constants in a rule say: comparisons that cannot be true, arguments that can never be right, and parameters that are not
-//! there.
+//! Lints for constants in a rule: comparisons that are never true, arguments that are always invalid, and unknown
+//! parameters.
 
 use rhai::{Array, Dynamic, Expr, FnCallExpr, Position};
 
@@ -14,7 +14,8 @@ use crate::{
 };
 
 impl Lint<'_> {
-    /// Host functions that are given what they always refuse: asked of them, with nothing in place of what only an event knows.
+    /// Constant arguments that a host function always rejects. The function is called with the constants, and with a
+    /// placeholder for the value that comes from the event.
     pub(super) fn arguments(&mut self, call: &FnCallExpr, position: Position, method: bool) {
         let host = TOPICS.iter().flat_map(|subject| subject.functions).find(|function| function.name == call.name);
         let Some(function) = host.filter(|function| !function.errors.is_empty()) else {
@@ -25,7 +26,7 @@ impl Lint<'_> {
         if !function.takes(given.len()) {
             return;
         }
-        // `common("name").count(…)` has the shared memory in front.
+        // `common("name").count(…)` passes the shared memory first.
         let shared = given.len().saturating_sub(function.parameters.len());
         for (parameter, value) in function.parameters.iter().zip(given.iter().skip(shared)) {
             let Some(value) = value.as_ref().filter(|_| parameter.takes == "duration") else {
@@ -33,12 +34,13 @@ impl Lint<'_> {
             };
             let text = value.clone().into_string().ok();
             if text.is_none_or(|text| time::parse_duration(&text).is_err()) {
-                let message = format!("`{value}` is no duration: `{}` takes one as `{}`", call.name, parameter.name);
-                self.warn("W210", self.at(position), message, "durations are written `90s`, `10m`, `1h 30m` or `7d`");
+                let name = parameter.name;
+                let message = format!("`{value}` is not a duration: `{}` expects one as `{name}`", call.name);
+                self.warn("W210", self.at(position), message, "write a duration such as `90s`, `10m` or `7d`");
                 return;
             }
         }
-        // What the event knows stands first; the rest is the author's.
+        // The first argument comes from the event, the others from the author.
         let (Some(first), [_, own @ ..]) = (function.parameters.first(), given.as_slice()) else {
             return;
         };
@@ -59,12 +61,12 @@ impl Lint<'_> {
         let anything = Dynamic::from(anything.to_owned());
         let arguments: Vec<&Dynamic> = std::iter::once(&anything).chain(&own).collect();
         if let Err(reason) = function.attempt(&host, &arguments) {
-            let help = format!("it would fail on every event: {}", function.errors);
+            let help = format!("the call fails on every event: {}", function.errors);
             self.warn("W210", self.at(position), format!("`{}`: {reason}", call.name), help);
         }
     }
 
-    /// Parameters that the rule does not have: nothing would be said about them, they are simply absent.
+    /// Parameters that the rule does not have. At run time they are silently absent.
     pub(super) fn parameter(&mut self, chain: &Expr, position: Position) {
         let Expr::Dot(parts, ..) = chain else {
             return;
@@ -88,7 +90,7 @@ impl Lint<'_> {
         self.warn("W209", self.at(position), format!("the rule has no parameter `{}`", property.2), help);
     }
 
-    /// Comparisons that cannot be true.
+    /// Comparisons that are never or always true.
     pub(super) fn comparison(&mut self, call: &FnCallExpr, position: Position) {
         let (true, [one, other]) = (call.name == "==" || call.name == "!=", call.args.as_slice()) else {
             return;
@@ -100,12 +102,12 @@ impl Lint<'_> {
             if let Expr::StringConstant(text, _) = constant {
                 match last_call(side) {
                     Some("to_lower") if text.chars().any(char::is_uppercase) => {
-                        let message = format!("a text in lower case is {always} `{text}`");
+                        let message = format!("this is {always} true: a lower-case string cannot equal `{text}`");
                         self.warn("W208", at, message, format!("write `{}`", text.to_lowercase()));
                         continue;
                     }
                     Some("to_upper") if text.chars().any(char::is_lowercase) => {
-                        let message = format!("a text in upper case is {always} `{text}`");
+                        let message = format!("this is {always} true: an upper-case string cannot equal `{text}`");
                         self.warn("W208", at, message, format!("write `{}`", text.to_uppercase()));
                         continue;
                     }
@@ -117,7 +119,7 @@ impl Lint<'_> {
             };
             match constant {
                 Expr::StringConstant(action, _) if ["action", "attributes.action"].contains(&path.as_str()) => {
-                    // Which ids the names of activities stand for, the organization says.
+                    // With `activities`, the action ids depend on the organization.
                     let (Some(actions), None) = (self.rule.metadata.actions.clone(), &self.rule.metadata.activities)
                     else {
                         continue;
@@ -127,8 +129,8 @@ impl Lint<'_> {
                     };
                     if !actions.iter().any(wanted) {
                         let message = format!(
-                            "`event.action` is {always} `{action}`: the rule looks at {} only",
-                            actions.join(", ")
+                            "this is {always} true: the rule runs only on {}, not on `{action}`",
+                            actions.iter().map(|action| format!("`{action}`")).collect::<Vec<_>>().join(", ")
                         );
                         let near = nearest(action, actions.iter().map(String::as_str));
                         let help = near.map_or_else(
@@ -141,8 +143,8 @@ impl Lint<'_> {
                 Expr::IntegerConstant(..) | Expr::FloatConstant(..) | Expr::BoolConstant(..)
                     if Vocabulary::is_text(&path) =>
                 {
-                    let message = format!("`event.{path}` is a text: it {always} equals this");
-                    self.warn("W208", at, message, "compare with a text");
+                    let message = format!("this is {always} true: `event.{path}` is a string");
+                    self.warn("W208", at, message, "compare it with a string");
                 }
                 _ => {}
             }
@@ -150,7 +152,7 @@ impl Lint<'_> {
     }
 }
 
-/// The value of an expression that is one whatever the event.
+/// Returns the value of an expression that does not depend on the event.
 fn constant(expression: &Expr) -> Option<Dynamic> {
     match expression {
         Expr::StringConstant(text, _) => Some(Dynamic::from(text.clone())),
@@ -161,7 +163,7 @@ fn constant(expression: &Expr) -> Option<Dynamic> {
     }
 }
 
-/// The method that a chain ends with.
+/// Returns the name of the method that a chain ends with.
 fn last_call(expression: &Expr) -> Option<&str> {
     match expression {
         Expr::Dot(parts, ..) | Expr::Index(parts, ..) => last_call(&parts.rhs),

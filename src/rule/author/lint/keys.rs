@@ -1,37 +1,37 @@
-//! Names for people that are used as keys: where an event names nobody they are all the same, and make one of what is unrelated.
+//! Lint for display names used as keys. They are the same for all events without a name, and so group unrelated events.
 
 use rhai::{AST, ASTNode, Expr, Position, Stmt};
 
 use super::Lint;
 use crate::rule::script::library;
 
-/// Functions that name somebody or something to people, with those that tell them apart.
-const NAMES_FOR_PEOPLE: [(&str, &str); 2] = [("actor_name", "actor_key"), ("target_name", "target_key")];
+/// Functions that return display names, each with the function that returns a key.
+const DISPLAY_NAMES: [(&str, &str); 2] = [("actor_name", "actor_key"), ("target_name", "target_key")];
 
 impl Lint<'_> {
-    /// Looks at `fn dedup`, `fn unique`, and what is given to functions that remember.
+    /// Checks `fn dedup`, `fn unique`, and the arguments of functions that keep state.
     pub(super) fn keys(&mut self, ast: &AST) {
-        let mut found: Vec<(&str, &str, Position)> = Vec::new();
+        let mut uses: Vec<(&str, &str, Position)> = Vec::new();
         ast.walk(&mut |nodes| {
             if let Some(
                 ASTNode::Expr(Expr::MethodCall(call, position) | Expr::FnCall(call, position))
                 | ASTNode::Stmt(Stmt::FnCall(call, position)),
             ) = nodes.last()
-                && let Some((name, instead)) = NAMES_FOR_PEOPLE.iter().find(|(name, _)| *name == call.name.as_str())
+                && let Some((name, instead)) = DISPLAY_NAMES.iter().find(|(name, _)| *name == call.name.as_str())
                 && (nodes.iter().rev().skip(1).any(is_remembering) || self.is_in_key(*position))
             {
-                found.push((name, instead, *position));
+                uses.push((name, instead, *position));
             }
             true
         });
-        for (name, instead, position) in found {
+        for (name, instead, position) in uses {
             let message =
-                format!("`{name}()` is for people: as a key it takes all events that name nobody for the same");
+                format!("`{name}()` is a display name: as a key, it groups unrelated events that have no name");
             self.warn("W211", self.at(position), message, format!("use `{instead}()`"));
         }
     }
 
-    /// Whether a place is in `fn dedup` or `fn unique`.
+    /// Whether a position is in `fn dedup` or `fn unique`.
     fn is_in_key(&self, position: Position) -> bool {
         let before = self.text.get(..self.at(position).start).unwrap_or_default();
         let function = before.rmatch_indices("fn ").map(|(at, found)| before.get(at + found.len()..)).next().flatten();
@@ -39,11 +39,11 @@ impl Lint<'_> {
     }
 }
 
-/// Whether a node calls a function that remembers: what stands in its arguments is a key, or may be.
+/// Whether a node calls a function that keeps state, whose arguments are or may be keys.
 fn is_remembering(node: &ASTNode<'_>) -> bool {
     match node {
         ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _)) => {
-            // What is kept beside a key may be a name.
+            // The value stored with a key may be a display name.
             library::remembers(&call.name) && !["remember", "expect"].contains(&call.name.as_str())
         }
         _ => false,

@@ -1,6 +1,7 @@
-//! Looking a rule over: what compiles, and is probably not what its author meant, or not yet good enough to be woken up by.
+//! Lints for rules that compile, but probably do not do what their author meant or are not yet good enough to page
+//! someone.
 //!
-//! Only warnings come from here. What is doubtful in the code is found in the syntax tree; what is missing, in the metadata.
+//! All lints are warnings. Doubtful code is found in the syntax tree, and missing information in the metadata.
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
@@ -28,7 +29,7 @@ mod keys;
 
 pub use condition::lint_exception;
 
-/// Functions of Rhai's standard library, as its book lists them: a call of anything else must be one of ours or the rule's own.
+/// Functions of Rhai's standard library, as its book lists them. All other calls must be to ours or the rule's own.
 const STANDARD: &[&str] = &[
     "abs",
     "acos",
@@ -194,13 +195,13 @@ const REVOKED: &[(&str, &str)] = &[
     ("T1656", "T1684.001"),
 ];
 
-/// Names that are looked at of each kind, and calls that are tried: a rule with more of them is no rule in earnest.
+/// Maximum number of names of each kind that are checked, and of calls that are tried. No real rule has more.
 const MOST_DOUBTS: usize = 200;
 
-/// What is doubtful about a rule.
+/// Returns the warnings about a rule.
 pub fn lint(rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
     let Some(text) = rule.running.resources.imports.text(&rule.file) else {
-        // Built in: held to by tests.
+        // A built-in rule, which tests check.
         return Vec::new();
     };
     let (mut engine, _) = sandbox::sandbox(&Limits::default());
@@ -209,14 +210,14 @@ pub fn lint(rule: &CompiledRule, vocabulary: &Vocabulary) -> Vec<Diagnostic> {
     let Ok(ast) = engine.compile(&*text) else {
         return Vec::new();
     };
-    let mut lint = Lint { rule, file: &rule.file, text, vocabulary, found: Vec::new(), tried: 0 };
+    let mut lint = Lint { rule, file: &rule.file, text, vocabulary, warnings: Vec::new(), tried: 0 };
     lint.metadata();
     lint.functions(&ast);
     lint.expressions(&ast);
     lint.keys(&ast);
-    lint.found.sort_by_key(|found| (found.line, found.column));
-    lint.found.dedup();
-    lint.found
+    lint.warnings.sort_by_key(|warning| (warning.line, warning.column));
+    lint.warnings.dedup();
+    lint.warnings
 }
 
 struct Lint<'a> {
@@ -224,14 +225,14 @@ struct Lint<'a> {
     file: &'a Path,
     text: Arc<str>,
     vocabulary: &'a Vocabulary,
-    found: Vec<Diagnostic>,
-    /// Calls that were tried.
+    warnings: Vec<Diagnostic>,
+    /// The number of calls that were tried.
     tried: usize,
 }
 
 impl Lint<'_> {
     fn warn(&mut self, code: &'static str, at: std::ops::Range<usize>, message: String, help: impl Into<String>) {
-        self.found.push(Diagnostic::warning(code, self.file, message).at(&self.text, at).help(help));
+        self.warnings.push(Diagnostic::warning(code, self.file, message).at(&self.text, at).help(help));
     }
 
     fn at(&self, position: Position) -> std::ops::Range<usize> {
@@ -245,44 +246,45 @@ impl Lint<'_> {
             return;
         }
         if let Err(mut problems) = test_file::text_of(&test_file(self.file)) {
-            self.found.append(&mut problems);
+            self.warnings.append(&mut problems);
         }
         if !test_file(self.file).exists() {
             let name = test_file(self.file).file_name().unwrap_or_default().to_string_lossy().into_owned();
             let help = format!(
-                "write `{name}` beside it; `watchbell rules new --help` shows how to begin from a stored event"
+                "add `{name}` next to the rule; `watchbell rules new --help` shows how to start from a stored event"
             );
             self.warn("W401", head.clone(), "the rule has no tests".to_owned(), help);
         }
         if metadata.runbook.is_none() && !self.rule.has("runbook") {
-            let help = "add `runbook: \"…\"`: how to check it, how to undo it, whom to ask";
+            let help = "add `runbook: \"…\"`: how to verify the alert, how to undo the change, whom to ask";
             self.warn("W402", head.clone(), "the rule has no runbook".to_owned(), help);
         }
-        // `attack: []` says that none fits.
+        // `attack: []` states that none applies.
         if metadata.attack.is_empty() && !metadata.declared.iter().any(|key| key == "attack") {
-            let help = "add `attack: [\"T1098.003\"]` (attack.mitre.org lists techniques for the Identity Provider and SaaS platforms), or `attack: []` where none fits";
-            self.warn("W403", head.clone(), "the rule names no ATT&CK technique".to_owned(), help);
+            let help = "add `attack: [\"T1098.003\"]` (attack.mitre.org lists techniques for the Identity Provider and \
+                        SaaS platforms), or `attack: []` if none applies";
+            self.warn("W403", head.clone(), "the rule has no ATT&CK technique".to_owned(), help);
         }
         for id in metadata.attack.clone() {
             if let Some((_, now)) = REVOKED.iter().find(|(revoked, _)| *revoked == id) {
-                let message = format!("`{id}` was taken out of ATT&CK with version 19");
-                self.warn("W404", self.rule.places.text("attack", &id), message, format!("it is now `{now}`"));
+                let message = format!("`{id}` was revoked in ATT&CK v19");
+                self.warn("W404", self.rule.places.text("attack", &id), message, format!("use `{now}` instead"));
             }
             if !is_attack_id(&id) {
-                let help = "tactics are `TA0004`, techniques `T1098` or `T1098.003`";
+                let help = "write a tactic such as `TA0004`, or a technique such as `T1098` or `T1098.003`";
                 self.warn("W404", self.rule.places.text("attack", &id), format!("`{id}` is not an ATT&CK id"), help);
             }
         }
         if !self.rule.has("title") && !self.rule.has("dedup") && metadata.group_by.is_none() {
-            let help = "add `fn dedup(event)`, or `fn title(event)` that names who did what to whom";
+            let help = "add `fn dedup(event)`, or a `fn title(event)` that names the actor and the target";
             let message =
-                "all matches of the rule join one alert: its title is always the same, and it has no `fn dedup`";
+                "all matches of the rule join one alert, because its title never changes and it has no `fn dedup`";
             self.warn("W405", head, message.to_owned(), help);
         }
         self.actions();
         for field in metadata.group_by.clone().unwrap_or_default() {
             if let Some(doubt) = self.vocabulary.doubt_field(&with_any_index(&field)) {
-                let message = format!("`group_by`: no event is known to have `{field}`");
+                let message = format!("`group_by`: no known event has `{field}`");
                 self.warn("W407", self.rule.places.text("group_by", &field), message, doubt);
             }
         }
@@ -290,14 +292,14 @@ impl Lint<'_> {
             for field in fields {
                 let path = with_any_index(&field);
                 if let Some(doubt) = self.vocabulary.doubt_field(&path) {
-                    let message = format!("exception slot `{slot}`: no event is known to have `{field}`");
+                    let message = format!("exception slot `{slot}`: no known event has `{field}`");
                     self.warn("W407", self.rule.places.text("exception_slots", &field), message, doubt);
                 }
             }
         }
     }
 
-    /// Actions and activities that nothing is known of. A rule that says how sure it is may guess beside what is known.
+    /// Unknown actions and activities. A rule that states its `evidence` may include guesses, if some names are known.
     fn actions(&mut self) {
         let metadata = &self.rule.metadata;
         let doubts =
@@ -317,13 +319,13 @@ impl Lint<'_> {
                 else {
                     continue;
                 };
-                let message = format!("no {what} `{name}` is known: the rule may never run");
+                let message = format!("unknown {what} `{name}`: the rule may never run");
                 self.warn(code, self.rule.places.text(key, &name), message, doubt);
             }
         }
     }
 
-    /// Functions that nothing calls.
+    /// Functions that are never called.
     fn functions(&mut self, ast: &AST) {
         let mut called: HashSet<String> = HashSet::new();
         ast.walk(&mut |nodes| {
@@ -334,7 +336,7 @@ impl Lint<'_> {
                 ) => {
                     called.insert(call.name.to_string());
                 }
-                // `Fn("name")`, or the name of a function given to a method.
+                // `Fn("name")`, or a function's name passed to a method.
                 Some(ASTNode::Expr(Expr::StringConstant(name, _))) => {
                     called.insert(name.to_string());
                 }
@@ -355,10 +357,10 @@ impl Lint<'_> {
             .map(|function| function.name.to_owned())
             .collect();
         for name in unused {
-            // A name that is almost one of a rule's functions has been told when the file was compiled.
+            // A name similar to that of a rule's function was already reported when the file was compiled.
             if nearest(&name, hooks.iter().copied()).is_none() {
                 let at = crate::rule::load::compile::function_span(&self.text, &name);
-                self.warn("W203", at, format!("`fn {name}` is never called"), "call it, or remove it");
+                self.warn("W203", at, format!("`fn {name}` is never called"), "call it or remove it");
             }
         }
     }
@@ -407,10 +409,10 @@ impl Lint<'_> {
         if own.iter().any(|(function, _)| function == name) {
             let counts: Vec<usize> =
                 own.iter().filter(|(function, _)| function == name).map(|(_, count)| *count).collect();
-            // A method call of a rule's own function gives it its object as `this`.
+            // If a rule's own function is called as a method, its object becomes `this`.
             if !counts.contains(&call.args.len()) && !counts.contains(&arguments) {
-                let message = format!("`fn {name}` takes {} here, and is given {}", list(&counts), call.args.len());
-                self.warn("W205", self.at(position), message, "the call will fail when it is reached");
+                let message = format!("`fn {name}` takes {}, found {}", list(&counts), call.args.len());
+                self.warn("W205", self.at(position), message, "the call fails when it is reached");
             }
             return;
         }
@@ -420,30 +422,30 @@ impl Lint<'_> {
             Some(function) if !standard && !function.takes(arguments) => {
                 let takes: Vec<&str> = function.parameters.iter().map(|parameter| parameter.name).collect();
                 let plural = if arguments == 1 { "" } else { "s" };
-                let message = format!("`{name}({})` is given {arguments} argument{plural}", takes.join(", "));
-                self.warn("W205", self.at(position), message, "the call will fail when it is reached");
+                let message = format!("`{name}({})` is called with {arguments} argument{plural}", takes.join(", "));
+                self.warn("W205", self.at(position), message, "the call fails when it is reached");
             }
             Some(_) => {}
             None if standard => {}
             None => {
-                // Ours first: a near miss of one of them is likelier meant.
+                // Search our own functions first, because they are more likely to be meant.
                 let ours = TOPICS.iter().flat_map(|subject| subject.functions).map(|function| function.name);
                 let ours = ours.chain(own.iter().map(|(name, _)| name.as_str()));
                 if let Some(near) = nearest(name, ours).or_else(|| nearest(name, STANDARD.iter().copied())) {
-                    let message = format!("there is no function `{name}`");
+                    let message = format!("unknown function `{name}`");
                     self.warn("W206", self.at(position), message, format!("did you mean `{near}`?"));
                 }
             }
         }
     }
 
-    /// Fields that no event is known to have.
+    /// Fields that no known event has.
     fn chain(&mut self, chain: &Expr, position: Position) {
         self.parameter(chain, position);
         let Some(walked) = path(chain) else {
             return;
         };
-        // What stands beside the event where the rule listens to others.
+        // Fields that the event of a rule with `on` has in addition.
         let first = walked.split('.').next().unwrap_or_default();
         if self.rule.metadata.on.is_some() && ["rule", "severity", "key", "title", "risk", "opened"].contains(&first) {
             return;
@@ -452,7 +454,7 @@ impl Lint<'_> {
             return;
         }
         if let Some(doubt) = self.vocabulary.doubt_field(&walked) {
-            let message = format!("no event is known to have `event.{}`", walked.replace("[]", "[…]"));
+            let message = format!("no known event has `event.{}`", walked.replace("[]", "[…]"));
             self.warn("W207", self.at(position), message, doubt);
         }
     }
@@ -475,7 +477,7 @@ fn is_attack_id(id: &str) -> bool {
     }
 }
 
-/// `a[0].b` as `a[].b`.
+/// Turns `a[0].b` into `a[].b`.
 fn with_any_index(path: &str) -> String {
     let mut result = String::new();
     let mut inside = false;
@@ -496,15 +498,15 @@ fn with_any_index(path: &str) -> String {
     result
 }
 
-/// The path below `event` that an expression looks along.
+/// Returns the path below `event` that an expression reads.
 fn path(expression: &Expr) -> Option<String> {
     let mut walked = String::new();
     path_into(expression, &mut walked)?;
     (!walked.is_empty()).then_some(walked)
 }
 
-/// Follows a chain that begins at the variable `event`, as far as it is made of properties, indexes and `targets`. What follows a
-/// call of anything else is of no concern.
+/// Follows a chain that starts at the variable `event`, as long as it consists of properties, indexes and `targets`.
+/// Everything after any other call is ignored.
 fn path_into(chain: &Expr, walked: &mut String) -> Option<()> {
     let (Expr::Dot(parts, ..) | Expr::Index(parts, ..)) = chain else {
         return None;
@@ -519,14 +521,14 @@ fn path_into(chain: &Expr, walked: &mut String) -> Option<()> {
     Some(())
 }
 
-/// Whether the path may go on after this step.
+/// Appends a step to the path. Returns whether the path may continue after it.
 fn follow(step: &Expr, index: bool, walked: &mut String) -> bool {
     match step {
         Expr::Dot(parts, ..) | Expr::Index(parts, ..) => {
             follow(&parts.lhs, index, walked) && follow(&parts.rhs, matches!(step, Expr::Index(..)), walked)
         }
         Expr::Property(name, _) => {
-            // Questions that every text and list answers.
+            // Every string and list has these.
             if ["len", "is_empty"].contains(&name.2.as_str()) {
                 return false;
             }
