@@ -1,4 +1,4 @@
-//! Letting new rules learn from the stored events, on the rules' thread, before they see a new one.
+//! Warms up new rules from stored events, on the rules thread, before they see a live event.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::{
     store::{Reader, ScanFilter, StoreError},
 };
 
-/// Events that are read for it at most, the newest before the checkpoint: some ten seconds.
+/// Maximum number of events to read: the newest before the checkpoint. Takes about ten seconds.
 const MOST: u64 = 1_000_000;
 
-/// Lets the rules learn that have to. What they know then goes to the store with the next commit. Ends early, with nothing
-/// learned, when the agent stops.
+/// Feeds stored events to the rules that need to learn from them. Their state is stored with the next commit. Ends
+/// early, with nothing learned, when the agent stops.
 pub(super) fn learn(
     detector: &mut Detector,
     reader: &Reader,
@@ -66,6 +66,6 @@ pub(super) fn learn(
     drop(noted);
     crashes.cleared(&[], &learners)?;
     detector.learned(&learning);
-    tracing::info!(%rules, events, reach = time::show_duration(learning.reach()), "rules that remember have learned from stored events");
+    tracing::info!(%rules, events, reach = time::show_duration(learning.reach()), "stateful rules have learned from stored events");
     Ok(())
 }
