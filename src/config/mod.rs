@@ -50,8 +50,8 @@ pub struct Config {
     /// `retro_hunt` in `[rules]`: how far back new rules are run over stored events, from `1h` to `3660d`. Default:
     /// off.
     pub retro_hunt: Option<Duration>,
-    /// Limits of rules (`max_operations`, `max_time` and `max_keys` in `[rules]`), and `max_age` in `[alerts]`: events
-    /// older than this when they arrive raise late alerts, from `1m` to `3660d`, default `1d`.
+    /// `max_operations`, `max_time` and `max_keys` in `[rules]`: limits of a rule's calls and state. `max_age` in
+    /// `[alerts]`: events older than this when they arrive raise late alerts, from `1m` to `3660d`. Default: `1d`.
     pub detection: detect::Settings,
     /// `[[source]]`: where events come from.
     pub sources: Vec<source::Settings>,
