@@ -69,7 +69,7 @@ fn a_dead_destination_delays_no_other_and_loses_nothing() {
     assert_eq!(told(&lab, "well.jsonl").len(), 3);
     let pending = lab.reader().1.outbox().unwrap();
     assert_eq!(pending[&dead].count, 3);
-    assert!(pending[&dead].error.as_ref().unwrap().contains("cannot be written"), "{pending:?}");
+    assert!(pending[&dead].error.as_ref().unwrap().contains("cannot write"), "{pending:?}");
 
     fs::remove_dir(lab.path("dead.jsonl")).unwrap();
     // The clock of these tests stands still; a later one, so that the retry is due.

@@ -523,7 +523,7 @@ fn email_is_encrypted_and_threads_what_belongs_together() {
     let said = mails.recv().unwrap();
     assert!(said.contains(&format!("In-Reply-To: {id}")) && said.contains("was planned"), "{said}");
     delivered(bench.send(&mut email, &digest(30), None));
-    assert!(mails.recv().unwrap().contains("30 alerts came up during silence 3"));
+    assert!(mails.recv().unwrap().contains("30 alerts opened during silence 3"));
 
     // A title cannot add headers.
     let mut injected = alert();
@@ -648,7 +648,7 @@ fn a_command_gets_json_and_nothing_of_our_environment() {
     script("hangs", "#!/bin/sh\nsleep 300 &\necho $! > child\nwait\n");
     let hangs = "kind = \"command\"\ncommand = [\"./hangs\"]\ntimeout = \"1s\"";
     let SendOutcome::Retry { reason, .. } = bench.send(&mut bench.open(hangs), &opened(), None) else { panic!() };
-    assert!(reason.contains("did not end within"), "{reason}");
+    assert!(reason.contains("did not finish within"), "{reason}");
     let child = fs::read_to_string(bench.lab.path("child")).unwrap().trim().to_owned();
     let gone = || match fs::read_to_string(format!("/proc/{child}/stat")) {
         // Nobody may be there to collect it.

@@ -185,7 +185,7 @@ fn wrong_exceptions_are_told() {
     assert!(told("event.actor.email ==", "event.actor.email = =").contains("the condition does not compile"));
     assert!(told("event.actor", "evnt.actor").contains("`evnt` is not defined"));
     assert!(told("expires = \"never\"", "").contains("does not say when it ends"));
-    assert!(told("reason = \"her job\"", "").contains("has no `reason`"));
+    assert!(told("reason = \"her job\"", "").contains("missing key `reason`"));
     assert!(told("id = \"ann\"", "id = \"a b\"").contains("is not a name for an exception"));
     assert!(told("condition = ", "slot = \"x\"\ncondition = ").contains("must have a `condition`, or a `slot`"));
 }

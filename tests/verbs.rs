@@ -87,13 +87,13 @@ fn a_garbled_configuration_is_told_all_at_once() {
     2 | retention = "soon"
       |             ^^^^^^
 
-    error[E102]: `paths` must be a list of texts, found the text "rules"
+    error[E102]: `paths` must be a list of strings, found the string "rules"
      --> watchbell.toml:5:9
       |
     5 | paths = "rules"
       |         ^^^^^^^
 
-    error[E101]: `org_id` is not an organization id
+    error[E101]: `org_id` is not a valid organization ID
      --> watchbell.toml:9:10
       |
     9 | org_id = "no spaces please"
@@ -101,7 +101,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
       |
       = help: copy the organization ID from admin.atlassian.com: letters, digits and `-`
 
-    error[E101]: `base_url`: what is sent would travel unencrypted: use `https` (`http` is for loopback only)
+    error[E101]: `base_url`: the URL must use `https` (`http` is allowed for loopback only)
       --> watchbell.toml:10:12
        |
     10 | base_url = "http://api.atlassian.com"
@@ -113,7 +113,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
     11 | api_key = ********
        |           ^^^^^^^^
        |
-       = help: a secret is never written into the configuration itself
+       = help: secrets must not be written in the configuration itself
 
     error[E105]: unknown key `poll_intervall` in `[[source]]`
       --> watchbell.toml:12:1
@@ -129,7 +129,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
     13 | rate_limit = 0
        |              ^
 
-    error[E101]: there is no destination of kind `slak`
+    error[E101]: unknown destination kind `slak`
       --> watchbell.toml:17:8
        |
     17 | kind = "slak"
@@ -150,11 +150,11 @@ fn a_garbled_configuration_is_told_all_at_once() {
         assert_eq!(lab.watchbell(&["check"]).code, Some(3));
     }
     lab.write("watchbell.toml", [0xff, 0xfe, 0x00]);
-    assert!(lab.watchbell(&["check"]).stderr.contains("not text"));
+    assert!(lab.watchbell(&["check"]).stderr.contains("not valid UTF-8"));
     fs::remove_file(lab.path("watchbell.toml")).unwrap();
     let missing = lab.watchbell(&["run"]);
     assert_eq!(missing.code, Some(3));
-    assert!(missing.stderr.contains("`watchbell init` writes one"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("create one with `watchbell init`"), "{}", missing.stderr);
 }
 
 /// A key that was written into the configuration by mistake is not shown, however wrong the rest is.
@@ -235,8 +235,8 @@ fn a_retention_that_is_too_short_is_refused_with_both_values() {
     let lab = Lab::with_organization(organization(&[entry("e1", "x", 0, "ann")]), "");
     let config = std::fs::read_to_string(lab.path("watchbell.toml")).unwrap();
     for (retention, backfill, max_age, told) in [
-        ("8d", "20d", "1d", "`retention` (8d) is shorter than `backfill` of source \"test\" (20d)"),
-        ("8d", "7d", "40d", "`retention` (8d) is shorter than `max_age` under `[alerts]` (40d)"),
+        ("8d", "20d", "1d", "`retention` (8d) is shorter than `backfill` of source `test` (20d)"),
+        ("8d", "7d", "40d", "`retention` (8d) is shorter than `max_age` in `[alerts]` (40d)"),
     ] {
         let config = config.replace("backfill = \"180d\"", &format!("backfill = \"{backfill}\""));
         lab.write(
@@ -272,7 +272,7 @@ fn check_says_what_to_do_about_each_refusal() {
     FAILED   source "test": [HOST] answered 404 Not Found (organization_not_found)
     FAILED   source "test": [HOST] answered 500 Internal Server Error: InternalError (server_error)
     FAILED   source "test": [HOST] answered 302 Found, a redirect (redirected)
-    FAILED   source "test": [HOST] answered with no events page: EOF while parsing a list at line 1 column 10 (unreadable_answer)
+    FAILED   source "test": [HOST] did not return a valid events page: EOF while parsing a list at line 1 column 10 (unreadable_answer)
     "#);
     simulator.set_faults(Faults::none());
     let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
@@ -462,9 +462,9 @@ fn an_unwritable_data_directory_and_a_missing_secret_are_told() {
     fs::remove_file(lab.path("key")).unwrap();
     let missing = lab.watchbell(&["run"]);
     assert_eq!(missing.code, Some(3));
-    assert!(missing.stderr.contains("cannot be read"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("cannot read"), "{}", missing.stderr);
     lab.write("key", "two words");
-    assert!(lab.watchbell(&["run"]).stderr.contains("characters that a key never has"));
+    assert!(lab.watchbell(&["run"]).stderr.contains("characters that a key cannot have"));
     lab.write("key", "fine");
     // A file where the directory should be: unwritable for root as well.
     fs::remove_dir_all(lab.path("data")).ok();

@@ -218,7 +218,7 @@ impl<'a> TableReader<'a> {
     pub fn required_text(&mut self, key: &'static str, example: &str) -> Option<&'a str> {
         if !self.has(key) {
             self.known.push(key);
-            let message = format!("{} has no `{key}`", self.name);
+            let message = format!("missing key `{key}` in {}", self.name);
             self.problems.push("E103", self.span(), message, Some(format!("add `{key} = {example}`")));
             return None;
         }
@@ -315,7 +315,7 @@ impl<'a> TableReader<'a> {
     pub fn secret(&mut self, key: &'static str, base: &Path) -> Option<SecretOrigin> {
         let wanted = "`{ env = \"NAME\" }` or `{ file = \"PATH\" }`";
         let Some(value) = self.value(key) else {
-            let message = format!("{} has no `{key}`", self.name);
+            let message = format!("missing key `{key}` in {}", self.name);
             self.problems.push("E103", self.span(), message, Some(format!("set `{key}` to {wanted}")));
             return None;
         };
