@@ -2,9 +2,9 @@ use std::fs;
 
 use clap_words::verbs;
 
-/// Verbs and flags as README writes them.
+/// Commands and flags as the README writes them.
 mod clap_words {
-    /// Lines of README's code blocks that call the program, without their comments.
+    /// Lines of the README's code blocks that call the program, without comments.
     pub(super) fn verbs(readme: &str) -> Vec<Vec<String>> {
         let mut inside = false;
         let mut calls = Vec::new();
@@ -24,7 +24,7 @@ mod clap_words {
 
 use crate::support::Lab;
 
-/// Blocks of TOML, as the documents and the example show them.
+/// Blocks of TOML, as shown in the documents and the example.
 fn settings() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for file in ["README.md", "contrib/README.md", "docs/why.md", "docs/coming-from-panther.md"] {
@@ -33,9 +33,9 @@ fn settings() -> Vec<(String, String)> {
             found.push((file.to_owned(), block.split("```").next().unwrap().to_owned()));
         }
     }
-    // Those of files beside the rules are tried where rules are.
+    // Those of files next to the rules are tested with rules.
     found.retain(|(_, text)| !text.starts_with("# rules/"));
-    // What is commented out by a `#` without a space shows what can be said.
+    // Lines commented out with `#` and no space are optional settings.
     let example = fs::read_to_string("examples/watchbell.toml").unwrap();
     let all: String = example
         .lines()
@@ -48,7 +48,7 @@ fn settings() -> Vec<(String, String)> {
     found
 }
 
-/// Every setting that is shown is one that the program accepts.
+/// Every setting shown in the documents is accepted.
 #[test]
 fn every_setting_shown_is_accepted() {
     let settings = settings();
@@ -72,7 +72,7 @@ fn the_two_commands_are_there() {
     assert!(readme.contains("cargo run --release -- demo") && readme.contains("cargo test"));
 }
 
-/// Every call of the program in the documents has verbs and flags that the program has.
+/// Every command line in the documents uses existing commands and flags.
 #[test]
 fn every_call_is_understood() {
     let lab = Lab::new();
@@ -88,7 +88,7 @@ fn every_call_is_understood() {
     }
 }
 
-/// The rule that README writes compiles, and finds what README says it finds.
+/// The rule in the README compiles, and matches what the README says.
 #[test]
 fn the_rule_in_readme_works() {
     let readme = fs::read_to_string("README.md").unwrap();
@@ -102,7 +102,7 @@ fn the_rule_in_readme_works() {
     assert_eq!(report["alerts"].as_array().unwrap().len(), 1, "{}", report["alerts"]);
 }
 
-/// The tests that README shows for its rule hold, and what it shows of tuning loads.
+/// The tests that the README shows for its rule pass, and its tuning files load.
 #[test]
 fn the_tests_and_the_tuning_in_readme_work() {
     let readme = fs::read_to_string("README.md").unwrap();
@@ -125,7 +125,7 @@ fn the_tests_and_the_tuning_in_readme_work() {
     assert_eq!(finished.code, Some(0), "{}", finished.show());
 }
 
-/// The configuration that README shows is one that the program accepts.
+/// The configuration that the README shows is accepted.
 #[test]
 fn the_configuration_in_readme_is_accepted() {
     let readme = fs::read_to_string("README.md").unwrap();
@@ -137,12 +137,12 @@ fn the_configuration_in_readme_is_accepted() {
     assert_eq!(finished.code, Some(0), "{}", finished.show());
 }
 
-/// Every diagnostic has its section, and every section a diagnostic.
+/// Every diagnostic has a section, and every section has a diagnostic.
 #[test]
 fn every_diagnostic_is_explained() {
     fn codes(text: &str, found: &mut std::collections::BTreeSet<String>) {
         let code = regex::Regex::new(r#""([EW]\d{3})""#).unwrap();
-        // Tests of the drawing use a code that nothing has.
+        // The rendering tests use a code that no diagnostic has.
         found.extend(code.captures_iter(text).map(|code| code[1].to_owned()).filter(|code| code != "E000"));
     }
     fn walk(directory: &std::path::Path, found: &mut std::collections::BTreeSet<String>) {
