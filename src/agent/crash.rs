@@ -264,7 +264,7 @@ fn read(file: &Path) -> Option<Note> {
 }
 
 /// Crashes after which a suspect is suspended even if it never ran alone.
-const TOO_OFTEN: usize = 3;
+const MAX_CRASHES: usize = 3;
 
 /// Updates the record from a note: a suspect that ran alone and was suspected before is suspended.
 fn judge(record: &mut CrashRecord, note: Note, alone: bool, now: Timestamp) {
@@ -272,7 +272,7 @@ fn judge(record: &mut CrashRecord, note: Note, alone: bool, now: Timestamp) {
     match <[Suspect; 1]>::try_from(note.suspects) {
         Ok([suspect])
             if alone && (again || record.suspects.contains(&suspect))
-                || record.suspects.iter().filter(|other| **other == suspect).count() >= TOO_OFTEN =>
+                || record.suspects.iter().filter(|other| **other == suspect).count() >= MAX_CRASHES =>
         {
             record.suspects.retain(|other| *other != suspect);
             record.suspended.retain(|other| !is_same(&other.suspect, &suspect));

@@ -28,9 +28,9 @@ use crate::{
 
 /// The rules thread counts as stuck after this time. It completes a round at least every 30 seconds, and a batch of
 /// events takes seconds at worst.
-const HANGS: Duration = Duration::from_secs(120);
+const STUCK_AFTER: Duration = Duration::from_secs(120);
 /// A source counts as unread after this time, or after three poll intervals if that is longer.
-const UNREAD: Duration = Duration::from_secs(15 * 60);
+const UNREAD_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// The API's view of a source.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Live for LiveAgent {
     fn health(&self) -> Health {
         let mut health = Health::default();
         let age = self.beat.age();
-        if age > HANGS {
+        if age > STUCK_AFTER {
             health.dead.push(format!("the rules have made no progress for {}", time::show_duration(age)));
         }
         let now = self.clock.now();
@@ -123,7 +123,7 @@ impl Live for LiveAgent {
             if record.error.as_ref().is_some_and(|error| error.kind == ErrorKind::StoreFailed) {
                 health.dead.push("cannot write to the store".to_owned());
             }
-            let patience = UNREAD.max(3 * source.settings.poll_interval);
+            let patience = UNREAD_AFTER.max(3 * source.settings.poll_interval);
             let silent = record.last_poll.map_or(Duration::MAX, |poll| time::since(now, poll));
             // Right after startup, a source gets the same time as one that fails.
             if silent > patience && (record.error.is_some() || time::since(now, self.started) > patience) {

@@ -23,9 +23,9 @@ const ASLEEP: Duration = Duration::from_secs(60);
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Quarantined entries that one record lists, per source.
-const MOST_SET_ASIDE: usize = 20;
+const MAX_QUARANTINED: usize = 20;
 /// Actions that first appeared longer ago are not reported as new.
-const NEWS: Duration = Duration::from_secs(31 * 86_400);
+const NEW_FOR: Duration = Duration::from_secs(31 * 86_400);
 
 /// Timer of the health checks. Also detects when the machine was asleep.
 #[derive(Debug)]
@@ -165,7 +165,7 @@ fn set_aside(reader: &Reader, source: &SourceName, now: Timestamp) -> Result<Vec
     let mut entries = Vec::new();
     for entry in reader.quarantined() {
         let entry = entry?;
-        if entries.len() >= MOST_SET_ASIDE {
+        if entries.len() >= MAX_QUARANTINED {
             break;
         }
         if entry.source == *source {
@@ -187,7 +187,7 @@ fn new_action(id: &str, action: &ActionRecord, source: &SourceRecord, now: Times
     let seen = action.seen.filter(|seen| action.listed.is_none_or(|listed| *seen < listed));
     let came = seen.into_iter().chain(listed).min()?;
     let began = source.actions.first.or(source.first_poll)?;
-    if came <= time::after(began, DAY) || time::since(now, came) > NEWS {
+    if came <= time::after(began, DAY) || time::since(now, came) > NEW_FOR {
         return None;
     }
     Some(json!({

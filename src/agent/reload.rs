@@ -40,9 +40,8 @@ impl Reloading {
     /// Reloads until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut watcher = Watcher::new(self.loader.roots(), self.mode);
-        let mut hangup = signal(SignalKind::hangup())
-            .inspect_err(|error| tracing::warn!(%error, "cannot handle SIGHUP"))
-            .ok();
+        let mut hangup =
+            signal(SignalKind::hangup()).inspect_err(|error| tracing::warn!(%error, "cannot handle SIGHUP")).ok();
         // Load once at the start: neither the agent's first load nor the watcher sees files saved in between.
         let mut unwatched = true;
         loop {

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Maximum number of matches recorded per hunt. A rule with more is not suited to a retro-hunt.
-const MOST: usize = 20_000;
+const MAX_MATCHES: usize = 20_000;
 
 /// A retro-hunt to run.
 #[derive(Debug)]
@@ -111,11 +111,11 @@ impl RetroHunt {
             found.matches.retain(|found| is_wanted(&found.rule));
             outcome.alerts.extend(found.alerts);
             outcome.matches.extend(found.matches);
-            if outcome.matches.len() > MOST {
+            if outcome.matches.len() > MAX_MATCHES {
                 let rules: Vec<String> = self.wanted.iter().map(|rule| rule.id().to_string()).collect();
                 tracing::warn!(
                     rules = rules.join(", "),
-                    "new rules match too many stored events: only the first {MOST} matches are recorded"
+                    "new rules match too many stored events: only the first {MAX_MATCHES} matches are recorded"
                 );
                 break;
             }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Maximum number of events to read: the newest before the checkpoint. Takes about ten seconds.
-const MOST: u64 = 1_000_000;
+const MAX_EVENTS: u64 = 1_000_000;
 
 /// Feeds stored events to the rules that need to learn from them. Their state is stored with the next commit. Ends
 /// early, with nothing learned, when the agent stops.
@@ -46,7 +46,7 @@ pub(super) fn learn(
     let rules: Vec<String> = learning.rules().map(ToString::to_string).collect();
     let rules = rules.join(", ");
     let filter = ScanFilter {
-        after: Sequence(checkpoint.0.saturating_sub(MOST)),
+        after: Sequence(checkpoint.0.saturating_sub(MAX_EVENTS)),
         since: Some(time::before(detector.clock(), learning.reach())),
         ..ScanFilter::default()
     };
@@ -66,6 +66,7 @@ pub(super) fn learn(
     drop(noted);
     crashes.cleared(&[], &learners)?;
     detector.learned(&learning);
-    tracing::info!(%rules, events, reach = time::show_duration(learning.reach()), "stateful rules have learned from stored events");
+    let reach = time::show_duration(learning.reach());
+    tracing::info!(%rules, events, reach, "stateful rules have learned from stored events");
     Ok(())
 }

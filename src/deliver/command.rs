@@ -25,7 +25,7 @@ use crate::{
 /// Maximum number of bytes kept from standard error: enough to see what is wrong.
 const OUTPUT: usize = 4 * 1024;
 /// How long to keep reading standard error after the program has ended.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const STDERR_TIMEOUT: Duration = Duration::from_millis(500);
 /// `PATH` of the program. Fixed, because the agent's own may be anything.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -147,7 +147,7 @@ impl Command {
             let ended = tokio::select! {
                 _ = &mut all => child.wait().await,
                 ended = child.wait() => {
-                    tokio::time::timeout(LAST_WORDS, &mut all).await.ok();
+                    tokio::time::timeout(STDERR_TIMEOUT, &mut all).await.ok();
                     ended
                 }
             };

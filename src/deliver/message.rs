@@ -265,7 +265,7 @@ fn all_fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String)> {
 const ERRORS: usize = 3;
 
 /// Maximum length of a field in UTF-16 units. The full value is in the stored alert.
-fn most(name: &str) -> usize {
+fn max_length(name: &str) -> usize {
     match name {
         "who" | "by" => 200,
         "evidence" | "do" => 4_000,
@@ -280,7 +280,7 @@ fn shown((name, value): (&'static str, String)) -> (&'static str, String) {
     let lines: Vec<String> = value.lines().map(printable).collect();
     // A name with a line break in it must not look like another field.
     let separator = if matches!(name, "evidence" | "do") { "\n" } else { " " };
-    (name, clipped(&lines.join(separator), most(name)))
+    (name, clipped(&lines.join(separator), max_length(name)))
 }
 
 /// Evidence up to this length in bytes is shown on one line.

@@ -129,7 +129,7 @@ fn event(message: &Message) -> Map<String, Value> {
 }
 
 /// Maximum size of the payload in bytes. PagerDuty accepts 512 KB per event.
-const MOST: usize = 256_000;
+const MAX_PAYLOAD_BYTES: usize = 256_000;
 
 fn payload(alert: &Alert) -> Value {
     let name = |text: Option<&str>| text.map(|text| clipped(&printable(text), 255));
@@ -159,7 +159,7 @@ fn payload(alert: &Alert) -> Value {
         },
     });
     for part in ["context", "runbook", "description"] {
-        if payload.to_string().len() > MOST
+        if payload.to_string().len() > MAX_PAYLOAD_BYTES
             && let Some(details) = payload.get_mut("custom_details").and_then(Value::as_object_mut)
         {
             details.insert(part.to_owned(), "omitted: too large".into());

@@ -57,7 +57,7 @@ fn plain(text: &str) -> String {
 
 /// Maximum size of a card in bytes. Workflows accept 28 KB, but count more than what is sent, and answer an oversized
 /// card as if they had accepted it.
-const MOST: usize = 18_000;
+const MAX_CARD_BYTES: usize = 18_000;
 
 fn body(message: &Message) -> Value {
     let share = [1_500, 700, 300, 120, 40].into_iter();
@@ -65,7 +65,7 @@ fn body(message: &Message) -> Value {
     // The size is also checked with the card embedded in a JSON string, which doubles its escapes.
     let fits = |card: &Value| {
         let text = card.to_string();
-        text.len() <= MOST && Value::String(text).to_string().len() <= 28_000
+        text.len() <= MAX_CARD_BYTES && Value::String(text).to_string().len() <= 28_000
     };
     let mut smallest = Value::Null;
     for card in cards {

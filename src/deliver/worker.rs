@@ -25,15 +25,15 @@ use crate::{
 
 /// Deliveries read at a time, and the maximum in one digest. Large, because a backfill should produce one digest, not
 /// many.
-const AT_ONCE: usize = 5_000;
+const MAX_DELIVERIES: usize = 5_000;
 /// A digest of late alerts is sent once no new one has been added for this long.
 const DIGEST_QUIET: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(10 * 60);
 /// After this many failed attempts a delivery no longer holds up those of other alerts.
-const STUBBORN: u32 = 4;
+const MAX_BLOCKING_ATTEMPTS: u32 = 4;
 /// How long due deliveries are still attempted when the agent stops.
-const LAST_WORDS: Duration = Duration::from_millis(1_500);
+const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The period of `rate`.
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -97,12 +97,12 @@ impl Worker {
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             self.pending.mark_unchanged();
-            let passed = tokio::select! {
-                passed = self.pass(DIGEST_QUIET, Some(&stop)) => passed,
+            let result = tokio::select! {
+                result = self.deliver_due(DIGEST_QUIET, Some(&stop)) => result,
                 // Gives a message that is being sent a moment to finish.
-                () = async { stop.cancelled().await; tokio::time::sleep(LAST_WORDS).await } => return,
+                () = async { stop.cancelled().await; tokio::time::sleep(STOP_TIMEOUT).await } => return,
             };
-            let wait = match passed {
+            let wait = match result {
                 Ok(again) => again.map_or(Duration::from_secs(60), |again| time::since(again, self.clock.now())),
                 Err(error) => {
                     tracing::error!(destination = %self.settings.name, %error, "cannot read or write the outbox");
@@ -115,13 +115,13 @@ impl Worker {
                 () = tokio::time::sleep(wait.max(Duration::from_millis(10))) => {}
             }
         }
-        if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, self.pass(Duration::ZERO, None)).await {
+        if let Ok(Err(error)) = tokio::time::timeout(STOP_TIMEOUT, self.deliver_due(Duration::ZERO, None)).await {
             tracing::error!(destination = %self.settings.name, %error, "cannot read or write the outbox");
         }
     }
 
     /// Sends what is due, and returns when to check again. Ends between two messages once `stop` is cancelled.
-    async fn pass(&mut self, quiet: Duration, stop: Option<&CancellationToken>) -> Result<Again, StoreError> {
+    async fn deliver_due(&mut self, quiet: Duration, stop: Option<&CancellationToken>) -> Result<Again, StoreError> {
         loop {
             let pending = self.pending_now().await?;
             if pending.is_empty() {
@@ -132,7 +132,7 @@ impl Worker {
                 });
                 return Ok(None);
             }
-            let more = pending.len() == AT_ONCE;
+            let more = pending.len() == MAX_DELIVERIES;
             let (together, prompt): (Vec<Delivery>, Vec<Delivery>) =
                 pending.into_iter().partition(|delivery| delivery.together.is_some());
             let sent = !prompt.is_empty();
@@ -182,7 +182,7 @@ impl Worker {
             let now = self.clock.now();
             if delivery.due > now {
                 again = earliest(again, delivery.due);
-                if delivery.attempts < STUBBORN {
+                if delivery.attempts < MAX_BLOCKING_ATTEMPTS {
                     break;
                 }
                 waiting.insert(delivery.alert);
@@ -200,7 +200,7 @@ impl Worker {
             if let Some(due) = self.send_one(delivery, rated).await? {
                 again = earliest(again, due);
                 // Try the next delivery, to see whether the message or the destination is at fault.
-                if attempts + 1 < STUBBORN || probed {
+                if attempts + 1 < MAX_BLOCKING_ATTEMPTS || probed {
                     break;
                 }
                 probed = true;
@@ -291,7 +291,7 @@ impl Worker {
 
     async fn pending_now(&mut self) -> Result<Vec<Delivery>, StoreError> {
         let name = self.settings.name.clone();
-        self.store.run(move |store| store.reader().pending(&name, AT_ONCE)).await
+        self.store.run(move |store| store.reader().pending(&name, MAX_DELIVERIES)).await
     }
 
     /// The current state of the deliveries' alerts, without duplicates.

@@ -112,7 +112,7 @@ impl Company {
             let midnight = time::after(weeks.start, Duration::from_secs(u64::from(day) * 86_400));
             // A few people work on weekends.
             let share = if day % 7 < 5 { 1.0 } else { 0.06 };
-            self.everybody(midnight, share, weeks.views);
+            self.all_employees(midnight, share, weeks.views);
             self.administration(midnight, share);
             self.development(midnight, share);
             self.exceptions(midnight, share);
@@ -121,14 +121,14 @@ impl Company {
             let last_thursday = (u64::from(weeks.count) * 7).saturating_sub(4) * 86_400;
             // At 20:50, for three hours.
             let begin = time::after(weeks.start, Duration::from_secs(last_thursday + 20 * 3_600 + 3_000));
-            let (administrator, other, somebody) = (self.employee(0), self.employee(1), self.employee(8));
+            let (administrator, other, victim) = (self.employee(0), self.employee(1), self.employee(8));
             let cast = Cast {
                 administrator: administrator.person(),
-                victims: [other.person(), somebody.person()],
+                victims: [other.person(), victim.person()],
                 from: ("198.51.100.23", "Exampleland", "Port Example"),
             };
             let span = Duration::from_secs(3 * 3_600);
-            incident::tell(&mut self.log, &cast, &|part| time::after(begin, span.mul_f64(part)));
+            incident::append(&mut self.log, &cast, &|part| time::after(begin, span.mul_f64(part)));
         }
         self.log.finish()
     }
@@ -142,7 +142,7 @@ impl Company {
         (self.people.len() / PER_ADMINISTRATOR).max(2)
     }
 
-    fn anybody(&mut self) -> Employee {
+    fn random_employee(&mut self) -> Employee {
         let index = self.log.random.usize(0..self.people.len());
         self.employee(index)
     }
@@ -183,7 +183,7 @@ impl Company {
     }
 
     /// Actions of all employees.
-    fn everybody(&mut self, midnight: Timestamp, share: f64, views: bool) {
+    fn all_employees(&mut self, midnight: Timestamp, share: f64, views: bool) {
         for index in 0..self.people.len() {
             if self.log.random.f64() > share {
                 continue;
@@ -221,7 +221,7 @@ impl Company {
             }
         }
         for _ in 0..self.times(60.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let about = ["holidays", "the roadmap", "how to reset a password", "the canteen"];
             let about = about.get(self.log.random.usize(0..about.len())).copied().unwrap_or("holidays");
@@ -229,7 +229,7 @@ impl Company {
             self.push(at, action, &who, Value::Null, &format!("searched for {about}"));
         }
         for _ in 0..self.times(30.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let context = json!([
                 { "id": "site-1", "type": "sites", "attributes": { "siteName": "example-corp", "permissionName": "Add Pages" } },
@@ -248,21 +248,21 @@ impl Company {
             self.log.system(at);
         }
         for _ in 0..self.times(6.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let project = self.log.random.u32(0..40);
             let project = json!([thing("project", &format!("project-{project}"), &format!("Project {project}"))]);
             self.push(at, "jira_issues_exported", &who, project, "exported work items");
         }
         for _ in 0..self.times(3.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             self.push(at, "account_recovery_requested", &who, Value::Null, "requested a password recovery link");
             let soon = time::after(at, Duration::from_secs(240));
             self.push(soon, "account_recovery_used", &who, Value::Null, "reset the password with a recovery link");
         }
         for _ in 0..self.times(8.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             self.push(at, "rovo_agent_chat_started", &who, Value::Null, "started a chat with an agent");
         }
@@ -284,7 +284,7 @@ impl Company {
             for _ in 0..self.times(rate, share) {
                 let who = self.administrator();
                 let at = self.at_work(midnight, &who);
-                let target = self.anybody().person().target();
+                let target = self.random_employee().person().target();
                 let number = self.log.random.u32(0..60);
                 let group = json!({ "id": format!("g-{number}"), "type": "groups", "attributes": { "name": format!("project-{number}"), "groupName": format!("project-{number}") } });
                 let context = match action {
@@ -305,7 +305,7 @@ impl Company {
             }
         }
         for _ in 0..self.times(4.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let number = self.log.random.u32(0..1_000);
             let domain = if self.log.random.u8(0..3) > 0 {
@@ -358,7 +358,7 @@ impl Company {
     fn exceptions(&mut self, midnight: Timestamp, share: f64) {
         // Travel.
         for _ in 0..self.times(0.4, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let (country, city) = ABROAD.get(self.log.random.usize(0..ABROAD.len())).copied().unwrap_or(ABROAD[0]);
             let ip = format!("198.51.100.{}", self.log.random.u8(100..250));
             let away = Person { country, city, ip: &ip, ..who.person() };
@@ -397,13 +397,13 @@ impl Company {
         }
         // An email address that changes with the name.
         for _ in 0..self.times(0.2, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             self.push(at, "account_email_changed", &who, Value::Null, "changed the email address");
         }
         // An invitation from a domain not seen before.
         for _ in 0..self.times(0.2, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let email = format!("contact@customer{}.example", self.log.random.u32(0..10_000));
             let invited = json!([{ "type": "users", "attributes": { "email": email } }]);

@@ -28,7 +28,7 @@ pub(super) const HELPER: (&str, &str, &str) = ("712020:ffff-helper", "IT Helper"
 const SOON: Duration = Duration::from_millis(300);
 
 /// Adds the attack to the log. `at` maps a fraction of its duration, from 0 to 1, to a time.
-pub(super) fn tell(log: &mut Log, cast: &Cast<'_>, at: &dyn Fn(f64) -> Timestamp) {
+pub(super) fn append(log: &mut Log, cast: &Cast<'_>, at: &dyn Fn(f64) -> Timestamp) {
     let (ip, country, city) = cast.from;
     let intruder = Person { ip, country, city, ..cast.administrator };
     let helper = Person { id: HELPER.0, name: HELPER.1, email: HELPER.2, ip, country, city };

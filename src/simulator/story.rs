@@ -87,8 +87,8 @@ impl Story {
     }
 
     fn ordinary(&mut self, at: Timestamp) {
-        let who = self.somebody(0);
-        let other = self.somebody(0);
+        let who = self.random_person(0);
+        let other = self.random_person(0);
         let user = json!([other.target()]);
         match self.log.random.u8(0..100) {
             0..=34 => self.log.push(at, "user_login", who, Value::Null, &format!("{} logged in", who.name)),
@@ -115,12 +115,12 @@ impl Story {
             self.ordinary_live(at(part));
             part += SILENCE / steps * (0.5 + self.log.random.f64());
         }
-        incident::tell(&mut self.log, &CAST, &|part| at(part * SILENCE));
+        incident::append(&mut self.log, &CAST, &|part| at(part * SILENCE));
     }
 
     /// Ordinary events without sign-ins, which would distract from the attack.
     fn ordinary_live(&mut self, at: Timestamp) {
-        let who = self.somebody(1);
+        let who = self.random_person(1);
         let (action, what) = match self.log.random.u8(0..4) {
             0 => ("user_profile_viewed", "viewed a profile"),
             1 => ("organization_users_viewed", "viewed the users"),
@@ -132,7 +132,7 @@ impl Story {
     }
 
     /// A random member of staff, excluding the first `from`.
-    fn somebody(&mut self, from: usize) -> Person<'static> {
+    fn random_person(&mut self, from: usize) -> Person<'static> {
         STAFF.get(self.log.random.usize(from..STAFF.len())).copied().unwrap_or(CEO)
     }
 }

@@ -106,9 +106,7 @@ impl Pieces {
         } else {
             let more = (&mut self.input).take(WHOLE).read_to_end(&mut bytes)?;
             if more as u64 >= WHOLE {
-                return Err(io::Error::other(
-                    "a file larger than 256 MiB must be JSON Lines, with one entry per line",
-                ));
+                return Err(io::Error::other("a file larger than 256 MiB must be JSON Lines, with one entry per line"));
             }
         }
         if bytes.is_empty() {

@@ -51,7 +51,7 @@ impl Default for Timing {
 }
 
 /// How long Atlassian keeps the log: 180 days, minus a margin because clocks differ.
-const KEPT: Duration = Duration::from_secs(180 * 86_400 - 600);
+const LOG_RETENTION: Duration = Duration::from_secs(180 * 86_400 - 600);
 /// Failures after which a refetch is given up: about a day, with five minutes between the later attempts.
 const REFETCH_FAILURES: u32 = 300;
 /// Consecutive pages without new events after which the cursor counts as going in circles. An overlap of ten minutes is
@@ -255,7 +255,7 @@ impl Poller {
         let now = self.clock.now();
         let position = match &refetch.cursor {
             Some(cursor) => Position::Cursor(cursor.clone()),
-            None => Position::From(refetch.since.max(time::before(now, KEPT))),
+            None => Position::From(refetch.since.max(time::before(now, LOG_RETENTION))),
         };
         let page = match self.fetch(&position, now).await {
             Ok(page) => page,
@@ -392,7 +392,7 @@ impl Poller {
             Some(newest) => time::before(newest, self.settings.overlap),
             None => *record.started_from.get_or_insert(time::before(now, self.settings.backfill)),
         };
-        let kept_since = time::before(now, KEPT);
+        let kept_since = time::before(now, LOG_RETENTION);
         if from < kept_since && record.newest_processed.is_some() {
             tracing::warn!(
                 source = %self.settings.name, newest = %from,
