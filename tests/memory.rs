@@ -304,7 +304,7 @@ fn what_is_expected_needs_somebody_to_tell() {
     );
     let report = run(&rule_set(&[&shared]), &events(&at(&[0])));
     assert!(report.failures[0].contains("what a rule expects is its own"), "{:?}", report.failures);
-    // A failing function is reported as usual.
+    // One that fails is told as any other.
     let throws = rule(
         "a.throws",
         "",

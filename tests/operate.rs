@@ -150,7 +150,7 @@ fn every_looking_verb_answers_alike_with_and_without_an_agent() {
     assert!(lab.watchbell(&["state", "clear", "--rule", "team.remembers"]).stdout.contains("has forgotten 2 keys"));
     drop(again);
     assert!(lab.watchbell(&["state", "clear", "--rule", "team.remembers"]).stdout.contains("has forgotten 0 keys"));
-    // A socket that a killed agent left behind does no harm.
+    // A socket that a killed agent left behind is in nobody's way.
     assert!(lab.path("data/agent.sock").exists());
     let again = start(&lab, 60);
     assert_eq!(lasting(&status(&lab)), lasting(&after));

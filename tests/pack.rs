@@ -119,7 +119,7 @@ fn every_rule_explains_itself() {
         );
         assert!(cases.len() >= 2, "{id}: two cases");
         let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
-        assert_eq!(names.len(), cases.len(), "{id}: each case has a name of its own");
+        assert_eq!(names.len(), cases.len(), "{id}: each case has its own name");
     }
 }
 

@@ -32,7 +32,7 @@ fn check(what: &str, bytes: &[u8]) {
     for name in NAMES {
         let secret = marked(name);
         let there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
-        assert!(!there, "{name} stands in {what}");
+        assert!(!there, "{name} is in {what}");
     }
 }
 

@@ -148,7 +148,7 @@ fn a_damaged_snapshot_costs_nothing() {
         let store = open(directory.path()).unwrap_or_else(|error| panic!("{what}, again: {error}"));
         assert_eq!(store.reader().scan(ScanFilter::default()).count(), 4_001, "{what}");
         let beside = fs::read_dir(directory.path()).unwrap().count();
-        assert_eq!(beside, 1, "nothing is left beside the store: {what}");
+        assert_eq!(beside, 1, "nothing is left next to the store: {what}");
     }
 }
 
@@ -279,7 +279,7 @@ fn compaction_makes_it_smaller_and_changes_nothing() {
     assert!(compacted.after < compacted.before, "{compacted:?}");
     let store = open(directory.path()).unwrap();
     assert_eq!(contents(&store), expected);
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left next to it");
 }
 
 /// Part of the store is lost: readable data is saved, the rest is fetched again, and nothing is delivered twice.
@@ -332,7 +332,7 @@ fn what_is_lost_is_fetched_again_and_told_once() {
     ids.sort();
     assert_eq!(again, ids);
     assert_eq!(alerts(&reader), before, "as they were: none is new, none has grown");
-    assert_eq!(fs::read_to_string(lab.path("alerts.jsonl")).unwrap(), told, "nobody was told twice");
+    assert_eq!(fs::read_to_string(lab.path("alerts.jsonl")).unwrap(), told, "nothing is delivered twice");
     assert_eq!(store.verify().unwrap().wrong, 0);
 }
 

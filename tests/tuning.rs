@@ -140,7 +140,7 @@ fn exceptions_take_matches_out_and_count_them() {
     assert_eq!(found(&slot("[[\"ann@example.com\", \"x\"]]")), (1, 2, String::new()));
     assert_eq!(found(&slot("[[\"ann@example.com\", \"y\"]]")), (3, 0, String::new()));
     assert!(found(&slot("[\"ann@example.com\"]")).2.contains("slot `who` has 2 fields"));
-    // It expires by event time: the third event is after that day.
+    // It ends by the times of events: the third is after that day.
     assert_eq!(found(&EXCEPTION.replace("\"never\"", "2026-03-01")), (3, 0, String::new()));
     assert_eq!(found(&EXCEPTION.replace("\"never\"", "2026-03-02")), (1, 2, String::new()));
     // A failing condition suppresses nothing, and is reported.
@@ -267,7 +267,7 @@ fn the_narrowest_exception_is_proposed_and_written_when_asked() {
     assert_eq!(lab.watchbell(&["check", "--offline"]).code, Some(0));
     let replayed = lab.watchbell(&["replay"]);
     assert!(replayed.stdout.contains("exception one hides 2 of these matches"), "{}", replayed.show());
-    // A second one next to it gets a different name.
+    // A second one beside it has a name of its own.
     lab.watchbell(&["exceptions", "add", "--from-alert", &id, "--write", "--author", "dana", "--comment", "again"]);
     assert!(fs::read_to_string(lab.path("rules/exceptions.toml")).unwrap().contains("id = \"one-2\""));
 }

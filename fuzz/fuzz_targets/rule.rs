@@ -30,6 +30,6 @@ fuzz_target!(|text: &str| {
     let mut replay = Replay::new(loaded.set, Settings { limits, ..Settings::default() });
     replay.event(&event);
     let report = replay.finish();
-    // Host panics are contained in production; here they must be reported.
+    // A panic of the host is contained in production; here it must be found.
     assert!(!report.failures.iter().any(|failure| failure.contains("internal error")), "{:?}", report.failures);
 });
