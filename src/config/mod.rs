@@ -41,7 +41,9 @@ pub struct Config {
     /// How long events and alerts are kept, from `1d` to `3660d`; not shorter than `max_age` or any `backfill`.
     /// Default: `180d`.
     pub retention: Duration,
-    /// `[rules]` and `[checks]`: where rule files are (`paths`, default `rules`), and overrides of check rules.
+    /// `paths` in `[rules]`: rule files and directories (default: `rules`). `follow_links`: follow symbolic links that
+    /// lead out of `paths` (default: `false`). `geoip`: IP address databases in MaxMind's format (default: none).
+    /// `[checks."ID"]`: overrides of built-in check rules.
     pub rules: RuleSources,
     /// `watch` in `[rules]`: how rule files are watched for changes: `auto` or `poll`. Default: `auto`.
     pub watch: WatchMode,
@@ -50,8 +52,10 @@ pub struct Config {
     /// `retro_hunt` in `[rules]`: how far back new rules are run over stored events, from `1h` to `3660d`. Default:
     /// off.
     pub retro_hunt: Option<Duration>,
-    /// `max_operations`, `max_time` and `max_keys` in `[rules]`: limits of a rule's calls and state. `max_age` in
-    /// `[alerts]`: events older than this when they arrive raise late alerts, from `1m` to `3660d`. Default: `1d`.
+    /// `max_operations` in `[rules]`: operations per call of a rule function, from 1,000 to 100,000,000 (default:
+    /// 500,000). `max_time`: duration of a call, from `1ms` to `1m` (default: `1s`). `max_keys`: keys in a rule's
+    /// state, from 100 to 10,000,000 (default: 200,000). `max_age` in `[alerts]`: events older than this when they
+    /// arrive raise late alerts, from `1m` to `3660d` (default: `1d`).
     pub detection: detect::Settings,
     /// `[[source]]`: where events come from.
     pub sources: Vec<source::Settings>,

@@ -180,7 +180,11 @@ pub(super) fn digest_line(alert: &Alert) -> String {
 
 /// The line that counts the alerts that a digest does not list; empty if there are none.
 pub(super) fn more(count: usize) -> String {
-    if count > SHOWN { format!("… and {} more: `watchbell alerts list`\n", count - SHOWN) } else { String::new() }
+    if count > SHOWN {
+        format!("… and {} more (see `watchbell alerts list`)\n", count - SHOWN)
+    } else {
+        String::new()
+    }
 }
 
 /// Names and values of the fields to show, in order. Absent fields are left out.

@@ -115,9 +115,9 @@ pub struct Settings {
     pub name: DestinationName,
     /// Lowest severity to deliver: `info`, `low`, `medium`, `high` or `critical`. Default: `info`.
     pub min_severity: Severity,
-    /// Patterns of rule ids; only alerts of matching rules are delivered. Default: all rules.
+    /// Patterns of rule ids, with `*` for any text; only alerts of matching rules are delivered. Default: all rules.
     pub rules: Option<GlobSet>,
-    /// Patterns of tags; only alerts with at least one matching tag are delivered. Default: all alerts.
+    /// Patterns of tags, with `*` for any text; only alerts with a matching tag are delivered. Default: all alerts.
     pub tags: Option<GlobSet>,
     /// Maximum number of messages per hour, from 1 to 10,000; alerts beyond it are combined into one message. Default:
     /// 30 for `slack`, `teams` and `jira`, unlimited for other kinds.
@@ -309,7 +309,7 @@ impl DestinationKind {
 
 fn globs(table: &mut TableReader<'_>, key: &'static str) -> Option<GlobSet> {
     let globs = table
-        .texts(key, |text| Glob::new(text).map_err(|error| format!("`{text}` is not a pattern: {}", error.kind())))?;
+        .texts(key, |text| Glob::new(text).map_err(|error| format!("invalid pattern `{text}`: {}", error.kind())))?;
     let mut set = GlobSetBuilder::new();
     for glob in globs {
         set.add(glob);
