@@ -1,7 +1,7 @@
-//! What remembering costs: a batch of 500 events through a rule that uses one facility, with what changed handed out for the
-//! store, while a thousand keys are known, and while a million are. `cargo bench --bench memory`
+//! Benchmarks rule state: a batch of 500 events through a rule that uses one stateful function, including the changes
+//! for the store, with a thousand keys and with a million. Run with `cargo bench --bench memory`.
 //!
-//! Each key comes up again after all others did, within the window, so that the two differ by the number of keys only.
+//! Each key recurs after all the others, within the window, so that the two cases differ only in the number of keys.
 
 #![allow(clippy::expect_used, clippy::print_stderr, missing_docs, reason = "a benchmark fails by panicking")]
 
@@ -21,7 +21,7 @@ use watchbell::{
 const BATCH: u64 = 500;
 const START: i64 = 1_770_000_000_000;
 
-/// Facilities, and what `fn rule` says. `WINDOW` is replaced.
+/// Stateful functions with the body of `fn rule`. `WINDOW` is replaced.
 const FACILITIES: [(&str, &str); 9] = [
     ("nothing", "false"),
     ("count", "count(event.actor.id, \"WINDOW\") > 100"),
@@ -66,7 +66,7 @@ fn event(number: u64, keys: u64, source: &SourceName) -> Event {
     }
 }
 
-/// What the process holds in memory, in MB, where the system says.
+/// Resident memory of the process in MB, if the system reports it.
 fn resident() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS"))?;

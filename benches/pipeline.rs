@@ -1,5 +1,5 @@
-//! The way of a page: from memory through the store (flushed and synced), through the shipped rules, and back into the store
-//! with what followed. `cargo bench`
+//! Benchmarks the path of a page: into the store (flushed and synced), through the shipped rules, and the results back
+//! into the store. Run with `cargo bench`.
 
 #![allow(clippy::expect_used, missing_docs, reason = "a benchmark fails by panicking")]
 
@@ -53,17 +53,17 @@ fn pipeline(criterion: &mut Criterion) {
             |page| {
                 store.append_page(page, &mut record).expect("the page is stored");
                 let reader = store.reader();
-                let mut mark = reader.checkpoint().expect("a mark");
+                let mut checkpoint = reader.checkpoint().expect("a checkpoint");
                 let mut outcome = Outcome::default();
-                for event in reader.events_after(mark, PAGE).expect("the page is read") {
+                for event in reader.events_after(checkpoint, PAGE).expect("the page is read") {
                     outcome.append(detector.evaluate(&event));
-                    mark = event.sequence;
+                    checkpoint = event.sequence;
                 }
                 let mut writing = store.writing();
                 let staged = writing.stage(outcome.alerts, now).expect("alerts are staged");
                 let state = detector.take_changes();
-                let commit =
-                    Commit { staged, matches: outcome.matches, state, checkpoint: Some(mark), ..Commit::default() };
+                let checkpoint = Some(checkpoint);
+                let commit = Commit { staged, matches: outcome.matches, state, checkpoint, ..Commit::default() };
                 writing.commit(&commit).expect("the batch is committed");
             },
             criterion::BatchSize::PerIteration,
@@ -90,7 +90,7 @@ fn pipeline(criterion: &mut Criterion) {
         .collect();
     let rules = rules();
     group.bench_function("page_evaluated", |bencher| {
-        // A detector that has not seen the page: an agent sees each event once.
+        // A new detector for each iteration, because an agent sees each event only once.
         bencher.iter_batched_ref(
             || Detector::new(Arc::clone(&rules), Settings::default()),
             |detector| {

@@ -1,5 +1,5 @@
-//! Replays of twenty thousand stored events with the shipped rules, on one thread and on two. `cargo bench --bench replay`; whole
-//! processes and larger stores: `benches/replay.sh`.
+//! Benchmarks replays of 20,000 stored events with the shipped rules, on one thread and on two. Run with
+//! `cargo bench --bench replay`. For whole processes and larger stores, see `benches/replay.sh`.
 
 #![allow(clippy::expect_used, missing_docs, reason = "a benchmark fails by panicking")]
 

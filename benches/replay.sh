@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# How fast replays are, as a user sees it: whole processes over a store on disk, warm cache, the best of three.
+# Measures the speed of replays as a user sees it: whole processes over a store on disk, warm cache, best of three runs.
 #
-#   benches/replay.sh [DIRECTORY [EVENTS]]
+#   benches/replay.sh [DIRECTORY [EVENTS [peers]]]
 #
-# Makes the store and the rules in DIRECTORY if they are not there. With `peers` as third argument, plain Python and the rsigma engine
-# run the same hundred rules over a file of the first 100,000 events (rsigma is fetched and built then).
+# Creates the store and the rules in DIRECTORY if they do not exist. With `peers`, plain Python and the rsigma engine
+# run the same hundred rules over a file of the first 100,000 events (this downloads and builds rsigma).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 directory=${1:-target/flood}
@@ -15,7 +15,7 @@ cargo build --release --quiet --bin watchbell --example flood --example bare_rha
 [ -e "$directory/small.jsonl" ] || head -n 100000 "$directory/events.jsonl" > "$directory/small.jsonl"
 watchbell=$PWD/target/release/watchbell
 
-# Seconds of the fastest of three runs, and the most memory that one took.
+# Prints the seconds of the fastest of three runs, and the highest memory use of any.
 best() {
     local fastest='' memory=0
     for _ in 1 2 3; do

@@ -1,4 +1,4 @@
-//! Rules called in a bare loop, on events that are parsed already: what a call costs without anything around it. One thread.
+//! Calls rules in a bare loop on parsed events, on one thread: the cost of a call with nothing around it.
 //!
 //! `cargo run --release --example bare_rhai -- RULES EVENTS.jsonl`
 
@@ -14,8 +14,8 @@ use rhai::{CallFnOptions, Dynamic, Engine, Scope};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
-    let rules = arguments.next().ok_or("name a directory of rules")?;
-    let events = arguments.next().ok_or("name a file of events")?;
+    let rules = arguments.next().ok_or("usage: bare_rhai RULES EVENTS.jsonl")?;
+    let events = arguments.next().ok_or("usage: bare_rhai RULES EVENTS.jsonl")?;
     let engine = Engine::new();
     let mut compiled = Vec::new();
     for entry in fs::read_dir(rules)? {

@@ -1,4 +1,4 @@
-//! Prints the log of a simulated company as JSON lines, with times that do not change: `examples/events/` was made with it.
+//! Prints the log of a simulated company as JSON Lines, with fixed times. It generated `examples/events/`.
 //!
 //! ```console
 //! cargo run --example company > examples/events/week.jsonl
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         start: "2026-11-09T00:00:00Z".parse::<Timestamp>()?,
         count: number("--weeks")?.unwrap_or(1),
         views: given("--views"),
-        // What is ordinary has none.
+        // With `--people`, the log is ordinary activity only.
         incident: number("--people")?.is_none(),
     };
     let scenario = Company::new(u64::from(number("--seed")?.unwrap_or(7)), usize::try_from(people)?).tell(weeks);

@@ -1,4 +1,4 @@
-//! Watchbell as a library: load rules, run them over a file of events, look at the alerts.
+//! Uses Watchbell as a library: loads rules, runs them over a file of events, and prints the alerts.
 //!
 //! `cargo run --example embed -- rules examples/events/week.jsonl`
 
@@ -23,8 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         writeln!(output, "{}", problem.one_line())?;
     }
     let mut replay = Replay::new(loaded.set, Settings::default());
-    let found = file::read(Path::new(&events))?;
-    for event in file_events(found.events, &SourceName::parse("example")?, Timestamp::UNIX_EPOCH) {
+    let events = file::read(Path::new(&events))?.events;
+    for event in file_events(events, &SourceName::parse("example")?, Timestamp::UNIX_EPOCH) {
         replay.event(&event);
     }
     for alert in replay.finish().alerts {

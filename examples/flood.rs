@@ -1,4 +1,4 @@
-//! A directory with a store of many generated events, and rules of several kinds: what `benches/replay.sh` measures replays on.
+//! Creates a directory with a store of many generated events and several kinds of rules, for `benches/replay.sh`.
 //!
 //! `cargo run --release --example flood -- DIRECTORY 1000000`
 
@@ -14,13 +14,13 @@ use watchbell::{
     store::{Page, Store},
 };
 
-/// Events of a page, as the API returns them.
+/// Events per page, as in the API.
 const PAGE: usize = 500;
 const RULES: usize = 100;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
-    let directory = arguments.next().ok_or("give a directory")?;
+    let directory = arguments.next().ok_or("usage: flood DIRECTORY [EVENTS]")?;
     let count: usize = arguments.next().map_or(Ok(1_000_000), |text| text.parse())?;
     let directory = Path::new(&directory);
     fs::create_dir_all(directory)?;
@@ -64,7 +64,7 @@ const CONFIG: &str = "data_dir = \"data\"\n[[destination]]\nname = \"terminal\"\
 
 const RARE: &str = "const RULE = #{ id: \"flood.rare\", title: \"t\", severity: \"low\", actions: [\"user_created\"] };\nfn rule(event) { true }\n";
 
-/// Rules that say which actions they look at: rare ones, as rules do.
+/// Rules that declare their actions, which are rare, as is typical.
 fn declared(index: usize) -> String {
     let action =
         if index.is_multiple_of(10) { "user_login_failed".to_owned() } else { format!("jira_action_{}", index % 55) };
@@ -74,7 +74,7 @@ fn declared(index: usize) -> String {
     )
 }
 
-/// Rules that say nothing of that, written as people write them.
+/// Rules without declared actions, written the way people write them.
 fn written(index: usize) -> String {
     let mut text = format!("const RULE = #{{ id: \"flood.written_{index}\", title: \"t\", severity: \"low\" }};\n");
     let condition = match index % 4 {
@@ -98,7 +98,7 @@ fn written(index: usize) -> String {
     text
 }
 
-/// Rules that cannot be looked into ahead of the script.
+/// Rules whose conditions cannot be extracted from the script.
 fn opaque(index: usize) -> String {
     format!(
         "const RULE = #{{ id: \"flood.opaque_{index}\", title: \"t\", severity: \"low\" }};\n\
@@ -106,7 +106,7 @@ fn opaque(index: usize) -> String {
     )
 }
 
-/// Rules that remember.
+/// Stateful rules.
 fn stateful(index: usize) -> String {
     format!(
         "const RULE = #{{ id: \"flood.stateful_{index}\", title: \"t\", severity: \"low\", actions: [\"jira_action_{}\"] }};\n\

@@ -1,7 +1,7 @@
-//! A simulated organization that stays up: something to point an agent at, to try rules, destinations and operation on.
+//! Serves a simulated organization, to try an agent, rules and destinations against.
 //!
-//! `cargo run --example organization -- DIR` writes a configuration for it and the shipped rules into DIR, tells its story
-//! of ten minutes, and runs until it is stopped. Meanwhile: `watchbell --config DIR/watchbell.toml run`
+//! `cargo run --example organization -- DIR` writes a configuration for it and the shipped rules to DIR, plays ten
+//! minutes of events, and runs until it is stopped. Meanwhile, run `watchbell --config DIR/watchbell.toml run`.
 
 use std::{error::Error, fs, io::Write, path::Path, time::Duration};
 
@@ -39,8 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !file.exists() {
         fs::write(&file, config)?;
     }
-    let told = format!("{} is on {}: {}\n", options.org_id, simulator.base_url(), file.display());
-    std::io::stdout().write_all(told.as_bytes())?;
+    let message = format!("serving {} at {}: {}\n", options.org_id, simulator.base_url(), file.display());
+    std::io::stdout().write_all(message.as_bytes())?;
     loop {
         std::thread::park();
     }

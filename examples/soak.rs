@@ -1,5 +1,5 @@
-//! A million events through the whole agent, and the memory it took: simulated organization, poller, store, rules and
-//! deliveries in one process.
+//! Runs a million events through the whole agent and prints its memory use: simulated organization, poller, store,
+//! rules and deliveries in one process.
 //!
 //! `cargo run --release --example soak -- 1000000`
 
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
     let file = directory.path().join("watchbell.toml");
     fs::write(&file, text)?;
-    let config = Config::load(&file).0.ok_or("the configuration is not usable")?;
+    let config = Config::load(&file).0.ok_or("the configuration has problems")?;
     let terminal = Terminal::new(Box::new(std::io::sink()), TerminalFormat::Human);
     let agent = Agent::open(config, AgentOptions { clock, timing: Timing::default(), terminal, pulse: None })?;
     let mut progress = agent.progress();
@@ -71,7 +71,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Memory of this process now and at its highest, as Linux tells it.
+/// Current and peak memory of this process, as reported by Linux.
 fn memory() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let lines: Vec<String> = status

@@ -1,4 +1,4 @@
-//! The heartbeat: a GET to somebody who raises the alarm when it stays away.
+//! The heartbeat: regular GET requests to a monitor that raises an alarm when they stop.
 
 use std::{path::Path, time::Duration};
 
@@ -9,12 +9,13 @@ use crate::{
     http,
 };
 
-/// `[heartbeat]`: a GET while the agent does its whole job.
+/// `[heartbeat]`: GET requests as long as the agent is healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Where to; a secret where the service makes it one.
+    /// URL to request: `https`, or `http` on a loopback address. A string, or a secret if the service requires it.
+    /// Required.
     pub url: SecretOrText,
-    /// How often.
+    /// Interval between heartbeats, from `1s` to `1d`. Default: `5m`.
     pub every: Duration,
 }
 
@@ -31,7 +32,7 @@ impl Heartbeat {
         Some(Self { url: url?, every: every.unwrap_or(Duration::from_secs(300)) })
     }
 
-    /// Sends one. The error says what came of it, without the URL.
+    /// Sends one heartbeat. The error message never contains the URL.
     pub async fn send(&self) -> Result<(), String> {
         let text = self.url.load().map_err(|error| error.to_string())?;
         let url = http::parse_url(text.expose_secret().trim())?;

@@ -1,5 +1,7 @@
-//! HTTP for sources and destinations: builds their clients, reads responses up to a limit, and puts failures into words. (The client of
-//! the control socket builds its own.) Nothing here follows a redirect, and no URL gets into a message: URLs may hold secrets.
+//! HTTP for sources and destinations: builds clients, reads responses up to a limit, and describes failures. (The
+//! client of the control socket is separate.)
+//!
+//! Redirects are never followed, and no message contains a URL, because URLs may contain secrets.
 
 use std::{path::Path, time::Duration};
 
@@ -10,13 +12,13 @@ use crate::model::{
     time::{self, Timestamp},
 };
 
-/// However long a server asks to wait, we look again after this.
+/// Maximum wait, even if a server asks for a longer one.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 
-/// A client for one server, whose URL is `url`. Where that is not on this machine, only TLS is spoken. `ca_file` names
-/// certificates that are accepted beside the system's.
+/// Builds a client for the server at `url`. TLS is required unless that is a loopback address. `ca_file` names
+/// certificates to trust in addition to the system's.
 pub fn client(url: &Url, connect: Duration, total: Duration, ca_file: Option<&Path>) -> Result<Client, String> {
-    // Fails only where a provider is installed already, which is the same one.
+    // Fails only if a provider is already installed, and then it is the same one.
     rustls::crypto::ring::default_provider().install_default().ok();
     let mut builder = Client::builder()
         .user_agent(concat!("watchbell/", env!("CARGO_PKG_VERSION")))
@@ -30,47 +32,47 @@ pub fn client(url: &Url, connect: Duration, total: Duration, ca_file: Option<&Pa
         builder = builder.https_only(true);
     }
     if let Some(file) = ca_file {
-        let bytes = std::fs::read(file).map_err(|error| format!("`{}` cannot be read: {error}", file.display()))?;
+        let bytes = std::fs::read(file).map_err(|error| format!("cannot read `{}`: {error}", file.display()))?;
         let certificates = reqwest::Certificate::from_pem_bundle(&bytes)
-            .map_err(|error| format!("`{}` holds no certificates: {error}", file.display()))?;
+            .map_err(|error| format!("cannot read certificates from `{}`: {error}", file.display()))?;
         builder = builder.tls_certs_merge(certificates);
     }
     builder.build().map_err(|error| error.to_string())
 }
 
-/// Reads a URL that secrets or alerts are sent to: `https`, or `http` on this machine, without a password in it.
+/// Parses a URL that secrets or alerts are sent to: `https`, or `http` on a loopback address, without credentials.
 pub fn parse_url(text: &str) -> Result<Url, String> {
-    // The text itself is left out: it may be a secret.
-    let url = Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
+    // Messages leave out the text itself, because it may be a secret.
+    let url = Url::parse(text).map_err(|error| format!("not a valid URL: {error}"))?;
     if url.scheme() == "http" && !is_loopback(&url) {
-        return Err("what is sent would travel unencrypted: use `https` (`http` is for loopback only)".to_owned());
+        return Err("the URL must use `https` (`http` is allowed for loopback only)".to_owned());
     }
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
-        return Err("this is not an https URL".to_owned());
+        return Err("not an `https` URL".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("a URL must not hold a name or a password".to_owned());
+        return Err("the URL must not contain a user name or password".to_owned());
     }
     Ok(url)
 }
 
-/// Whether a URL leads to this machine.
+/// True if the URL's host is this machine.
 pub fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     is_loopback_host(host)
 }
 
-/// Whether a host name or address is this machine.
+/// True if a host name or address is this machine.
 pub fn is_loopback_host(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// A body that was read.
+/// A response body.
 #[derive(Debug)]
 pub enum Body {
-    /// All of it.
+    /// The complete body.
     Whole(Vec<u8>),
-    /// Its beginning: there was more than the limit.
+    /// The start of a body that exceeds the limit.
     Cut(Vec<u8>),
 }
 
@@ -86,7 +88,7 @@ pub async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<
     Ok(Body::Whole(body))
 }
 
-/// What kind of trouble a status is, whoever answers; none for success.
+/// The error kind of a status, independent of the service; `None` for success.
 pub fn trouble(status: StatusCode) -> Option<ErrorKind> {
     match status.as_u16() {
         200..=299 => None,
@@ -99,7 +101,7 @@ pub fn trouble(status: StatusCode) -> Option<ErrorKind> {
     }
 }
 
-/// A request that got no answer, or lost it on the way: which kind of trouble, and in words.
+/// The error kind and description of a request without a complete response.
 pub fn failure(error: &reqwest::Error) -> (ErrorKind, String) {
     let causes: Vec<String> = std::iter::successors(std::error::Error::source(error), |cause| cause.source())
         .map(ToString::to_string)
@@ -110,20 +112,21 @@ pub fn failure(error: &reqwest::Error) -> (ErrorKind, String) {
         cause.contains("certificate") || cause.contains("unknownissuer")
     });
     if error.is_timeout() {
-        (ErrorKind::Timeout, "no answer in time".to_owned())
+        (ErrorKind::Timeout, "no response in time".to_owned())
     } else if untrusted {
-        (ErrorKind::Untrusted, format!("its certificate is not accepted ({cause})"))
+        (ErrorKind::Untrusted, format!("its certificate is not trusted ({cause})"))
     } else if error.is_connect() {
-        (ErrorKind::Unreachable, format!("no connection ({cause})"))
+        (ErrorKind::Unreachable, format!("cannot connect ({cause})"))
     } else if error.is_body() || error.is_decode() {
-        (ErrorKind::UnreadableAnswer, format!("the answer broke off ({cause})"))
+        (ErrorKind::UnreadableAnswer, format!("the response was cut off ({cause})"))
     } else {
         (ErrorKind::Unreachable, format!("the request failed ({cause})"))
     }
 }
 
-/// How long the answer asks to wait: `Retry-After` or `X-Retry-After` (seconds or an HTTP date), else `X-RateLimit-Reset`
-/// (seconds or milliseconds since 1970, or ISO 8601 with or without seconds). All of these were seen or documented.
+/// How long the response asks to wait: `Retry-After` or `X-Retry-After` (seconds or an HTTP date), else
+/// `X-RateLimit-Reset` (seconds or milliseconds since 1970, or ISO 8601 with or without seconds). All of these have
+/// been observed or are documented.
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let wait = ["retry-after", "x-retry-after"]
@@ -149,7 +152,7 @@ fn http_date(value: &str) -> Option<Timestamp> {
 
 fn reset(value: &str) -> Option<Timestamp> {
     if let Ok(number) = value.parse::<i64>() {
-        // Seconds until some day in the year 5138, milliseconds from 1973 on.
+        // As seconds, values below this reach to the year 5138; as milliseconds, values above it start in 1973.
         return if number.abs() < 100_000_000_000 {
             Timestamp::from_second(number).ok()
         } else {

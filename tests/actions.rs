@@ -44,7 +44,7 @@ fn titles(reader: &Reader) -> Vec<String> {
     alerts(reader).into_iter().map(|(_, title, _)| title).collect()
 }
 
-/// The list is there before the first page, and rules have taken it up; what the agent did can be replayed.
+/// The list is fetched before the first page and loaded by the rules; what the agent did can be replayed.
 #[test]
 fn names_of_activities_are_known_before_the_first_event() {
     let lab = lab(&[entry("e1", "acc_off", 0, "ann"), entry("e2", "user_login", 1, "bob")], Some(LISTED), "");
@@ -58,7 +58,7 @@ fn names_of_activities_are_known_before_the_first_event() {
     }
     let verified = lab.watchbell(&["replay", "--verify"]);
     assert_eq!(verified.code, Some(0), "{}", verified.show());
-    // A replay knows the list as well, of the store or of a file.
+    // A replay uses the list as well, from the store or from a file.
     let replayed = |arguments: &[&str]| {
         let finished = lab.watchbell(&[&["replay", "--format", "json"], arguments].concat());
         let report: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|_| panic!("{}", finished.show()));
@@ -78,7 +78,7 @@ fn names_of_activities_are_known_before_the_first_event() {
     assert!(broken.stderr.contains("expected a list of actions"), "{}", broken.stderr);
 }
 
-/// Rules then go by ids; nothing is wrong, and what events have brought is all that is known.
+/// Without a list, rules use ids: this is not an error, and only actions seen in events are known.
 #[test]
 fn a_key_that_may_not_read_the_list_is_no_error() {
     let lab = lab(&[entry("e1", "acc_off", 0, "ann"), entry("e2", "user_login", 1, "bob")], None, "");
@@ -103,7 +103,7 @@ fn a_key_that_may_not_read_the_list_is_no_error() {
     insta::assert_snapshot!(refused.stderr, @r#"error: cannot fetch the list of actions of "test": 127.0.0.1 answered 403 Forbidden: The key lacks a scope; rules still match by action id. The list needs the scope `read:events:admin`; see `watchbell check`"#);
 }
 
-/// What is not wanted is counted and not evaluated, or counted and not stored; live, in a replay, and where it is imported.
+/// Ignored actions are counted but not evaluated, dropped ones counted but not stored: live, in replays and in imports.
 #[test]
 fn what_is_not_wanted_is_counted() {
     let entries = [
@@ -141,7 +141,7 @@ fn what_is_not_wanted_is_counted() {
     let imported = lab.watchbell(&["events", "import", "more.jsonl", "--source", "test", "--format", "json"]);
     let imported: Value = serde_json::from_str(&imported.stdout).unwrap();
     assert_eq!(imported, json!({ "stored": 1, "duplicates": 0, "quarantined": 0, "dropped": 1 }));
-    // Another source's noise is not this one's.
+    // Noise of one source is not noise of another.
     let elsewhere = lab.watchbell(&["events", "import", "more.jsonl", "--source", "old", "--format", "json"]);
     assert!(elsewhere.stdout.contains("\"stored\": 2"), "{}", elsewhere.stdout);
     lab.write("watchbell.toml", fs::read_to_string(lab.path("watchbell.toml")).unwrap().replace("\"junk\"", "\"a b\""));
@@ -150,7 +150,7 @@ fn what_is_not_wanted_is_counted() {
     assert!(wrong.stderr.contains("`a b` is not an action id"), "{}", wrong.stderr);
 }
 
-/// Only noise arrives: the log is not silent.
+/// If only noise arrives, the log is not silent.
 #[test]
 fn dropped_events_are_a_sign_of_life() {
     let lab = lab(&[entry("e1", "junk", 0, "ann")], None, "drop = [\"junk\"]");
@@ -209,7 +209,7 @@ fn actions_are_listed_with_what_is_known_of_them() {
     assert_eq!(lab.watchbell(&["events", "list", "--category", "nonsense"]).code, Some(3));
 }
 
-/// The list as it is now, asked for by a running agent or, without one, by the verb.
+/// The list is refreshed on request, by a running agent or by the command itself.
 #[test]
 fn the_list_is_fetched_when_somebody_asks() {
     let lab = lab(&[entry("e1", "acc_off", 0, "ann")], Some(LISTED), "");
@@ -239,7 +239,7 @@ fn the_list_is_fetched_when_somebody_asks() {
     assert!(unknown.stderr.contains("there is no source \"nope\""), "{}", unknown.stderr);
 }
 
-/// A kind of action that comes up when the source has been known for days is told once a day; what comes at the beginning is not.
+/// An action that first appears days after the source is reported once a day; one that appears at the start is not.
 #[test]
 fn a_new_kind_of_action_is_told() {
     let late = |id: &str, action: &str| {
@@ -267,7 +267,7 @@ fn a_new_kind_of_action_is_told() {
     assert_eq!(told(&reader), ["test has new kinds of actions: brand_new, other_new"]);
 }
 
-/// What a rule resolves to is part of what makes it find what it finds; of other rules it is not.
+/// The resolved actions are part of a rule's version; those of other rules are not.
 #[test]
 fn a_new_name_is_a_new_version_of_the_rules_that_go_by_it() {
     let before = rule_set(&[
@@ -285,7 +285,7 @@ fn a_new_name_is_a_new_version_of_the_rules_that_go_by_it() {
     assert_eq!(unrelated.versions(), new);
 }
 
-/// Conditions on the name and the category are settled by the action, before any script runs, and say the same.
+/// Conditions on the name and the category are decided by the action before any script runs, with the same result.
 #[test]
 fn categories_and_names_are_prefiltered_as_scripts_would_say() {
     let rules = rule_set(&[
@@ -328,7 +328,7 @@ fn categories_and_names_are_prefiltered_as_scripts_would_say() {
     );
 }
 
-/// A misspelt name of an activity is doubted; what a rule says is a guess is not.
+/// A misspelled activity name causes a warning, unless the rule marks it as a guess.
 #[test]
 fn misspelt_activities_are_doubted() {
     let lab = Lab::new();

@@ -51,7 +51,7 @@ const TESTS: &str = r#"- name: from elsewhere
   expect: { alerts: 1 }
 "#;
 
-/// Tests that cannot be read are no tests that pass.
+/// Tests that cannot be read do not count as passed.
 #[test]
 fn a_test_file_that_is_not_text_fails() {
     let lab = with_rule();
@@ -63,7 +63,7 @@ fn a_test_file_that_is_not_text_fails() {
     assert!(checked.stderr.contains("E401"), "{}", checked.show());
 }
 
-/// `RULE` says what holds: titles tell the threshold that an override made of it.
+/// `RULE` has the effective values: titles show the threshold set by an override.
 #[test]
 fn titles_know_of_overridden_thresholds() {
     let lab = Lab::new();
@@ -84,7 +84,7 @@ fn titles_know_of_overridden_thresholds() {
     assert_eq!(tested.code, Some(0), "{}", tested.show());
 }
 
-/// What somebody is called is no key: nobody and nobody are not the same.
+/// A display name is not a key: two actors without a name are not the same.
 #[test]
 fn names_for_people_as_keys_are_doubted() {
     let lab = Lab::new();
@@ -112,7 +112,7 @@ fn with_rule() -> Lab {
     lab
 }
 
-/// How long it took is not the same each time.
+/// Replaces the duration, which varies.
 fn without_time(text: &str) -> String {
     let text = regex::Regex::new(r"in \d+m?s").unwrap().replace_all(text, "in [TIME]");
     regex::Regex::new(r#"("took": |time=")[\d.]+"#).unwrap().replace_all(&text, "$1[TIME]").into_owned()
@@ -132,7 +132,7 @@ fn tests_that_hold_are_a_line_a_rule() {
     3 cases of 2 rules, 0 failed, in [TIME]
     --- stderr
     ");
-    // Demanding tests of every rule finds the one that has none.
+    // Requiring tests for every rule reports the one without any.
     let finished = lab.watchbell(&["test", "rules", "--min-cases", "2"]);
     assert_snapshot!(without_time(&finished.show()), @"
     exit: 1
@@ -223,7 +223,7 @@ fn a_rule_that_fails_anywhere_fails_its_test() {
     );
     assert_eq!(code, Some(1));
     assert!(found.contains("no actor"), "{found}");
-    // An error that is expected is none that fails.
+    // An expected error is not a failure.
     let tests = "- { name: a, event: { attributes: { action: user_login } }, expect: { errors: [no actor] } }";
     assert_eq!(differences(&RULE.replace("return false", "throw \"no actor\""), tests), (Some(0), String::new()));
 }
@@ -250,10 +250,10 @@ fn sequences_are_timed_and_files_can_be_used() {
     );
     let finished = lab.watchbell(&["test", "rules"]);
     assert_eq!(finished.code, Some(0), "{}", finished.show());
-    // Only what is asked for.
+    // Only the requested rules.
     let finished = lab.watchbell(&["test", "rules", "--filter", "too slow"]);
     assert!(finished.stdout.contains("1 case of 1 rule"), "{}", finished.show());
-    // Another rule that was not meant shows, if wanted.
+    // Another unexpected rule is listed on request.
     lab.write("rules/other.rhai", rule("a.other", "", "fn rule(event) { true }"));
     let finished = lab.watchbell(&["test", "rules", "--all-rules", "--filter", "in time"]);
     assert_eq!(finished.code, Some(1));
@@ -315,7 +315,7 @@ fn files_that_cannot_be_used_are_told() {
     assert_eq!(lab.watchbell(&["test", "rules"]).code, Some(2));
 }
 
-/// The doubts about a rule, a line each.
+/// The warnings about a rule, one per line.
 fn doubts(text: &str) -> Vec<String> {
     let lab = Lab::new();
     lab.write("rules/r.rhai", text);
@@ -374,7 +374,7 @@ fn rule(event) {
     W206 11:69 unknown function `in_cdir` (did you mean `in_cidr`?)
     W207 11:104 no known event has `event.attributes.nothing.here` (seen there: action, actor, container, context, location, processedAt, time)
     "#);
-    // What is right is not doubted.
+    // Correct code causes no warnings.
     assert_eq!(doubts(RULE), Vec::<String>::new());
 }
 
@@ -443,7 +443,7 @@ fn explain_says_in_which_line() {
     assert_eq!(lab.watchbell(&["explain", "--rule", "team.rul", "--event", "2"]).code, Some(3));
 }
 
-/// Watching a rule does not change what it does: on every shipped rule and every event of the story.
+/// Tracing does not change a rule's results: checked with every shipped rule on every event of the demo.
 #[test]
 fn watched_rules_say_the_same() {
     let texts: Vec<&str> = SHIPPED.iter().filter(|file| file.path.ends_with(".rhai")).map(|file| file.text).collect();
@@ -463,12 +463,12 @@ fn watched_rules_say_the_same() {
                 if let (Some(trace), Some(plain)) =
                     (tracer.run(rule, function, &input), host.text(rule, function, &input))
                 {
-                    // What is no text is compared by whether it failed.
+                    // Values that are not strings are compared by whether they failed.
                     match plain {
                         Ok(text) => {
                             let whole = serde_json::to_string(&text).unwrap();
                             let shown = trace.result.unwrap();
-                            // What is long is shown up to a point.
+                            // Long values are truncated.
                             match shown.split_once('…') {
                                 Some((beginning, _)) => assert!(whole.starts_with(beginning), "{shown} of {whole}"),
                                 None => assert_eq!(shown, whole),
@@ -535,7 +535,7 @@ fn saving_a_file_runs_the_tests_again() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let running = crate::support::Running(child);
     let mut errors = errors.lines();
-    // It has run once, and waits.
+    // The tests have run once, and the command is waiting.
     assert!(errors.any(|line| line.unwrap().contains("watching")));
     lab.write("rules/rule.test.yaml", TESTS.replace("alert: false", "alert: true"));
     assert!(lines.next().unwrap().unwrap().contains("from home"));
@@ -545,7 +545,7 @@ fn saving_a_file_runs_the_tests_again() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Formatting twice is formatting once, whatever the text, and only white space changes.
+    /// Formatting is idempotent for any input, and only changes white space.
     #[test]
     fn formatting_is_stable(text in "([a-z +\\-=!&{}()\\[\\],.;\"`'#$/*\\\\\n\t]|\\$\\{|/\\*|\\*/|//|#\\{){0,60}") {
         let once = rule::format(&text);
@@ -554,14 +554,14 @@ proptest! {
         prop_assert_eq!(solid(&once), solid(&text));
     }
 
-    /// A test file of any text is read or refused, and never makes the reader fail.
+    /// A test file with arbitrary content is accepted or refused, and never makes the reader fail.
     #[test]
     fn any_test_file_is_read_or_refused(text in "(- name: a|  event: |  expect: \\{ alert: true \\}|[a-z:\\-{}\\[\\]\"'&*!|> \n]){0,40}") {
         let (cases, found) = rule::test_file::read(std::path::Path::new("x.test.yaml"), &text, &|_| Err("none".to_owned()));
         prop_assert!(!cases.is_empty() || !found.is_empty() || text.contains('['));
     }
 
-    /// Watched or not, a rule says the same of any event.
+    /// Traced or not, a rule returns the same for any event.
     #[test]
     fn watching_changes_nothing(name in ".{0,6}", number in any::<i64>(), flag in any::<bool>()) {
         let text = rule("a.any", "", "fn deep(x) { x.attributes.actor } fn rule(event) { let n = 0; for c in event.attributes.values { if c == 3 { n += 1; } } \
@@ -583,7 +583,7 @@ proptest! {
     }
 }
 
-/// A hundred rules with two tests each take less than a second where it counts: what is said here is that they all run.
+/// A hundred rules with two tests each take less than a second on a fast machine; here, all of them have to run.
 #[test]
 fn a_hundred_rules_are_tested_at_once() {
     let lab = Lab::new();
@@ -596,7 +596,7 @@ fn a_hundred_rules_are_tested_at_once() {
     assert!(finished.stdout.contains("300 cases of 100 rules, 0 failed"), "{}", finished.show());
 }
 
-/// What can never be right is told before an event comes.
+/// Conditions that can never match are reported before an event arrives.
 #[test]
 fn constants_that_can_never_be_right_are_told() {
     let lab = Lab::new();
@@ -634,7 +634,7 @@ fn constants_that_can_never_be_right_are_told() {
     }
 }
 
-/// What is wrong in a test file is named, down to one alert of a list, and such tests do not count as passed.
+/// Mistakes in a test file are reported precisely, down to one alert in a list, and such tests do not count as passed.
 #[test]
 fn what_is_wrong_in_a_test_file_is_named() {
     let lab = Lab::new();
@@ -656,7 +656,7 @@ fn what_is_wrong_in_a_test_file_is_named() {
     }
 }
 
-/// Lints point at what the syntax tree says, not at the first place in the file that looks like it.
+/// Lints point to the place in the syntax tree, not to the first similar text in the file.
 #[test]
 fn lints_are_not_misled_by_comments_and_spaces() {
     let lab = Lab::new();

@@ -8,8 +8,8 @@ use watchbell::model::{
 
 use crate::support::{Lab, collector::Collector, entry, evaluated, now, organization, rule};
 
-/// Detection rules whose alerts the lines of a file tell of. (That a delivery failed may be among them as well, by whether the
-/// check or the worker comes first.)
+/// Detection rules of the alerts in a file. (It may also contain the alert about the failed delivery, depending on
+/// whether the check or the worker comes first.)
 fn told(lab: &Lab, name: &str) -> BTreeSet<String> {
     let text = fs::read_to_string(lab.path(name)).unwrap_or_default();
     text.lines()
@@ -55,11 +55,11 @@ fn alerts_go_where_severity_and_rule_say() {
     assert_eq!(mode, 0o600);
 }
 
-/// A destination that fails holds up no other and nothing else; what it is pending is kept over a restart, and delivered.
+/// A failing destination does not hold up others; its pending deliveries survive a restart and are delivered later.
 #[test]
 fn a_dead_destination_delays_no_other_and_loses_nothing() {
     let lab = lab(&[destination("dead", "dead.jsonl", ""), destination("well", "well.jsonl", "")].concat());
-    // Nothing can be written to a directory.
+    // A directory cannot be written to.
     fs::create_dir(lab.path("dead.jsonl")).unwrap();
     let dead = DestinationName::parse("dead").unwrap();
     lab.run_agent_until(|reader| {
@@ -69,17 +69,17 @@ fn a_dead_destination_delays_no_other_and_loses_nothing() {
     assert_eq!(told(&lab, "well.jsonl").len(), 3);
     let pending = lab.reader().1.outbox().unwrap();
     assert_eq!(pending[&dead].count, 3);
-    assert!(pending[&dead].error.as_ref().unwrap().contains("cannot be written"), "{pending:?}");
+    assert!(pending[&dead].error.as_ref().unwrap().contains("cannot write"), "{pending:?}");
 
     fs::remove_dir(lab.path("dead.jsonl")).unwrap();
-    // The clock of these tests stands still; a later one, so that the retry is due.
+    // The clock of these tests does not advance; use a later one, so that the retry is due.
     let later = watchbell::model::time::after(crate::support::now(), std::time::Duration::from_secs(3_600));
     lab.run_agent_with(&watchbell::model::time::Clock::manual(later), |reader| reader.outbox().unwrap().is_empty());
     assert_eq!(told(&lab, "dead.jsonl").len(), 3);
     assert_eq!(told(&lab, "well.jsonl").len(), 3, "nothing is sent twice without a crash");
 }
 
-/// A crash tore the last line; what follows stands on lines of its own.
+/// A crash cut off the last line; what follows starts on a new line.
 #[test]
 fn a_torn_line_stays_alone() {
     let lab = lab(&destination("file", "out.jsonl", ""));
@@ -91,7 +91,7 @@ fn a_torn_line_stays_alone() {
 }
 
 fn collector() -> (Collector, &'static tokio::runtime::Runtime) {
-    // As long as the test's process: servers outlive the agents that they serve.
+    // Lives as long as the test process, because servers outlive the agents that they serve.
     let runtime = Box::leak(Box::new(
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap(),
     ));
@@ -105,7 +105,7 @@ fn hook(name: &str, collector: &Collector, more: &str) -> String {
     )
 }
 
-/// Ids of the detection alerts that messages tell of, each message a list.
+/// Ids of the detection alerts in messages, one list per message.
 fn messages(collector: &Collector) -> Vec<(String, Vec<String>)> {
     let rule = |alert: &Value| alert["rule"].as_str().unwrap().to_owned();
     collector
@@ -122,11 +122,11 @@ fn messages(collector: &Collector) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// What is refused, or cannot be delivered in time, becomes a dead letter, which is told to the others and can be tried again.
+/// Refused or undeliverable messages become dead letters, which are reported to other destinations and can be retried.
 #[test]
 fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
     let (service, _) = collector();
-    // One that takes nothing, and one that does not work.
+    // One destination refuses everything, and one does not work.
     service
         .always(|request| if request.path == "/refuses" { (400, "no".to_owned()) } else { (500, "down".to_owned()) });
     let tables = [
@@ -142,7 +142,7 @@ fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
             && outbox.get(&refuses).is_some_and(|pending| pending.given_up == 2 && pending.count == 0)
             && outbox.get(&down).is_some_and(|pending| pending.error.is_some())
     });
-    // Hours later it is given up as well.
+    // Hours later, its deliveries are given up as well.
     let later = Clock::manual(time::after(now(), Duration::from_secs(5 * 3_600)));
     let well = || fs::read_to_string(lab.path("well.jsonl")).unwrap_or_default();
     lab.run_agent_with(&later, |reader| {
@@ -152,13 +152,13 @@ fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
             .all(|title| well().contains(title));
         given_up == Some(2) && told
     });
-    // Neither was told that itself.
+    // Neither received the alert about itself.
     assert!(messages(&service).iter().all(|(_, rules)| rules.iter().all(|rule| rule.starts_with("team."))));
     let dead = lab.watchbell(&["destinations", "dead", "refuses", "--format", "json"]);
     assert_eq!(dead.stdout.lines().count(), 2);
     assert!(dead.stdout.contains("127.0.0.1 answered 400 Bad Request: no"), "{}", dead.stdout);
 
-    // Put right, tried again, delivered; the alert about it resolves itself.
+    // Once fixed, a retry delivers the messages, and the alert about the destination resolves itself.
     service.take();
     service.always(|_| (200, String::new()));
     assert!(lab.watchbell(&["destinations", "retry"]).stdout.contains("4 deliveries"));
@@ -171,7 +171,7 @@ fn what_cannot_be_delivered_is_given_up_told_and_tried_again() {
     assert!(lab.watchbell(&["destinations", "dead"]).stderr.contains("no deliveries were given up"));
 }
 
-/// So many an hour, then one summary: nothing is dropped.
+/// After the hourly limit, the rest comes in one summary: nothing is dropped.
 #[test]
 fn more_than_the_rate_comes_as_one_summary() {
     let (service, _) = collector();
@@ -186,11 +186,11 @@ fn more_than_the_rate_comes_as_one_summary() {
         |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&limited).map_or(0, |pending| pending.count);
     lab.run_agent_until(|reader| evaluated(reader, 12) && pending(reader) == 9);
     assert_eq!(messages(&service).len(), 3);
-    // The next agent keeps to it as well.
+    // The next agent respects the limit as well.
     let soon = Clock::manual(time::after(now(), Duration::from_secs(60)));
     lab.run_agent_with(&soon, |reader| evaluated(reader, 12) && pending(reader) == 9);
     assert_eq!(messages(&service).len(), 3);
-    // An hour later the rest comes together.
+    // An hour later, the rest comes in one message.
     let later = Clock::manual(time::after(now(), Duration::from_secs(3_700)));
     lab.run_agent_with(&later, |reader| pending(reader) == 0);
     let messages = messages(&service);
@@ -201,7 +201,7 @@ fn more_than_the_rate_comes_as_one_summary() {
 #[test]
 fn tags_and_late_alerts_are_routed_as_configured() {
     let (service, _) = collector();
-    // Two days old when they arrive.
+    // The events are two days old when they arrive.
     let entries = [entry("1", "x", -172_800, "ann"), entry("2", "x", 0, "ann")];
     let lab = Lab::with_organization(organization(&entries), "");
     let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
@@ -215,7 +215,7 @@ fn tags_and_late_alerts_are_routed_as_configured() {
     let each = "fn rule(event) { true }\nfn dedup(event) { event.id }";
     lab.write("rules/tagged.rhai", rule("team.tagged", "tags: [\"administration\"]", each));
     lab.write("rules/plain.rhai", rule("team.plain", "", each));
-    // Digests wait until no more late alerts come up; the agent's end is such a moment.
+    // Digests wait until no more late alerts are added, or until the agent stops.
     lab.run_agent_until(|reader| evaluated(reader, 2) && messages(&service).len() == 2);
     let tagged: Vec<(String, Vec<String>)> = messages(&service);
     assert!(tagged.iter().all(|(notice, rules)| notice == "opened" && *rules == ["team.tagged"]), "{tagged:?}");
@@ -230,7 +230,7 @@ fn tags_and_late_alerts_are_routed_as_configured() {
     assert_eq!(digest.len(), 3);
 }
 
-/// A message that a service cannot take holds up its own alert only.
+/// A message that a service refuses holds up only its own alert.
 #[test]
 fn one_bad_message_does_not_hold_up_the_others() {
     let (service, _) = collector();
@@ -242,7 +242,7 @@ fn one_bad_message_does_not_hold_up_the_others() {
         }
     });
     let lab = lab(&hook("hook", &service, "rules = [\"team.*\", \"other.*\"]"));
-    // The first attempts, then hours later again and again: the clock goes on with the retries.
+    // Attempts now and repeatedly hours later: the clock advances with the retries.
     let clock = Clock::manual(now());
     let rules = || -> BTreeSet<String> {
         let delivered = messages(&service).into_iter().flat_map(|(_, rules)| rules);
@@ -256,12 +256,12 @@ fn one_bad_message_does_not_hold_up_the_others() {
     assert_eq!(pending.values().map(|pending| pending.count).sum::<u64>(), 1);
 }
 
-/// With a rate, an incident is never closed before it was opened, nor opened after it was closed for good.
+/// With a rate limit, an incident is never closed before it was opened, nor opened after it was finally closed.
 #[test]
 fn what_closes_an_incident_does_not_overtake_what_opens_it() {
     let (service, _) = collector();
     service.always(|_| (202, String::new()));
-    // People act by the machine's clock, so these events are of today.
+    // User actions use the system clock, so these events are from today.
     let start = Clock::system().now();
     let offset = start.as_second() - crate::support::base().as_second() - 600;
     let entries: Vec<Value> = (0..4).map(|number| entry(&format!("e{number}"), "x", offset + number, "ann")).collect();
@@ -282,7 +282,7 @@ fn what_closes_an_incident_does_not_overtake_what_opens_it() {
         |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&pager).map_or(0, |pending| pending.count);
     lab.run_agent_with(&at(0), |reader| evaluated(reader, 4) && pending(reader) == 3);
     let opened = service.take()[0].json()["dedup_key"].as_str().unwrap().to_owned();
-    // All four are resolved: the one that is known there is closed at once, the others wait their turn.
+    // All four are resolved: the known incident is closed immediately, the others wait.
     for alert in lab.watchbell(&["alerts", "list", "--format", "json"]).stdout.lines() {
         let id = serde_json::from_str::<Value>(alert).unwrap()["id"].as_str().unwrap().to_owned();
         assert_eq!(lab.watchbell(&["alerts", "resolve", &id, "--author", "ann"]).code, Some(0));

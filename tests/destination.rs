@@ -29,7 +29,7 @@ use crate::support::{
 
 const SECRET: &str = "s3cr3t-MARKED";
 
-/// An alert with something in every field that a destination shows.
+/// An alert with a value in every field that a destination shows.
 fn alert() -> Alert {
     let text = rule(
         "team.admin.added",
@@ -48,7 +48,7 @@ fn resolved(mut alert: Alert) -> Alert {
     alert
 }
 
-/// A laboratory with one destination of this kind.
+/// A lab with one destination of this kind.
 struct Bench {
     lab: Lab,
     runtime: tokio::runtime::Runtime,
@@ -99,7 +99,7 @@ fn digest(count: u64) -> Message {
     Message::digest(DigestNotice::SilenceDigest, Some(SilenceId(3)), alerts)
 }
 
-/// The kinds that speak HTTP, each with a table that leads to the collector.
+/// The kinds that use HTTP, each with a table that points to the collector.
 fn over_http(collector: &Collector, lab: &Lab) -> BTreeMap<&'static str, String> {
     lab.write("slack-url", collector.url(&format!("/services/T0/B0/{SECRET}")));
     lab.write("teams-url", collector.url(&format!("/workflows/1?sig={SECRET}")));
@@ -130,7 +130,7 @@ fn over_http(collector: &Collector, lab: &Lab) -> BTreeMap<&'static str, String>
     ])
 }
 
-/// What a status means, for every kind that speaks HTTP; and no secret in anything that is said about it.
+/// Every kind that uses HTTP handles each status correctly, and no message contains a secret.
 #[test]
 fn every_http_destination_keeps_the_contract() {
     let bench = Bench::new();
@@ -164,10 +164,10 @@ fn every_http_destination_keeps_the_contract() {
             assert!(reason.contains(&status.to_string()) && reason.contains("127.0.0.1"), "{kind}: {reason}");
             assert!(!reason.contains(SECRET) && !reason.contains('\u{7}'), "{kind}: {reason}");
         }
-        // Redirects were not followed, and no request was made twice.
+        // Redirects were not followed, and no request was sent twice.
         assert_eq!(collector.take().len(), 11, "{kind}");
     }
-    // Nobody listens there any more.
+    // Nothing listens there any more.
     let mut gone = collector.clone();
     gone.address = "127.0.0.1:1".parse().unwrap();
     for (kind, table) in over_http(&gone, &bench.lab) {
@@ -197,7 +197,7 @@ fn a_webhook_is_signed_and_can_tell_repetitions() {
     assert_eq!(first.header("idempotency-key"), id);
     assert_eq!(received[1].header("webhook-id"), id, "the same news has the same id");
     assert_ne!(received[2].header("webhook-id"), id);
-    // Checked as a receiver would.
+    // Verified the way a receiver would.
     let signed = [format!("{id}.{}.", first.header("webhook-timestamp")).as_bytes(), &first.body].concat();
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
     let signature = first.header("webhook-signature").strip_prefix("v1,").unwrap().to_owned();
@@ -212,7 +212,7 @@ fn a_webhook_is_signed_and_can_tell_repetitions() {
     assert_eq!((&last["notice"], &last["alert"]["disposition"]), (&json!("resolved"), &json!("false_positive")));
 }
 
-/// Required by the schema (1.4.0) of class 2004 and of the objects it uses.
+/// Fields that schema 1.4.0 requires for class 2004 and the objects it uses.
 fn check_ocsf(finding: &Value) {
     for required in
         ["activity_id", "category_uid", "class_uid", "type_uid", "severity_id", "time", "metadata", "finding_info"]
@@ -343,7 +343,7 @@ fn pagerduty_has_one_incident_for_an_alert() {
     assert_eq!(payload["timestamp"], "2026-03-01T12:00:00Z");
     assert_eq!(payload["custom_details"]["context"]["target"], "target@example.com");
     assert_eq!(received[0]["links"][0]["href"], "https://example.com/ref");
-    // Every severity has one that PagerDuty knows.
+    // Every severity maps to one that PagerDuty knows.
     for severity in Severity::ALL {
         let alert = Alert { severity, ..alert() };
         delivered(bench.send(&mut pagerduty, &Message::alert(Notice::Opened, alert), None));
@@ -353,7 +353,7 @@ fn pagerduty_has_one_incident_for_an_alert() {
     assert_eq!(severities, ["info", "info", "warning", "error", "critical"]);
 }
 
-/// A Jira that keeps issues, and finds them by label only after a while.
+/// A fake Jira that keeps issues, and finds them by label only after a delay.
 fn jira(collector: &Collector) -> Arc<Mutex<Vec<(String, String)>>> {
     let calls: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
     let kept = Arc::clone(&calls);
@@ -409,10 +409,10 @@ fn jira_has_one_issue_for_an_alert() {
     let expected = base64::engine::general_purpose::STANDARD.encode(format!("bot@example.com:{SECRET}"));
     assert_eq!(authorization, format!("Basic {expected}"));
 
-    // Sent again after a crash: found by its label, and nothing doubles.
+    // Sent again after a crash: found by its label, so there is no duplicate.
     assert_eq!(delivered(bench.send(&mut destination, &opened(), None)).reference.as_deref(), Some("SEC-7"));
     assert_eq!(names(), ["POST search/jql"]);
-    // What happens later is a comment, by the key that is remembered.
+    // Later changes become comments on the issue with the stored key.
     delivered(bench.send(&mut destination, &Message::alert(Notice::Grew, alert()), Some("SEC-7")));
     assert_eq!(names(), ["POST issue/SEC-7/comment"]);
     delivered(bench.send(&mut destination, &Message::alert(Notice::Resolved, resolved(alert())), Some("SEC-7")));
@@ -420,7 +420,7 @@ fn jira_has_one_issue_for_an_alert() {
     assert!(last[0].1.contains("was planned") && last[0].1.contains("false positive"), "{}", last[0].1);
     assert!(last[2].1.contains("\"31\""));
     assert_eq!(names(), ["POST issue/SEC-7/comment", "GET issue/SEC-7/transitions", "POST issue/SEC-7/transitions"]);
-    // Of an alert that has no issue, the end is no news.
+    // The resolution of an alert without an issue is not sent.
     let mut other = alert();
     other.id = watchbell::model::name::AlertId::from_bytes([1; 16]);
     let receipt = delivered(bench.send(&mut destination, &Message::alert(Notice::Resolved, other), None));
@@ -428,7 +428,7 @@ fn jira_has_one_issue_for_an_alert() {
     assert_eq!(names(), ["POST search/jql"]);
 }
 
-/// A certificate for this machine, and what has signed it, in files.
+/// Files with a certificate for this machine and the CA that signed it.
 fn certificate(lab: &Lab) -> Arc<rustls::ServerConfig> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
@@ -439,7 +439,7 @@ fn certificate(lab: &Lab) -> Arc<rustls::ServerConfig> {
     Arc::new(config.unwrap())
 }
 
-/// Serves one mail over SMTP on a stream and returns what was said. Without TLS offers `STARTTLS` if it is told to.
+/// Serves one mail over SMTP on a stream and returns what the client sent. Never offers `STARTTLS`.
 fn smtp(mut stream: impl Read + Write, answer: &str) -> String {
     let mut said = String::new();
     let mut reader = BufReader::new(&mut stream);
@@ -475,7 +475,7 @@ fn smtp(mut stream: impl Read + Write, answer: &str) -> String {
     }
 }
 
-/// A mail server on loopback, with or without TLS, that takes one mail after another.
+/// A mail server on loopback, with or without TLS, that accepts one mail after another.
 fn mail_server(tls: Option<Arc<rustls::ServerConfig>>, answer: &'static str) -> (u16, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -523,7 +523,7 @@ fn email_is_encrypted_and_threads_what_belongs_together() {
     let said = mails.recv().unwrap();
     assert!(said.contains(&format!("In-Reply-To: {id}")) && said.contains("was planned"), "{said}");
     delivered(bench.send(&mut email, &digest(30), None));
-    assert!(mails.recv().unwrap().contains("30 alerts came up during silence 3"));
+    assert!(mails.recv().unwrap().contains("30 alerts opened during silence 3"));
 
     // A title cannot add headers.
     let mut injected = alert();
@@ -532,7 +532,7 @@ fn email_is_encrypted_and_threads_what_belongs_together() {
     let said = mails.recv().unwrap();
     assert!(!said.contains("\nBcc:"), "{said}");
 
-    // A certificate that nobody vouches for is not accepted, nor a server that offers no STARTTLS.
+    // An untrusted certificate is refused, and so is a server without STARTTLS.
     let (port, _mails) = mail_server(Some(certificate(&Lab::new())), "250 ok");
     let mut wrong = bench.open(&table.replace("port = ", &format!("port = {port} # ")));
     let SendOutcome::Retry { reason, .. } = bench.send(&mut wrong, &opened(), None) else { panic!() };
@@ -541,7 +541,7 @@ fn email_is_encrypted_and_threads_what_belongs_together() {
     let open = table.replace("implicit", "starttls").replace("port = ", &format!("port = {port} # "));
     let verdict = bench.send(&mut bench.open(&open), &opened(), None);
     assert!(matches!(verdict, SendOutcome::Retry { .. }), "{verdict:?}");
-    // A mail that is not taken would not be taken tomorrow.
+    // A rejected mail would be rejected again.
     let (port, _mails) = mail_server(None, "554 5.7.1 looks like spam");
     let table = format!(
         "kind = \"email\"\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"none\"\nfrom = \"bell@example.com\"\nto = [\"sec@example.com\"]"
@@ -550,7 +550,7 @@ fn email_is_encrypted_and_threads_what_belongs_together() {
     assert!(matches!(&verdict, SendOutcome::Refused(reason) if reason.contains("looks like spam")), "{verdict:?}");
 }
 
-/// RFC 5424: priority, version, time, host, program, process, kind of message, no data, and JSON behind a byte order mark.
+/// RFC 5424: priority, version, time, host, program, process, message id, no data, and JSON after a byte order mark.
 fn check_syslog(line: &str, priority: u16, kind: &str) -> Value {
     let parts: Vec<&str> = line.splitn(8, ' ').collect();
     assert_eq!(parts[0], format!("<{priority}>1"), "{line}");
@@ -559,7 +559,7 @@ fn check_syslog(line: &str, priority: u16, kind: &str) -> Value {
     serde_json::from_str(parts[7].strip_prefix('\u{feff}').unwrap()).unwrap()
 }
 
-/// The frames of octet counting.
+/// Splits octet-counted frames.
 fn frames(mut bytes: &[u8]) -> Vec<String> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
@@ -580,7 +580,7 @@ fn syslog_over_udp_tcp_and_tls() {
             "kind = \"syslog\"\nhost = \"localhost\"\nport = {port}\nprotocol = \"{protocol}\"\nfacility = 13\n{more}"
         )
     };
-    // `localhost` may be an IPv6 address first.
+    // `localhost` may resolve to an IPv6 address first.
     let udp = table("udp", socket.local_addr().unwrap().port(), "").replace("localhost", "127.0.0.1");
     delivered(bench.send(&mut bench.open(&udp), &opened(), None));
     let mut datagram = [0; 65_536];
@@ -614,7 +614,7 @@ fn syslog_over_udp_tcp_and_tls() {
             check_ocsf(&check_syslog(frame, 13 * 8 + 3, "digest"));
         }
     }
-    // Nobody listens there.
+    // Nothing listens there.
     let verdict = bench.send(&mut bench.open(&table("tcp", 1, "")), &opened(), None);
     assert!(matches!(verdict, SendOutcome::Retry { .. }), "{verdict:?}");
 }
@@ -632,7 +632,7 @@ fn a_command_gets_json_and_nothing_of_our_environment() {
     assert!(receipt.answer.contains("fine"), "{}", receipt.answer);
     let got: Value = serde_json::from_str(&fs::read_to_string(bench.lab.path("got.json")).unwrap()).unwrap();
     assert_eq!((&got["notice"], &got["alert"]["rule"]), (&json!("opened"), &json!("team.admin.added")));
-    // No shell looked at the argument.
+    // No shell interpreted the argument.
     assert_eq!(fs::read_to_string(bench.lab.path("got.argument")).unwrap(), "$(touch pwned); a b");
     assert!(!bench.lab.path("pwned").exists());
     let environment = fs::read_to_string(bench.lab.path("got.env")).unwrap();
@@ -644,14 +644,14 @@ fn a_command_gets_json_and_nothing_of_our_environment() {
     let SendOutcome::Retry { reason, .. } = bench.send(&mut bench.open(&fails), &opened(), None) else { panic!() };
     assert!(reason.contains("exit status: 7") && !reason.contains(SECRET), "{reason}");
 
-    // It takes too long, and does not read: it is ended, together with what it started.
+    // A program that takes too long and does not read is killed, together with its child processes.
     script("hangs", "#!/bin/sh\nsleep 300 &\necho $! > child\nwait\n");
     let hangs = "kind = \"command\"\ncommand = [\"./hangs\"]\ntimeout = \"1s\"";
     let SendOutcome::Retry { reason, .. } = bench.send(&mut bench.open(hangs), &opened(), None) else { panic!() };
-    assert!(reason.contains("did not end within"), "{reason}");
+    assert!(reason.contains("did not finish within"), "{reason}");
     let child = fs::read_to_string(bench.lab.path("child")).unwrap().trim().to_owned();
     let gone = || match fs::read_to_string(format!("/proc/{child}/stat")) {
-        // Nobody may be there to collect it.
+        // It may be a zombie if nothing reaps it.
         Ok(stat) => stat.contains(") Z"),
         Err(_) => true,
     };
@@ -661,19 +661,19 @@ fn a_command_gets_json_and_nothing_of_our_environment() {
     assert!(reason.contains("missing"), "{reason}");
 }
 
-/// A kind that is added here without a test of its own is noticed.
+/// Every kind of destination needs a test here.
 #[test]
 fn every_kind_is_tested() {
     let tested = ["terminal", "file", "webhook", "slack", "teams", "pagerduty", "jira", "email", "syslog", "command"];
     assert!(KINDS.iter().all(|kind| tested.contains(kind)), "{KINDS:?}");
 }
 
-/// UTF-16 units, which is the longer of the two ways to count that services use.
+/// Length in UTF-16 units, the longer of the two ways in which services count.
 fn units(text: &str) -> usize {
     text.encode_utf16().count()
 }
 
-/// All texts of a value.
+/// All strings in a value.
 fn texts(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::String(text) => found.push(text.clone()),
@@ -683,7 +683,7 @@ fn texts(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Whatever an alert holds, each service takes it: the limits stand in docs/destinations.md, with where they are from.
+/// Services accept any alert: their limits are listed with sources in docs/destinations.md.
 #[test]
 fn no_field_of_any_service_is_too_long() {
     let bench = Bench::new();
@@ -727,7 +727,7 @@ fn no_field_of_any_service_is_too_long() {
                             let limit = if block["type"] == "header" { 150 } else { 3_000 };
                             let text = block["text"]["text"].as_str().unwrap_or("x");
                             assert!(!text.is_empty() && units(text) <= limit, "{filling:?}: {}", units(text));
-                            // None of the escapes is cut.
+                            // No escape is cut.
                             if block["type"] != "header" {
                                 let rest = text.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "");
                                 assert!(!rest.contains('&') && !rest.contains('<'), "{rest}");

@@ -24,7 +24,7 @@ fn matches_with_one_key_join_within_the_period() {
         entry("4", "y", 20, "ann"),
         // An hour after the opening match: a new alert.
         entry("5", "x", 3_600, "ann"),
-        // Out of order, and nearer to the first.
+        // Out of order, and closer to the first.
         entry("6", "x", 30, "ann"),
     ];
     assert_debug_snapshot!(found(&text, &entries), @r#"
@@ -174,7 +174,7 @@ fn the_alert_says_where_it_comes_from() {
     assert_eq!(alert["raised_at"], Value::Null);
 }
 
-/// Rules that use everything that has state.
+/// Rules that use everything with state.
 const STATEFUL: [&str; 3] = [
     "const RULE = #{ id: \"s.dedup\", title: \"t\", severity: \"low\", dedup_period: \"2m\" };\nfn rule(event) { true }\nfn dedup(event) { event.actor.id }\nfn severity(event) { if event.action == \"b\" { \"high\" } else { \"low\" } }",
     "const RULE = #{ id: \"s.count\", title: \"t\", severity: \"low\", threshold: 3, window: \"1m\", dedup_period: \"90s\" };\nfn rule(event) { event.action != \"c\" }\nfn unique(event) { event.actor.id }",
@@ -183,7 +183,7 @@ const STATEFUL: [&str; 3] = [
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-    /// A detector that is thrown away and restored from its stored state at any points finds what one that never was finds.
+    /// A detector restored from stored state at arbitrary points finds the same as one that runs through.
     #[test]
     fn restoring_at_any_point_changes_nothing(
         made in prop::collection::vec((0_i64..900, 0_usize..3, 0_usize..4), 1..60),

@@ -16,10 +16,10 @@ fn ids(set: &RuleSet) -> Vec<String> {
     set.detections.iter().map(|rule| rule.id().to_string()).collect()
 }
 
-/// A change, and the rules that run once it is taken up.
+/// A change, and the rules that run once it has been loaded.
 type Step<'a> = (&'a dyn Fn(&Lab), &'a [&'a str]);
 
-/// Runs an agent, does one change after the other, and waits for each to be taken up.
+/// Runs an agent, makes one change after another, and waits until each has been loaded.
 fn changes(prepare: impl Fn(&Lab), watch: &str, steps: &[Step<'_>]) {
     let mut lab = Lab::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -37,7 +37,7 @@ fn changes(prepare: impl Fn(&Lab), watch: &str, steps: &[Step<'_>]) {
     let rules = agent.rules();
     let stop = CancellationToken::new();
     let task = runtime.spawn(agent.run(stop.clone()));
-    // The watches stand once the reloader runs; a first change that is seen says so.
+    // The watches exist once the reloader runs, which the first change that is loaded proves.
     for (number, (change, expected)) in steps.iter().enumerate() {
         change(&lab);
         let expected: BTreeSet<String> = expected.iter().map(|id| (*id).to_owned()).collect();
@@ -63,9 +63,9 @@ fn every_way_to_change_a_file_is_taken_up() {
             watch,
             &[
                 (&|lab| lab.write("rules/deep/er/two.rhai", text("a.two")), &["a.one", "a.two"]),
-                // Saved in place.
+                // Written in place.
                 (&|lab| lab.write("rules/one.rhai", text("a.uno")), &["a.uno", "a.two"]),
-                // Saved as editors do: a new file takes the old one's name.
+                // Written the way editors do: a new file is renamed to the old name.
                 (
                     &|lab| {
                         lab.write("rules/.one.rhai.swp", text("a.eins"));
@@ -73,7 +73,7 @@ fn every_way_to_change_a_file_is_taken_up() {
                     },
                     &["a.eins", "a.two"],
                 ),
-                // Broken: the last good version runs on.
+                // Broken: the last good version keeps running.
                 (
                     &|lab| {
                         lab.write("rules/one.rhai", "const RULE = #{");
@@ -93,7 +93,7 @@ fn every_way_to_change_a_file_is_taken_up() {
     }
 }
 
-/// As Kubernetes mounts a ConfigMap: files are links into `..data`, which is a link that is swapped.
+/// The way Kubernetes mounts a ConfigMap: files are links into `..data`, which is a link that is swapped.
 #[test]
 fn swapped_symbolic_links_are_taken_up() {
     use std::os::unix::fs::symlink;

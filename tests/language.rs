@@ -6,7 +6,7 @@ use watchbell::rule::{self, Loader, RuleSet, TOPICS};
 
 use crate::support::{Lab, entry, event, run};
 
-/// A rules directory with the lists of the examples, and one rule that says what `body` says.
+/// A rules directory with the lists of the examples, and one rule with this body.
 fn with_lists(body: &str) -> (tempfile::TempDir, Arc<RuleSet>) {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("lists")).unwrap();
@@ -24,7 +24,7 @@ fn with_lists(body: &str) -> (tempfile::TempDir, Arc<RuleSet>) {
     (directory, loaded.set)
 }
 
-/// Whether the expression is true of the event; an error otherwise.
+/// True if the expression matches the event; an error if it fails.
 fn is_true(body: &str, raw: &Value) -> Result<bool, String> {
     let (_directory, set) = with_lists(body);
     let report = run(&set, &[event(1, raw)]);
@@ -46,7 +46,7 @@ fn every_example_gives_what_it_says() {
     }
 }
 
-/// What an author writes wrong is an error that says what is right; absent data never is.
+/// Mistakes by the author are errors that say what is right; absent data never is an error.
 #[test]
 fn mistakes_of_the_author_are_told() {
     let given = entry("1", "x", 0, "ann");
@@ -144,14 +144,14 @@ fn addresses_are_looked_up_where_there_is_a_database() {
     let report = run(&loaded.set, &[event(1, &entry("1", "x", 0, "ann"))]);
     assert_eq!(report.rules.values().next().unwrap().first_error, None);
     assert_eq!(report.alerts.len(), 1);
-    // Without one it is as if the address were unknown; with a broken one, too, and that is told.
+    // Without a database, the address counts as unknown; the same with a broken one, which is reported.
     lab.write("city.mmdb", "no database");
     let loaded = Loader::new(lab.config().rules).without_builtin().load();
     assert_eq!(loaded.diagnostics[0].code, "E005");
     assert_eq!(run(&loaded.set, &[event(1, &entry("1", "x", 0, "ann"))]).alerts.len(), 0);
 }
 
-/// Databases in MaxMind's format that know one network, 203.0.113.0/24.
+/// Databases in MaxMind's format with one network, 203.0.113.0/24.
 mod mmdb {
     /// A map in the format's encoding: a control byte with type and size, then the entries.
     fn text(text: &str) -> Vec<u8> {
@@ -218,7 +218,7 @@ mod mmdb {
     }
 }
 
-/// The reference is what the program would write, and the definitions name every function.
+/// The reference is up to date, and the definitions include every function.
 #[test]
 fn documents_are_current() {
     let lab = Lab::new();
@@ -232,7 +232,7 @@ fn documents_are_current() {
     }
 }
 
-/// Values of every type, as they may stand anywhere in an event.
+/// Values of every type, as they may appear anywhere in an event.
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -264,7 +264,7 @@ fn any_value() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Data in the place of any function's data: never an error, whatever it is.
+    /// Arbitrary data as the data argument of any function is never an error.
     #[test]
     fn no_data_makes_a_helper_fail(values in prop::collection::vec(any_value(), 8)) {
         let calls = [
@@ -285,7 +285,7 @@ proptest! {
         prop_assert_eq!(report.alerts.len(), 1);
     }
 
-    /// Whatever an author passes: an answer or an error, never a panic, and never beyond the limits.
+    /// Arbitrary arguments give a result or an error, never a panic, and never exceed the limits.
     #[test]
     fn no_argument_makes_the_host_fail(values in prop::collection::vec(any_value(), 6)) {
         let mut body = String::new();
@@ -303,7 +303,7 @@ proptest! {
     }
 }
 
-/// Rhai's own `all` for lists takes the name of a function, and fails on what is none.
+/// Rhai's own `all` for lists takes a function name, and fails on a name that does not exist.
 #[test]
 fn a_list_in_place_of_a_map_has_nothing_at_a_path() {
     let given = json!({ "id": "1", "attributes": { "action": "x" }, "list": [], "texts": ["-"] });
@@ -313,14 +313,14 @@ fn a_list_in_place_of_a_map_has_nothing_at_a_path() {
 
 #[test]
 fn regular_expressions_take_linear_time() {
-    // Backtracking would need longer than the age of the universe for this.
+    // Backtracking would take longer than the age of the universe.
     let given = entry("1", "x", 0, "ann");
     let long = "let text = \"\"; text.pad(200000, 'a');";
     let found = is_true(&format!("{long} matches(text, \"^(a+)+$\") && !matches(text, \"^(a+)+b$\")"), &given);
     assert_eq!(found, Ok(true));
 }
 
-/// Work that is done inside of single calls is held to the time limit as well.
+/// Work inside a single call is subject to the time limit as well.
 #[test]
 fn heavy_calls_do_not_outrun_the_time_limit() {
     let patterns: Vec<String> = (0..1_200).map(|number| format!("*a{number}*b?c[xyz]*")).collect();
@@ -331,7 +331,7 @@ fn heavy_calls_do_not_outrun_the_time_limit() {
     assert!(error.contains("time limit"), "{error}");
 }
 
-/// Constants and `params` can be asked like any other value, in the rule and in what it imports, each its own.
+/// Constants and `params` behave like any other value, in the rule and in its imports, which each have their own.
 #[test]
 fn constants_are_seen_by_functions() {
     let lab = Lab::new();
@@ -351,10 +351,10 @@ fn constants_are_seen_by_functions() {
         "r.test.yaml",
         "- { name: a, event: { attributes: { action: x } }, expect: { alerts: [{ title: own 1 }] } }\n",
     );
-    // The directory one is in, without a configuration.
+    // In the current directory, without a configuration.
     let finished = lab.watchbell(&["test", "."]);
     assert_eq!(finished.code, Some(0), "{}", finished.show());
-    // The same without an import: then the top level is not run again for each call.
+    // The same without an import: the top level is then not run again for each call.
     lab.write(
         "r.rhai",
         text.replace("import \"lib/words\" as words;\n", "").replace("words::has(\"lib\"), !words::has(\"own\"), ", ""),

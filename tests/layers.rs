@@ -41,10 +41,10 @@ fn names(path: &Path) -> Vec<String> {
     names
 }
 
-/// Parts of `config` that everything may use: how a table is read, what is wrong in a file, where a secret is.
+/// Parts of `config` that every module may use: reading tables, diagnostics, and secrets.
 const SETTINGS: [&str; 3] = ["diagnostic", "secret", "settings"];
 
-/// What a module may use next to `model`, the settings and itself.
+/// The modules that a module may use, in addition to `model`, the settings and itself.
 fn may_use(module: &str) -> &'static [&'static str] {
     match module {
         "store" => &[],
@@ -75,7 +75,7 @@ fn may_use(module: &str) -> &'static [&'static str] {
     }
 }
 
-/// The code of a file without its unit tests and comments.
+/// The code of a file without unit tests and comments.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]").next().unwrap_or(text);
     text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
@@ -83,7 +83,7 @@ fn code(text: &str) -> String {
 
 #[test]
 fn modules_use_only_what_is_below_them() {
-    // The settings are values, although their owner is not.
+    // Settings are plain values, even if the module that owns them is not.
     let layer = |path: &[String]| match path {
         [first, second, ..] if first == "config" && SETTINGS.contains(&second.as_str()) => "settings".to_owned(),
         [first, ..] => first.clone(),
@@ -114,11 +114,11 @@ fn modules_use_only_what_is_below_them() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The paths that code names after `crate::` and `super::`, each as the modules it leads through, beside the file it stands in.
+/// The paths in code after `crate::` and `super::`, as lists of modules, with the file they are in.
 fn paths(module: &[String], code: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for (at, token) in code.match_indices("crate::").chain(code.match_indices("super::")) {
-        // `super::super::x` is read from its beginning, and `pub(in crate::rule)` is no use of it.
+        // `super::super::x` is read from its start, and `pub(in crate::rule)` is not a use.
         if code[..at].ends_with("super::") || code[..at].ends_with("(in ") {
             continue;
         }
@@ -136,7 +136,7 @@ fn paths(module: &[String], code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Follows one path, or each of those in braces; returns what comes after it.
+/// Reads one path, or each of those in braces; returns the remaining text.
 fn follow<'a>(mut path: Vec<String>, code: &'a str, found: &mut Vec<Vec<String>>) -> &'a str {
     let mut rest = code.trim_start();
     loop {
@@ -147,7 +147,7 @@ fn follow<'a>(mut path: Vec<String>, code: &'a str, found: &mut Vec<Vec<String>>
                     return after;
                 }
                 let after = follow(path.clone(), list, found);
-                // Whatever stands there is no path: `as name`.
+                // Anything else is not a path, such as `as name`.
                 list = if after.len() < list.len() { after } else { &list[1..] };
                 if list.is_empty() {
                     return list;
@@ -170,7 +170,7 @@ fn follow<'a>(mut path: Vec<String>, code: &'a str, found: &mut Vec<Vec<String>>
     }
 }
 
-/// Each file with the files that it uses, but for those that hold it and those that it holds.
+/// Each file with the files that it uses, except for its ancestors and descendants.
 fn uses() -> BTreeMap<String, Vec<String>> {
     let files = modules();
     let known: Vec<Vec<String>> = files.iter().map(|(_, path, _)| names(path)).collect();
@@ -200,7 +200,7 @@ fn no_files_use_each_other_in_a_circle() {
     let mut left = uses();
     assert!(left["agent/evaluate"].contains(&"agent/request".to_owned()), "uses are found: {left:#?}");
     assert!(left["rule/load/compile"].contains(&"rule/script/scan".to_owned()));
-    // What uses nothing that is left is in no circle.
+    // Files that use no remaining file are not in a cycle.
     loop {
         let done: Vec<String> = left
             .iter()
@@ -212,7 +212,7 @@ fn no_files_use_each_other_in_a_circle() {
         }
         done.iter().for_each(|file| drop(left.remove(file)));
     }
-    // Nor is what nothing that is left uses.
+    // Neither are files that no remaining file uses.
     loop {
         let done: Vec<String> =
             left.keys().filter(|file| !left.values().any(|used| used.contains(file))).cloned().collect();
@@ -224,7 +224,7 @@ fn no_files_use_each_other_in_a_circle() {
     assert!(left.is_empty(), "in or between circles: {left:#?}");
 }
 
-/// The rooms of `rule`, each above what it may use.
+/// The layers of `rule`, from the top down, with what they may use.
 #[test]
 fn rules_are_in_four_rooms_with_one_direction() {
     let floor = |file: &str| match file.strip_prefix("rule/")?.split('/').next()? {
@@ -248,7 +248,7 @@ fn rules_are_in_four_rooms_with_one_direction() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What a crate is for stays behind the module that owns it.
+/// Each external crate is used only by the module that owns it.
 #[test]
 fn dependencies_stay_behind_their_owner() {
     let owners: BTreeMap<&str, &[&str]> = BTreeMap::from([
@@ -279,7 +279,7 @@ fn dependencies_stay_behind_their_owner() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A call of the store may wait, which on an asynchronous thread would stop all tasks: there it is held as a `TaskStore`, or a `TaskDesk`.
+/// Store calls may block, which would stall all tasks on an async thread: async code uses `TaskStore` or `TaskDesk`.
 #[test]
 fn tasks_wait_for_no_disk() {
     let mut wrong = Vec::new();
@@ -291,13 +291,13 @@ fn tasks_wait_for_no_disk() {
         for (at, call) in code.match_indices("store.").chain(code.match_indices("service.")) {
             let line = code[..at].lines().count();
             let next = &code[at + call.len()..];
-            // `self.store.run(…)`; what stands in its closure is called `store`, and is not held.
+            // `self.store.run(…)`: the closure's parameter is also called `store`, and is not a field.
             let held = code[..at].ends_with("self.");
             let runs =
                 ["run(", "start(", "clone(", "subscribe("].iter().any(|name| next.trim_start().starts_with(name));
             // In `deliver`, a service is one that messages are sent to.
             let other = module == "deliver" && call == "service.";
-            // The agent is put together, and opened, before its tasks run.
+            // The agent is assembled and opened before its tasks run.
             let opens = path.ends_with("agent/mod.rs");
             if held && !runs && !opens && !other {
                 wrong.push(format!("{}:{line}", path.display()));

@@ -1,4 +1,4 @@
-//! Tests of what Watchbell promises, through its binary and its public interface. One binary, so that it is linked once.
+//! Tests of what Watchbell promises, through its binary and its public interface. A single test binary is linked once.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,67 +9,67 @@
     reason = "a test fails by panicking"
 )]
 
-/// What tests share: a laboratory with a simulated organization, events and rule sets.
+/// Shared helpers: a lab with a simulated organization, events and rule sets.
 mod support;
 
-/// What organizations call their actions: lists, names, categories, and what is not wanted.
+/// Action lists: names, categories, and ignored and dropped actions.
 mod actions;
-/// Writing rules: their tests, what is doubtful about them, why they did or did not fire, beginning and formatting them.
+/// Writing rules: tests, lints, explanations, templates and formatting.
 mod authoring;
 mod control_api;
 /// The outbox: routing, failing destinations, rotation.
 mod deliver;
 /// Every kind of destination against a server on loopback.
 mod destination;
-/// What a match becomes: dedup, thresholds, escalation, fallbacks, late events.
+/// From match to alert: dedup, thresholds, escalation, fallbacks, late events.
 mod detection;
 /// Rules directories that change under a running agent.
 mod hot_reload;
-/// The rule language: every host function as its documentation says, on data of any shape, and the documents made of it.
+/// The rule language: every host function as documented, on data of any shape, and the generated documents.
 mod language;
-/// Project invariants: who imports whom, module docs, sizes of files.
+/// Project invariants: layers, module docs, file sizes.
 mod layers;
-/// What rules remember: exact, bounded, the same however it came about.
+/// Rule state: exact, bounded, and independent of how it came about.
 mod memory;
-/// A running agent: its socket, its verbs, alerts' life, silences, events in and out, metrics.
+/// A running agent: its socket, commands, alert lifecycle, silences, import and export, metrics.
 mod operate;
-/// The rule pack: that each rule explains itself, that ordinary weeks are quiet, and that an incident is found step by step.
+/// The rule pack: each rule documents itself, ordinary weeks are quiet, and each step of an incident is detected.
 mod pack;
-/// Asking before a script runs.
+/// Evaluating conditions before a script runs.
 mod prefilter;
 /// Promise 5: absent data never throws.
 mod promise_absent_data;
 /// Promise 3: a bad rule hurts only itself.
 mod promise_bad_rule;
-/// Promise 1: nothing is lost and nothing doubled, whenever the process is killed.
+/// Promise 1: nothing is lost or duplicated, whenever the process is killed.
 mod promise_crash;
 mod promise_last_resort;
 mod promise_nothing_hidden;
-/// Promise 2: replaying what was evaluated gives the alerts that were raised.
+/// Promise 2: replaying evaluated events gives the alerts that were raised.
 mod promise_replay_is_live;
-/// No secret gets into anything that is written or printed.
+/// No secret is ever written or printed.
 mod promise_secrets;
 /// Promise 4: silence is never mistaken for safety.
 mod promise_silence;
-/// What README says is what the program does.
+/// The program does what the README says.
 mod readme;
-/// Replays on many threads.
+/// Replays on several threads.
 mod replay;
-/// `replay` and `coverage` as people call them.
+/// The commands `replay` and `coverage`.
 mod replay_verb;
-/// The rules that ship.
+/// The shipped rules.
 mod shipped_rules;
-/// The events stream: both endings, every fault, ragged pages.
+/// The events stream: both endings, every fault, malformed pages.
 mod source;
 /// The store: layout, retention, merging, disk use.
 mod store;
-/// Care of the store: damaged snapshots, verify, backup, compaction, recovery.
+/// Store maintenance: damaged snapshots, verify, backup, compaction, recovery.
 mod store_care;
-/// Rules that are new: the guard, and the run over what is stored.
+/// New rules: the guard and the retro-hunt.
 mod trial;
-/// Overrides and exceptions: what they change and hide, that they are reloaded, counted and kept.
+/// Overrides and exceptions: their effects, reloading, counting and persistence.
 mod tuning;
-/// The verbs: what they print and which code they exit with.
+/// The commands: output and exit codes.
 mod verbs;
-/// A rule's version changes exactly when its answer can.
+/// A rule's version changes exactly when its results can.
 mod versions;

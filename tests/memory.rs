@@ -54,11 +54,11 @@ fn grouping_by_fields_is_short_for_a_key() {
         grouped("group_by: [\"action\", \"nothing\"]", "fn rule(event) { true }")[1],
         "medium x1 a.group fired [y / -]"
     );
-    // A function goes before it.
+    // A `fn dedup` takes precedence over `group`.
     assert_eq!(grouped(group, "fn rule(event) { true } fn dedup(event) { event.action }").len(), 2);
 }
 
-/// Only `fn rule` writes; what the others say of the same does not change it.
+/// Only `fn rule` writes state; other functions can query it without changing it.
 #[test]
 fn only_the_rule_itself_writes() {
     let text = rule(
@@ -80,7 +80,7 @@ fn each_rule_has_a_memory_of_its_own_and_may_share_one() {
     let set = rule_set(&[&own("a.one"), &own("a.two"), &shares("a.three"), &shares("b.four")]);
     let report = run(&set, &events(&at(&[0, 10])));
     let rules: Vec<&str> = report.alerts.iter().map(|alert| alert.rule.as_str()).collect();
-    // Both count what they share: the third time is the second event, in the first of the two.
+    // Shared state counts once per rule: the third count is in `a.three`, at the second event.
     assert_eq!(rules, ["a.one", "a.three", "a.two"]);
 }
 
@@ -92,13 +92,13 @@ fn late_events_count_where_they_belong() {
         "fn rule(event) { true } fn title(event) { `${counted(\"k\", \"1m\")}` }",
     )
     .replace("{ true }", "{ count(\"k\", \"1m\") > 0 }");
-    // The third arrives last but one, and is the first in time.
+    // The third event arrives last but one, and is the first in time.
     let titles: Vec<String> =
         found(&text, &at(&[30, 100, 0, 110])).iter().map(|line| line[10..].trim().to_owned()).collect();
     assert_eq!(titles, ["1 [1]", "1 [1]", "1 [1]", "2 [2]"]);
 }
 
-/// The same events in the same order leave the same memory, byte for byte, wherever the pages end and the agent restarts.
+/// The same events in the same order leave the same state, byte for byte, wherever pages end and the agent restarts.
 #[test]
 fn memory_is_the_same_however_it_came_about() {
     let text = rule(
@@ -199,7 +199,7 @@ fn rules_listen_to_rules_in_order_and_never_in_a_circle() {
     );
     let titles: Vec<&str> = report.alerts.iter().map(|alert| alert.title.as_str()).collect();
     assert_eq!(titles, ["a.signal medium by ann at 203.0.113.9", "c.further fired"]);
-    // The alert is about the event that made it.
+    // The alert is about the event that triggered it.
     assert_eq!(report.alerts[0].first_events[0].as_str(), "4");
     assert_eq!(report.rules.values().map(|rule| rule.matches).sum::<u64>(), 5);
     let (set, problems) = load(&[
@@ -216,8 +216,8 @@ fn rules_listen_to_rules_in_order_and_never_in_a_circle() {
     assert!(problems[0].contains("`on` cannot be combined with `actions`"), "{problems:?}");
 }
 
-/// A match is heard once it counts: not below its rule's threshold, not behind an exception, and from a shadow rule by shadow
-/// rules only.
+/// Other rules see a match only if it counts: not below its rule's threshold, not if an exception suppresses it, and
+/// matches of shadow rules only in other shadow rules.
 #[test]
 fn rules_hear_what_counts() {
     let heard = |extra: &str, listener: &str| {
@@ -248,7 +248,7 @@ const EXPECTS: &str = "fn rule(event) { if event.action == \"begun\" { expect(ev
     fn title(event) { if event.expected == () { `${event.actor.id} begins` } else { `${event.actor.id} did not end by ${event.time}, begun ${event.since}` } }\n\
     fn dedup(event) { event.actor.id }";
 
-/// Time passes with events, each at its second, and then up to a second.
+/// Runs the events, each at its second, and then advances time up to a second.
 fn expecting(entries: &[(&str, &str, i64)], until: Option<i64>) -> Vec<String> {
     let text = rule("a.expects", "dedup_period: \"1s\"", EXPECTS);
     let mut replay = Replay::new(rule_set(&[&text]), Settings::default());
@@ -272,20 +272,20 @@ fn expecting(entries: &[(&str, &str, i64)], until: Option<i64>) -> Vec<String> {
 #[test]
 fn what_does_not_happen_is_told() {
     let failed = ["ann did not end by 2026-03-01T13:00:00Z, begun 2026-03-01T12:00:00Z [2026-03-01T13:00:00Z]"];
-    // By a later event, whatever it is about, ten minutes after the end and not before; or by time alone.
+    // The deadline passes with a later event of any kind, ten minutes after the end and not before, or by time alone.
     assert_eq!(expecting(&[("begun", "ann", 0), ("other", "bob", 4_200)], None), failed);
     assert!(expecting(&[("begun", "ann", 0), ("other", "bob", 4_199)], None).is_empty());
     assert_eq!(expecting(&[("begun", "ann", 0)], Some(4_200)), failed);
     assert!(expecting(&[("begun", "ann", 0)], Some(4_199)).is_empty());
-    // It happens at the last moment, too late, to somebody else, or before.
+    // The expected event at the last moment, too late, about another key, or earlier.
     assert!(expecting(&[("begun", "ann", 0), ("ended", "ann", 3_600)], Some(9_999)).is_empty());
     assert_eq!(expecting(&[("begun", "ann", 0), ("ended", "ann", 3_601)], Some(9_999)), failed);
     assert_eq!(expecting(&[("begun", "ann", 0), ("ended", "bob", 60)], Some(9_999)), failed);
     assert_eq!(expecting(&[("ended", "ann", -60), ("begun", "ann", 0)], Some(9_999)), failed);
-    // What met it arrives late, or arrived before.
+    // The expected event arrives late, or arrived before.
     assert!(expecting(&[("begun", "ann", 0), ("other", "bob", 4_100), ("ended", "ann", 60)], Some(9_999)).is_empty());
     assert!(expecting(&[("ended", "ann", 60), ("begun", "ann", 0)], Some(9_999)).is_empty());
-    // Each waits for itself.
+    // Each key waits separately.
     let twice = [("begun", "ann", 0), ("begun", "ann", 1_800), ("ended", "ann", 3_700)];
     assert_eq!(expecting(&twice, Some(9_999)), failed);
     assert_eq!(expecting(&twice[..2], Some(9_999)).len(), 2);
@@ -315,7 +315,7 @@ fn what_is_expected_needs_somebody_to_tell() {
     assert_eq!(report.rules.values().next().unwrap().errors, 1);
 }
 
-/// The agent tells it while the log is silent; a restart forgets nothing, and a replay follows.
+/// The agent reports it while the log is silent; a restart loses nothing, and a replay gives the same.
 #[test]
 fn silence_is_told_by_the_clock() {
     let second = |seconds: i64| time::from_millis(base().as_millisecond() + seconds * 1_000);
@@ -358,7 +358,7 @@ fn silence_is_told_by_the_clock() {
     assert_eq!(verified.code, Some(0), "{}", verified.show());
 }
 
-/// A rule that comes later, or looks back further than before, knows what is stored; what it would have found is not told.
+/// A new rule, or one with a longer window, learns from stored events without raising alerts for them.
 #[test]
 fn new_rules_learn_from_what_is_stored() {
     let hour = |hours: u64| time::after(base(), Duration::from_secs(hours * 3_600));
@@ -390,12 +390,12 @@ fn new_rules_learn_from_what_is_stored() {
     lab.run_agent_with(&clock, |reader| evaluated(reader, 6));
     // Ann, Bob and Cat were there before.
     assert_eq!(new(&lab), ["dan"]);
-    // Two hours are too short to know Ann, who was last there three hours before; but what was learned is not unlearned.
+    // Two hours are too short to learn Ann, who was last seen three hours before; but learned state is kept.
     lab.write("rules/new.rhai", is_new("2h"));
     clock.set(hour(6));
     lab.run_agent_with(&clock, |reader| evaluated(reader, 7));
     assert_eq!(new(&lab), ["ann", "dan"]);
-    // Further back than before: Cat is known, Eve is not.
+    // A longer window: Cat is known, Eve is not.
     lab.write("rules/new.rhai", is_new("9h"));
     clock.set(hour(7));
     lab.run_agent_with(&clock, |reader| evaluated(reader, 8));
@@ -403,7 +403,7 @@ fn new_rules_learn_from_what_is_stored() {
     let listed = lab.watchbell(&["state", "show", "--rule", "a.new"]);
     assert!(listed.stdout.contains("cat"), "{}", listed.show());
 
-    // A replay of a part learns from what is before it, unless it is told not to.
+    // A replay of a part learns from the events before it, unless disabled.
     let replay = |more: &[&str]| {
         let since = hour(5).to_string();
         let arguments = [&["replay", "--rules", "rules/new.rhai", "--since", &since], more].concat();
@@ -420,7 +420,7 @@ fn new_rules_learn_from_what_is_stored() {
     assert!(!empty.stdout.contains("warm-up") && empty.stdout.contains("ann 20"), "{}", empty.show());
 }
 
-/// The examples of Sigma's four kinds of correlation do what their tests say.
+/// The examples of Sigma's four kinds of correlation pass their tests.
 #[test]
 fn the_examples_hold() {
     let lab = Lab::new();
@@ -431,7 +431,7 @@ fn the_examples_hold() {
     assert_eq!(finished.code, Some(0), "{}", finished.show());
 }
 
-/// Who makes a circle by a change goes back to what it was; who was in it before did no wrong.
+/// The rule whose change closes a cycle goes back to its previous version; the other rules in the cycle keep running.
 #[test]
 fn a_circle_is_broken_where_it_was_made() {
     let directory = tempfile::tempdir().unwrap();
@@ -447,13 +447,13 @@ fn a_circle_is_broken_where_it_was_made() {
     write("a.rhai", &rule("t.a", "on: [\"tag:x\"]", yes));
     write("b.rhai", &rule("t.b", "actions: [\"x\"]", yes));
     assert_eq!(runs(&loader.load().set), ["t.a tag:x", "t.b "]);
-    // B now listens to A and has the tag that A listens to: B stays as it was.
+    // B now subscribes to A and has the tag that A subscribes to: B keeps its previous version.
     write("b.rhai", &rule("t.b", "on: [\"rule:t.a\"], tags: [\"x\"]", yes));
     let loaded = loader.load();
     assert_eq!(runs(&loaded.set), ["t.a tag:x", "t.b "]);
     let broken: Vec<bool> = loaded.set.broken.iter().map(|broken| broken.last_good_runs).collect();
     assert_eq!((broken, loaded.diagnostics.len()), (vec![true], 1));
-    // A does not compile any more, so its last good version runs, and a third rule would go round with that.
+    // A no longer compiles, so its last good version runs, and a third rule would close a cycle with that.
     write("b.rhai", &rule("t.b", "actions: [\"x\"]", yes));
     loader.load();
     write("a.rhai", "const RULE = #{");
@@ -461,7 +461,7 @@ fn a_circle_is_broken_where_it_was_made() {
     assert_eq!(runs(&loader.load().set), ["t.a tag:x", "t.b "]);
 }
 
-/// A copy with the id left as it was displaces nothing, wherever it stands.
+/// A copy of a rule with the same id replaces nothing, wherever it is.
 #[test]
 fn an_id_stays_with_the_file_that_had_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -475,7 +475,7 @@ fn an_id_stays_with_the_file_that_had_it() {
     assert_eq!(set.broken.len(), 1);
 }
 
-/// An event from the future, by a clock that is wrong, does not blind a rule for what happens now.
+/// An event from the future, due to a wrong clock, does not keep a rule from seeing current events.
 #[test]
 fn an_event_from_the_future_blinds_nothing() {
     let counts = rule(
@@ -496,7 +496,7 @@ fn an_event_from_the_future_blinds_nothing() {
     assert_eq!(found, ["t.sees 1", "t.counts k"]);
 }
 
-/// What is repeated does not push out what adds up.
+/// Repeated values do not evict values that add to the count.
 #[test]
 fn repetition_hides_no_distinct_value() {
     let distinct = rule(

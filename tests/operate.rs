@@ -15,7 +15,7 @@ use watchbell::{
 
 use crate::support::{Finished, Lab, Running, base, collector::Collector, entry, eventually, rule, scenario, timeless};
 
-/// A rule that matches everything, an alert for each event.
+/// A rule that matches everything, with one alert per event.
 fn each(id: &str) -> String {
     rule(
         id,
@@ -24,7 +24,7 @@ fn each(id: &str) -> String {
     )
 }
 
-/// Entries that happened just now: the agents here are processes with the machine's clock.
+/// Entries that happened just now: the agents here are processes that use the system clock.
 pub(crate) fn recent(count: usize) -> Vec<Value> {
     let start = time::before(Clock::system().now(), Duration::from_secs(3_600));
     let offset = start.as_second() - base().as_second();
@@ -47,7 +47,7 @@ pub(crate) fn lab(entries: &[Value]) -> Lab {
     lab
 }
 
-/// Starts an agent and waits until its socket answers and it has read everything.
+/// Starts an agent and waits until its socket responds and it has read everything.
 pub(crate) fn start(lab: &Lab, events: u64) -> Running {
     let mut command = lab.command(&["run", "--format", "json"]);
     command.stdout(Stdio::null()).stderr(fs::File::create(lab.path("run.log")).unwrap());
@@ -74,7 +74,7 @@ fn lines(finished: &Finished) -> Vec<Value> {
     finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What does not depend on when it is asked.
+/// The parts that do not depend on the time of the query.
 fn lasting(status: &Value) -> Value {
     json!({
         "events": status["events"], "open": status["open_alerts"], "acknowledged": status["acknowledged_alerts"],
@@ -85,7 +85,7 @@ fn lasting(status: &Value) -> Value {
     })
 }
 
-/// Every verb that looks says the same beside an agent and without one.
+/// Every query command prints the same with a running agent and without one.
 #[test]
 fn every_looking_verb_answers_alike_with_and_without_an_agent() {
     let lab = lab(&recent(60));
@@ -145,7 +145,7 @@ fn every_looking_verb_answers_alike_with_and_without_an_agent() {
         assert_eq!(beside.starts_with("exit: 0"), !fails, "{verb:?}: {beside}");
     }
     assert_eq!(lasting(&before), lasting(&after));
-    // Beside an agent a rule forgets in the agent's memory, and not only in the store.
+    // With a running agent, `state clear` clears the agent's state, not only the store.
     let again = start(&lab, 60);
     assert!(lab.watchbell(&["state", "clear", "--rule", "team.remembers"]).stdout.contains("cleared 2 keys"));
     drop(again);
@@ -207,7 +207,7 @@ fn an_alert_is_acknowledged_resolved_and_reopened_beside_an_agent_and_without() 
     }
 }
 
-/// The key of a resolved alert opens a new one at its next match; replaying does the same at the same place.
+/// After an alert is resolved, the next match with its key opens a new one; a replay does the same at the same place.
 #[test]
 fn a_resolved_alert_takes_no_more_matches_and_replay_agrees() {
     let entries = recent(6);
@@ -225,7 +225,7 @@ fn a_resolved_alert_takes_no_more_matches_and_replay_agrees() {
     assert_eq!(first.len(), 1);
     let id = first.iter().next().unwrap().0.clone();
     assert_eq!(lab.watchbell(&["alerts", "resolve", &id, "--author", "ann"]).code, Some(0));
-    // What comes next, the other way.
+    // The next events are imported instead.
     let more: String = entries[3..5].iter().map(|entry| format!("{entry}\n")).collect();
     lab.write("more.jsonl", more);
     assert_eq!(lab.watchbell(&["events", "import", "more.jsonl", "--source", "test"]).code, Some(0));
@@ -234,7 +234,7 @@ fn a_resolved_alert_takes_no_more_matches_and_replay_agrees() {
     let second = ids(&lab);
     assert_eq!(second.len(), 2, "{second:?}");
     assert!(second.iter().any(|(other, count)| *other == id && *count == 3));
-    // Reopened, it takes the next one in: the newer alert is the one that was opened last, and both are open.
+    // A replay gives the same alerts.
     drop(agent);
     let replayed = lab.watchbell(&["replay", "--format", "json"]);
     let replayed: Value = serde_json::from_str(&replayed.stdout).unwrap();
@@ -272,7 +272,7 @@ fn a_silence_keeps_alerts_back_and_lists_them_when_it_ends() {
     assert_eq!((&silences[0]["silenced"], &silences[0]["comment"]), (&json!(2), &json!("planned")));
     let listed = run(&["alerts", "list"]).stdout;
     assert_eq!(listed.matches("open, silenced").count(), 2, "{listed}");
-    // Resolving what nobody was told of is told to nobody.
+    // Resolving an alert that was never delivered is not delivered either.
     let quiet = lines(&run(&["alerts", "list", "--actor", "ann", "--format", "json"]));
     run(&["alerts", "resolve", quiet[0]["id"].as_str().unwrap(), "--author", "bo"]);
     run(&["silence", "expire", "1"]);
@@ -291,7 +291,7 @@ fn events_go_in_and_out_byte_for_byte() {
     let agent = start(&lab, 0);
     let entries = recent(1_300);
     let text: String = entries.iter().map(|entry| format!("{entry}\n")).collect();
-    // Lines, gzipped; a page of the API; something that is no event; and standard input.
+    // Lines, gzip, a page of the API, an entry that is not an event, and standard input.
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(text.as_bytes()).unwrap();
     lab.write("lines.jsonl.gz", encoder.finish().unwrap());
@@ -306,7 +306,7 @@ fn events_go_in_and_out_byte_for_byte() {
     assert!(import.wait().unwrap().success());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert!(runtime.block_on(eventually(|| status(&lab)["events"]["evaluated"] == 2_600)));
-    // No rule ran on what was only to be kept.
+    // No rule was evaluated on events that were only imported.
     let matches = lines(&lab.watchbell(&["alerts", "list", "--limit", "5000", "--format", "json"]));
     assert_eq!(matches.iter().filter(|alert| alert["rule"] == "team.each").count(), 1_300);
     assert!(lab.watchbell(&["events", "list", "--quarantined"]).stdout.contains("not a JSON object"));
@@ -318,7 +318,7 @@ fn events_go_in_and_out_byte_for_byte() {
     drop(agent);
 }
 
-/// A script that imports notices what was not imported.
+/// A script that imports events learns what was not imported.
 #[test]
 fn an_import_of_nothing_is_no_success() {
     let lab = lab(&[]);
@@ -335,7 +335,7 @@ fn an_import_of_nothing_is_no_success() {
     assert!(imported.stdout.starts_with("1 event stored"), "{}", imported.show());
 }
 
-/// A window of the log is asked for again: what is missing comes, what is there stays as it is.
+/// A part of the log is fetched again: missing events are added, existing ones are unchanged.
 #[test]
 fn a_part_of_the_log_is_fetched_again() {
     let lab =
@@ -357,7 +357,7 @@ fn a_part_of_the_log_is_fetched_again() {
     drop(agent);
 }
 
-/// Follows what comes, over the end of one agent and the start of the next.
+/// Follows changes across the end of one agent and the start of the next.
 #[test]
 fn tail_follows_from_one_agent_to_the_next() {
     let lab = lab(&recent(5));
@@ -386,7 +386,7 @@ fn tail_follows_from_one_agent_to_the_next() {
 fn raw(lab: &Lab, request: &[u8]) -> String {
     let mut stream = UnixStream::connect(lab.path("data/agent.sock")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    // It may be refused before it has been sent whole.
+    // The request may be refused before it has been sent completely.
     stream.write_all(request).ok();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok();
@@ -407,7 +407,7 @@ fn the_socket_refuses_what_it_should() {
     assert_eq!((mode("data"), mode("data/agent.sock")), (0o700, 0o600));
     let status = "{}";
     assert!(raw(&lab, &ask(status, "")).contains("200"));
-    // A page in a browser says where it comes from.
+    // A web page's request has an `Origin` header.
     assert!(raw(&lab, &ask(status, "origin: http://evil.example\r\n")).contains("403"));
     assert!(raw(&lab, &ask(status, "sec-fetch-site: cross-site\r\n")).contains("403"));
     let form =
@@ -419,20 +419,20 @@ fn the_socket_refuses_what_it_should() {
         assert!(raw(&lab, &ask(nonsense, "")).contains("400"), "{nonsense:.40}");
     }
     assert!(raw(&lab, b"\x16\x03\x01 no http at all \r\n\r\n").contains("400"));
-    // More than it takes, announced and not.
+    // Bodies that are too large, with and without a content length.
     let announced = ask("", "").iter().map(|byte| *byte as char).collect::<String>();
     let announced = announced.replace("content-length: 0", "content-length: 99999999999");
     assert!(raw(&lab, announced.as_bytes()).contains("413"));
     assert!(raw(&lab, &ask(status, &format!("x: {}\r\n", "y".repeat(200_000)))).contains("431"));
 
-    // Hundreds that say nothing: the others wait their turn, and get it.
+    // Hundreds of silent connections: other requests wait for a free slot, and get one.
     let idle: Vec<UnixStream> =
         (0..100).filter_map(|_| UnixStream::connect(lab.path("data/agent.sock")).ok()).collect();
     assert!(idle.len() >= 64);
     drop(idle);
     let finished = lab.watchbell(&["status"]);
     assert_eq!(finished.code, Some(0), "{}", finished.show());
-    // One that stops in the middle of a request is cut off, and has held up nobody.
+    // A client that stops in the middle of a request is disconnected, and has not blocked others.
     let mut slow = UnixStream::connect(lab.path("data/agent.sock")).unwrap();
     slow.write_all(b"POST /v1/alerts HTTP/1.1\r\nhost: a\r\n").unwrap();
     assert_eq!(lab.watchbell(&["status"]).code, Some(0));
@@ -443,7 +443,7 @@ fn the_socket_refuses_what_it_should() {
     drop(agent);
 }
 
-/// A port that is free now.
+/// A free port.
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -492,7 +492,7 @@ fn metrics_and_health_say_whether_the_agent_does_its_job() {
     assert_eq!((get(port, "/healthz", "").0, get(port, "/readyz", "").0), (200, 200));
     assert_eq!(get(port, "/metrics", "origin: http://evil.example\r\n").0, 403);
     assert_eq!(get(port, "/v1/alerts", "").0, 404, "no verb is reached here");
-    // A page that has given its own name this address.
+    // DNS rebinding: a web page whose host name resolves to this address.
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: evil.example\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -505,7 +505,7 @@ fn metrics_and_health_say_whether_the_agent_does_its_job() {
             .iter()
             .any(|beat| beat.method == "GET" && beat.path == "/ping/1")))
     );
-    // A second agent finds the port taken, and says so.
+    // A second agent reports that the port is in use.
     let other = Lab::with_organization(SimulatorOptions::new(scenario(&[])), "");
     let config = fs::read_to_string(other.path("watchbell.toml")).unwrap();
     other.write("watchbell.toml", format!("{config}\n[metrics]\nlisten = \"127.0.0.1:{port}\"\n"));
@@ -518,12 +518,12 @@ fn tokio_runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// An agent, a simulated organization with faults, a webhook that fails; every verb at the same time; the agent is killed and
-/// started again: the numbers are the same from the socket and from the store.
+/// An agent, a simulated organization with faults, a failing webhook, and every command at the same time. The agent is
+/// killed and restarted: the numbers from the socket and from the store are the same.
 #[test]
 fn an_agent_under_load_is_asked_everything_at_once() {
     let entries = recent(400);
-    // Without those that set entries aside: each raises an alert of its own, whenever the next look at the agent's health comes.
+    // Without faults that quarantine entries: each raises its own alert, at the time of the next health check.
     let mut passing = Fault::PASSING.to_vec();
     passing.retain(|fault| !matches!(fault, Fault::Malformed | Fault::DeeplyNested));
     let lab = Lab::with_organization(
@@ -580,7 +580,7 @@ fn an_agent_under_load_is_asked_everything_at_once() {
     assert!(runtime.block_on(eventually(evaluated)), "{:#}", status(&lab));
     let alert = lines(&lab.watchbell(&["alerts", "list", "--format", "json", "--limit", "1"]))[0]["id"].clone();
     assert_eq!(lab.watchbell(&["alerts", "resolve", alert.as_str().unwrap(), "--author", "t"]).code, Some(0));
-    // Deliveries and polls go on, so only what no longer moves can be compared.
+    // Deliveries and polls continue, so only stable numbers can be compared.
     let still = |status: &Value| {
         json!([status["events"], status["silences"], status["open_alerts"]["medium"], status["rules"]])
     };
@@ -591,7 +591,7 @@ fn an_agent_under_load_is_asked_everything_at_once() {
     assert!(runtime.block_on(eventually(|| status(&lab)["agent"].is_object())));
     assert_eq!(still(&status(&lab)), before, "from the socket of the next");
     assert_eq!(lab.watchbell(&["store", "verify"]).code, Some(0));
-    // A webhook that works again gets everything that is pending.
+    // A webhook that works again receives all pending deliveries.
     hook.always(|_| (200, String::new()));
     drop(agent);
     let told: BTreeSet<String> =
@@ -604,7 +604,7 @@ fn tokio_runtime_leaked() -> &'static tokio::runtime::Runtime {
     Box::leak(Box::new(tokio_runtime()))
 }
 
-/// The service manager is told when the agent is up, that it lives, and that it stops.
+/// The service manager is notified when the agent is ready, alive, and stopping.
 #[test]
 fn the_service_manager_is_told() {
     let lab = lab(&[]);
@@ -631,7 +631,7 @@ fn the_service_manager_is_told() {
     assert!(agent.0.wait().unwrap().success());
 }
 
-/// A silence ends by itself, and what came up meanwhile is told.
+/// A silence expires, and the alerts that opened meanwhile are delivered.
 #[test]
 fn a_silence_ends_when_its_time_is_over() {
     let lab = Lab::with_organization(crate::support::organization(&[entry("1", "x", 0, "ann")]), "");
@@ -663,7 +663,7 @@ fn a_silence_ends_when_its_time_is_over() {
     assert_eq!(told().lines().count(), 1);
 }
 
-/// An alert that people know of stays one they know: a silence that begins later does not swallow its end.
+/// An alert that was delivered before a silence began is not silenced: its resolution is delivered.
 #[test]
 fn a_silence_does_not_swallow_the_end_of_what_was_told_before() {
     let lab = Lab::with_organization(SimulatorOptions::new(scenario(&[])), "drop_off = \"30d\"");

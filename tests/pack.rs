@@ -21,8 +21,8 @@ use watchbell::{
 
 use crate::support::{Lab, run};
 
-/// The tactics and techniques that rules may name, each technique with tactics that it is under: ATT&CK v19.2 (2026). The version took
-/// Defense Evasion (T1562 and what stood below it) apart.
+/// The tactics and techniques that rules may name, each technique with its tactics: ATT&CK v19.2 (2026). That version
+/// split Defense Evasion (T1562 and its sub-techniques).
 const ATTACK: &[(&str, &[&str])] = &[
     ("T1078.004", &["TA0001", "TA0003", "TA0004"]),
     ("T1080", &["TA0008"]),
@@ -64,7 +64,7 @@ fn catalog() -> Catalog {
     listed.collect()
 }
 
-/// The rules of this repository, as an organization with the simulated actions runs them.
+/// The rules of this repository, as run by an organization with the simulated actions.
 pub(crate) fn pack() -> Arc<RuleSet> {
     let mut loader = Loader::of(vec![PathBuf::from("rules")]).without_builtin();
     loader.set_catalog(catalog());
@@ -119,7 +119,7 @@ fn every_rule_explains_itself() {
         );
         assert!(cases.len() >= 2, "{id}: two cases");
         let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
-        assert_eq!(names.len(), cases.len(), "{id}: each case has a name of its own");
+        assert_eq!(names.len(), cases.len(), "{id}: each case has its own name");
     }
 }
 
@@ -141,7 +141,7 @@ fn every_rule_names_a_technique_and_its_tactic() {
     }
 }
 
-/// A rule says of itself what the least sure of its ids allows.
+/// A rule claims no more confidence than its least certain id allows.
 #[test]
 fn no_rule_is_surer_than_its_ids() {
     for rule in &pack().detections {
@@ -153,7 +153,7 @@ fn no_rule_is_surer_than_its_ids() {
     }
 }
 
-/// What rules read beyond the documented shape of events, they say.
+/// Rules that read beyond the documented shape of events say so in their text.
 #[test]
 fn prose_is_read_only_where_the_rule_says_so() {
     for rule in pack().all() {
@@ -167,7 +167,7 @@ fn prose_is_read_only_where_the_rule_says_so() {
 
 const MONDAY: &str = "2026-06-01T00:00:00Z";
 
-/// An ordinary week of a company of five hundred, after two others.
+/// An ordinary week of a company of 500, after two others.
 fn ordinary() -> (Report, Timestamp) {
     let start: Timestamp = MONDAY.parse().unwrap();
     let weeks = Weeks { start, count: 3, views: true, incident: false };
@@ -187,12 +187,12 @@ fn an_ordinary_week_is_quiet() {
         days.entry(alert.opened_at.strftime("%A").to_string()).or_default().push(alert.title.clone());
     }
     assert!(days.values().all(|alerts| alerts.len() < 5), "{days:#?}");
-    // It is not quiet because nothing happens.
+    // The company is quiet although things happen.
     assert!(report.events > 50_000, "{}", report.events);
     assert!(!days.is_empty());
 }
 
-/// Each step of the incident, by the rules that are about it.
+/// Each step of the incident, with the rules that detect it.
 const STEPS: &[&str] = &[
     "atlassian.identity.failed_sign_ins",
     "atlassian.identity.sign_in_after_failures",
@@ -219,7 +219,7 @@ const STEPS: &[&str] = &[
     "atlassian.data.share_credentials_created",
     "atlassian.access.accounts_removed_in_bulk",
     "atlassian.admin.organization_admin_removed",
-    // And what they are together.
+    // And the rules that combine them.
     "atlassian.admin.change_outside_working_hours",
     "atlassian.identity.account_takeover",
     "atlassian.monitoring.protection_removed_after_promotion",
@@ -231,7 +231,7 @@ fn every_step_of_the_incident_is_found() {
     let start: Timestamp = MONDAY.parse().unwrap();
     let weeks = Weeks { start, count: 1, views: false, incident: true };
     let report = run(&pack(), &events(&Company::new(7, 60).tell(weeks), start));
-    // Thursday, from ten to nine in the evening on.
+    // Thursday from 20:50.
     let night = time::after(start, std::time::Duration::from_secs(3 * 86_400 + 20 * 3_600));
     let found: BTreeSet<&str> = report
         .alerts
@@ -243,7 +243,7 @@ fn every_step_of_the_incident_is_found() {
         .collect();
     let missed: Vec<&&str> = STEPS.iter().filter(|rule| !found.contains(**rule)).collect();
     assert!(missed.is_empty(), "{missed:?}");
-    // Nothing but the incident: what else it sets off, it sets off by what it is.
+    // Only the incident: all other alerts are its consequences.
     let others: Vec<&&str> = found.iter().filter(|rule| !STEPS.contains(rule)).collect();
     assert!(others.is_empty(), "{others:?}");
     let critical = report.alerts.iter().filter(|alert| alert.severity == Severity::Critical).count();
@@ -269,7 +269,7 @@ fn its_documentation_is_current() {
     assert_eq!(docs.code, Some(0), "run `watchbell rules docs --rules rules`: {}", docs.show());
 }
 
-/// A page that is not as it would be written, one that is missing, and one that is left over.
+/// A page that differs from the generated one, one that is missing, and one that is left over.
 #[test]
 fn stale_documentation_is_told() {
     let lab = Lab::new();
@@ -291,7 +291,7 @@ fn stale_documentation_is_told() {
     ");
 }
 
-/// The events that ship are those that the simulator makes.
+/// The shipped events are those that the simulator generates.
 #[test]
 fn the_example_is_what_the_simulator_tells() {
     let text = fs::read_to_string("examples/events/week.jsonl").unwrap();

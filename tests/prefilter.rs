@@ -7,7 +7,7 @@ use watchbell::{
 
 use crate::support::{event, load, rule};
 
-/// Paths that rules follow, some of them through things that may be anything.
+/// Paths that rules use, some of them through values of any type.
 const PATHS: [&str; 18] = [
     "event.action",
     "event.source",
@@ -72,7 +72,7 @@ fn condition() -> impl Strategy<Value = String> {
     })
 }
 
-/// A function in one of the ways in which people write them.
+/// A function written in one of the ways in which people write them.
 fn function() -> impl Strategy<Value = String> {
     let body = (0_u8..9, condition(), condition(), condition(), path()).prop_map(|(shape, one, two, three, path)| match shape {
         0 => one,
@@ -110,7 +110,7 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// An event with anything anywhere, but an id and an action.
+/// An event with arbitrary content, except for an id and an action.
 fn any_event() -> impl Strategy<Value = Value> {
     let maybe = || prop::option::weighted(0.8, any_value());
     let attributes = (
@@ -134,7 +134,7 @@ fn any_event() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: std::env::var("WATCHBELL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300), ..ProptestConfig::default() })]
 
-    /// Asking first changes nothing: same matches, same alerts, same errors, same memory.
+    /// The prefilter changes nothing: same matches, same alerts, same errors, same state.
     #[test]
     fn what_is_left_out_would_have_said_no(
         functions in prop::collection::vec(function(), 1..5),
@@ -170,7 +170,7 @@ proptest! {
     }
 }
 
-/// It is worth it: what rules usually begin with is understood.
+/// The prefilter is worthwhile: it understands the usual first conditions of rules.
 #[test]
 fn what_rules_begin_with_is_understood() {
     let run = |function: &str| {

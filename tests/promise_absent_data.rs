@@ -4,7 +4,7 @@ use watchbell::rule::SHIPPED;
 
 use crate::support::{entry, event, events, found, rule, rule_set, run};
 
-/// Says true only if every expression is what it should be, and throws if one throws.
+/// Matches only if every expression has the expected value, and throws if one throws.
 fn holds(expressions: &[&str], entries: &[Value]) {
     for expression in expressions {
         let text = rule("a.absent", "", &format!("fn rule(event) {{ {expression} }}"));
@@ -41,7 +41,7 @@ fn missing_fields_are_unit_at_any_depth() {
     );
 }
 
-/// A field of another type than documented has nothing below it.
+/// A field of a type other than documented has no fields.
 #[test]
 fn other_types_have_nothing_below_them() {
     for other in [json!("text"), json!(5), json!(1.5), json!(true), json!([1])] {
@@ -63,7 +63,7 @@ fn other_types_have_nothing_below_them() {
     }
 }
 
-/// What was acted on is told apart from where, and by whom, wherever they stand in the list.
+/// The target is distinguished from the container and the actor, wherever they are in the list.
 #[test]
 fn the_target_is_neither_the_place_nor_the_actor() {
     let with = |context: Value, container: Value| json!({ "id": "1", "attributes": { "action": "x", "actor": { "id": "a", "email": "A@example.com" }, "context": context, "container": container } });
@@ -153,7 +153,7 @@ fn ragged() -> impl Strategy<Value = Value> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-    /// Whatever an event holds, looking at it throws in no path.
+    /// Reading any path of any event never throws.
     #[test]
     fn no_event_makes_a_path_throw(attributes in ragged(), actor in ragged()) {
         let text = rule("a.any", "", "fn rule(event) { event.attributes.actor.links.self[0].x == 1 || event.attributes.context[0].attributes.name == 2 || event.targets(\"users\")[0].attributes.email == 3 }");
@@ -161,8 +161,8 @@ proptest! {
         given["message"] = json!(null);
         let report = run(&rule_set(&[&text]), &events(&[given]));
         let errors: Vec<_> = report.rules.values().filter_map(|rule| rule.first_error.clone()).collect();
-        // Scalars have no fields: that is an error of the data, contained and told. Absence never is.
-        // A text or a number where an object was expected has no fields: that is told. Absence never is.
+        // Scalars have no fields: accessing one is a data error, contained and reported. Absence never is an error.
+        // A string or number in place of an object has no fields, which is reported. Absence never is an error.
         for error in errors {
             let told = ["Unknown property", "ndexer", "needs", "String index"].iter().any(|part| error.contains(part));
             prop_assert!(told, "{}", error);

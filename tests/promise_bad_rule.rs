@@ -56,13 +56,13 @@ fn limits_stop_what_never_ends() {
     "#);
 }
 
-/// Address space for a replay of one event, stacks and code included: a rule that takes more than its share ends the process.
+/// Address space for a replay of one event, including stacks and code: a rule that uses more ends the process.
 const MEMORY_KIB: u64 = 1_500_000;
 
 const LIMITS: [&str; 8] = ["budget", "time limit", "memory", "MiB", "KiB", "items", "levels deep", "comparisons"];
 
-/// Each file of `tests/data/hostile_rules` beside a good rule: the good one finds what it finds, and the hostile one ends with an
-/// error of its own or harmlessly. Run by the program, so that an abort is seen as one.
+/// Each file of `tests/data/hostile_rules` runs next to a good rule: the good one matches as usual, and the hostile one
+/// ends with its own error or harmlessly. Run as a process, so that an abort is detected.
 #[test]
 fn hostile_rules_hurt_only_themselves() {
     let lab = Lab::new();
@@ -85,7 +85,7 @@ fn hostile_rules_hurt_only_themselves() {
         told.push(match error {
             _ if done.code == Some(2) => format!("{name}: does not load"),
             None => format!("{name}: harmless"),
-            // Which limit comes first depends on the machine where a rule exceeds several.
+            // If a rule exceeds several limits, the machine determines which one is hit first.
             Some(error) if LIMITS.iter().any(|limit| error.contains(limit)) => format!("{name}: a limit"),
             Some(error) => format!("{name}: {}", error.split(" (line").next().unwrap()),
         });
@@ -123,7 +123,8 @@ fn nothing_outside_can_be_reached() {
     }
 }
 
-/// Every way to write that Rhai has. Whether the bad rule fails or changes a copy of its own, the next rule sees what came.
+/// All ways to modify a value in Rhai. Whether the bad rule fails or modifies its own copy, the next rule sees the
+/// original event.
 #[test]
 fn no_rule_can_change_what_the_next_one_sees() {
     let forms = [
@@ -165,7 +166,7 @@ fn no_rule_can_change_what_the_next_one_sees() {
     ];
     for form in forms {
         good_rule_lives_beside(&format!("fn change(e) {{ e.extra = 1; }}\nfn rule(event) {{ {form} false }}"));
-        // Nor in any other function, nor for the rule's own next call.
+        // Nor does any other function, nor the rule's own next call.
         let bad = rule(
             "bad.title",
             "",
@@ -192,11 +193,11 @@ fn a_rule_that_exceeds_its_limits_three_times_in_a_row_is_suspended_until_its_fi
         (outcome.rules_run, outcome.matches.len(), outcome.failures.len())
     };
     assert_eq!([run("1", "slow"), run("2", "slow")], [(1, 0, 1), (1, 0, 1)]);
-    // One success in between: the count begins anew.
+    // One success in between: the count starts again.
     assert_eq!(run("3", "fine"), (1, 1, 0));
     assert_eq!([run("4", "slow"), run("5", "slow"), run("6", "slow")], [(1, 0, 1); 3]);
     assert_eq!(run("7", "fine"), (0, 0, 0));
-    // The file changes, and it runs again.
+    // The file changes, and the rule runs again.
     detector.set_rules(rule_set(&[&looping.replace("medium", "high")]));
     assert_eq!(detector.evaluate(&event(8, &entry("8", "fine", 0, "ann"))).matches.len(), 1);
 }
@@ -252,7 +253,7 @@ fn binary_and_oversized_files_are_told() {
     std::fs::write(directory.path().join("binary.rhai"), [0x7f, b'E', b'L', b'F', 0xff, 0xfe]).unwrap();
     std::fs::write(directory.path().join("large.rhai"), vec![b' '; 2 << 20]).unwrap();
     std::fs::write(directory.path().join("notes.txt"), "not a rule").unwrap();
-    // Opening a pipe would wait for somebody to write to it.
+    // Opening a pipe would block until something writes to it.
     let pipe = directory.path().join("pipe.rhai");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let loaded = Loader::of(vec![directory.path().to_owned()]).without_builtin().load();
@@ -288,7 +289,7 @@ fn constants_helpers_and_imports_work_inside_functions() {
     assert_eq!(run(&loaded.set, &[ann.clone(), eve.clone()]).alerts.len(), 1);
     let hash = loaded.set.detections[0].hash.clone();
 
-    // What is imported changes, and with it the rule; the old set goes on as it was.
+    // The imported file changes, and with it the rule; the old set continues unchanged.
     write("lib/names.rhai", "fn is_admin(name) { name == \"eve\" }");
     let again = loader.load();
     assert!(again.changed);
@@ -311,7 +312,7 @@ fn print_and_debug_do_not_disturb() {
     assert_eq!(found(&text, &[entry("1", "x", 0, "ann")]).len(), 1);
 }
 
-/// As while a checkout replaces it: the rules run on, and it is told.
+/// The rules directory disappears, as during a checkout: the rules keep running, and the problem is reported.
 #[test]
 fn a_rules_directory_that_vanishes_takes_no_rules_along() {
     let directory = tempfile::tempdir().unwrap();
@@ -327,12 +328,12 @@ fn a_rules_directory_that_vanishes_takes_no_rules_along() {
     std::fs::rename(directory.path().join("away"), &rules).unwrap();
     let back = loader.load().set;
     assert_eq!((back.detections.len(), back.broken.len()), (1, 0));
-    // A file that is deleted from a directory that is there is meant to be gone.
+    // A file deleted from an existing directory is deleted on purpose.
     std::fs::remove_file(rules.join("a.rhai")).unwrap();
     assert!(loader.load().set.detections.is_empty());
 }
 
-/// A link in a directory that many may write to must not bring a secret of this machine into a message.
+/// A link in a directory that several users can write to must not leak a secret of this machine into a message.
 #[test]
 fn a_link_out_of_the_rules_directories_is_refused() {
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -364,14 +365,14 @@ fn a_link_out_of_the_rules_directories_is_refused() {
     // Files that only their owner can read are never read through a link.
     assert_eq!(load(true), ("else.where in.side".to_owned(), 3));
 
-    // A directory that is a link itself is where its files are; a link within it may lead anywhere in it.
+    // A rules directory may itself be a link; links within it may point anywhere in it.
     symlink(path("rules/shared"), path("linked")).unwrap();
     symlink("in.rhai", path("rules/shared/again.rhai")).unwrap();
     let loaded = Loader::of(vec![path("linked")]).without_builtin().load();
     assert_eq!(loaded.set.detections.len(), 1);
     assert!(loaded.diagnostics.iter().all(|found| found.code == "E210"), "{:?}", loaded.diagnostics);
 
-    // Nor through a test, or through the events that a test names.
+    // Nor are they read through a test, or through the events file that a test names.
     symlink(path("elsewhere/key"), path("rules/shared/in.test.yaml")).unwrap();
     let found = test_file::text_of(&path("rules/shared/in.test.yaml")).unwrap_err();
     assert!(found[0].message.contains("is a link"), "{found:?}");
@@ -380,7 +381,8 @@ fn a_link_out_of_the_rules_directories_is_refused() {
     assert!(cases.is_empty() && found[0].message.contains("out of the rules directories"), "{found:?}");
 }
 
-/// Rhai indexes all that a module imports, once for each `import`: files that import each other twice would double at each level.
+/// Rhai indexes everything that a module imports, once per `import`: files that import each other twice would double
+/// the work at each level.
 #[test]
 fn imports_that_multiply_are_refused() {
     let lab = Lab::new();
@@ -419,7 +421,7 @@ fn imports_that_multiply_are_refused() {
     }
 }
 
-/// What a file is called may be chosen by whoever can put one there, and is shown.
+/// File names may be chosen by an attacker, and are shown.
 #[test]
 fn names_of_files_are_shown_escaped() {
     let lab = Lab::new();
@@ -442,7 +444,7 @@ fn directories_that_nest_too_deep_are_told() {
     assert!(done.stdout.contains("1 rule"), "{}", done.show());
 }
 
-/// Where a rule file declares `RULE` is no matter of lines.
+/// A rule file may declare `RULE` on any line.
 #[test]
 fn a_rule_on_one_line_is_a_rule() {
     let (set, problems) = load(&[
@@ -452,7 +454,7 @@ fn a_rule_on_one_line_is_a_rule() {
     assert_eq!((set.detections.len(), problems), (1, Vec::new()));
 }
 
-/// Rhai copies a constant to each place that names it.
+/// Rhai copies a constant to each place that uses it.
 #[test]
 fn copies_of_constants_are_bounded() {
     let lab = Lab::new();
@@ -471,7 +473,7 @@ fn copies_of_constants_are_bounded() {
     }
 }
 
-/// The repository's own rules hold the built-in ones, which run in any case.
+/// The repository's own rules include the built-in ones, which always run.
 #[test]
 fn a_copy_of_a_built_in_rule_is_that_rule() {
     let directory = tempfile::tempdir().unwrap();
@@ -493,7 +495,8 @@ fn a_copy_of_a_built_in_rule_is_that_rule() {
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
 }
 
-/// Rhai computes constants of constants when it parses, before any limit: also in a file that is imported, and with values of its top level.
+/// Rhai evaluates constants of constants when it parses, before any limit applies: also in imported files, and with
+/// values of their top level.
 #[test]
 fn constants_made_of_each_other_are_bounded() {
     let lab = Lab::new();
@@ -535,7 +538,7 @@ fn constants_made_of_each_other_are_bounded() {
     }
 }
 
-/// Rules that listen to each other in layers are in no circle, and the ways through them double at each layer.
+/// Rules that subscribe to each other in layers form no cycle, but the number of paths doubles at each layer.
 #[test]
 fn rules_that_listen_crosswise_are_stopped() {
     let mut rules = vec![rule("z.first", "tags: [\"l0\"],", "fn rule(event) { true }"), GOOD.to_owned()];
@@ -564,7 +567,7 @@ fn a_list_that_would_multiply_is_refused() {
     assert!(done.stdout.contains("good.rule") && done.stderr.contains("such long column names"), "{}", done.show());
 }
 
-/// A directory that comes back empty, as where nothing is mounted, is no all-clear.
+/// An empty directory, as when a mount is missing, is not an all-clear.
 #[test]
 fn losing_all_rules_is_told() {
     let lab = Lab::with_organization(crate::support::organization(&[entry("1", "x", 0, "ann")]), "");

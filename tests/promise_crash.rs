@@ -8,7 +8,7 @@ use watchbell::{
 
 use crate::support::{Lab, alerts, base, entry, evaluated, scenario, stored_ids};
 
-/// Kills in the test suite. `WATCHBELL_KILLS=200 cargo test promise_crash` does more.
+/// Number of kills. `WATCHBELL_KILLS=200 cargo test promise_crash` runs more.
 fn kills() -> u64 {
     std::env::var("WATCHBELL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
 }
@@ -24,12 +24,12 @@ const RULES: [(&str, &str); 5] = [
         "rules/count.rhai",
         "const RULE = #{ id: \"crash.count\", title: \"t\", severity: \"low\", threshold: 7, window: \"5m\", dedup_period: \"20m\" };\nfn rule(event) { event.action == \"action_2\" }\nfn dedup(event) { event.actor.id }",
     ),
-    // What a rule remembers is neither forgotten nor counted twice.
+    // Rule state is neither lost nor counted twice.
     (
         "rules/remembers.rhai",
         "const RULE = #{ id: \"crash.remembers\", title: \"t\", severity: \"low\", actions: [\"action_4\", \"action_5\"], dedup_period: \"1m\" };\nfn rule(event) { if event.action == \"action_4\" { mark(event.actor.id, \"four\", \"5m\"); } let n = count(event.actor.id, \"10m\"); n % 5 == 0 && marked(event.actor.id, \"four\") }\nfn title(event) { `${event.actor.id} ${counted(event.actor.id, \"10m\")}` }",
     ),
-    // Nor is what it waits for; the last events are left out, as nothing follows that shows the time.
+    // Nor are expectations. The last events are excluded, because no later event advances time.
     (
         "rules/expects.rhai",
         "const RULE = #{ id: \"crash.expects\", title: \"t\", severity: \"low\", actions: [\"action_6\", \"action_7\"], dedup_period: \"1m\" };\nfn rule(event) { if event.action == \"action_7\" { met(event.actor.id, \"seven\"); } else if event.id < \"event-02500\" { expect(event.actor.id, \"90s\", \"seven\"); } false }\nfn expired(key, event) { true }\nfn title(event) { `${event.key} ${event.since}` }",
@@ -40,7 +40,7 @@ const RULES: [(&str, &str); 5] = [
     ),
 ];
 
-/// The killed processes have the machine's clock, so these events happened within its last hours.
+/// The killed processes use the system clock, so these events happened within the last hours.
 fn entries(start: Timestamp) -> Vec<Value> {
     let mut random = fastrand::Rng::with_seed(42);
     (0..EVENTS)
@@ -54,7 +54,7 @@ fn entries(start: Timestamp) -> Vec<Value> {
 }
 
 fn lab(start: Timestamp, ending: Ending, faults: Faults) -> Lab {
-    // Small pages, so that there is much to interrupt.
+    // Small pages, to give more points of interruption.
     let options =
         SimulatorOptions { ending, faults, page_limit: 40, ..SimulatorOptions::new(scenario(&entries(start))) };
     let lab = Lab::with_organization(options, "");
@@ -77,7 +77,7 @@ fn survives(ending: Ending, seed: u64, kills: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..kills {
         let agent = lab.spawn_agent();
-        // The instant of the kill is the one thing here that is meant to be random.
+        // The instant of the kill is the only intended randomness here.
         thread::sleep(Duration::from_millis(random.u64(20..220)));
         drop(agent);
     }
@@ -96,7 +96,7 @@ fn survives(ending: Ending, seed: u64, kills: u64) {
     }
 }
 
-/// Ids of the alerts that a line of the file tells of. A line that a kill tore is none.
+/// Ids of the alerts in the file. Lines that a kill cut off are skipped.
 fn told(line: &str) -> Vec<String> {
     let Ok(message) = serde_json::from_str::<Value>(line) else { return Vec::new() };
     let digest = message["alerts"].as_array().cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What ends the whole process does so twice at most: rules that call `abort_for_tests`, which debug builds have.
+//! A rule ends the whole process twice at most. The rules call `abort_for_tests`, which exists in debug builds.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::support::{Lab, Running, base, entry, rule, scenario};
 
 const GOOD: &str = "const RULE = #{ id: \"good.rule\", title: \"good\", severity: \"low\" };\nfn rule(event) { true }\nfn dedup(event) { event.id }";
 
-/// An organization in which so many events happened within the last hour: the agent is a process with the machine's clock.
+/// An organization with this many events within the last hour: the agent is a process that uses the system clock.
 fn lab(events: i64) -> Lab {
     let start = Clock::system().now().as_second() - base().as_second() - 3_600;
     let entries: Vec<Value> =
@@ -24,7 +24,7 @@ fn dies(lab: &Lab) {
     let status = loop {
         match agent.0.try_wait().unwrap() {
             Some(status) => break status,
-            // A bound for failing tests. Where no event comes, time passes every half a minute.
+            // A bound for failing tests. Without events, time advances every 30 seconds.
             None => assert!(begun.elapsed().as_secs() < 120, "the agent was to die, and goes on"),
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -32,7 +32,7 @@ fn dies(lab: &Lab) {
     assert_eq!(status.code(), None, "the agent was to die of a signal: {status:?}");
 }
 
-/// Starts the agent and waits until it says something of its alerts.
+/// Starts the agent and waits until it reports its alerts.
 #[track_caller]
 fn runs_until(lab: &Lab, done: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let _agent: Running = lab.spawn_agent();
@@ -71,7 +71,7 @@ fn a_rule_that_ends_the_process_at_an_event_is_left_out_after_the_second_time() 
     let status = lab.watchbell(&["status"]);
     assert!(status.stdout.contains("bad.abort: 0 errors, suspended"), "{}", status.show());
 
-    // It stays so over a restart, until the file changes.
+    // The rule stays suspended across a restart, until its file changes.
     runs_until(&lab, ready);
     lab.write("rules/bad.rhai", bad.replace("abort_for_tests();", ""));
     let resolved = |alerts: &[Value]| {
@@ -94,7 +94,7 @@ fn a_file_that_ends_the_process_when_it_is_loaded_is_left_out_after_the_second_t
     assert!(told.to_string().contains("died twice"), "{told}");
 }
 
-/// What ended the process may be in a file that the rule imports: mending that one lets the rule load again.
+/// The cause may be in an imported file: fixing that file loads the rule again.
 #[test]
 fn a_file_that_is_left_out_loads_again_when_what_it_imports_is_mended() {
     let lab = lab(1);
@@ -114,7 +114,7 @@ fn a_file_that_is_left_out_loads_again_when_what_it_imports_is_mended() {
     runs_until(&lab, resolved);
 }
 
-/// Ends the process in an optional function, where something does not happen, in an exception, in a hunt over stored events, and in a check rule.
+/// Crashes in an optional function, in `fn expired`, in an exception, in a retro-hunt, and in a check rule.
 #[test]
 fn wherever_a_rule_ends_the_process_it_is_left_out() {
     let functions = [
@@ -135,7 +135,7 @@ fn wherever_a_rule_ends_the_process_it_is_left_out() {
         dies(&lab);
         runs_until(&lab, |alerts| count(alerts, "good.rule") == 1 && count(alerts, "builtin.rule_ended_agent") == 1);
     }
-    // New to an agent that has events already: it is run over them before it sees a new one.
+    // New to an agent that already has events: the rule runs over them before it sees a new one.
     let lab = lab(1);
     let config = std::fs::read_to_string(lab.path("watchbell.toml")).unwrap();
     lab.write("watchbell.toml", format!("{config}\n[rules]\npaths = [\"rules\"]\nretro_hunt = \"300d\"\n"));

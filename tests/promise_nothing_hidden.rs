@@ -1,4 +1,4 @@
-//! Whatever somebody writes into a name or a title, what they do is seen.
+//! Nothing that an attacker writes into a name or a title hides what they do.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::support::{Lab, alerts, base, entry, evaluated, now, rule, rule_set, r
 
 const IMPERSONATION: &str = "const RULE = #{ id: \"a.impersonation\", title: \"t\", severity: \"high\", actions: [\"user_logged_in_as_user\"] };\nfn rule(event) { event.targets(\"users\")[0].attributes.email != event.actor.email }\nfn title(event) { `${event.actor.name} as ${event.targets(\"users\")[0].attributes.email}` }\nfn dedup(event) { event.id }";
 
-/// One impersonation, with something in it that a strict reader refuses or that means something else to it.
+/// One impersonation, with something in it that a strict parser refuses or interprets differently.
 fn disguised() -> Vec<(&'static str, String, &'static [&'static str])> {
     let plain = |id: &str| entry(id, "user_logged_in_as_user", 0, "eve");
     let with = |id: &str, change: &dyn Fn(&mut Value)| {
@@ -126,7 +126,7 @@ fn every_disguise_is_seen_through_and_flagged() {
     }
 }
 
-/// An action that only looks like one is another; but nobody misses it.
+/// An action that only looks like another one is different, but it is flagged.
 #[test]
 fn an_action_that_looks_like_another_is_flagged() {
     for action in ["user\u{200b}_login", "user_log\u{ad}in", "\u{443}ser_login", "user_login\u{fe0f}", "user login"] {
@@ -155,7 +155,7 @@ fn what_is_too_large_suspends_no_rule() {
     assert_eq!(report.alerts.len(), 5, "{:?}", report.rules);
 }
 
-/// The same through a source, the store, a restart, and a replay of what is stored: each once, byte for byte.
+/// The same through a source, the store, a restart, and a replay from the store: each event once, byte for byte.
 #[test]
 fn what_is_disguised_is_stored_as_it_came_and_raises_its_alert_once() {
     let disguised = disguised();
@@ -215,7 +215,7 @@ fn any_value() -> impl Strategy<Value = Option<String>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
-    /// Two events are in one group exactly where all fields are the same.
+    /// Two events are in one group exactly if all fields are equal.
     #[test]
     fn groups_do_not_collide(one in (any_value(), any_value()), other in (any_value(), any_value())) {
         let text = rule("a.group", "group_by: [\"actor.name\", \"ip\"],", "fn rule(event) { true }");
@@ -227,7 +227,7 @@ proptest! {
     }
 }
 
-/// `flagged` narrows what a rule names besides, and whoever asks about such a rule hears the same as an agent.
+/// `flagged` narrows what a rule declares besides, and tools that explain such a rule agree with the agent.
 #[test]
 fn a_rule_for_flagged_events_of_some_actions() {
     let narrow = "const RULE = #{ id: \"a.narrow\", title: \"t\", severity: \"low\", flagged: true, actions: [\"user_login\"] };\nfn rule(event) { true }";
@@ -262,7 +262,7 @@ fn a_rule_for_flagged_events_of_some_actions() {
     assert!(listed.contains("user_login with flags"), "{listed}");
 }
 
-/// JSON is shown in terminals as well: what they would act on is escaped there, and means the same.
+/// JSON is shown in terminals as well: control characters are escaped without changing its meaning.
 #[test]
 fn json_of_every_verb_is_safe_to_show() {
     let lab = Lab::new();
@@ -286,10 +286,10 @@ fn json_of_every_verb_is_safe_to_show() {
         let said = format!("{}{}", shown.stdout, shown.stderr);
         assert!(!said.contains(['\u{202e}', '\u{9b}', '\u{2066}']), "{arguments:?}: {}", shown.show());
     }
-    // A file taken out is byte for byte as it came.
+    // An exported file is byte for byte as it was imported.
     assert_eq!(lab.watchbell(&["events", "export", "--output", "out.jsonl"]).code, Some(0));
     assert_eq!(std::fs::read_to_string(lab.path("out.jsonl")).unwrap(), event);
-    // Nor does a rule file reach a terminal as it is.
+    // Nor does a rule file reach a terminal unescaped.
     lab.write("rules/b.rhai", "const RULE = #{ id: \"b.c\", title: \"t\u{202e}\u{9b}\", severity: \"wrong\u{202e}\" };\nfn rule(event) { \u{202e} }");
     for format in ["human", "json", "sarif", "github"] {
         let shown = lab.watchbell(&["check", "rules", "--format", format]);

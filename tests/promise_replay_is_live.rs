@@ -17,7 +17,7 @@ fn plain(alerts: impl IntoIterator<Item = Alert>) -> Vec<Value> {
         .filter(|alert| alert.kind != watchbell::model::alert::AlertKind::Health)
         .map(|alert| {
             let mut alert = serde_json::to_value(alert).unwrap();
-            // When it was recorded, and by which load of the rules, is all that may differ.
+            // Only the time of recording and the rules generation may differ.
             alert["raised_at"] = Value::Null;
             alert["generation"] = Value::Null;
             alert
@@ -27,7 +27,7 @@ fn plain(alerts: impl IntoIterator<Item = Alert>) -> Vec<Value> {
     alerts
 }
 
-/// Sign-ins and other things, out of order by up to five minutes.
+/// Sign-ins and other events, up to five minutes out of order.
 fn history(seed: u64, count: i64) -> Vec<Value> {
     let mut random = fastrand::Rng::with_seed(seed);
     let one = |index| {
@@ -46,7 +46,7 @@ fn history(seed: u64, count: i64) -> Vec<Value> {
     (0..count).map(one).collect()
 }
 
-/// What the agent did, as the store tells.
+/// What the agent did, read from the store.
 fn evidence(reader: &Reader) -> History {
     History {
         checkpoint: reader.checkpoint().unwrap(),
@@ -68,7 +68,7 @@ fn verify(lab: &Lab, reader: &Reader, evidence: History) -> Verified {
     verification.finish()
 }
 
-/// What the agent raised over several starts is what a replay of its store gives.
+/// The alerts that the agent raised over several starts equal those of a replay of its store.
 #[test]
 fn replaying_what_was_evaluated_gives_the_alerts_that_were_raised() {
     let entries = history(3, 800);
@@ -97,7 +97,7 @@ fn replaying_what_was_evaluated_gives_the_alerts_that_were_raised() {
     let raised: Vec<Alert> = lab.reader().1.alerts(AlertFilter::default()).map(Result::unwrap).collect();
     assert!(raised.len() > 50, "{}", raised.len());
     let replayed = lab.watchbell(&["replay", "--format", "json"]);
-    // One of the rules throws, which the exit code tells.
+    // One of the rules throws, which the exit code shows.
     assert_eq!(replayed.code, Some(1), "{}", replayed.stderr);
     let report: Value = serde_json::from_str(&replayed.stdout).unwrap();
     let replayed: Vec<Alert> = serde_json::from_value(report["alerts"].clone()).unwrap();
@@ -106,14 +106,14 @@ fn replaying_what_was_evaluated_gives_the_alerts_that_were_raised() {
         assert_eq!(replayed, raised);
     }
     assert_eq!(replayed.len(), raised.len());
-    // The program says so itself.
+    // The command reports the same.
     let verified = lab.watchbell(&["replay", "--verify", "--format", "json"]);
     assert_eq!(verified.code, Some(0), "{}", verified.show());
     let verified: Value = serde_json::from_str(&verified.stdout).unwrap();
     assert_eq!((&verified["same"], &verified["not_compared"]), (&json!(raised.len()), &json!({})), "{verified:#}");
 }
 
-/// A day's imports, with a reload of the rules before each.
+/// A day of imports, with a reload of the rules before each.
 fn import(lab: &Lab, name: &str, entries: &[Value], more: &[&str]) {
     lab.write(name, entries.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     let mut arguments = vec!["events", "import", name, "--source", "old"];
@@ -122,8 +122,8 @@ fn import(lab: &Lab, name: &str, entries: &[Value], more: &[&str]) {
     assert_eq!(done.code, Some(0), "{}", done.show());
 }
 
-/// Rules that stay, change, change and remember, come, and go; lists and exceptions that change; events that are not evaluated: what
-/// can be compared is the same, and the rest is told.
+/// Rules that stay, change, change with state, appear, and disappear; lists and exceptions that change; events that are
+/// not evaluated: what is comparable is equal, and the rest is reported.
 #[test]
 fn verification_follows_reloads_and_says_what_it_cannot_compare() {
     let lab = Lab::with_organization(organization(&[]), "");
@@ -161,7 +161,7 @@ fn verification_follows_reloads_and_says_what_it_cannot_compare() {
     lab.run_agent_until(|reader| reader.checkpoint().unwrap().0 >= 600);
     import(&lab, "3.jsonl", &entries[600..700], &["--no-evaluate"]);
     import(&lab, "4.jsonl", &entries[700..850], &[]);
-    // Under a running agent.
+    // With a running agent.
     let edited = Cell::new(false);
     lab.run_agent_until(|reader| {
         if reader.checkpoint().unwrap().0 >= 850 && !edited.replace(true) {
@@ -182,7 +182,7 @@ fn verification_follows_reloads_and_says_what_it_cannot_compare() {
     let rules: Vec<String> = verified.rules_not_compared.keys().map(ToString::to_string).collect();
     assert_eq!(rules, ["v.changes", "v.goes", "v.looks", "v.many"]);
 
-    // It is not blind: whatever does not fit is found.
+    // The comparison works: it finds every difference.
     let at = evidence.alerts.iter().position(|alert| alert.rule.as_str() == "v.stays").unwrap();
     let mut fewer = evidence.clone();
     fewer.alerts.remove(at);

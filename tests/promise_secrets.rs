@@ -7,14 +7,14 @@ use watchbell::{
 
 use crate::support::{Lab, Running, base, collector::Collector, entry, eventually, rule, scenario};
 
-/// Secrets as they are looked for: none of these may stand in anything that is written or printed.
+/// The secrets to search for: none of them may appear in anything that is written or printed.
 const NAMES: [&str; 9] = ["KEY", "HOOK", "SIGNING", "SLACK", "TEAMS", "ROUTING", "TOKEN", "COMMAND", "BEAT"];
 
 fn marked(name: &str) -> String {
     format!("MARKED-{name}-7f3a9c1e5d")
 }
 
-/// Every file below a directory, and what is in it; those that hold the secrets on purpose left out.
+/// Every file below a directory with its content, except those that contain the secrets on purpose.
 fn files(directory: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -32,12 +32,12 @@ fn check(what: &str, bytes: &[u8]) {
     for name in NAMES {
         let secret = marked(name);
         let there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
-        assert!(!there, "{name} stands in {what}");
+        assert!(!there, "{name} is in {what}");
     }
 }
 
-/// Everything is run with marked secrets, in good and bad days, at the highest log level; then all that was printed or written is
-/// searched for them.
+/// Runs everything with marked secrets, with and without failures, at the highest log level, and then searches all
+/// output and files for them.
 #[test]
 fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
     let start = time::before(Clock::system().now(), Duration::from_secs(3_600));
@@ -54,7 +54,7 @@ fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap(),
     ));
     let service = Collector::start(runtime);
-    // A service that is down, and repeats what it was sent.
+    // A failing service that echoes what it was sent.
     service.always(|request| {
         let headers: Vec<String> =
             request.headers.values().map(|value| value.to_str().unwrap_or("").to_owned()).collect();
@@ -141,7 +141,7 @@ fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
     drop(agent);
     said(&["status"]);
     said(&["alerts", "list"]);
-    // A secret that stands in the configuration by mistake is not shown either.
+    // A secret written in the configuration by mistake is not shown either.
     for wrong in [
         "api_key = \"SECRET\"",
         "api_kee = \"SECRET\"",
@@ -176,7 +176,7 @@ fn no_secret_reaches_a_log_an_error_an_alert_an_export_or_the_process_list() {
     }
 }
 
-/// A pipe would be waited for, and a device read until memory is gone.
+/// Reading a pipe would block, and reading a device would exhaust memory.
 #[test]
 fn a_secret_is_read_from_a_regular_file_only() {
     let lab = Lab::with_organization(crate::support::organization(&[]), "");

@@ -18,7 +18,7 @@ use watchbell::{
 
 use crate::support::{Lab, base, entry, evaluated, organization};
 
-/// What a configuration says of the built-in checks.
+/// The configuration of the built-in checks.
 fn sources(config: &str) -> RuleSources {
     let (config, problems) = Config::parse(std::path::Path::new("watchbell.toml"), config);
     let config = config.unwrap_or_else(|| panic!("{problems:#?}"));
@@ -31,7 +31,7 @@ fn checks(config: &str) -> Arc<RuleSet> {
     loaded.set
 }
 
-/// A source that is well, with these changes.
+/// A healthy source, with these changes.
 fn source(changes: Value) -> Subject {
     let mut record = json!({
         "name": "test", "drop_off": 86_400, "poll_interval": 30, "polled": true, "awake_for": 999_999, "away": 0, "ever": true,
@@ -47,7 +47,7 @@ fn source(changes: Value) -> Subject {
     Subject { source: Some(SourceName::parse("test").unwrap()), record }
 }
 
-/// Titles of what the checks find in a source, with their severities.
+/// Titles and severities of the alerts of all checks for a source.
 fn findings(changes: Value) -> String {
     let mut detector = HealthDetector::restore(&Limits::default(), []);
     let (outcome, _) = detector.check(&checks(""), &[source(changes)], base());
@@ -83,11 +83,11 @@ fn every_kind_of_silence_is_told_apart() {
     high builtin.source_refused: test refuses to be read (key_refused)
     ");
     assert_snapshot!(findings(json!({ "lag": 90_000 })), @"high builtin.log_drop_off: Events from test come 1d late or more");
-    // The agent was off for two days: nothing is said before the first poll …
+    // The agent was off for two days: no alert before the first poll …
     assert_eq!(with(json!({ "polled": false, "away": 172_800, "awake_for": 3 })), "");
-    // … nor while it still reads what came up.
+    // … nor while it catches up.
     assert_eq!(with(json!({ "caught_up": false })), "");
-    // If that poll fails, it is.
+    // If that poll fails, there is an alert.
     assert!(with(json!({ "polled": false, "away": 172_800, "error": "no connection", "error_kind": "unreachable", "error_remedy": "look", "failures": 1, "failing_for": 1 })).contains("cannot be polled (unreachable)"));
 }
 
@@ -115,7 +115,7 @@ fn a_finding_is_one_alert_from_beginning_to_end() {
     let mut alert: Option<Alert> = None;
     let mut told = Vec::new();
     for days in [40, 29, 20, 13, 6, 5, 1, 300] {
-        // A new detector each time: what is open is known from the store.
+        // A new detector each time: open alerts are known from the store.
         let mut detector = HealthDetector::restore(&Limits::default(), stored.clone());
         let (outcome, changes) = detector.check(&rules, &[source(json!({ "key_expires_in": days }))], base());
         for (name, bytes) in changes {
@@ -138,7 +138,7 @@ fn a_finding_is_one_alert_from_beginning_to_end() {
     assert!(stored.is_empty());
 }
 
-/// A check that fails knows nothing: what it found before is not over.
+/// A failing check knows nothing: what it reported before is not resolved.
 #[test]
 fn a_check_that_fails_resolves_nothing() {
     let text = crate::support::rule(
@@ -163,7 +163,7 @@ fn a_check_that_fails_resolves_nothing() {
     assert_eq!(told(json!({ "silent_for": 0 })), ["resolved All is well: test"]);
 }
 
-/// A restart, or a backlog, is no reason to say that logs are back.
+/// A restart or a backlog does not mean that the log is back.
 #[test]
 fn what_cannot_be_judged_yet_stays_as_it_was() {
     let rules = checks("");
@@ -176,7 +176,7 @@ fn what_cannot_be_judged_yet_stays_as_it_was() {
     let mut changes = |record: Value| restarted.check(&rules, &[source(record)], base()).0.alerts.len();
     assert_eq!(changes(json!({ "polled": false, "silent_for": 90_000, "away": 60 })), 0);
     assert_eq!(changes(json!({ "caught_up": false, "silent_for": 90_000 })), 0);
-    // Polled, and still silent: the same alert goes on. Then events come.
+    // Polled, and still silent: the same alert continues. Then events arrive.
     assert_eq!(changes(json!({ "silent_for": 90_000, "newest_arrival": 90_000 })), 0);
     assert_eq!(changes(json!({})), 1);
 }
@@ -190,7 +190,7 @@ fn checks_can_be_switched_off_and_set() {
         json!({ "cursor_trouble": 10, "error": "e", "error_kind": "timeout", "failures": 9, "failing_for": 9_000 }),
     );
     assert!(detector.check(&checks(overrides), &[subject], base()).0.alerts.is_empty());
-    // A parameter that does not exist is an error with its place.
+    // An unknown parameter is an error with its place.
     let wrong = "[checks.\"builtin.source_failing\"]\nparams = { failure = 1 }\n";
     let loaded = Loader::new(sources(wrong)).load();
     let found = &loaded.diagnostics[0];
@@ -202,7 +202,7 @@ fn health(reader: &watchbell::store::Reader) -> Vec<Alert> {
     reader.alerts(AlertFilter::default()).map(Result::unwrap).filter(|alert| alert.kind == AlertKind::Health).collect()
 }
 
-/// The whole way: the log falls silent under a running agent, the alarm is raised, events come back, it is resolved.
+/// End to end: the log falls silent under a running agent, an alert is raised, events arrive, the alert is resolved.
 #[test]
 fn the_alarm_is_raised_and_resolved_by_a_running_agent() {
     let start = time::after(base(), std::time::Duration::from_secs(10));
@@ -256,7 +256,7 @@ fn a_refused_key_and_a_broken_rule_raise_alerts_of_their_own() {
             .iter()
             .all(|rule| open.iter().any(|alert| alert.rule.as_str() == *rule))
     });
-    // Another failure in its place is no all-clear.
+    // A different failure instead is not an all-clear.
     lab.simulator.as_ref().unwrap().set_faults(Faults::always(Fault::ServerError));
     let refused = |reader: &Reader| {
         health(reader).into_iter().find(|alert| alert.rule.as_str() == "builtin.source_refused").unwrap().status
@@ -267,7 +267,7 @@ fn a_refused_key_and_a_broken_rule_raise_alerts_of_their_own() {
         record.failures > 8 && record.error.is_some_and(|error| error.kind == ErrorKind::ServerError) && ticked
     });
     assert_eq!(refused(&lab.reader().1), AlertStatus::Open);
-    // The key is put right: what was missing comes in, and the alert is resolved.
+    // The key is fixed: missing events are fetched, and the alert is resolved.
     lab.simulator.as_ref().unwrap().set_faults(Faults::none());
     lab.run_agent_until(|reader| {
         let resolved = health(reader)

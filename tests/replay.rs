@@ -11,7 +11,7 @@ use watchbell::{
 
 use crate::support::{base, entry, events, rule, rule_set};
 
-/// Actors, actions and times at random, some out of order, some ragged.
+/// Random actors, actions and times, some out of order, some malformed.
 fn history(seed: u64, count: usize) -> Vec<Event> {
     let mut random = fastrand::Rng::with_seed(seed);
     let entries: Vec<Value> = (0..count)
@@ -31,7 +31,7 @@ fn history(seed: u64, count: usize) -> Vec<Event> {
     events(&entries)
 }
 
-/// Rules of every kind: pure, failing, with thresholds, remembering, sharing, expecting, listening.
+/// Rules of every kind: pure, failing, with thresholds, stateful, shared state, expecting, subscribing.
 fn rules() -> std::sync::Arc<RuleSet> {
     let texts = [
         rule("a.pure", "dedup_period: \"5m\"", "fn rule(event) { event.action == \"begun\" && event.actor.id != () }"),
@@ -111,7 +111,7 @@ fn plain(report: &Report) -> Value {
     value
 }
 
-/// The order in which threads get to their work, the size of blocks, and asking ahead make no difference.
+/// Thread scheduling, block size and the prefilter make no difference.
 #[test]
 fn many_threads_find_what_one_does() {
     let rules = rules();
@@ -140,7 +140,7 @@ fn many_threads_find_what_one_does() {
     }
 }
 
-/// Whoever interrupts it gets what was found until then.
+/// An interrupted replay returns what it has found so far.
 #[test]
 fn an_interrupted_replay_tells_what_it_found() {
     let (sender, receiver) = mpsc::sync_channel(1);
@@ -156,7 +156,7 @@ fn an_interrupted_replay_tells_what_it_found() {
                 }
             }
             progress.stop();
-            // The feed does not end by itself.
+            // The input does not end by itself.
             while sender.send(Block::of(Vec::new())).is_ok() {}
         });
         replay::run(&rules, &Settings::default(), &Run { threads: 2, ..Run::default() }, receiver, progress)

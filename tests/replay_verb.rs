@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::support::{Finished, Lab, entry, rule, timeless};
 
-/// A day of sign-ins and one impersonation, and rules: one noisy, one that fails, one that finds nothing.
+/// A day of sign-ins and one impersonation, and rules: one noisy, one failing, one without matches.
 fn lab() -> Lab {
     let lab = Lab::new();
     let mut lines: Vec<String> = (0..48)
@@ -54,7 +54,7 @@ fn git(lab: &Lab, arguments: &[&str]) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Changes all rules but one, and brings one that fails.
+/// Changes all rules but one, and adds one that fails.
 fn edit(lab: &Lab) {
     lab.write(
         "rules/logins.rhai",
@@ -155,7 +155,7 @@ fn formats_are_for_programs_browsers_and_pull_requests() {
     </testsuites>
     "#);
     let html = replay(&lab, &["--format", "html"]).stdout;
-    // It runs and loads nothing, whatever stands in events.
+    // The report is static and loads nothing, whatever events contain.
     assert!(html.contains("Content-Security-Policy") && html.contains("default-src 'none'"));
     assert!(html.contains("&lt;b&gt;eve failed to sign in") && !html.contains("<b>"), "{html}");
     assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("<script"));
@@ -258,7 +258,7 @@ fn what_a_change_changes_is_told_against_a_directory_a_revision_and_what_was_sav
     let html = replay(&lab, &["--against", "old", "--format", "html"]).stdout;
     assert!(html.contains("Compared with old") && html.contains("<h2>Gone"));
     for (limit, code) in [("gone>0", 1), ("gone>100", 1), ("errors>0", 1), ("added>=0", 1)] {
-        // It fails on errors of a rule in any case; which limit is broken is told.
+        // Rule errors always cause failure; the output says which limit was exceeded.
         let limited = replay(&lab, &["--against", "old", "--fail-on", limit]);
         assert_eq!(
             (limited.code, limited.stderr.contains("`--fail-on`")),
@@ -268,7 +268,7 @@ fn what_a_change_changes_is_told_against_a_directory_a_revision_and_what_was_sav
     }
 }
 
-/// Where there is no git there is nothing to test: nothing but Rust may be needed.
+/// Skipped without git: tests must need nothing but Rust.
 #[test]
 fn a_revision_in_git_is_compared_with_the_working_tree() {
     if Command::new("git").arg("--version").output().is_err() {
@@ -287,7 +287,7 @@ fn a_revision_in_git_is_compared_with_the_working_tree() {
     let file =
         lab.watchbell(&["replay", "--rules", "rules/logins.rhai", "--events", "events.jsonl", "--against", "git:HEAD"]);
     assert!(logins.is_match(&file.stdout) && !file.stdout.contains("team.imp"), "{}", file.show());
-    // The working tree and its index are as they were.
+    // The working tree and its index are unchanged.
     let status = Command::new("git").args(["status", "--short"]).current_dir(lab.path(".")).output().unwrap();
     let status = String::from_utf8(status.stdout).unwrap();
     assert_eq!(

@@ -40,7 +40,7 @@ fn story(live: u64) -> Report {
     run(&pack(), &events)
 }
 
-/// The demo's story has an alert for each of its steps, and its ordinary day has next to none.
+/// Each step of the demo's attack has an alert, and its ordinary day has almost none.
 #[test]
 fn the_demo_is_found_step_by_step() {
     let report = story(60);

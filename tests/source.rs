@@ -34,7 +34,8 @@ fn both_endings_deliver_everything_once_and_in_order() {
     }
 }
 
-/// Polling goes on after the end: what is processed later comes in as well, with either ending, also over a restart.
+/// Polling continues after the end of the log: events that are processed later arrive with either ending, also after a
+/// restart.
 #[test]
 fn events_that_are_processed_later_are_not_missed() {
     for ending in [Ending::Cursor, Ending::Null] {
@@ -53,7 +54,7 @@ fn events_that_are_processed_later_are_not_missed() {
     }
 }
 
-/// Each fault, on every request: the agent says which trouble it is in, goes on trying, and gets everything once it ends.
+/// Each fault, on every request: the agent reports the error kind, keeps retrying, and gets everything once it ends.
 #[test]
 fn every_fault_is_named_and_outlived() {
     for fault in Fault::ALL {
@@ -68,7 +69,7 @@ fn every_fault_is_named_and_outlived() {
             | Fault::ResetEpoch => Some(ErrorKind::RateLimited),
             Fault::ServerError | Fault::Unavailable => Some(ErrorKind::ServerError),
             Fault::BrokenJson => Some(ErrorKind::UnreadableAnswer),
-            // Told as no answer or as a broken one, by how much of it came.
+            // Reported as a missing or a broken response, depending on how much of it arrived.
             Fault::CutOff => None,
             Fault::Unauthorized => Some(ErrorKind::KeyRefused),
             Fault::Forbidden => Some(ErrorKind::KeyLacksScope),
@@ -76,7 +77,7 @@ fn every_fault_is_named_and_outlived() {
             Fault::Redirect => Some(ErrorKind::Redirected),
             Fault::Oversized => Some(ErrorKind::OversizedAnswer),
             Fault::CursorRefused => Some(ErrorKind::CursorRefused),
-            // Pages that can be used in spite of it.
+            // Pages that are usable nevertheless.
             Fault::Slow
             | Fault::InvalidUtf8
             | Fault::Duplicates
@@ -97,7 +98,7 @@ fn every_fault_is_named_and_outlived() {
     }
 }
 
-/// Whoever writes long texts must not hide what comes after them.
+/// Long texts must not hide what comes after them.
 #[test]
 fn a_page_that_is_too_large_is_fetched_in_smaller_ones() {
     let mut given = entries(60);
@@ -127,13 +128,13 @@ fn entries_that_are_no_events_are_quarantined_and_the_rest_is_used() {
         ..SimulatorOptions::new(Scenario::of(given))
     };
     let lab = Lab::with_organization(options, "");
-    // Polls overlap: what is no event comes again and again, and is set aside once.
+    // Polls overlap: entries that are not events return repeatedly, and are quarantined once.
     lab.run_agent_until(|reader| {
         evaluated(reader, 6) && reader.sources().unwrap().values().next().unwrap().duplicates > 12
     });
     let (_store, reader) = lab.reader();
     let stored: Vec<Event> = reader.scan(ScanFilter::default()).map(Result::unwrap).collect();
-    // Whatever is an object is an event, and says what is unusual about it.
+    // Every object is an event, with flags for what is unusual about it.
     let flagged: Vec<(String, Vec<&str>)> = stored
         .iter()
         .filter(|event| !event.flags.is_empty())
@@ -165,8 +166,8 @@ fn two_organizations_are_read_side_by_side() {
     assert_eq!(stored, [("other".to_owned(), 4), ("test".to_owned(), 10)]);
 }
 
-/// A page as a real organization returned it (the public copy blanks all values, so ids and what the rule looks for are put
-/// in): stored byte for byte, and the alerts are right.
+/// A page as a real organization returned it (the public copy blanks all values, so ids and the values that the rule
+/// reads are filled in): stored byte for byte, with the right alerts.
 #[test]
 fn a_real_envelope_is_stored_as_it_came() {
     let text = std::fs::read_to_string("tests/data/real-envelope.json").unwrap();
@@ -209,7 +210,7 @@ fn a_real_envelope_is_stored_as_it_came() {
     );
 }
 
-/// What an earlier process said stands in another log, or in none any more.
+/// An earlier process logged elsewhere, or its log is gone.
 #[test]
 fn a_restarted_agent_tells_of_a_source_that_still_fails() {
     let options = SimulatorOptions { faults: Faults::always(Fault::Unauthorized), ..organization(&[]) };

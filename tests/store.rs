@@ -15,7 +15,7 @@ fn source() -> SourceName {
     SourceName::parse("test").unwrap()
 }
 
-/// A page of events, one a second from `at` on, with about a kilobyte of text that compresses badly.
+/// A page of events, one per second from `at`, with about a kilobyte of text that compresses badly.
 fn page(first: u64, count: u64, at: Timestamp, random: &mut fastrand::Rng) -> Page {
     let events = (first..first + count)
         .map(|number| {
@@ -53,14 +53,14 @@ fn small_pages_are_merged_and_read_as_before() {
         first += count;
     }
     let before: Vec<_> = store.reader().scan(ScanFilter::default()).map(Result::unwrap).collect();
-    // Nothing is merged that has not been evaluated.
+    // Events that have not been evaluated are not merged.
     assert_eq!(store.merge_blocks().unwrap(), 0);
     evaluate_all(&store);
     assert!(store.merge_blocks().unwrap() > 100);
     assert_eq!(store.merge_blocks().unwrap(), 0);
     let after: Vec<_> = store.reader().scan(ScanFilter::default()).map(Result::unwrap).collect();
     assert_eq!(after, before);
-    // Reading on from any number, and by id.
+    // Reading from any number, and by id.
     for mark in [0, 1, 77, first - 1, first] {
         let next = store.reader().events_after(Sequence(mark), 10).unwrap();
         assert_eq!(next.first().map(|event| event.sequence.0), (mark < first).then_some(mark + 1));
@@ -69,7 +69,7 @@ fn small_pages_are_merged_and_read_as_before() {
     assert_eq!(store.reader().event(&source(), &wanted.id).unwrap().as_ref(), Some(wanted));
 }
 
-/// Ten retention spans are written with a span of one day: what is live stays whole, and the disk does not fill.
+/// Writes ten retention spans with a retention of one day: live data stays complete, and the disk does not fill.
 #[test]
 fn retention_keeps_the_disk_below_four_times_the_live_data() {
     let directory = tempfile::tempdir().unwrap();
@@ -89,18 +89,18 @@ fn retention_keeps_the_disk_below_four_times_the_live_data() {
         }
         let size = store.size_on_disk().unwrap();
         if day == 0 {
-            // A day without removals: what is live, as sled stores it.
+            // A day without removals: live data, as sled stores it.
             live = size;
         }
         assert!(size < 4 * live, "day {day}: {size} bytes on disk, {live} live");
     }
     let kept = numbers(&store);
-    // Whole blocks are removed, so up to one more than a day is left; nothing within the day is missing.
+    // Whole blocks are removed, so up to one block more than a day remains; nothing within the day is missing.
     let day = pages_a_day * page_size;
     assert!((day..=day + 2 * page_size).contains(&(kept.len() as u64)), "{}", kept.len());
     assert_eq!(kept.last(), Some(&number));
     assert!(kept.windows(2).all(|pair| pair[1] == pair[0] + 1));
-    // Ids of removed events are forgotten with them: the store does not grow by what it has seen.
+    // Ids of removed events are removed with them, so the store does not grow with its history.
     drop(store);
     let reopened = Store::open_patiently(directory.path(), Duration::from_secs(10)).unwrap();
     assert_eq!(numbers(&reopened), kept);
@@ -117,7 +117,7 @@ fn what_has_not_been_evaluated_is_never_removed() {
     evaluate_all(&store);
     assert_eq!(store.remove_before(later).unwrap().events, 50);
     assert!(numbers(&store).is_empty());
-    // Numbers go on where they were.
+    // Numbering continues where it was.
     store.append_page(page(50, 1, base(), &mut random), &mut SourceRecord::default()).unwrap();
     assert_eq!(numbers(&store), [51]);
     assert_eq!(store.reader().events_after(Sequence(0), 10).unwrap().len(), 1);
@@ -147,7 +147,7 @@ fn stores_of_others_and_of_the_future_are_left_alone() {
     put(b"something", b"else");
     assert!(matches!(Store::open(directory.path()), Err(StoreError::Foreign { .. })));
     put(b"m/format", &9_u64.to_be_bytes());
-    // sled lets go of a store some milliseconds after it was closed.
+    // sled releases a store some milliseconds after it has been closed.
     let patience = std::time::Duration::from_secs(10);
     assert!(matches!(Store::open_patiently(directory.path(), patience), Err(StoreError::Newer { found: 9, .. })));
 }
@@ -189,7 +189,7 @@ fn a_scan_picks_by_time_action_and_source() {
     assert!(newest.windows(2).all(|pair| pair[0] < pair[1]) && newest.len() == expected);
 }
 
-/// While pages come in, are evaluated, merged and removed, every scan sees what there is once, in order, without a gap.
+/// While pages arrive, are evaluated, merged and removed, every scan sees each event once, in order, without gaps.
 #[test]
 fn scans_are_whole_while_blocks_are_merged_and_removed() {
     let directory = tempfile::tempdir().unwrap();
@@ -228,7 +228,7 @@ fn scans_are_whole_while_blocks_are_merged_and_removed() {
                     if newest_first {
                         numbers.reverse();
                     }
-                    // Retention may take the oldest away while it is read; what is left has no holes behind the first gap.
+                    // Retention may remove the oldest events during the scan; there are no gaps after the first one.
                     let gaps = numbers.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
                     assert!(gaps <= 1, "{newest_first}: {numbers:?}");
                     assert!(numbers.windows(2).all(|pair| pair[1] > pair[0]), "{newest_first}: {numbers:?}");
@@ -239,7 +239,7 @@ fn scans_are_whole_while_blocks_are_merged_and_removed() {
     assert_eq!(store.verify().unwrap().problems, Vec::<String>::new());
 }
 
-/// sled does not sync what it writes to files of its own, which it does with large values: what rules remember never gets there.
+/// sled does not sync its separate files for large values: rule state is never stored that way.
 #[test]
 fn large_state_is_kept_in_pieces() {
     let directory = tempfile::tempdir().unwrap();
@@ -267,7 +267,7 @@ fn large_state_is_kept_in_pieces() {
     }
     let store = Store::open_patiently(directory.path(), std::time::Duration::from_secs(10)).unwrap();
     assert_eq!(state(&store)[0].1, large);
-    // What becomes small, or goes, leaves nothing behind.
+    // Values that shrink or are removed leave nothing behind.
     commit(&store, [Some(b"small"), None, Some(b"small")]);
     assert_eq!(state(&store), [("memory/a".to_owned(), b"small".to_vec()), ("other".to_owned(), b"small".to_vec())]);
     drop(store);

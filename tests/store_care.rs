@@ -18,7 +18,7 @@ use watchbell::{
 
 use crate::support::{Lab, alerts, base, entry, evaluated, now, organization, rule, scenario, stored_ids};
 
-/// sled lets go of a store some milliseconds after it was closed.
+/// sled releases a store some milliseconds after it has been closed.
 fn open(directory: &Path) -> Result<Store, StoreError> {
     Store::open_patiently(directory, Duration::from_secs(10))
 }
@@ -27,7 +27,7 @@ fn source() -> SourceName {
     SourceName::parse("test").unwrap()
 }
 
-/// Writes much and removes much, so that sled uses parts of its log again.
+/// Writes and removes much data, so that sled reuses parts of its log.
 fn churn(directory: &Path, days: std::ops::Range<u64>) -> Store {
     let store = open(directory).unwrap();
     let mut random = fastrand::Rng::with_seed(7);
@@ -53,7 +53,7 @@ fn churn(directory: &Path, days: std::ops::Range<u64>) -> Store {
     store
 }
 
-/// Everything in a store, to compare.
+/// The complete content of a store, for comparison.
 fn contents(store: &Store) -> (Vec<watchbell::model::event::Event>, Sequence, StoreCheck) {
     let events = store.reader().scan(ScanFilter::default()).map(Result::unwrap).collect();
     (events, store.reader().checkpoint().unwrap(), store.verify().unwrap())
@@ -68,7 +68,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A file's name and what is in it.
+/// A file's name and content.
 type File = (String, Vec<u8>);
 
 fn snapshots(directory: &Path) -> Vec<PathBuf> {
@@ -81,12 +81,12 @@ fn snapshots(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// sled refuses a damaged snapshot; the log alone is enough, whatever has become of the snapshot.
+/// sled refuses a damaged snapshot; the log alone is sufficient, whatever happened to the snapshot.
 #[test]
 fn a_damaged_snapshot_costs_nothing() {
     let origin = tempfile::tempdir().unwrap();
     drop(churn(origin.path(), 0..4));
-    // sled writes a snapshot when it opens; what is written after that is in the log only.
+    // sled writes a snapshot when it opens; later writes are only in the log.
     let store = churn(origin.path(), 4..8);
     let expected = contents(&store);
     assert_eq!(expected.2.wrong, 0, "{:#?}", expected.2);
@@ -113,7 +113,7 @@ fn a_damaged_snapshot_costs_nothing() {
         flipped[at] ^= 1 << random.u8(..8);
         damages.push((format!("a bit of byte {at} of {} flipped", bytes.len()), vec![(name.clone(), flipped)]));
     }
-    // Short lives leave little in the log but its end: there the log alone is not enough.
+    // Short runs leave little but the end in the log: here, the log alone is not sufficient.
     let short = tempfile::tempdir().unwrap();
     for round in 0..6 {
         drop(churn(short.path(), round..round + 1));
@@ -141,18 +141,18 @@ fn a_damaged_snapshot_costs_nothing() {
         }
         let store = open(directory.path()).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(contents(&store), expected, "{what}");
-        // It goes on as if nothing had been.
+        // It continues as if nothing had happened.
         let event = IncomingEvent::parse(&entry("new", "x", 0, "ann").to_string()).unwrap();
         store.append_page(Page::new(source(), base(), vec![event]), &mut SourceRecord::default()).unwrap();
         drop(store);
         let store = open(directory.path()).unwrap_or_else(|error| panic!("{what}, again: {error}"));
         assert_eq!(store.reader().scan(ScanFilter::default()).count(), 4_001, "{what}");
         let beside = fs::read_dir(directory.path()).unwrap().count();
-        assert_eq!(beside, 1, "nothing is left beside the store: {what}");
+        assert_eq!(beside, 1, "nothing is left next to the store: {what}");
     }
 }
 
-/// Where the log itself is damaged nothing is deleted, and the message says where the data is and what to do.
+/// If the log itself is damaged, nothing is deleted, and the message says where the data is and what to do.
 #[test]
 fn a_damaged_log_is_left_alone_and_told() {
     let directory = tempfile::tempdir().unwrap();
@@ -193,7 +193,7 @@ fn verify_finds_what_is_wrong() {
     let store = churn(directory.path(), 0..1);
     assert_eq!(store.verify().unwrap().problems, Vec::<String>::new());
     drop(store);
-    // Behind the store's back: a block loses a piece, an id its event, an alert is nonsense.
+    // Direct damage: a block loses a piece, an id its event, an alert is invalid.
     let db = sled::open(directory.path().join("store")).unwrap();
     let first = |prefix: u8| db.scan_prefix([prefix]).keys().next().unwrap().unwrap();
     db.remove(first(b'e')).unwrap();
@@ -244,7 +244,7 @@ fn a_backup_is_the_store_again() {
     let run = |arguments: &[&str]| lab.watchbell(arguments);
     assert_eq!(run(&["store", "backup", "copy.wb"]).code, Some(0));
     assert_eq!(run(&["store", "backup", "copy.wb"]).code, Some(3), "it is there already");
-    // Not over a store that is there, nor from what is no backup.
+    // Not over an existing store, nor from something that is not a backup.
     let refused = run(&["store", "restore", "copy.wb"]);
     assert!(refused.code == Some(3) && refused.stderr.contains("--replace"), "{}", refused.show());
     let bytes = fs::read(lab.path("copy.wb")).unwrap();
@@ -257,7 +257,7 @@ fn a_backup_is_the_store_again() {
         assert_eq!(refused.code, Some(3), "{name}: {}", refused.show());
         assert_eq!(contents(&lab.reader().0), expected, "{name}: the store is as it was");
     }
-    // Whatever came after the backup is gone, and kept aside.
+    // Everything newer than the backup is removed from the store, and kept separately.
     lab.write("more.jsonl", entry("later", "x", 0, "ann").to_string());
     assert_eq!(run(&["events", "import", "more.jsonl", "--source", "other"]).code, Some(0));
     let restored = run(&["store", "restore", "copy.wb", "--replace"]);
@@ -279,10 +279,10 @@ fn compaction_makes_it_smaller_and_changes_nothing() {
     assert!(compacted.after < compacted.before, "{compacted:?}");
     let store = open(directory.path()).unwrap();
     assert_eq!(contents(&store), expected);
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left next to it");
 }
 
-/// Part of the store is lost: what can be read is saved, the rest is fetched again, and nobody is told anything twice.
+/// Part of the store is lost: readable data is saved, the rest is fetched again, and nothing is delivered twice.
 #[test]
 fn what_is_lost_is_fetched_again_and_told_once() {
     let lab = lab(400);
@@ -291,7 +291,8 @@ fn what_is_lost_is_fetched_again_and_told_once() {
         let (_store, reader) = lab.reader();
         (stored_ids(&reader), alerts(&reader))
     };
-    // Half of the blocks lose a piece, and a source its record. All else goes to new files: nothing old is left to be found in them.
+    // Half of the blocks lose a piece, and a source loses its record. The rest goes to new files, so nothing old
+    // remains in them.
     {
         let (old, new) = (lab.path("data/store"), lab.path("data/new"));
         let db = sled::open(&old).unwrap();
@@ -331,14 +332,14 @@ fn what_is_lost_is_fetched_again_and_told_once() {
     ids.sort();
     assert_eq!(again, ids);
     assert_eq!(alerts(&reader), before, "as they were: none is new, none has grown");
-    assert_eq!(fs::read_to_string(lab.path("alerts.jsonl")).unwrap(), told, "nobody was told twice");
+    assert_eq!(fs::read_to_string(lab.path("alerts.jsonl")).unwrap(), told, "nothing is delivered twice");
     assert_eq!(store.verify().unwrap().wrong, 0);
 }
 
-/// However much of the file is gone, what is saved and what is missing are all that there was.
+/// However much of the file is lost, what is saved and what is missing add up to the original.
 #[test]
 fn what_is_missing_is_counted_from_the_first_event_on() {
-    // How each value begins in the file: see docs/store.md.
+    // The start of each value in the file: see docs/store.md.
     const MAGIC: &[u8] = b"\x03wbF1";
     let lab = lab(400);
     let file = lab.path("data/store/db");
@@ -347,7 +348,7 @@ fn what_is_missing_is_counted_from_the_first_event_on() {
     assert!(frames.len() > 10, "{}", frames.len());
     for parts in [1, 2, 3] {
         let mut bytes = whole.clone();
-        // The first parts of it are overwritten, and the last is cut off.
+        // Its first parts are overwritten, and the last is cut off.
         for at in &frames[..frames.len() * parts / 4] {
             bytes[at + MAGIC.len()..at + MAGIC.len() + 12].fill(0xa5);
         }
@@ -366,7 +367,7 @@ fn what_is_missing_is_counted_from_the_first_event_on() {
     }
 }
 
-/// What cannot be read is counted, whether it is read from the store or sent by an agent, and the rest is replayed.
+/// Unreadable events are counted, whether read from the store or sent by an agent, and the rest is replayed.
 #[test]
 fn a_replay_goes_on_behind_what_it_cannot_read() {
     let lab = lab(400);
@@ -394,7 +395,7 @@ fn a_replay_goes_on_behind_what_it_cannot_read() {
     assert_eq!(sent.iter().filter(|readable| !**readable).count(), 1, "the directory that is nonsense");
 }
 
-/// Even of a store that sled cannot read at all a new one is made, and the old one is kept.
+/// Even if sled cannot read a store at all, a new one is created, and the old one is kept.
 #[test]
 fn recovery_begins_anew_where_nothing_can_be_read() {
     let lab = lab(60);
@@ -405,7 +406,7 @@ fn recovery_begins_anew_where_nothing_can_be_read() {
     let recovered = lab.watchbell(&["store", "recover"]);
     assert_eq!(recovered.code, Some(1), "{}", recovered.show());
     assert!(recovered.stdout.contains("saved 0 events and 0 alerts"), "{}", recovered.show());
-    // What had been evaluated is not told again: all of it happened before the store was last written to.
+    // Evaluated events are not reported again: all of them happened before the last write to the store.
     fs::remove_file(lab.path("alerts.jsonl")).unwrap();
     lab.run_agent_with(&Clock::system(), |reader| {
         let record = reader.sources().unwrap().into_values().next().unwrap();
@@ -414,7 +415,7 @@ fn recovery_begins_anew_where_nothing_can_be_read() {
     assert!(alerts(&lab.reader().1).is_empty());
 }
 
-/// sled keeps its parameters in a file of its own, and refuses a store whose file is damaged. What it says then helps nobody.
+/// sled keeps its parameters in a separate file. If that is damaged, it refuses the store with an unhelpful message.
 #[test]
 fn damaged_parameters_of_sled_lose_nothing() {
     for damage in [&b""[..], b"torn", &[0xff; 200]] {
@@ -433,7 +434,7 @@ fn damaged_parameters_of_sled_lose_nothing() {
     }
 }
 
-/// A repair that a crash interrupted begins anew from the copy, whatever had become of the store.
+/// A repair that a crash interrupted starts again from the copy, whatever happened to the store.
 #[test]
 fn an_interrupted_repair_is_undone_and_done_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -441,7 +442,7 @@ fn an_interrupted_repair_is_undone_and_done_again() {
     let expected = contents(&store);
     drop(store);
     drop(open(directory.path()).unwrap());
-    // As after a crash: the copy is whole, the store was being tried without its snapshots.
+    // As after a crash: the copy is complete, and the store was being tried without its snapshots.
     copy(&directory.path().join("store"), &directory.path().join("store.as-it-was"));
     fs::write(directory.path().join("store/db"), b"torn").unwrap();
     for snapshot in snapshots(directory.path()) {
@@ -451,7 +452,7 @@ fn an_interrupted_repair_is_undone_and_done_again() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
-/// A log of which nothing can be read is not taken for a new store.
+/// A log that is completely unreadable is not mistaken for a new store.
 #[test]
 fn a_log_of_nonsense_is_no_empty_store() {
     let directory = tempfile::tempdir().unwrap();
@@ -467,7 +468,7 @@ fn a_log_of_nonsense_is_no_empty_store() {
     assert!(matches!(error, StoreError::Unopenable { .. }), "{error}");
 }
 
-/// What is pending keeps its place when the store is written anew, and nothing that comes later takes it.
+/// Pending deliveries keep their place when the store is rewritten, and later ones do not take it.
 #[test]
 fn deliveries_survive_compaction_and_later_ones_follow_them() {
     use watchbell::{
@@ -501,7 +502,7 @@ fn deliveries_survive_compaction_and_later_ones_follow_them() {
     assert_eq!(order, (0..12).collect::<Vec<u8>>());
 }
 
-/// Wherever the log is damaged, recovery ends with a store in which everything fits together.
+/// Wherever the log is damaged, recovery produces a consistent store.
 #[test]
 fn recovery_from_damage_anywhere_leaves_a_whole_store() {
     let lab = lab(300);
@@ -527,7 +528,7 @@ fn recovery_from_damage_anywhere_leaves_a_whole_store() {
     }
 }
 
-/// Events are kept from their arrival on, however old they are and whatever they say of their time.
+/// Retention counts from the arrival of events, regardless of their own time.
 #[test]
 fn events_are_kept_by_their_arrival() {
     let directory = tempfile::tempdir().unwrap();
@@ -549,7 +550,7 @@ fn events_are_kept_by_their_arrival() {
     assert!(stored_ids(&store.reader()).is_empty());
 }
 
-/// A rule that is new learns from what can be read; the agent goes on.
+/// A new rule learns from the readable events; the agent keeps running.
 #[test]
 fn a_damaged_block_keeps_no_rule_from_learning() {
     let late = |id: &str| {
@@ -570,7 +571,7 @@ fn a_damaged_block_keeps_no_rule_from_learning() {
         let (_store, _) = lab.reader();
     }
     let db = loop {
-        // sled lets go of a store some milliseconds after it was closed.
+        // sled releases a store some milliseconds after it has been closed.
         match sled::open(lab.path("data/store")) {
             Ok(db) => break db,
             Err(_) => std::thread::yield_now(),
@@ -590,12 +591,12 @@ fn a_damaged_block_keeps_no_rule_from_learning() {
     assert_eq!(alerts(&reader).len(), 1);
 }
 
-/// Flips in the test suite. `WATCHBELL_FLIPS=500 cargo test flipped` does more.
+/// Number of flips. `WATCHBELL_FLIPS=500 cargo test flipped` runs more.
 fn flips() -> usize {
     std::env::var("WATCHBELL_FLIPS").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
 }
 
-/// A store with 2,400 events and some alerts, in a directory that the configuration names.
+/// A store with 2,400 events and some alerts, in the directory that the configuration names.
 fn filled(lab: &Lab) {
     let entries: Vec<Value> = (0..2_400).map(|number| entry(&format!("e{number:05}"), "x", number, "ann")).collect();
     let store = Store::open(&lab.path("data")).unwrap();
@@ -608,8 +609,8 @@ fn filled(lab: &Lab) {
     store.writing().commit(&Commit { checkpoint: Some(mark), ..Commit::default() }).unwrap();
 }
 
-/// A bit is flipped anywhere in sled's file: `verify` says so, or all is there as it was. Nothing panics its way out, and `recover` saves
-/// what can be read, says what is missing, and leaves the original as it is.
+/// A bit is flipped anywhere in sled's file: `verify` reports it, or the content is unchanged. Nothing panics, and
+/// `recover` saves what is readable, reports what is missing, and leaves the original unchanged.
 #[test]
 fn a_flipped_bit_is_noticed_or_does_no_harm() {
     let lab = Lab::with_organization(organization(&[]), "");
@@ -660,7 +661,7 @@ fn a_flipped_bit_is_noticed_or_does_no_harm() {
             serde_json::from_str(&saved.stdout).unwrap_or_else(|_| panic!("flip {flip} at {at}: {}", saved.show()));
         let (events, lost) = (report["events"].as_u64().unwrap(), report["lost_events"].as_u64().unwrap());
         assert_eq!(events + lost, 2_400, "flip {flip} at {at}: {}", saved.show());
-        // A flipped bit costs the block that it is in, at most.
+        // A flipped bit costs at most the block that it is in.
         assert!(lost <= 500, "flip {flip} at {at}: {}", saved.show());
         let whole = lost == 0 && report["unreadable"] == 0 && report["searched"] == false;
         assert_eq!(saved.code, Some(if whole { 0 } else { 1 }), "{}", saved.show());

@@ -13,7 +13,7 @@ use watchbell::{
 
 use crate::support::{Lab, entry, evaluated, now, organization, rule};
 
-/// Sign-ins, every two minutes, of ten people.
+/// Sign-ins of ten people, every two minutes.
 fn lab(more: &str) -> Lab {
     let entries: Vec<Value> = (0..300)
         .map(|index| entry(&format!("e{index}"), "user_login", index * 120, &format!("actor{}", index % 10)))
@@ -45,12 +45,12 @@ fn import(lab: &Lab, from: i64, to: i64) {
     assert_eq!(lab.watchbell(&["events", "import", "more.jsonl", "--source", "test"]).code, Some(0));
 }
 
-/// A changed rule that would flood is on trial, at the start and when it is saved under a running agent; one that would not runs.
+/// A changed rule that would raise too many alerts runs in shadow mode, at the start and on a reload; others run.
 #[test]
 fn a_rule_that_would_flood_goes_on_trial() {
     let lab = lab("guard = { since = \"30d\", max_new_alerts = 5 }");
     let before = of(&lab.reader().1, "t.few").count();
-    // All actors, and an alert every half hour; another rule finds others, and no more than it did.
+    // All actors, with an alert every half hour; another rule finds other events, but no more than before.
     lab.write("rules/few.rhai", rule("t.few", "dedup_period: \"30m\",", "fn rule(event) { true }"));
     lab.write("rules/other.rhai", rule("t.other", "", "fn rule(event) { event.actor.id == \"actor6\" }"));
     import(&lab, 300, 320);
@@ -63,7 +63,7 @@ fn a_rule_that_would_flood_goes_on_trial() {
         assert_eq!(of(&reader, "t.few").filter(|alert| !alert.shadow).count(), before);
         assert!(of(&reader, "t.other").all(|alert| !alert.shadow));
     }
-    // Narrowed again while the agent runs, it goes on as before, and the alert about it ends.
+    // Narrowed again while the agent runs, the rule runs as before, and the alert about it is resolved.
     let edited = Cell::new(0);
     let clock = Clock::manual(now());
     lab.run_agent_with(&clock, |reader| {
@@ -74,14 +74,14 @@ fn a_rule_that_would_flood_goes_on_trial() {
         }
         if edited.get() == 1 && !lasts {
             edited.set(2);
-            // Another finding of another moment.
+            // A different match at a different time.
             clock.set(time::after(now(), Duration::from_secs(60)));
-            // And again: now it is tried while another version runs.
+            // And again: now it is replayed while another version runs.
             lab.write("rules/few.rhai", rule("t.few", "dedup_period: \"20m\",", "fn rule(event) { true }"));
         }
         edited.get() == 2 && lasts
     });
-    // A person's word stands.
+    // A user's override takes precedence.
     lab.write("rules/overrides.toml", "[override.\"t.few\"]\nstage = \"active\"\n");
     import(&lab, 320, 330);
     lab.run_agent_until(|reader| {
@@ -90,7 +90,7 @@ fn a_rule_that_would_flood_goes_on_trial() {
     assert!(of(&lab.reader().1, "t.few").filter(|alert| !alert.shadow).count() > before);
 }
 
-/// What a new rule finds in stored events comes as late alerts, once; matches that follow join them.
+/// Matches of a new rule in stored events become late alerts, once; later matches join them.
 #[test]
 fn a_new_rule_is_run_over_stored_events_once() {
     let lab = lab("retro_hunt = \"30d\"");
@@ -110,7 +110,7 @@ fn a_new_rule_is_run_over_stored_events_once() {
             "fn rule(event) { count(event.actor.id, \"1d\") == 3 }\nfn dedup(event) { event.actor.id }",
         ),
     );
-    // As if it had been stopped as soon as it knew of the rule.
+    // As if the agent had been stopped right after it loaded the rule.
     let known = |store: &watchbell::store::Store, ids: &[&str]| {
         let mut rules = store.reader().logged_rules().last().unwrap().unwrap().rules;
         rules.extend(
@@ -132,7 +132,7 @@ fn a_new_rule_is_run_over_stored_events_once() {
         assert_eq!(events, found[0].count);
         found
     };
-    // Nothing is recorded twice, even if it is hunted again, and what comes next joins.
+    // Nothing is recorded twice, even if the hunt runs again, and later matches join.
     {
         let (store, reader) = lab.reader();
         let mark = reader.checkpoint().unwrap().0.to_be_bytes().to_vec();
@@ -149,7 +149,7 @@ fn a_new_rule_is_run_over_stored_events_once() {
         alerts.iter().filter(|alert| alert.rule.as_str() == "t.new").map(|alert| alert.count).sum::<u64>()
     };
     assert_eq!(count(&found(&reader)), count(&first) + 1);
-    // They were told together.
+    // They were delivered in one message.
     let told = fs::read_to_string(lab.path("alerts.jsonl")).unwrap();
     let digests: Vec<Value> = told
         .lines()

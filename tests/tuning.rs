@@ -10,7 +10,7 @@ use watchbell::{
 
 use crate::support::{Lab, alerts, entry, evaluated, events, organization, rule, run};
 
-/// A rules directory of these files, and what loading it tells.
+/// A rules directory of these files, and the problems found when loading it.
 fn load(files: &[(&str, &str)]) -> (tempfile::TempDir, Arc<RuleSet>, Vec<String>) {
     let directory = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -58,7 +58,7 @@ fn overrides_hold_by_id_pattern_and_tag_and_the_last_one_wins() {
     ]);
     assert_eq!(problems, Vec::<String>::new());
     let report = run(&set, &three());
-    // What an override says is meant whatever the rule's own function says.
+    // An override takes precedence over the rule's own function.
     assert_eq!(titles(&report), ["info team.one fired x2", "low team.two fired x3", "info team.one fired x1"]);
     assert_eq!(report.alerts[1].destinations.as_deref(), Some(&["chat".to_owned()][..]));
     assert_eq!(set.detections[0].metadata.stage, Stage::Shadow);
@@ -104,7 +104,7 @@ fn saved_files_are_taken_up_and_broken_ones_keep_their_last_good_version() {
         "{problems:?}"
     );
     assert_eq!(titles(&run(&set, &three())), ["low team.one fired x1"]);
-    // Taken away, they no longer hold.
+    // Once removed, they no longer apply.
     fs::remove_file(directory.path().join("overrides.toml")).unwrap();
     fs::remove_file(directory.path().join("exceptions.toml")).unwrap();
     let (set, _) = reload(&mut loader, directory.path());
@@ -130,7 +130,7 @@ fn exceptions_take_matches_out_and_count_them() {
         (report.alerts.len(), excepted, [problems, errors].concat().join("; "))
     };
     assert_eq!(found(EXCEPTION), (1, 2, String::new()));
-    // By the values of a slot: all fields must be as said.
+    // By the values of a slot: all fields must match.
     let slot = |values: &str| {
         EXCEPTION.replace(
             "condition = 'event.actor.email == \"ann@example.com\"'",
@@ -143,16 +143,16 @@ fn exceptions_take_matches_out_and_count_them() {
     // It ends by the times of events: the third is after that day.
     assert_eq!(found(&EXCEPTION.replace("\"never\"", "2026-03-01")), (3, 0, String::new()));
     assert_eq!(found(&EXCEPTION.replace("\"never\"", "2026-03-02")), (1, 2, String::new()));
-    // One that fails hides nothing, and is told.
+    // A failing condition suppresses nothing, and is reported.
     let (alerts, hidden, told) =
         found(&EXCEPTION.replace("event.actor.email == \"ann@example.com\"", "event.actor.email + 5 > nothing(event)"));
     assert_eq!((alerts, hidden), (3, 0));
     assert!(told.starts_with("exception ann: "), "{told}");
-    // It is about other rules.
+    // It is for other rules.
     assert!(found(&EXCEPTION.replace("team.*", "other.*")).2.contains("W311"));
 }
 
-/// `[]` is the first item that has what follows, wherever in the list it stands.
+/// `[]` is the first item that has the rest of the path, wherever in the list it is.
 #[test]
 fn a_slot_finds_its_field_in_any_item_of_a_list() {
     let one = rule(
@@ -185,13 +185,13 @@ fn wrong_exceptions_are_told() {
     assert!(told("event.actor.email ==", "event.actor.email = =").contains("cannot compile the condition"));
     assert!(told("event.actor", "evnt.actor").contains("`evnt` is not defined"));
     assert!(told("expires = \"never\"", "").contains("missing key `expires`"));
-    assert!(told("reason = \"her job\"", "").contains("has no `reason`"));
+    assert!(told("reason = \"her job\"", "").contains("missing key `reason`"));
     assert!(told("id = \"ann\"", "id = \"a b\"").contains("is not a valid exception name"));
     assert!(told("condition = ", "slot = \"x\"\ncondition = ").contains("must have either `condition`, or `slot`"));
 }
 
-/// Through the whole agent: what is hidden raises no alert, is kept with its count over a restart, and a rule in shadow alerts
-/// without telling anybody.
+/// End to end: suppressed matches raise no alert, their count survives a restart, and a rule in shadow mode raises
+/// alerts that are not delivered.
 #[test]
 fn an_agent_hides_keeps_and_counts() {
     let lab = Lab::with_organization(organization(&[entry("1", "x", 0, "ann"), entry("2", "x", 60, "bob")]), "");
@@ -219,7 +219,7 @@ fn an_agent_hides_keeps_and_counts() {
     assert!(hits.stdout.contains("team.one") && hits.stdout.contains("2026-03-01 12:00:00"), "{}", hits.show());
     assert!(lab.watchbell(&["exceptions", "list"]).stdout.contains("her job"));
     assert_eq!(lab.watchbell(&["store", "verify"]).code, Some(0));
-    // What was hidden counts on where it stopped, and stays known when the exception is gone.
+    // The count of suppressed matches continues, and is kept when the exception is removed.
     lab.write("rules/exceptions.toml", "");
     let stats = lab.watchbell(&["exceptions", "stats"]);
     assert!(stats.stdout.contains("removed"), "{}", stats.show());
@@ -250,7 +250,7 @@ fn the_narrowest_exception_is_proposed_and_written_when_asked() {
     assert!(proposed.stdout.contains(r#"condition = "event.action == \"x\" && event.actor.email == \"ann@example.com\" && event.targets()[0].attributes.email == \"target@example.com\"""#), "{}", proposed.show());
     assert!(proposed.stdout.contains("it would have suppressed 2 of 3 matches"), "{}", proposed.show());
     assert!(!lab.path("rules/exceptions.toml").exists(), "nothing is written unasked");
-    // Written only with a reason and somebody who stands for it; then it loads, and hides.
+    // Written only with a reason and an owner; then it loads, and suppresses matches.
     assert_eq!(lab.watchbell(&["exceptions", "add", "--from-alert", &id, "--write", "--author", "dana"]).code, Some(3));
     let written = lab.watchbell(&[
         "exceptions",
@@ -272,7 +272,7 @@ fn the_narrowest_exception_is_proposed_and_written_when_asked() {
     assert!(fs::read_to_string(lab.path("rules/exceptions.toml")).unwrap().contains("id = \"one-2\""));
 }
 
-/// A misspelt condition would only show as an exception that hides nothing.
+/// A misspelled condition would only show as an exception that suppresses nothing.
 #[test]
 fn conditions_of_exceptions_are_looked_over() {
     let lab = Lab::new();

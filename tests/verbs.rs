@@ -6,7 +6,7 @@ use watchbell::simulator::{Fault, Faults, Scenario, SimulatorOptions};
 
 use crate::support::{Finished, Lab, Running, entry, evaluated, eventually, organization, rule, timeless};
 
-/// With what changes from run to run replaced.
+/// Replaces everything that changes from run to run.
 fn snapshot(finished: &Finished) -> String {
     let mut text = finished.show();
     for (pattern, replacement) in [
@@ -25,7 +25,7 @@ fn regex_lite(text: &str, pattern: &str, replacement: &str) -> String {
     regex::Regex::new(pattern).unwrap().replace_all(text, replacement).into_owned()
 }
 
-/// A laboratory whose agent has evaluated a few events and stopped.
+/// A lab whose agent has evaluated a few events and stopped.
 fn evaluated_lab() -> Lab {
     let entries = [
         entry("e1", "user_login", 0, "ann"),
@@ -55,7 +55,7 @@ fn init_writes_what_check_accepts_and_overwrites_nothing() {
     assert!(fs::read_to_string(lab.path("watchbell.toml")).unwrap().ends_with("# mine\n"));
     let checked = lab.watchbell(&["check", "--offline"]);
     assert_eq!(checked.code, Some(0), "{}", checked.show());
-    // Without the key nothing can be asked, and that is told.
+    // Without the key nothing can be requested, which is reported.
     let asked = lab.watchbell(&["check"]);
     assert_eq!(asked.code, Some(3));
     assert!(asked.stdout.contains("`ATLASSIAN_API_KEY` is not set"), "{}", asked.show());
@@ -87,13 +87,13 @@ fn a_garbled_configuration_is_told_all_at_once() {
     2 | retention = "soon"
       |             ^^^^^^
 
-    error[E102]: `paths` must be a list of texts, found the text "rules"
+    error[E102]: `paths` must be a list of strings, found the string "rules"
      --> watchbell.toml:5:9
       |
     5 | paths = "rules"
       |         ^^^^^^^
 
-    error[E101]: `org_id` is not an organization id
+    error[E101]: `org_id` is not a valid organization ID
      --> watchbell.toml:9:10
       |
     9 | org_id = "no spaces please"
@@ -101,7 +101,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
       |
       = help: copy the organization ID from admin.atlassian.com: letters, digits and `-`
 
-    error[E101]: `base_url`: what is sent would travel unencrypted: use `https` (`http` is for loopback only)
+    error[E101]: `base_url`: the URL must use `https` (`http` is allowed for loopback only)
       --> watchbell.toml:10:12
        |
     10 | base_url = "http://api.atlassian.com"
@@ -113,7 +113,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
     11 | api_key = ********
        |           ^^^^^^^^
        |
-       = help: a secret is never written into the configuration itself
+       = help: secrets must not be written in the configuration itself
 
     error[E105]: unknown key `poll_intervall` in `[[source]]`
       --> watchbell.toml:12:1
@@ -129,7 +129,7 @@ fn a_garbled_configuration_is_told_all_at_once() {
     13 | rate_limit = 0
        |              ^
 
-    error[E101]: there is no destination of kind `slak`
+    error[E101]: unknown destination kind `slak`
       --> watchbell.toml:17:8
        |
     17 | kind = "slak"
@@ -150,14 +150,14 @@ fn a_garbled_configuration_is_told_all_at_once() {
         assert_eq!(lab.watchbell(&["check"]).code, Some(3));
     }
     lab.write("watchbell.toml", [0xff, 0xfe, 0x00]);
-    assert!(lab.watchbell(&["check"]).stderr.contains("not text"));
+    assert!(lab.watchbell(&["check"]).stderr.contains("not valid UTF-8"));
     fs::remove_file(lab.path("watchbell.toml")).unwrap();
     let missing = lab.watchbell(&["run"]);
     assert_eq!(missing.code, Some(3));
-    assert!(missing.stderr.contains("`watchbell init` writes one"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("create one with `watchbell init`"), "{}", missing.stderr);
 }
 
-/// A key that was written into the configuration by mistake is not shown, however wrong the rest is.
+/// A key written in the configuration by mistake is not shown, whatever else is wrong.
 #[test]
 fn a_key_in_the_configuration_is_never_shown() {
     let lab = Lab::new();
@@ -229,14 +229,14 @@ fn wrong_arguments_are_code_3() {
     assert!(version.code == Some(0) && version.stdout.contains(env!("CARGO_PKG_VERSION")), "{}", version.show());
 }
 
-/// Neither `check` nor `run` accepts a retention that deletes what is still fetched or alerted on.
+/// `check` and `run` refuse a retention that would delete events that are still fetched or alerted on.
 #[test]
 fn a_retention_that_is_too_short_is_refused_with_both_values() {
     let lab = Lab::with_organization(organization(&[entry("e1", "x", 0, "ann")]), "");
     let config = std::fs::read_to_string(lab.path("watchbell.toml")).unwrap();
     for (retention, backfill, max_age, told) in [
-        ("8d", "20d", "1d", "`retention` (8d) is shorter than `backfill` of source \"test\" (20d)"),
-        ("8d", "7d", "40d", "`retention` (8d) is shorter than `max_age` under `[alerts]` (40d)"),
+        ("8d", "20d", "1d", "`retention` (8d) is shorter than `backfill` of source `test` (20d)"),
+        ("8d", "7d", "40d", "`retention` (8d) is shorter than `max_age` in `[alerts]` (40d)"),
     ] {
         let config = config.replace("backfill = \"180d\"", &format!("backfill = \"{backfill}\""));
         lab.write(
@@ -272,7 +272,7 @@ fn check_says_what_to_do_about_each_refusal() {
     FAILED   source "test": [HOST] answered 404 Not Found (organization_not_found)
     FAILED   source "test": [HOST] answered 500 Internal Server Error: InternalError (server_error)
     FAILED   source "test": [HOST] answered 302 Found, a redirect (redirected)
-    FAILED   source "test": [HOST] answered with no events page: EOF while parsing a list at line 1 column 10 (unreadable_answer)
+    FAILED   source "test": [HOST] did not return a valid events page: EOF while parsing a list at line 1 column 10 (unreadable_answer)
     "#);
     simulator.set_faults(Faults::none());
     let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
@@ -291,7 +291,7 @@ fn an_organization_without_events_is_inconclusive() {
     let options = SimulatorOptions::new(Scenario::of(Vec::new()));
     let lab = Lab::with_organization(options, "");
     let finished = lab.watchbell(&["check"]);
-    // Something the caller should know, and no failure.
+    // A warning to the caller, not a failure.
     assert_eq!(finished.code, Some(1));
     assert!(finished.stdout.contains("unclear") && finished.stdout.contains("Guard"), "{}", finished.stdout);
 }
@@ -374,7 +374,7 @@ fn what_was_found_is_listed_and_shown() {
     --- stderr
     ");
 
-    // An event as it came, byte for byte.
+    // An event as it arrived, byte for byte.
     let shown = lab.watchbell(&["events", "show", "e2", "--format", "json"]);
     assert_eq!(shown.stdout.trim_end(), entry("e2", "user_logged_in_as_user", 60, "bob").to_string());
     assert_eq!(lab.watchbell(&["events", "show", "nope"]).code, Some(3));
@@ -423,7 +423,7 @@ fn replay_runs_over_a_file_without_store_or_configuration() {
     assert_eq!(lab.watchbell(&["replay", "--rules", "rules", "--events", "nowhere"]).code, Some(3));
 }
 
-/// SIGTERM and SIGINT end it within two seconds, whatever it waits for; a second agent is refused.
+/// SIGTERM and SIGINT end the agent within two seconds, whatever it waits for; a second agent is refused.
 #[test]
 fn run_refuses_to_start_twice_and_stops_when_asked() {
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
@@ -441,10 +441,10 @@ fn run_refuses_to_start_twice_and_stops_when_asked() {
         assert_eq!(second.code, Some(3));
         let holder = format!("in use by process {}", agent.0.id());
         assert!(second.stderr.contains(&holder), "{}", second.stderr);
-        // Other verbs ask it.
+        // Other commands query the agent.
         let status = lab.watchbell(&["status"]);
         assert!(status.stdout.contains(&format!("process {}", agent.0.id())), "{}{}", status.stdout, status.stderr);
-        // Those that need the store for themselves are refused.
+        // Those that need exclusive access to the store are refused.
         assert!(lab.watchbell(&["store", "compact"]).stderr.contains(&holder));
         let id = rustix::process::Pid::from_raw(i32::try_from(agent.0.id()).unwrap()).unwrap();
         let asked = std::time::Instant::now();
@@ -462,11 +462,11 @@ fn an_unwritable_data_directory_and_a_missing_secret_are_told() {
     fs::remove_file(lab.path("key")).unwrap();
     let missing = lab.watchbell(&["run"]);
     assert_eq!(missing.code, Some(3));
-    assert!(missing.stderr.contains("cannot be read"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("cannot read"), "{}", missing.stderr);
     lab.write("key", "two words");
-    assert!(lab.watchbell(&["run"]).stderr.contains("characters that a key never has"));
+    assert!(lab.watchbell(&["run"]).stderr.contains("characters that a key cannot have"));
     lab.write("key", "fine");
-    // A file where the directory should be: unwritable for root as well.
+    // A file in place of the directory: not writable for root either.
     fs::remove_dir_all(lab.path("data")).ok();
     lab.write("data", "");
     let unwritable = lab.watchbell(&["run"]);
@@ -495,7 +495,7 @@ fn a_demo_ends_by_itself_and_tells_its_story() {
     assert!(finished.stderr.contains("watchbell init"), "{}", finished.stderr);
 }
 
-/// What would keep the agent from starting, or an alert from arriving, is told before.
+/// Problems that would keep the agent from starting, or an alert from being delivered, are reported beforehand.
 #[test]
 fn check_looks_at_destinations_as_the_agent_does() {
     let lab = Lab::with_organization(organization(&[entry("e1", "user_login", 0, "ann")]), "");
@@ -514,13 +514,13 @@ fn check_looks_at_destinations_as_the_agent_does() {
     ] {
         assert!(checked.stderr.contains(doubt), "{doubt}: {}", checked.show());
     }
-    // In a pipeline there are no secrets; doubts count there as well.
+    // CI has no secrets; warnings count there as well.
     assert_eq!(lab.watchbell(&["check", "--offline"]).code, Some(0));
     let denied = lab.watchbell(&["check", "--offline", "--deny-warnings"]);
     assert_eq!(denied.code, Some(1), "{}", denied.show());
 }
 
-/// A path leads where the shell says it does, also above the directory one is in; what cannot be read is never an empty set of rules.
+/// Paths resolve as in the shell, also above the current directory; an unreadable path is never an empty set of rules.
 #[test]
 fn rules_are_read_where_the_path_leads() {
     let lab = Lab::new();
@@ -557,7 +557,7 @@ fn rules_are_read_where_the_path_leads() {
     }
 }
 
-/// What packages install: a completion script for each shell, and a man page for each verb.
+/// What packages install: a completion script per shell, and a man page per command.
 #[test]
 fn completions_and_man_pages_name_every_verb() {
     let lab = Lab::new();

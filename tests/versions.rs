@@ -12,7 +12,7 @@ use watchbell::{
 
 use crate::support::{entry, events, rule, run};
 
-/// Everything that a rule can read beside its event, each part in one of two states.
+/// Everything that a rule can read besides its event, each part in one of two states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Input {
     Vips,
@@ -34,7 +34,7 @@ const INPUTS: [Input; 7] = [
     Input::OtherAction,
 ];
 
-/// A rule beside a library, lists, parameters, an exception, and a list of actions; one of these may be changed.
+/// A rule with a library, lists, parameters, an exception, and a list of actions, one of which may be changed.
 fn loaded(more: &str, functions: &str, condition: &str, changed: Option<Input>) -> Arc<RuleSet> {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -85,7 +85,7 @@ fn version(set: &RuleSet) -> RuleVersion {
     set.versions()[&RuleId::parse("team.rule").unwrap()]
 }
 
-/// What a change of which makes another version of a rule.
+/// The parts whose change makes a new version of a rule.
 fn read(more: &str, functions: &str, condition: &str) -> Vec<Input> {
     let before = version(&loaded(more, functions, condition, None));
     let changes = |input: &Input| version(&loaded(more, functions, condition, Some(*input))) != before;
@@ -97,7 +97,7 @@ fn a_version_follows_what_the_syntax_tree_reads() {
     use Input::{Catalog, Exception, Library, OtherList, Parameter, Vips};
     let x = "actions: [\"x\"],";
     let both = [Vips, OtherList];
-    // The lists that are named, however that is written; all of them where that is not known.
+    // The lists that are named, in any notation; all of them if that is unknown.
     for (functions, lists) in [
         ("fn rule(event) { event.actor.name in list(\"vips\") }", &[Vips][..]),
         ("fn rule(event) { event.actor.name in list (\n \"vips\" ) }", &[Vips]),
@@ -112,13 +112,13 @@ fn a_version_follows_what_the_syntax_tree_reads() {
         let mut expected = lists.to_vec();
         expected.extend([Parameter]);
         let mut found = read(x, functions, "");
-        // A function that is named at run time could be any.
+        // A function named at run time could be any.
         if functions.contains("Fn(f)") {
             found.retain(|input| *input != Catalog);
         }
         assert_eq!(found, expected, "{functions}");
     }
-    // What organizations say of actions.
+    // The organization's data about actions.
     for functions in [
         "fn rule(event) { event.category == \"access\" }",
         "fn rule(event) { event[\"category\"] == \"access\" }",
@@ -148,7 +148,7 @@ fn a_version_follows_what_the_syntax_tree_reads() {
         [Parameter, Catalog]
     );
     assert_eq!(read("activities: [\"Done\"],", "fn rule(event) { true }", ""), [Parameter, Catalog]);
-    // None of that: the event's own fields, also where functions are handed the event.
+    // None of these: the event's own fields, even if functions are passed the event.
     for functions in [
         "fn rule(event) { event.actor.name == \"ann\" && event[\"action\"] == \"x\" && event.attributes.context[0].id != () }",
         "// event.category\nfn rule(event) { event.action == \"x\" }",
@@ -160,7 +160,7 @@ fn a_version_follows_what_the_syntax_tree_reads() {
     ] {
         assert_eq!(read(x, functions, ""), [Parameter], "{functions}");
     }
-    // Through what is imported.
+    // Through an import.
     let import = "import \"lib/own\" as own;\n";
     for (functions, more) in [
         ("fn rule(event) { own::is_vip(event.actor.name) }", &[Catalog][..]),
@@ -177,7 +177,7 @@ fn a_version_follows_what_the_syntax_tree_reads() {
     assert_eq!(read(x, always, "event.actor.name == params.name"), [Parameter, Exception]);
 }
 
-/// Parts of rules, among them those that read in unusual ways.
+/// Parts of rules, including some with unusual ways of reading data.
 const CONDITIONS: &[&str] = &[
     "event.actor.name in list(\"vips\")",
     "lookup(\"others\", event.actor.name) == ()",
@@ -215,7 +215,7 @@ fn answers(set: &Arc<RuleSet>, events: &[Event]) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever changes what a rule answers makes another version of it.
+    /// Whatever changes a rule's results makes a new version of it.
     #[test]
     fn another_answer_is_another_version(
         first in prop::sample::select(CONDITIONS),

@@ -1,6 +1,6 @@
-"""A hundred detection rules as a home-made script has them: functions over events read with json.loads.
+"""A hundred detection rules as in a home-made script: functions over events read with json.loads.
 
-The same rules as `written` of examples/flood.rs. Usage: loop.py EVENTS.jsonl; prints events a second and matches.
+The same rules as `written` in examples/flood.rs. Usage: loop.py EVENTS.jsonl; prints events per second and matches.
 """
 
 import json

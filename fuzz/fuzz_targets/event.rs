@@ -1,4 +1,4 @@
-//! Any bytes as an event: parsed, anonymised, and run through the shipped rules. No rule fails on any event.
+//! Arbitrary text as an event: parsed, anonymized, and run through the shipped rules. No rule may fail on any event.
 #![no_main]
 
 use std::sync::{Arc, OnceLock};

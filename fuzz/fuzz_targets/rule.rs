@@ -1,4 +1,4 @@
-//! Any text as a rule file: loaded, looked over, formatted, run on an event, watched. No panic, no hang.
+//! Arbitrary text as a rule file: formatted, loaded, linted, traced and run on an event. It must not panic or hang.
 #![no_main]
 
 use std::fs;
@@ -10,7 +10,7 @@ fuzz_target!(|text: &str| {
     let formatted = rule::format(text);
     assert_eq!(rule::format(&formatted), formatted);
     let directory = tempfile::tempdir().expect("a directory");
-    // Half of the inputs are bodies of a function, so that more of them get as far as running.
+    // Inputs that start with `!` are function bodies, so that more of them actually run.
     let rule = match text.strip_prefix('!') {
         Some(body) => format!("const RULE = #{{ id: \"a.b\", title: \"t\", severity: \"low\" }};\nfn rule(event) {{ {body} }}"),
         None => text.to_owned(),

@@ -1,4 +1,4 @@
-//! Any text as a file of tests: read or refused.
+//! Arbitrary text as a test file: accepted or refused.
 #![no_main]
 
 use std::path::Path;

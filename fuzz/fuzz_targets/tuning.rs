@@ -1,4 +1,4 @@
-//! Any text as overrides, exceptions and lists beside a rule: read or refused, and the rule goes on.
+//! Arbitrary text as overrides, exceptions and lists next to a rule: accepted or refused, and the rule still loads.
 #![no_main]
 
 use std::fs;

@@ -1,10 +1,10 @@
-//! What ends the whole process is remembered, so that it cannot do so again and again.
+//! Remembers which rules crash the process, so that none does so repeatedly.
 //!
-//! Rules are bounded, but no list of bounds is complete, and what overflows the stack or exhausts memory cannot be caught. So what
-//! runs is noted in small files, one for each thread that runs rules: which event is evaluated, which file is loaded, which rules are
-//! tried. The system keeps what was written when the process dies. The next process finds the note: what stood in it is suspected, and
-//! is run once more, alone, with a note of its own. Should the process die again, the suspect is suspended until its file changes,
-//! and a health alert says so.
+//! Rules are bounded, but no list of bounds is complete, and a stack overflow or exhausted memory cannot be caught. So
+//! each thread that runs rules notes in a small file what it runs: the event being evaluated, the file being loaded, or
+//! the rules being replayed. The operating system keeps what was written when the process dies. The next process reads
+//! the notes: what they name becomes a suspect, and is run once more, alone, with its own note. If the process dies
+//! again, the suspect is suspended until its file changes, and a health alert says so.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -24,14 +24,14 @@ use crate::{
     store::{CrashRecord, Store, StoreError, Suspect, Suspended},
 };
 
-/// Who runs rules, each on a thread of its own at a time.
+/// The parts of the agent that run rules. Each runs on its own thread, one at a time.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Runner {
-    /// Evaluates events, and lets rules learn.
+    /// Evaluates events, and warms up rules.
     Evaluate,
-    /// Loads files.
+    /// Loads rule files.
     Load,
-    /// Tries rules before they run.
+    /// Replays new rules before they run.
     Guard,
     /// Runs new rules over stored events.
     RetroHunt,
@@ -53,24 +53,24 @@ impl Runner {
     }
 }
 
-/// What is running.
+/// What a thread is running.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Note {
     event: Option<Sequence>,
     suspects: Vec<Suspect>,
 }
 
-/// Notes what runs, and keeps what is known of earlier deaths of the process.
+/// Notes what is running, and keeps the record of earlier crashes.
 #[derive(Debug)]
 pub(super) struct CrashLog {
     store: Store,
     notes: Vec<Option<File>>,
     record: Mutex<CrashRecord>,
-    /// Held by the hunt that runs: all hunts share one note.
+    /// Locked by the running retro-hunt: all of them share one note.
     hunting: Mutex<()>,
 }
 
-/// Clears a note when what it is about has ended, however it did.
+/// Clears a runner's note when dropped, however the scope ends.
 #[derive(Debug)]
 #[must_use = "the note is cleared when this is dropped"]
 pub(super) struct Clearing<'a> {
@@ -85,17 +85,17 @@ impl Drop for Clearing<'_> {
 }
 
 impl CrashLog {
-    /// Takes up the notes that the process before this one left, if it died.
+    /// Reads the notes that the previous process left behind if it died, and updates the crash record.
     pub(super) fn open(data_dir: &Path, store: &Store, now: Timestamp) -> Result<Self, StoreError> {
         let directory = data_dir.join("running");
         if let Err(error) = fs::create_dir_all(&directory) {
-            tracing::warn!(%error, "what runs cannot be noted: a rule that ends the process would do so again");
+            tracing::warn!(%error, "cannot create the crash notes: a rule could crash the agent repeatedly");
         }
         let mut record = store.reader().crashes()?;
         let before = record.clone();
         let notes = Runner::ALL.into_iter().filter_map(|runner| read(&directory.join(runner.file())));
         let notes: Vec<Note> = notes.collect();
-        // Of several threads only one ended the process: the one whose suspect was there before, if that is one only.
+        // Only one of several threads caused the crash: the one whose suspect was suspected before, if exactly one was.
         let was_suspected = |note: &Note| match note.suspects.as_slice() {
             [suspect] => {
                 before.suspects.contains(suspect) || note.event.is_some_and(|event| before.events.contains(&event))
@@ -109,7 +109,7 @@ impl CrashLog {
             tracing::error!(
                 event = note.event.map(|event| event.0),
                 suspects = ?note.suspects.iter().map(describe).collect::<Vec<_>>(),
-                "the agent died while this ran"
+                "the agent crashed while running this"
             );
             judge(&mut record, note, alone, now);
         }
@@ -124,40 +124,40 @@ impl CrashLog {
                 .mode(0o600)
                 .open(directory.join(runner.file()));
             let path = directory.join(runner.file());
-            file.inspect_err(|error| tracing::warn!(%error, path = %path.display(), "cannot note what runs")).ok()
+            file.inspect_err(|error| tracing::warn!(%error, path = %path.display(), "cannot open a crash note")).ok()
         };
         let notes = Runner::ALL.into_iter().map(open).collect();
         Ok(Self { store: store.clone(), notes, record: Mutex::new(record), hunting: Mutex::new(()) })
     }
 
-    /// Clears the note of a runner at the end of a scope. What fails there, or is stopped, did not end the process.
+    /// Clears the note of a runner at the end of a scope. An error or a stop in the scope is not a crash.
     pub(super) fn clearing(&self, runner: Runner) -> Clearing<'_> {
         Clearing { log: self, runner }
     }
 
-    /// Waits until no other hunt runs.
+    /// Waits until no other retro-hunt is running.
     pub(super) fn hunting(&self) -> MutexGuard<'_, ()> {
         self.hunting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that an event is evaluated.
+    /// Notes that an event is being evaluated.
     pub(super) fn event(&self, event: Sequence) {
         self.note(Runner::Evaluate, &Note { event: Some(event), suspects: Vec::new() });
     }
 
-    /// Notes that some rules run.
+    /// Notes that rules are running.
     pub(super) fn rules<'a>(&self, runner: Runner, rules: impl IntoIterator<Item = &'a Arc<CompiledRule>>) {
         let suspects = rules.into_iter().map(|rule| of_rule(rule.id(), &rule.hash)).collect();
         self.note(runner, &Note { event: None, suspects });
     }
 
-    /// Notes each rule before it is called: for what is suspected.
+    /// Notes each rule before it is called. Used for suspects.
     pub(super) fn watch(self: &Arc<Self>, runner: Runner, event: Option<Sequence>) -> CallWatch {
         let log = Arc::clone(self);
         Arc::new(move |rule, hash| log.note(runner, &Note { event, suspects: vec![of_rule(rule, hash)] }))
     }
 
-    /// Notes each file before it is loaded, and refuses those that are suspended.
+    /// Notes each file before it is loaded, and refuses suspended files.
     pub(super) fn watch_loading(self: &Arc<Self>) -> LoadWatch {
         let log = Arc::clone(self);
         Box::new(move |loading| {
@@ -174,29 +174,27 @@ impl CrashLog {
         })
     }
 
-    /// Notes that nothing runs.
     fn clear(&self, runner: Runner) {
         if let Some(Some(file)) = self.notes.get(runner as usize) {
             file.set_len(0).ok();
         }
     }
 
-    /// Whether an event was being evaluated when the process died.
+    /// True if the event was being evaluated in an earlier crash.
     pub(super) fn is_suspect_event(&self, event: Sequence) -> bool {
         self.record().events.contains(&event)
     }
 
-    /// Whether anything is suspected of having ended the process.
+    /// True if any rule or file is suspected of having crashed the process.
     pub(super) fn suspects_any(&self) -> bool {
         !self.record().suspects.is_empty()
     }
 
-    /// Whether a rule is suspected.
     pub(super) fn is_suspect(&self, rule: &CompiledRule) -> bool {
         self.record().suspects.contains(&of_rule(rule.id(), &rule.hash))
     }
 
-    /// Takes note that events, and whatever else has been run since, did no harm.
+    /// Removes events and rules that ran without a crash from the suspects.
     pub(super) fn cleared(&self, events: &[Sequence], rules: &[Arc<CompiledRule>]) -> Result<(), StoreError> {
         let mut record = self.record();
         let before = record.clone();
@@ -205,7 +203,7 @@ impl CrashLog {
         if *record == before { Ok(()) } else { self.store.save_crashes(&record) }
     }
 
-    /// Takes note that all files were loaded.
+    /// Removes all files from the suspects, after a complete load.
     pub(super) fn loaded(&self) -> Result<(), StoreError> {
         let mut record = self.record();
         let before = record.suspects.len();
@@ -213,7 +211,7 @@ impl CrashLog {
         if record.suspects.len() == before { Ok(()) } else { self.store.save_crashes(&record) }
     }
 
-    /// The rules without those that are suspended.
+    /// Returns the rules without the suspended ones.
     pub(super) fn without_suspended(&self, rules: &Arc<RuleSet>) -> Arc<RuleSet> {
         let mut record = self.record();
         let before = record.clone();
@@ -221,7 +219,7 @@ impl CrashLog {
             Suspect::Rule { rule, hash } => rules.all().any(|now| now.id() == rule && now.hash == *hash),
             Suspect::File { .. } => true,
         });
-        // Once its file has changed, a rule is as any other.
+        // Changing a rule's file lifts its suspension.
         record.suspended.retain(|suspended| match &suspended.suspect {
             Suspect::Rule { rule, hash } => !rules.all().any(|now| now.id() == rule && now.hash != *hash),
             Suspect::File { .. } => true,
@@ -229,7 +227,7 @@ impl CrashLog {
         if *record != before
             && let Err(error) = self.store.save_crashes(&record)
         {
-            tracing::error!(%error, "could not record that a rule is no longer suspected or suspended");
+            tracing::error!(%error, "cannot record that a rule is no longer suspected or suspended");
         }
         let ended = record.suspended.iter().filter_map(|suspended| match &suspended.suspect {
             Suspect::Rule { rule, hash } => rules
@@ -243,7 +241,8 @@ impl CrashLog {
     }
 
     fn note(&self, runner: Runner, note: &Note) {
-        // One write: it is there as a whole, or not at all. The length goes first, as what stood there may be longer.
+        // One write, so that the note is complete or absent. The length comes first because the previous content may be
+        // longer.
         if let (Some(Some(file)), Ok(text)) = (self.notes.get(runner as usize), serde_json::to_vec(note)) {
             let mut bytes = format!("{:>8}", text.len()).into_bytes();
             bytes.extend(text);
@@ -256,7 +255,7 @@ impl CrashLog {
     }
 }
 
-/// The note that a process left; none where nothing ran.
+/// Reads the note that a process left; `None` if nothing was running.
 fn read(file: &Path) -> Option<Note> {
     let bytes = fs::read(file).ok()?;
     let (length, rest) = bytes.split_at_checked(8)?;
@@ -264,23 +263,23 @@ fn read(file: &Path) -> Option<Note> {
     serde_json::from_slice(rest.get(..length)?).ok()
 }
 
-/// Deaths after which a suspect is suspended although others ran as well each time.
-const TOO_OFTEN: usize = 3;
+/// Crashes after which a suspect is suspended even if it never ran alone.
+const MAX_CRASHES: usize = 3;
 
-/// What follows from a note: one that was alone, and suspected before, is suspended.
+/// Updates the record from a note: a suspect that ran alone and was suspected before is suspended.
 fn judge(record: &mut CrashRecord, note: Note, alone: bool, now: Timestamp) {
     let again = note.event.is_some_and(|event| record.events.contains(&event));
     match <[Suspect; 1]>::try_from(note.suspects) {
         Ok([suspect])
             if alone && (again || record.suspects.contains(&suspect))
-                || record.suspects.iter().filter(|other| **other == suspect).count() >= TOO_OFTEN =>
+                || record.suspects.iter().filter(|other| **other == suspect).count() >= MAX_CRASHES =>
         {
             record.suspects.retain(|other| *other != suspect);
             record.suspended.retain(|other| !is_same(&other.suspect, &suspect));
             record.suspended.push(Suspended { suspect, since: now, event: note.event });
         }
         suspects => {
-            // As often as they are suspected.
+            // Duplicates are kept: they count how often something was suspected.
             record.suspects.extend(suspects.map_or_else(|many| many, |one| one.into()));
         }
     }
@@ -289,7 +288,7 @@ fn judge(record: &mut CrashRecord, note: Note, alone: bool, now: Timestamp) {
     }
 }
 
-/// Whether two are of the same rule or file, in whichever version.
+/// True if both are the same rule or file, in any version.
 fn is_same(one: &Suspect, other: &Suspect) -> bool {
     match (one, other) {
         (Suspect::Rule { rule, .. }, Suspect::Rule { rule: other, .. }) => rule == other,
@@ -328,15 +327,15 @@ mod tests {
         assert_eq!((record.events.as_slice(), record.suspended.len()), ([Sequence(7)].as_slice(), 0));
         alone(&mut record, Some(Sequence(7)), "a.b");
         assert_eq!(record.suspended.len(), 1);
-        // Together with others, and then alone.
+        // First together with others, then alone.
         judge(&mut record, Note { event: None, suspects: vec![rule("c.d"), rule("e.f")] }, true, now);
         assert_eq!((record.suspects.len(), record.suspended.len()), (2, 1));
         alone(&mut record, None, "e.f");
         assert_eq!(record.suspended[1].suspect, rule("e.f"));
-        // Alone, but for the first time: whatever ended the process may have come from elsewhere.
+        // Alone, but for the first time: the crash may have another cause.
         alone(&mut record, None, "g.h");
         assert_eq!(record.suspended.len(), 2);
-        // With others at the same time it takes longer.
+        // Never alone: it takes more crashes.
         for death in 0..4 {
             assert_eq!(record.suspended.len(), 2, "{death}");
             judge(&mut record, Note { event: None, suspects: vec![rule("i.j")] }, false, now);

@@ -1,7 +1,7 @@
-//! The rules' thread: reads what follows the checkpoint, asks the detector what it means, and commits everything that follows
-//! together with the new checkpoint. Between batches it takes up new rules and runs the health checks.
+//! The rules thread: reads events after the checkpoint, runs the detector on them, and commits the results together
+//! with the new checkpoint. Between batches it loads new rules and runs the health checks.
 //!
-//! If a commit fails the detector is ahead of the disk: it is thrown away, and the agent opened again from the store.
+//! If a commit fails, the detector is ahead of the disk. It is discarded, and the agent is opened again from the store.
 
 use std::{
     collections::HashSet,
@@ -47,24 +47,24 @@ pub(super) struct Evaluator {
     pub(super) recorder: Recorder,
     pub(super) clock: Clock,
     pub(super) requests: mpsc::Receiver<RulesRequest>,
-    /// Shows that the thread does not hang.
+    /// Shows that the thread is not stuck.
     pub(super) beat: Arc<Beat>,
     pub(super) rules: watch::Receiver<Arc<RuleSet>>,
     pub(super) stored: watch::Receiver<u64>,
     pub(super) pending: watch::Sender<u64>,
     pub(super) progress: watch::Sender<EvaluationProgress>,
     pub(super) watched: Watched,
-    /// How far back new rules are run, if they are.
+    /// How far back retro-hunts go; `None` if they are off.
     pub(super) retro_hunt: Option<Duration>,
-    /// Where hunts tell what they found.
+    /// Where retro-hunts send their results.
     pub(super) hunted: mpsc::Sender<RulesRequest>,
-    /// What may end the process, and has ended it.
+    /// Suspected and suspended rules, and notes of what is running.
     pub(super) crashes: Arc<CrashLog>,
 }
 
 impl Evaluator {
-    /// Evaluates until `stop`. Must be called on a thread of its own. Ends early if the store fails: the detector is then ahead
-    /// of the disk, and sled refuses all work after an error, so that only opening everything again helps.
+    /// Evaluates until `stop`. Must be called on a dedicated thread. Ends early if the store fails: the detector is
+    /// then ahead of the disk, and sled refuses all work after an error, so everything has to be opened again.
     pub(super) fn run(mut self, runtime: &Handle, stop: &CancellationToken) -> Result<(), StoreError> {
         let (detector, checks) = self.restore()?;
         self.evaluate(detector, checks, runtime, stop)
@@ -102,14 +102,15 @@ impl Evaluator {
                 detector.set_rules(rules);
                 self.learn(&mut detector, checkpoint, stop)?;
                 self.hunt(detector.rules(), stop)?;
-                // A file that broke is told at once.
+                // Reports a broken file immediately.
                 pulse.hurry();
             }
             if pulse.is_due() {
                 self.check(&mut detector, &mut checks, &mut pulse, checkpoint)?;
             }
             self.stored.mark_unchanged();
-            // Before it is known that all is evaluated: what is stored by then has been.
+            // Must come before the batch is read: an empty batch then proves that everything stored by this point has
+            // been evaluated.
             let whole = self.whole_logs();
             let Some(batch) = reader.batch_after(checkpoint, BATCH)? else {
                 self.advance(&mut detector, &whole)?;
@@ -132,11 +133,11 @@ impl Evaluator {
             let mut outcome = Outcome::default();
             let mut evaluated = batch.last;
             let mut count = 0;
-            let mut harmless = Vec::new();
+            let mut cleared = Vec::new();
             let noted = self.crashes.clearing(Runner::Evaluate);
             for event in &batch.events {
                 self.crashes.event(event.sequence);
-                // One that the process died of is taken rule by rule.
+                // If the process died on this event, note each rule before it runs.
                 let suspect = self.crashes.is_suspect_event(event.sequence);
                 if suspect {
                     detector.set_watch(Some(self.crashes.watch(Runner::Evaluate, Some(event.sequence))));
@@ -144,33 +145,33 @@ impl Evaluator {
                 outcome.append(detector.evaluate(event));
                 if suspect {
                     detector.set_watch(None);
-                    harmless.push(event.sequence);
+                    cleared.push(event.sequence);
                 }
                 count += 1;
                 self.beat.beat();
-                // A batch of slow rules must not hold up the end; what is done so far is committed.
+                // A batch of slow rules must not delay shutdown. What has been evaluated so far is committed.
                 if stop.is_cancelled() {
                     evaluated = event.sequence;
                     break;
                 }
             }
-            // Before the commit, which waits for the disk: whatever ends the process there is no event.
+            // Must come before the commit, which waits for the disk: a crash there is not caused by an event.
             drop(noted);
             let state = detector.take_changes();
             self.record(outcome, state, Some(evaluated), count)?;
-            self.crashes.cleared(&harmless, &[])?;
+            self.crashes.cleared(&cleared, &[])?;
             checkpoint = evaluated;
             tracing::debug!(events = count, %checkpoint, took = ?begun.elapsed(), "batch evaluated");
         }
         Ok(())
     }
 
-    /// Notes which rules run from here on, and which of them are pending a hunt.
+    /// Records which rules run from now on, and which of them have a pending retro-hunt.
     fn note(&self, rules: &RuleSet) -> Result<(), StoreError> {
         self.store.writing().note_rules(&rules.versions(), self.retro_hunt.is_some())
     }
 
-    /// Begins the hunts that are pending.
+    /// Starts the pending retro-hunts.
     fn hunt(&self, rules: &Arc<RuleSet>, stop: &CancellationToken) -> Result<(), StoreError> {
         let Some(span) = self.retro_hunt else {
             return Ok(());
@@ -181,17 +182,18 @@ impl Evaluator {
                 continue;
             }
             let hunt = RetroHunt { rules: Arc::clone(rules), wanted, span, checkpoint };
-            let (settings, reader, found) = (self.settings.clone(), self.store.reader(), self.hunted.clone());
-            hunt.begin(settings, reader, self.clock.now(), found, Arc::clone(&self.crashes), stop.clone());
+            let (settings, reader, results) = (self.settings.clone(), self.store.reader(), self.hunted.clone());
+            hunt.begin(settings, reader, self.clock.now(), results, Arc::clone(&self.crashes), stop.clone());
         }
         Ok(())
     }
 
-    /// Records what new rules found in stored events. Matches that come now join the alerts that are still young.
+    /// Records the matches of new rules in stored events. Later matches join those alerts that are recent enough.
     fn hunted(&self, hunted: RetroHuntResult, detector: &mut Detector) -> Result<(), StoreError> {
         let RetroHuntResult { rules, mut outcome } = hunted;
         let pending = self.store.reader().hunts()?;
-        // Two reloads in a row can begin the same hunt twice, and a rule may have changed or gone since its hunt began.
+        // Two reloads in a row can start the same hunt twice, and a rule may have changed or been removed since its
+        // hunt started.
         let running = detector.rules().versions();
         let rules: Vec<RuleId> = rules
             .into_iter()
@@ -208,38 +210,39 @@ impl Evaluator {
                 opened.push((**alert).clone());
             }
         }
-        // Nothing joins an alert that is there already: it has these matches.
+        // Existing alerts already have these matches.
         let new: HashSet<AlertId> = opened.iter().map(|alert| alert.id).collect();
         let is_new = |id: AlertId| new.contains(&id);
         outcome.alerts.retain(|change| is_new(change.alert()));
         outcome.matches.retain(|found| found.alert.is_some_and(is_new));
         for alert in &mut opened {
-            // As it is in the end: what joined it may have raised it.
+            // Apply all changes: later matches may have raised the severity.
             let id = alert.id;
             outcome.alerts.iter().filter(|change| change.alert() == id).for_each(|change| alert.apply(change));
             detector.handled(alert, AlertAction::Reopen);
         }
-        tracing::info!(rules = ?rules.iter().map(ToString::to_string).collect::<Vec<_>>(), alerts = opened.len(), "new rules have been run over stored events");
+        let names: Vec<String> = rules.iter().map(ToString::to_string).collect();
+        tracing::info!(rules = ?names, alerts = opened.len(), "retro-hunt finished");
         let mut state = detector.take_changes();
         state.extend(rules.iter().map(|rule| (hunt_key(rule), None)));
         self.record(outcome, state, None, 0)
     }
 
-    /// What new rules learn is stored at once: they would have to learn it again.
+    /// Warms up new rules, and stores the result immediately so that they do not have to learn it again.
     fn learn(&self, detector: &mut Detector, checkpoint: Sequence, stop: &CancellationToken) -> Result<(), StoreError> {
         warm_up::learn(detector, &self.store.reader(), checkpoint, &self.beat, &self.crashes, stop)?;
         let state = detector.take_changes();
         self.record(Outcome::default(), state, None, 0)
     }
 
-    /// Up to when the logs of the sources are known to be whole: when each was last read to its end.
+    /// Time up to which each source's log is known to be complete: when it was last read to its end.
     fn whole_logs(&self) -> Vec<(SourceName, Timestamp)> {
         let whole = |status: &SourceStatus| status.record.last_poll.filter(|_| status.record.caught_up);
         let sources = self.watched.sources.iter();
         sources.filter_map(|(settings, status)| Some((settings.name.clone(), whole(&status.borrow())?))).collect()
     }
 
-    /// Lets time pass where no events do, so that what is expected and does not happen is told.
+    /// Advances event time where there are no events, so that rules notice expected events that did not happen.
     fn advance(&self, detector: &mut Detector, whole: &[(SourceName, Timestamp)]) -> Result<(), StoreError> {
         let mut outcome = Outcome::default();
         {
@@ -339,14 +342,14 @@ impl Evaluator {
                 let count = detector.clear_memory(&space);
                 let state = detector.take_changes();
                 self.recorder.record(Outcome::default(), state, None, self.clock.now())?;
-                // Whoever asked may have gone.
+                // The requester may be gone.
                 reply.send(count).ok();
                 Ok(())
             }
         }
     }
 
-    /// Carries out what a person does with an alert: here, where detection's memory of it is.
+    /// Applies a user's action to an alert. Runs on this thread because the detector keeps state about open alerts.
     fn handle(
         &self,
         request: HandleRequest,
@@ -355,7 +358,7 @@ impl Evaluator {
     ) -> Result<(), StoreError> {
         let HandleRequest { alert: id, action, remark, reply } = request;
         let answer = match self.store.reader().alert(id)? {
-            None => Err(format!("there is no alert `{id}`")),
+            None => Err(format!("no alert `{id}`")),
             Some(alert) => match allowed(&alert, action, checks.is_open(id)) {
                 Err(reason) => Err(reason),
                 Ok(()) => {
@@ -363,11 +366,11 @@ impl Evaluator {
                     let state = detector.take_changes();
                     let handled = self.recorder.handle(id, action, remark, state)?;
                     self.pending.send_modify(|count| *count += 1);
-                    handled.ok_or_else(|| format!("there is no alert `{id}`"))
+                    handled.ok_or_else(|| format!("no alert `{id}`"))
                 }
             },
         };
-        // Whoever asked may have gone.
+        // The requester may be gone.
         reply.send(answer).ok();
         Ok(())
     }

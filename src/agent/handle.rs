@@ -1,4 +1,4 @@
-//! What the control API is told of the running agent, and what it may ask of it.
+//! The control API's handle to the running agent.
 
 use std::{
     collections::BTreeMap,
@@ -26,12 +26,13 @@ use crate::{
     store::Refetch,
 };
 
-/// The rules' thread makes a round at least every half minute, and a batch of events takes seconds at worst.
-const HANGS: Duration = Duration::from_secs(120);
-/// A source that was not read for so long, or for three intervals, is not being watched.
-const UNREAD: Duration = Duration::from_secs(15 * 60);
+/// The rules thread counts as stuck after this time. It completes a round at least every 30 seconds, and a batch of
+/// events takes seconds at worst.
+const STUCK_AFTER: Duration = Duration::from_secs(120);
+/// A source counts as unread after this time, or after three poll intervals if that is longer.
+const UNREAD_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// A source as the API sees it.
+/// The API's view of a source.
 #[derive(Debug)]
 pub(super) struct LiveSource {
     pub(super) settings: Settings,
@@ -40,7 +41,7 @@ pub(super) struct LiveSource {
     pub(super) refreshes: mpsc::Sender<Refresh>,
 }
 
-/// The running agent, as the API sees it.
+/// The API's view of the running agent.
 #[derive(Debug)]
 pub(super) struct LiveAgent {
     pub(super) clock: Clock,
@@ -138,7 +139,7 @@ impl Live for LiveAgent {
     fn health(&self) -> Health {
         let mut health = Health::default();
         let age = self.beat.age();
-        if age > HANGS {
+        if age > STUCK_AFTER {
             health.dead.push(format!("the rules have made no progress for {}", time::show_duration(age)));
         }
         let now = self.clock.now();
@@ -146,21 +147,21 @@ impl Live for LiveAgent {
             let record = source.status.borrow().record.clone();
             let name = &source.settings.name;
             if record.error.as_ref().is_some_and(|error| error.kind == ErrorKind::StoreFailed) {
-                health.dead.push("the store cannot be written".to_owned());
+                health.dead.push("cannot write to the store".to_owned());
             }
-            let patience = UNREAD.max(3 * source.settings.poll_interval);
+            let patience = UNREAD_AFTER.max(3 * source.settings.poll_interval);
             let silent = record.last_poll.map_or(Duration::MAX, |poll| time::since(now, poll));
-            // A source that has just been started gets as long as one that fails.
+            // Right after startup, a source gets the same time as one that fails.
             if silent > patience && (record.error.is_some() || time::since(now, self.started) > patience) {
                 let error = record.error.as_ref().map_or_else(String::new, |error| format!(": {}", error.message));
-                health.unready.push(format!("source \"{name}\" is not read{error}"));
+                health.unready.push(format!("source `{name}` is not being read{error}"));
             }
         }
         health
     }
 
     fn handle(&self, alert: AlertId, action: AlertAction, remark: Remark) -> Result<Alert, String> {
-        let stopping = || "the agent is stopping: ask again".to_owned();
+        let stopping = || "the agent is stopping: try again".to_owned();
         let (reply, answer) = oneshot::channel();
         let request = RulesRequest::Handle(HandleRequest { alert, action, remark, reply });
         self.requests.blocking_send(request).map_err(|_| stopping())?;
@@ -168,7 +169,7 @@ impl Live for LiveAgent {
     }
 
     fn clear_memory(&self, space: String) -> Result<usize, String> {
-        let stopping = || "the agent is stopping: ask again".to_owned();
+        let stopping = || "the agent is stopping: try again".to_owned();
         let (reply, answer) = oneshot::channel();
         self.requests.blocking_send(RulesRequest::ClearMemory { space, reply }).map_err(|_| stopping())?;
         answer.blocking_recv().map_err(|_| stopping())

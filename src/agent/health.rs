@@ -1,4 +1,4 @@
-//! Records of how sources, rules and destinations stand, as check rules read them. Durations are whole seconds.
+//! Builds the records that check rules read: the state of sources, rules and destinations. Durations are whole seconds.
 
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,16 @@ use crate::{
     store::{Reader, SourceRecord, StoreError},
 };
 
-/// A machine that stood still for longer was asleep.
+/// A gap longer than this between two rounds means that the machine was asleep.
 const ASLEEP: Duration = Duration::from_secs(60);
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// Entries that were set aside of which there are alerts at a time, for each source.
-const MOST_SET_ASIDE: usize = 20;
-/// What came up longer ago is no news.
-const NEWS: Duration = Duration::from_secs(31 * 86_400);
+/// Quarantined entries that one record lists, per source.
+const MAX_QUARANTINED: usize = 20;
+/// Actions that first appeared longer ago are not reported as new.
+const NEW_FOR: Duration = Duration::from_secs(31 * 86_400);
 
-/// The timer of the health checks, which also notices when the machine was asleep.
+/// Timer of the health checks. Also detects when the machine was asleep.
 #[derive(Debug)]
 pub(super) struct Pulse {
     interval: Duration,
@@ -35,9 +35,9 @@ pub(super) struct Pulse {
     last_clock: Timestamp,
     first: bool,
     hurried: bool,
-    /// Since when the agent has been awake: what was silent before says nothing about the log.
+    /// When the agent started or woke up. Silence before that says nothing about the log.
     awake_since: Timestamp,
-    /// How long it was away before that.
+    /// How long the agent was down or asleep before that.
     away: Duration,
 }
 
@@ -69,10 +69,10 @@ impl Pulse {
         self.interval.saturating_sub(self.last.elapsed())
     }
 
-    /// Begins a round of checks; returns the time.
+    /// Starts a round of checks and returns the current time.
     pub(super) fn beat(&mut self, clock: &Clock) -> Timestamp {
         let now = clock.now();
-        // `Instant` stands still while the machine sleeps, the clock does not.
+        // `Instant` does not advance while the machine sleeps; the clock does.
         let asleep = time::since(now, self.last_clock).saturating_sub(self.last.elapsed());
         if !self.first && asleep > ASLEEP {
             tracing::info!(asleep = time::show_duration(asleep), "the machine was asleep");
@@ -115,7 +115,7 @@ pub(super) fn subjects(
         .map(|(name, status)| {
             let status = status.borrow();
             let pending = outbox.get(name);
-            // What is pending remembers its error over a restart, the worker does not.
+            // Pending deliveries keep their error across a restart; the worker does not.
             let failing_before = pending.filter(|pending| pending.error.is_some()).and_then(|pending| pending.oldest);
             json!({
                 "name": name,
@@ -160,33 +160,34 @@ pub(super) fn subjects(
     Ok(subjects)
 }
 
-/// Entries of a source that were set aside, the newest first.
+/// Quarantined entries of a source, newest first.
 fn set_aside(reader: &Reader, source: &SourceName, now: Timestamp) -> Result<Vec<Value>, StoreError> {
-    let mut found = Vec::new();
+    let mut entries = Vec::new();
     for entry in reader.quarantined() {
         let entry = entry?;
-        if found.len() >= MOST_SET_ASIDE {
+        if entries.len() >= MAX_QUARANTINED {
             break;
         }
         if entry.source == *source {
             let beginning = shortened(&printable(&entry.raw), 200);
-            // One that an earlier version set aside has no hash.
+            // Entries quarantined by earlier versions have no hash.
             let hash = if entry.hash.is_empty() { entry.arrived.to_string() } else { entry.hash };
             let age = age(Some(entry.arrived), now);
-            found.push(json!({ "hash": hash, "age": age, "reason": entry.reason, "beginning": beginning }));
+            entries.push(json!({ "hash": hash, "age": age, "reason": entry.reason, "beginning": beginning }));
         }
     }
-    Ok(found)
+    Ok(entries)
 }
 
-/// An action that came up after the first day: on the organization's list, or in an event although it was not on it.
+/// Returns an action that first appeared after the first day, either on the organization's list or in an event
+/// without being listed.
 fn new_action(id: &str, action: &ActionRecord, source: &SourceRecord, now: Timestamp) -> Option<Value> {
     let listed = action.listed.filter(|listed| source.actions.first.is_some_and(|first| *listed > first));
-    // What has been on the list is no news when it happens.
+    // A listed action is not new when it first occurs in an event.
     let seen = action.seen.filter(|seen| action.listed.is_none_or(|listed| *seen < listed));
     let came = seen.into_iter().chain(listed).min()?;
     let began = source.actions.first.or(source.first_poll)?;
-    if came <= time::after(began, DAY) || time::since(now, came) > NEWS {
+    if came <= time::after(began, DAY) || time::since(now, came) > NEW_FOR {
         return None;
     }
     Some(json!({
@@ -198,7 +199,7 @@ fn new_action(id: &str, action: &ActionRecord, source: &SourceRecord, now: Times
         "events": action.events,
         "day": came.strftime("%Y-%m-%d").to_string(),
         "age": seconds(time::since(now, came)),
-        // How long the source had been known when it came.
+        // How long the source had been known when the action appeared.
         "known_for": seconds(time::since(came, began)),
         "by_list": source.actions.first.is_some(),
     }))
@@ -209,14 +210,14 @@ fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now:
     let silent_since = record.newest_arrival.or(record.first_poll);
     let expires = settings.key_expires().and_then(|date| {
         let midnight = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
-        // Rounded down: on the day itself there are none left.
+        // Rounded down: 0 on the day itself.
         Some(midnight.duration_since(now).as_secs().div_euclid(86_400))
     });
     json!({
         "name": settings.name,
         "drop_off": seconds(settings.drop_off),
         "poll_interval": seconds(settings.poll_interval),
-        // Polled with success since the agent started or woke up: before that nothing can be said about the log.
+        // Polled successfully since the agent started or woke up. Before that, nothing is known about the log.
         "polled": record.last_poll.is_some_and(|poll| poll >= pulse.awake_since),
         "awake_for": seconds(time::since(now, pulse.awake_since)),
         "away": seconds(pulse.away),

@@ -1,5 +1,7 @@
-//! The agent: wires the tasks of `run` and owns them. One poller a source, one thread for all rules, one worker a
-//! destination, one task that reloads rules, and housekeeping. Between them there is only the store and "look again" signals.
+//! The agent behind `watchbell run`: wires and owns its tasks.
+//!
+//! It runs one poller per source, one thread for all rules, one worker per destination, a task that reloads rules, and
+//! housekeeping. They communicate only through the store and "look again" signals.
 
 use std::{
     net::SocketAddr,
@@ -45,69 +47,69 @@ use crash::CrashLog;
 
 pub use request::EvaluationProgress;
 
-/// Housekeeping: retention and merging of blocks.
+/// Interval of housekeeping: retention and merging of blocks.
 const HOUSEKEEPING: Duration = Duration::from_secs(10 * 60);
 
-/// Why the agent did not start, or ended.
+/// Error that keeps the agent from starting, or ends it.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The store is not to be had.
+    /// The store cannot be opened or used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A source could not be made ready.
-    #[error("source \"{name}\": {error}")]
+    /// A source could not be set up.
+    #[error("source `{name}`: {error}")]
     Source {
-        /// Its name.
+        /// The source's name.
         name: SourceName,
-        /// Why.
+        /// The cause.
         error: SourceSetupError,
     },
-    /// A destination could not be made ready.
-    #[error("destination \"{name}\": {error}")]
+    /// A destination could not be set up.
+    #[error("destination `{name}`: {error}")]
     Destination {
-        /// Its name.
+        /// The destination's name.
         name: DestinationName,
-        /// Why.
+        /// The cause.
         error: OpenError,
     },
-    /// The port for metrics is not to be had.
-    #[error("`listen` under `[metrics]`: {address}: {error}")]
+    /// The metrics port could not be opened.
+    #[error("cannot listen on `{address}` (`listen` in `[metrics]`): {error}")]
     Port {
-        /// The address.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// There is nothing to poll.
+    /// The configuration has no source.
     #[error("the configuration has no `[[source]]`: there is nothing to poll")]
     NoSource,
-    /// The machine refused something.
+    /// A call to the operating system failed.
     #[error("{what}: {error}")]
     System {
-        /// What was tried.
+        /// The operation that failed, as part of a message.
         what: &'static str,
-        /// What the system said.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// A task that should have gone on ended.
-    #[error("a task of the agent ended by itself ({0}): please report this")]
+    /// A task ended although it should run until the agent stops.
+    #[error("a task of the agent ended unexpectedly ({0}): please report this")]
     TaskEnded(String),
 }
 
-/// What tests and `demo` set.
+/// Settings that tests and `watchbell demo` change; `watchbell run` uses the defaults.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
-    /// Where the time is read.
+    /// The source of the current time.
     pub clock: Clock,
-    /// How long pollers wait.
+    /// The waiting times of pollers.
     pub timing: Timing,
     /// The terminal that alerts are written to.
     pub terminal: Terminal,
-    /// How often check rules run; absent: as often as the shortest `drop_off` needs, at most every second.
+    /// Interval of check rules. `None`: an eighth of the shortest `drop_off`, between 1 and 30 seconds.
     pub pulse: Option<Duration>,
 }
 
-/// An agent that is ready to run: everything that can be refused has been accepted.
+/// An agent that is ready to run: its store is open, its secrets are read, and its rules are loaded.
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
@@ -124,41 +126,41 @@ pub struct Agent {
     progress: watch::Sender<EvaluationProgress>,
     pid_file: PidFile,
     metrics: Option<std::net::TcpListener>,
-    /// Problems of the rule files, as they were found at the start.
+    /// Problems found in the rule files at startup.
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// ActionLists of actions that pollers have fetched, and how far rules have taken them up.
+/// Counts the action lists that pollers have fetched, and those that the rules have loaded.
 #[derive(Debug)]
 struct ActionLists {
     listed: watch::Receiver<u64>,
     taken: watch::Sender<u64>,
 }
 
-/// What the health checks look at.
+/// What the health checks watch.
 #[derive(Debug)]
 struct Watched {
     sources: Vec<(source::Settings, watch::Receiver<SourceStatus>)>,
     destinations: Vec<(DestinationName, watch::Receiver<DestinationStatus>)>,
     started: Timestamp,
     pulse: Option<Duration>,
-    /// When the agent before this one was last alive.
+    /// When the previous agent was last alive.
     last_alive: Option<Timestamp>,
 }
 
 impl Agent {
-    /// Opens the store, reads the secrets, loads the rules. Fails on whatever a person has to put right.
+    /// Reads the secrets, opens the store, and loads the rules. Fails on problems that the user has to fix.
     pub fn open(config: Config, options: AgentOptions) -> Result<Self, AgentError> {
         if config.sources.is_empty() {
             return Err(AgentError::NoSource);
         }
-        // Secrets first: without them nothing is written.
+        // Secrets first: without them, nothing must be written.
         let mut paces: Vec<(usize, Arc<Mutex<Pace>>)> = Vec::new();
         let mut sources: Vec<Source> = Vec::new();
         for settings in &config.sources {
             let source =
                 Source::new(settings).map_err(|error| AgentError::Source { name: settings.name.clone(), error })?;
-            // The limit is the key's: sources with the same key take turns.
+            // The rate limit applies to the API key: sources with the same key share it.
             let shared = sources.iter().position(|other| other.same_credential(&source));
             let pace = shared
                 .and_then(|index| paces.get(index))
@@ -235,17 +237,17 @@ impl Agent {
         })
     }
 
-    /// The store, to read.
+    /// Returns a reader of the store.
     pub fn reader(&self) -> store::Reader {
         self.store.reader()
     }
 
-    /// How far evaluation has come.
+    /// Returns the progress of evaluation, updated after each commit.
     pub fn progress(&self) -> watch::Receiver<EvaluationProgress> {
         self.progress.subscribe()
     }
 
-    /// How the sources stand.
+    /// Returns the status of each source, updated while the agent runs.
     pub fn sources(&self) -> Vec<(SourceName, watch::Receiver<SourceStatus>)> {
         self.config
             .sources
@@ -255,14 +257,15 @@ impl Agent {
             .collect()
     }
 
-    /// The rules that run.
+    /// Returns the running rules, updated on each reload.
     pub fn rules(&self) -> watch::Receiver<Arc<RuleSet>> {
         self.rules.subscribe()
     }
 
-    /// Runs until `stop`. Whatever happens to sources, rules and destinations, it goes on; only a failure of its own ends it.
+    /// Runs until `stop`. Failures of sources, rules and destinations do not end it; only a failure of the agent itself
+    /// does.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AgentError> {
-        // A failure ends this agent's tasks, not whatever else the caller's token stands for.
+        // A failure must cancel only this agent's tasks, not everything that uses the caller's token.
         let stop = stop.child_token();
         let watched = Watched {
             sources: self.config.sources.iter().cloned().zip(self.pollers.iter().map(Poller::status)).collect(),
@@ -314,12 +317,12 @@ impl Agent {
             Some(Arc::clone(&live) as Arc<dyn api::Live>),
         );
         let socket = Socket::bind(&api::socket(&self.config.data_dir)).map_err(|error| AgentError::System {
-            what: "the control socket `agent.sock` cannot be made in the data directory (is its path longer than 90 characters?)",
+            what: "cannot create the socket `agent.sock` in the data directory (is its path over 90 characters long?)",
             error,
         })?;
         let metrics = self.metrics.map(tokio::net::TcpListener::from_std).transpose();
-        let metrics = metrics.map_err(|error| AgentError::System { what: "the port for metrics", error })?;
-        // Workers outlive the others, so that what these leave pending is still delivered.
+        let metrics = metrics.map_err(|error| AgentError::System { what: "cannot use the metrics port", error })?;
+        // Workers stop last, so that deliveries that the other tasks leave pending are still attempted.
         let stop_workers = CancellationToken::new();
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
         let mut workers: JoinSet<()> = JoinSet::new();
@@ -396,22 +399,22 @@ impl Agent {
         let (ended, evaluator_ended) = tokio::sync::oneshot::channel();
         stack::thread("rules")
             .spawn(move || {
-                // sled panics on some kinds of damage: then the store is opened anew, as after any failure of it.
+                // sled panics on some kinds of damage. The store is then opened again, as after any store error.
                 let evaluate = AssertUnwindSafe(|| evaluator.run(&runtime, &evaluate_stop));
                 let result = std::panic::catch_unwind(evaluate);
-                // Nobody listens any more if the agent is gone already.
+                // The receiver is gone if the agent has already ended.
                 ended.send(result.unwrap_or_else(|_| Err(StoreError::Panicked))).ok();
             })
-            .map_err(|error| AgentError::System { what: "no thread for the rules", error })?;
+            .map_err(|error| AgentError::System { what: "cannot start the rules thread", error })?;
         let mut evaluator_ended = evaluator_ended;
         let result = tokio::select! {
-            // Asked to stop, the others end as well: that is no failure.
+            // On `stop`, the other tasks end as well: that is not a failure.
             biased;
             () = stop.cancelled() => Ok(()),
             ended = tasks.join_next() => Err(AgentError::TaskEnded(describe(ended))),
             ended = &mut evaluator_ended => match ended {
                 Ok(Err(error)) => Err(AgentError::Store(error)),
-                Ok(Ok(())) | Err(_) => Err(AgentError::TaskEnded("the rules' thread".to_owned())),
+                Ok(Ok(())) | Err(_) => Err(AgentError::TaskEnded("the rules thread".to_owned())),
             },
         };
         stop.cancel();
@@ -425,7 +428,7 @@ impl Agent {
         let now = self.options.clock.now();
         let store = TaskStore::new(self.store);
         if let Err(error) = store.run(move |store| store.set_alive(now).and_then(|()| store.flush())).await {
-            tracing::error!(%error, "the store was not flushed");
+            tracing::error!(%error, "cannot flush the store");
         }
         drop(self.pid_file);
         result
@@ -448,9 +451,9 @@ fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> Stri
     }
 }
 
-/// Removes what is older than `retention`, and merges small blocks.
+/// Removes events and alerts older than `retention`, and merges small blocks.
 async fn housekeeping(store: TaskStore, retention: Duration, clock: Clock, stop: CancellationToken) -> &'static str {
-    // Soon after the start, so that an agent that is restarted often gets to it as well.
+    // First run soon after startup, so that an agent that is restarted often also gets to it.
     let mut wait = Duration::from_secs(60);
     loop {
         tokio::select! {
@@ -469,12 +472,12 @@ async fn housekeeping(store: TaskStore, retention: Duration, clock: Clock, stop:
             Ok((removed, merged, took)) => {
                 tracing::debug!(events = removed.events, alerts = removed.alerts, merged, ?took, "housekeeping");
             }
-            Err(error) => tracing::error!(%error, "housekeeping failed: will be tried again"),
+            Err(error) => tracing::error!(%error, "housekeeping failed and will be retried"),
         }
     }
 }
 
-/// Names the process that runs on the data directory, for a second one to tell.
+/// The file with the id of the process that uses the data directory, so that a second process can name it.
 #[derive(Debug)]
 struct PidFile(PathBuf);
 
@@ -487,14 +490,14 @@ impl PidFile {
         options
             .open(&path)
             .and_then(|mut file| writeln!(file, "{}", std::process::id()))
-            .map_err(|error| AgentError::System { what: "the pid file cannot be written", error })?;
+            .map_err(|error| AgentError::System { what: "cannot write the pid file", error })?;
         Ok(Self(path))
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // A file that is left behind names a process that no longer holds the lock: harmless.
+        // A leftover file is harmless: its process no longer holds the lock.
         std::fs::remove_file(&self.0).ok();
     }
 }

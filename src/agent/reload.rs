@@ -1,4 +1,5 @@
-//! Taking up changed rule files while the agent runs: the whole set is loaded aside and swapped between two batches.
+//! Reloads changed rule files while the agent runs. The whole set is loaded in the background and swapped in between
+//! two batches.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -26,7 +27,7 @@ pub(super) struct Reloading {
     pub(super) config_file: PathBuf,
     pub(super) mode: WatchMode,
     pub(super) rules: watch::Sender<Arc<RuleSet>>,
-    /// Whether rules are tried before they run, and what that needs.
+    /// Settings of the guard; `None` if it is off.
     pub(super) guard: Option<Guard>,
     pub(super) settings: Settings,
     pub(super) store: TaskStore,
@@ -39,10 +40,9 @@ impl Reloading {
     /// Reloads until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut watcher = Watcher::new(self.loader.roots(), self.mode);
-        let mut hangup = signal(SignalKind::hangup())
-            .inspect_err(|error| tracing::warn!(%error, "SIGHUP cannot be listened to"))
-            .ok();
-        // What was saved between the agent's first load and the watch is seen by neither.
+        let mut hangup =
+            signal(SignalKind::hangup()).inspect_err(|error| tracing::warn!(%error, "cannot handle SIGHUP")).ok();
+        // Load once at the start: neither the agent's first load nor the watcher sees files saved in between.
         let mut unwatched = true;
         loop {
             let asked = async {
@@ -57,7 +57,7 @@ impl Reloading {
                 () = watcher.changed() => {}
                 Ok(()) = self.lists.listed.changed() => {}
                 _ = asked => {
-                    tracing::info!("SIGHUP: reading configuration and rules again");
+                    tracing::info!("received SIGHUP: reloading the configuration and rules");
                     self.read_config();
                     watcher = Watcher::new(self.loader.roots(), self.mode);
                 }
@@ -65,7 +65,7 @@ impl Reloading {
             if watcher.is_stale() {
                 watcher = Watcher::new(self.loader.roots(), self.mode);
             }
-            // Before the lists are read: what comes later is taken up in the next round.
+            // Must come before the lists are read: later ones are loaded in the next round.
             let listed = *self.lists.listed.borrow_and_update();
             let mut loader = self.loader;
             let trial = self
@@ -73,20 +73,20 @@ impl Reloading {
                 .clone()
                 .map(|guard| (guard, Arc::clone(&self.rules.borrow()), self.settings.clone(), self.clock.now()));
             let progress = Arc::new(ReplayProgress::default());
-            let told = Arc::clone(&progress);
+            let trial_progress = Arc::clone(&progress);
             let crashes = Arc::clone(&self.crashes);
-            // Compiling, and trying rules, is work for a processor, not for the tasks' threads.
+            // Compiling and replaying rules is CPU-bound: it must not block the threads of async tasks.
             let mut task = std::pin::pin!(self.store.run(move |store| {
                 let reader = store.reader();
                 match reader.catalog() {
                     Ok(catalog) => loader.set_catalog(catalog),
                     Err(error) => {
-                        tracing::error!(%error, "the lists of actions cannot be read: what was known before holds")
+                        tracing::error!(%error, "cannot read the lists of actions: keeping the previous ones")
                     }
                 }
                 let mut loaded = loader.load();
                 if let Err(error) = crashes.loaded() {
-                    tracing::error!(%error, "could not record that the rule files loaded");
+                    tracing::error!(%error, "cannot record that the rule files loaded");
                 }
                 loaded.set = crashes.without_suspended(&loaded.set);
                 if let (true, Some((guard, running, settings, now))) = (loaded.changed, trial) {
@@ -97,7 +97,7 @@ impl Reloading {
                         reader: &reader,
                         crashes: &crashes,
                         now,
-                        progress: &told,
+                        progress: &trial_progress,
                     };
                     loaded.set = trial.of(loaded.set, &known);
                 }
@@ -106,9 +106,9 @@ impl Reloading {
             let done = tokio::select! {
                 done = &mut task => done,
                 () = stop.cancelled() => {
-                    // Trying rules on a long history takes its time; what stops does not wait for it.
+                    // Shutdown must not wait for a replay over a long history.
                     progress.stop();
-                    // Rules that were tried in part only are not run.
+                    // Rules whose replay was cut short do not run.
                     task.await.ok();
                     return;
                 }
@@ -120,7 +120,7 @@ impl Reloading {
                     self.lists.taken.send_replace(listed);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "loading rules failed: the rules that run go on, and files are no longer watched");
+                    tracing::error!(%error, "cannot load rules: keeping the running rules, no longer watching files");
                     stop.cancelled().await;
                     return;
                 }
@@ -135,8 +135,8 @@ impl Reloading {
         report(&loaded.diagnostics);
         let set = &loaded.set;
         for broken in &set.broken {
-            let runs = if broken.last_good_runs { "its last good version runs" } else { "nothing of it runs" };
-            tracing::error!(generation = set.generation, "the file on disk is broken, {runs}: {}", broken.problem);
+            let effect = if broken.last_good_runs { "its last good version runs" } else { "its rules do not run" };
+            tracing::error!(generation = set.generation, "a rule file is broken, {effect}: {}", broken.problem);
         }
         tracing::info!(
             generation = set.generation,
@@ -148,7 +148,7 @@ impl Reloading {
         self.rules.send_replace(loaded.set);
     }
 
-    /// Takes up what the configuration says about rules. The rest of it takes effect at the next start.
+    /// Applies the configuration's rule settings. All other settings take effect at the next start.
     fn read_config(&mut self) {
         let (config, diagnostics) = Config::load(&self.config_file);
         report(&diagnostics);
@@ -158,10 +158,10 @@ impl Reloading {
                 self.guard = config.guard;
                 self.loader.set_sources(config.rules);
                 tracing::info!(
-                    "rules, checks, `guard` and `watch` are read again; all other changes take effect at the next start"
+                    "reloaded rules, checks, `guard` and `watch`; all other changes take effect at the next start"
                 );
             }
-            None => tracing::error!("the configuration is not usable: what was read before stays in force"),
+            None => tracing::error!("the configuration has errors: keeping the previous one"),
         }
     }
 }
@@ -174,6 +174,6 @@ fn report(diagnostics: &[Diagnostic]) {
         }
     }
     if any_error(diagnostics) {
-        tracing::error!("`watchbell check --offline` shows the problems in full");
+        tracing::error!("run `watchbell check --offline` to see the problems in full");
     }
 }

@@ -1,4 +1,4 @@
-//! What the rules' thread is asked, and what it shows of itself.
+//! Requests to the rules thread, and the progress it publishes.
 
 use std::{
     collections::BTreeMap,
@@ -14,54 +14,53 @@ use crate::model::{
     outcome::Outcome,
 };
 
-/// How far evaluation has come since the agent started.
+/// Progress of evaluation since the agent started.
 #[derive(Debug, Clone, Default)]
 pub struct EvaluationProgress {
     /// The last event that was evaluated.
     pub checkpoint: Sequence,
-    /// Events evaluated.
+    /// Number of evaluated events.
     pub events: u64,
-    /// Calls of `fn rule`.
+    /// Number of calls of `fn rule`.
     pub rules_run: u64,
-    /// Calls that failed.
+    /// Number of calls that failed.
     pub failures: u64,
-    /// Alerts opened, by severity, in the order of [`crate::model::alert::Severity::ALL`].
+    /// Number of opened alerts by severity, in the order of [`crate::model::alert::Severity::ALL`].
     pub alerts: [u64; 5],
-    /// Alerts that a silence kept from being delivered.
+    /// Number of alerts that a silence muted.
     pub silenced: u64,
 }
 
-/// What a person wants to do with an alert.
+/// A user's action on an alert.
 #[derive(Debug)]
 pub(super) struct HandleRequest {
     pub(super) alert: AlertId,
     pub(super) action: AlertAction,
     pub(super) remark: Remark,
-    /// The alert as it is then, or why it was not done.
+    /// Receives the changed alert, or the reason for a refusal.
     pub(super) reply: oneshot::Sender<Result<Alert, String>>,
 }
 
-/// What is asked of the rules' thread.
+/// A request to the rules thread.
 #[derive(Debug)]
 pub(super) enum RulesRequest {
-    /// Something with an alert.
+    /// Apply an action to an alert.
     Handle(HandleRequest),
-    /// To forget what a rule remembers; answered with how many keys that were.
+    /// Clear the state of a rule; the reply is the number of removed keys.
     ClearMemory { space: String, reply: oneshot::Sender<usize> },
-    /// To record what new rules found in stored events.
+    /// Record the result of a retro-hunt.
     RetroHuntResult(Box<RetroHuntResult>),
 }
 
-/// What a hunt found.
+/// The result of a retro-hunt.
 #[derive(Debug)]
 pub(super) struct RetroHuntResult {
-    /// The rules that were hunted with, each with its version.
+    /// The new rules with their versions.
     pub(super) rules: BTreeMap<RuleId, RuleVersion>,
-    /// What followed.
     pub(super) outcome: Outcome,
 }
 
-/// When the rules' thread was last seen at work.
+/// When the rules thread last made progress.
 #[derive(Debug)]
 pub(super) struct Beat {
     began: Instant,

@@ -1,8 +1,8 @@
-//! The retro-hunt: a rule that is new to the agent is run once over the stored events, on a thread of its own. What it finds is handed
-//! to the rules' thread, which records it as late alerts.
+//! The retro-hunt: runs new rules once over the stored events, on a separate thread. The result goes to the rules
+//! thread, which records it as late alerts.
 //!
-//! That a rule is pending a hunt is stored together with the note that it runs, and crossed out together with what it found: a hunt that
-//! was cut short begins anew.
+//! A pending hunt is stored in the same commit as the rule that it is for, and removed in the same commit as its result
+//! is recorded. An interrupted hunt therefore starts again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,23 +25,23 @@ use crate::{
     store::{Reader, ScanFilter, StoreError},
 };
 
-/// Matches of one hunt that are recorded: a rule that has more is no rule to be hunted with.
-const MOST: usize = 20_000;
+/// Maximum number of matches recorded per hunt. A rule with more is not suited to a retro-hunt.
+const MAX_MATCHES: usize = 20_000;
 
-/// A hunt that is to be made.
+/// A retro-hunt to run.
 #[derive(Debug)]
 pub(super) struct RetroHunt {
     pub(super) rules: Arc<RuleSet>,
-    /// The rules to hunt with.
+    /// The new rules.
     pub(super) wanted: Vec<Arc<CompiledRule>>,
-    /// How far back.
+    /// How far back the hunt goes.
     pub(super) span: Duration,
-    /// The last event that was evaluated before the rules came.
+    /// The last event that was evaluated before the rules were loaded.
     pub(super) checkpoint: Sequence,
 }
 
 impl RetroHunt {
-    /// Begins it in the background.
+    /// Starts the hunt in the background.
     pub(super) fn begin(
         self,
         settings: Settings,
@@ -59,21 +59,21 @@ impl RetroHunt {
         );
         let hunting = move || match self.hunt(settings, &reader, now, &crashes, &stop) {
             Ok(Some(hunted)) => {
-                // Where the rules' thread has ended there is nobody to tell: it is hunted again at the next start.
+                // Fails if the rules thread has ended. The hunt then runs again at the next start.
                 found.blocking_send(RulesRequest::RetroHuntResult(Box::new(hunted))).ok();
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(%error, "new rules could not be run over stored events: tried again at the next start")
+                tracing::error!(%error, "retro-hunt failed and will be retried at the next start")
             }
         };
         let thread = stack::thread("hunt").spawn(hunting);
         if let Err(error) = thread {
-            tracing::error!(%error, "no thread to run new rules over stored events: tried again at the next start");
+            tracing::error!(%error, "cannot start a thread for the retro-hunt: retrying at the next start");
         }
     }
 
-    /// None: the agent stops.
+    /// Runs the hunt. Returns `None` if the agent is stopping.
     fn hunt(
         &self,
         settings: Settings,
@@ -111,11 +111,11 @@ impl RetroHunt {
             found.matches.retain(|found| is_wanted(&found.rule));
             outcome.alerts.extend(found.alerts);
             outcome.matches.extend(found.matches);
-            if outcome.matches.len() > MOST {
+            if outcome.matches.len() > MAX_MATCHES {
                 let rules: Vec<String> = self.wanted.iter().map(|rule| rule.id().to_string()).collect();
                 tracing::warn!(
                     rules = rules.join(", "),
-                    "new rules match very many stored events: only the first {MOST} are recorded"
+                    "new rules match too many stored events: only the first {MAX_MATCHES} matches are recorded"
                 );
                 break;
             }
@@ -126,10 +126,10 @@ impl RetroHunt {
         outcome.alerts.retain_mut(|change| match change {
             AlertChange::Opened(alert) => {
                 alert.late = true;
-                // Failures are told by live events.
+                // Rule failures are reported for live events only.
                 alert.kind == AlertKind::Detection && is_wanted(&alert.rule) && known.insert(alert.id)
             }
-            // What joined an alert from before the span is no news.
+            // Matches that joined an alert from before the span are not new.
             other => known.contains(&other.alert()),
         });
         outcome.matches.retain(|found| found.alert.is_some_and(|alert| known.contains(&alert)));

@@ -1,7 +1,7 @@
-//! The guard: a rule that is new or has changed is replayed over recent events before it runs. If it would raise very many alerts that
-//! are not there, it goes on trial instead: what it finds is stored, and nobody is told. A health alert says so.
+//! The guard: replays new and changed rules over recent events before they run.
 //!
-//! It is asked again whenever rules are taken up, and at each start, so that nothing about it has to be kept.
+//! A rule that would raise very many new alerts runs in shadow mode instead: its matches are stored, but not delivered.
+//! A health alert reports it. The guard runs on every load of the rules and at each start, so it needs no stored state.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::{
     store::{AlertFilter, Reader, SentBlock, StoreError},
 };
 
-/// What rules are tried with.
+/// What the guard needs to replay rules.
 pub(super) struct Trial<'a> {
     pub(super) guard: &'a Guard,
     pub(super) settings: &'a Settings,
@@ -33,8 +33,8 @@ pub(super) struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Looks at rules that are about to run; gives the same, with those on trial that would flood. `known` are the rules that ran
-    /// before, each with its version.
+    /// Returns the rules, with those that would raise too many alerts in shadow mode. `known` are the rules that ran
+    /// before, with their versions.
     pub(super) fn of(&self, rules: Arc<RuleSet>, known: &BTreeMap<RuleId, RuleVersion>) -> Arc<RuleSet> {
         let versions = rules.versions();
         let is_new = |rule: &&Arc<CompiledRule>| {
@@ -57,19 +57,19 @@ impl Trial<'_> {
                 let guarded: Vec<Guarded> = added.into_iter().filter_map(floods).collect();
                 for Guarded { rule, alerts, .. } in &guarded {
                     let most = self.guard.max_new_alerts;
-                    tracing::warn!(%rule, alerts, most, "the rule would flood: it goes on trial");
+                    tracing::warn!(%rule, alerts, most, "the rule would raise too many alerts: it runs in shadow mode");
                 }
                 if guarded.is_empty() { rules } else { rules.on_trial(guarded) }
             }
             Err(error) => {
-                tracing::error!(%error, "rules could not be replayed before they run: they run");
+                tracing::error!(%error, "cannot replay rules before they run: running them unguarded");
                 rules
             }
         }
     }
 
-    /// Alerts that each of these rules would have raised and that are not in the store. A rule that may have ended the process is run
-    /// alone.
+    /// Counts the alerts that each new rule would have raised and that are not in the store. A rule suspected of having
+    /// crashed the process runs alone.
     fn added(&self, rules: &RuleSet, new: &[Arc<CompiledRule>]) -> Result<BTreeMap<RuleId, u64>, StoreError> {
         let (suspects, others): (Vec<_>, Vec<_>) = new.iter().cloned().partition(|rule| self.crashes.is_suspect(rule));
         let mut added = BTreeMap::new();
@@ -98,7 +98,7 @@ impl Trial<'_> {
                 .filter(|change| !matches!(change, Ok(change) if change.author.is_none()))
                 .collect::<Result<_, _>>()?,
             watermarks: self.reader.watermarks().collect::<Result<_, _>>()?,
-            // The agent goes on meanwhile, and has its work to do.
+            // Leave processors to the agent, which keeps working meanwhile.
             threads: 1,
             ..Run::default()
         };
@@ -107,7 +107,7 @@ impl Trial<'_> {
         let after = std::thread::scope(|scope| {
             let failed = &mut failed;
             scope.spawn(move || {
-                // Blocks are read whole: the agent may merge or remove them meanwhile.
+                // Blocks are copied as a whole: the agent may merge or remove them meanwhile.
                 for block in self.reader.sent_blocks() {
                     match block.and_then(SentBlock::block) {
                         Ok(block) => {
@@ -142,7 +142,7 @@ impl Trial<'_> {
         for rule in new {
             let count = diff.added.iter().filter(|alert| alert.rule == *rule.id()).count() as u64;
             let all = after.rules.get(rule.id()).map_or(0, |found| found.alerts);
-            // Of a flood not all alerts are kept: then all that it raises count.
+            // A replay does not keep all alerts of a flood. In that case, every alert that the rule raised counts.
             added.insert(rule.id().clone(), if not_kept > 0 { all } else { count });
         }
         Ok(added)

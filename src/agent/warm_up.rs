@@ -1,4 +1,4 @@
-//! Letting new rules learn from the stored events, on the rules' thread, before they see a new one.
+//! Warms up new rules from stored events, on the rules thread, before they see a live event.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::{
     store::{Reader, ScanFilter, StoreError},
 };
 
-/// Events that are read for it at most, the newest before the checkpoint: some ten seconds.
-const MOST: u64 = 1_000_000;
+/// Maximum number of events to read: the newest before the checkpoint. Takes about ten seconds.
+const MAX_EVENTS: u64 = 1_000_000;
 
-/// Lets the rules learn that have to. What they know then goes to the store with the next commit. Ends early, with nothing
-/// learned, when the agent stops.
+/// Feeds stored events to the rules that need to learn from them. Their state is stored with the next commit. Ends
+/// early, with nothing learned, when the agent stops.
 pub(super) fn learn(
     detector: &mut Detector,
     reader: &Reader,
@@ -46,7 +46,7 @@ pub(super) fn learn(
     let rules: Vec<String> = learning.rules().map(ToString::to_string).collect();
     let rules = rules.join(", ");
     let filter = ScanFilter {
-        after: Sequence(checkpoint.0.saturating_sub(MOST)),
+        after: Sequence(checkpoint.0.saturating_sub(MAX_EVENTS)),
         since: Some(time::before(detector.clock(), learning.reach())),
         ..ScanFilter::default()
     };
@@ -66,6 +66,7 @@ pub(super) fn learn(
     drop(noted);
     crashes.cleared(&[], &learners)?;
     detector.learned(&learning);
-    tracing::info!(%rules, events, reach = time::show_duration(learning.reach()), "rules that remember have learned from stored events");
+    let reach = time::show_duration(learning.reach());
+    tracing::info!(%rules, events, reach, "stateful rules have learned from stored events");
     Ok(())
 }

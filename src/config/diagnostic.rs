@@ -1,6 +1,7 @@
-//! A problem in a file that the user wrote: plain data, drawn by `cli::output` and nowhere else.
+//! Problems in files that the user wrote: plain data, rendered only by `cli::output`.
 //!
-//! Code that reads users' files returns what could be used together with a list of these, and never stops at the first.
+//! Code that reads users' files returns everything usable together with a list of diagnostics, and never stops at the
+//! first.
 
 use std::{ops::Range, path::PathBuf, sync::Arc};
 
@@ -8,47 +9,47 @@ use serde::Serialize;
 
 use crate::model::text::escaped;
 
-/// How bad it is.
+/// The severity of a diagnostic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// It works, but probably not as meant.
+    /// Usable, but probably not as intended.
     Warning,
-    /// It cannot be used.
+    /// Not usable.
     Error,
 }
 
-/// One problem: what, where, and what to do about it.
+/// A problem, its place, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     /// A stable code, such as `E101`.
     pub code: &'static str,
-    /// How bad it is.
+    /// Error or warning.
     pub level: Level,
     /// What is wrong, in lower case, without a final period.
     pub message: String,
-    /// The file.
+    /// The file with the problem.
     pub file: PathBuf,
-    /// Line and column, counted from 1 (columns in characters); absent where the whole file is meant.
+    /// Line, counted from 1. `None` if the problem concerns the whole file.
     pub line: Option<usize>,
-    /// See `line`.
+    /// Column in characters, counted from 1. `None` if the problem concerns the whole file.
     pub column: Option<usize>,
-    /// The bytes of the text that are meant.
+    /// Byte range of the problem in `text`.
     #[serde(skip)]
     pub span: Option<Range<usize>>,
-    /// What stands at the span: a few words beside the caret.
+    /// A few words to show next to the caret.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub label: String,
-    /// What the reader can do.
+    /// How to fix the problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
-    /// The file's text, so that the line can be shown.
+    /// The file's text, to show the line.
     #[serde(skip)]
     pub text: Arc<str>,
 }
 
 impl Diagnostic {
-    /// An error in `file` as a whole.
+    /// Creates an error about `file` as a whole.
     pub fn error(code: &'static str, file: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -64,12 +65,12 @@ impl Diagnostic {
         }
     }
 
-    /// A warning about `file` as a whole.
+    /// Creates a warning about `file` as a whole.
     pub fn warning(code: &'static str, file: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self { level: Level::Warning, ..Self::error(code, file, message) }
     }
 
-    /// Says where in `text` it is. A span outside of the text is cut to it.
+    /// Sets the place in `text`. A span that exceeds the text is clipped.
     #[must_use]
     pub fn at(mut self, text: &Arc<str>, span: Range<usize>) -> Self {
         let start = floor_boundary(text, span.start);
@@ -82,21 +83,21 @@ impl Diagnostic {
         self
     }
 
-    /// Adds a few words beside the caret.
+    /// Sets the words to show next to the caret.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// Adds what the reader can do.
+    /// Sets the help: how to fix the problem.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// The problem in one line, for logs and alerts: `file:line:column: message`.
+    /// Formats the problem as one line for logs and alerts: `file:line:column: message`.
     pub fn one_line(&self) -> String {
         let (file, message) = (escaped(&self.file.display().to_string()), escaped(&self.message));
         match (self.line, self.column) {
@@ -106,12 +107,12 @@ impl Diagnostic {
     }
 }
 
-/// Whether any of the problems is an error.
+/// True if any of the diagnostics is an error.
 pub fn any_error(diagnostics: &[Diagnostic]) -> bool {
     diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error)
 }
 
-/// The candidate that was most likely meant by `name`, if one is near enough.
+/// Returns the candidate closest to `name`, if one is similar enough.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
@@ -121,13 +122,13 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// `did you mean …?`, or the list of all that is possible where nothing is near.
+/// Returns `did you mean …?`, or the list of all candidates if none is similar.
 pub fn suggest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str> + Clone) -> String {
     match nearest(name, candidates.clone()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => {
             let all: Vec<String> = candidates.into_iter().map(|candidate| format!("`{candidate}`")).collect();
-            format!("known here: {}", all.join(", "))
+            format!("expected one of {}", all.join(", "))
         }
     }
 }
@@ -150,7 +151,7 @@ mod tests {
         let found = Diagnostic::error("E000", "f", "m").at(&text, 4..5);
         assert_eq!((found.line, found.column), (Some(2), Some(2)));
         assert_eq!(found.one_line(), "f:2:2: m");
-        // Into the middle of a character, and past the end.
+        // In the middle of a character, and past the end.
         assert_eq!(Diagnostic::error("E000", "f", "m").at(&text, 3..99).span, Some(2..text.len()));
     }
 

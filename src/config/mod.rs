@@ -1,5 +1,7 @@
-//! `watchbell.toml`: composed of the settings that each module owns. Strict: unknown keys are errors, and everything that is
-//! wrong is told at once. Relative paths are relative to the file.
+//! `watchbell.toml`: combines the settings that each module owns.
+//!
+//! Reading is strict: unknown keys are errors, and all problems are reported at once. Relative paths are relative to
+//! the file.
 
 pub mod diagnostic;
 pub mod secret;
@@ -29,46 +31,55 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Everything the configuration says.
+/// The complete configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file it was read from.
+    /// The file that the configuration was read from. Not a key.
     pub file: PathBuf,
-    /// Where the store is.
+    /// Directory of the store, relative to the configuration file. Default: `data`.
     pub data_dir: PathBuf,
-    /// How long events and alerts are kept.
+    /// How long events and alerts are kept, from `1d` to `3660d`; not shorter than `max_age` or any `backfill`.
+    /// Default: `180d`.
     pub retention: Duration,
-    /// Where rules are, and what is said of them.
+    /// `paths` in `[rules]`: rule files and directories (default: `rules`). `follow_links`: follow symbolic links that
+    /// lead out of `paths` (default: `false`). `geoip`: IP address databases in MaxMind's format (default: none).
+    /// `[checks."ID"]`: overrides of built-in check rules.
     pub rules: RuleSources,
-    /// How these are watched.
+    /// `watch` in `[rules]`: how rule files are watched for changes: `auto` or `poll`. Default: `auto`.
     pub watch: WatchMode,
-    /// Whether rules are tried on recent events before they run.
+    /// `[rules.guard]`: replays new and changed rules over recent events before they run. Default: off.
     pub guard: Option<Guard>,
-    /// How far back rules are run that are new to the agent, if they are.
+    /// `retro_hunt` in `[rules]`: how far back new rules are run over stored events, from `1h` to `3660d`. Default:
+    /// off.
     pub retro_hunt: Option<Duration>,
-    /// What detection is told.
+    /// `max_operations` in `[rules]`: operations per call of a rule function, from 1,000 to 100,000,000 (default:
+    /// 500,000). `max_time`: duration of a call, from `1ms` to `1m` (default: `1s`). `max_keys`: keys in a rule's
+    /// state, from 100 to 10,000,000 (default: 200,000). `max_age` in `[alerts]`: events older than this when they
+    /// arrive raise late alerts, from `1m` to `3660d` (default: `1d`).
     pub detection: detect::Settings,
-    /// Where events come from.
+    /// `[[source]]`: where events come from.
     pub sources: Vec<source::Settings>,
-    /// Where alerts go.
+    /// `[[destination]]`: where alerts go. Default: the terminal.
     pub destinations: Vec<deliver::Settings>,
-    /// Where metrics and health are served, if they are.
+    /// `listen` in `[metrics]`: address and port that serve metrics and health, such as `127.0.0.1:9469`. Default: not
+    /// served.
     pub metrics: Option<SocketAddr>,
-    /// The heartbeat, if one is sent.
+    /// `[heartbeat]`: GET requests to an external monitor. Default: none are sent.
     pub heartbeat: Option<Heartbeat>,
 }
 
-/// When a rule that is new or has changed goes on trial in place of running.
+/// `[rules.guard]`: when a new or changed rule runs in shadow mode instead of raising alerts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
-    /// The events over which it is replayed: not older than this.
+    /// Age of the oldest events over which a rule is replayed, from `1h` to `3660d`. Default: `7d`.
     pub since: Duration,
-    /// It may raise so many alerts there that are new.
+    /// Maximum number of new alerts that a rule may raise in the replay, from 0 to 1,000,000. A rule that raises more
+    /// runs in shadow mode. Default: 20.
     pub max_new_alerts: u64,
 }
 
 impl Config {
-    /// Reads the file. With errors among the diagnostics there is no configuration.
+    /// Reads the configuration from a file. Returns `None` with the diagnostics if there is any problem.
     pub fn load(file: &Path) -> (Option<Self>, Vec<Diagnostic>) {
         let text = match std::fs::read(file).map(String::from_utf8) {
             Ok(Ok(text)) => text,
@@ -76,19 +87,19 @@ impl Config {
                 let at = error.utf8_error().valid_up_to();
                 return (
                     None,
-                    vec![Diagnostic::error("E002", file, format!("the file is not text: byte {at} is not UTF-8"))],
+                    vec![Diagnostic::error("E002", file, format!("the file is not valid UTF-8 (at byte {at})"))],
                 );
             }
             Err(error) => {
-                let diagnostic = Diagnostic::error("E006", file, format!("the configuration cannot be read: {error}"))
-                    .help("`watchbell init` writes one; `--config FILE` names another");
+                let diagnostic = Diagnostic::error("E006", file, format!("cannot read the configuration: {error}"))
+                    .help("create one with `watchbell init`, or name one with `--config FILE`");
                 return (None, vec![diagnostic]);
             }
         };
         Self::parse(file, &text)
     }
 
-    /// Reads the text of a configuration that stands in `file`.
+    /// Parses the text of the configuration file `file`. Returns `None` with the diagnostics if there is any problem.
     pub fn parse(file: &Path, text: &str) -> (Option<Self>, Vec<Diagnostic>) {
         let problems = Problems::new(file, text);
         let (table, errors) = DeTable::parse_recoverable(text);
@@ -97,15 +108,15 @@ impl Config {
             problems.push("E100", error.span().unwrap_or(0..0), error.message().to_owned(), None);
         }
         if broken {
-            // What could be read around a syntax error would only bring problems that are none.
+            // Reading the rest around a syntax error would only report spurious problems.
             problems.hide_what_looks_secret();
             return (None, problems.into_sorted());
         }
         let base = file.parent().unwrap_or(Path::new(""));
         let config =
             read(file, base, TableReader::new(table.get_ref(), 0..0, "the configuration", &problems), &problems);
-        let found = problems.into_sorted();
-        (config.filter(|_| found.is_empty()), found)
+        let diagnostics = problems.into_sorted();
+        (config.filter(|_| diagnostics.is_empty()), diagnostics)
     }
 }
 
@@ -128,7 +139,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
             None | Some("auto") => WatchMode::Auto,
             Some("poll") => WatchMode::Poll,
             Some(other) => {
-                table.problem("watch", format!("`watch` is `auto` or `poll`, found \"{other}\""), None);
+                table.problem("watch", format!("`watch` must be `auto` or `poll`, found `{other}`"), None);
                 WatchMode::Auto
             }
         };
@@ -160,7 +171,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
         let listen = table.has("listen").then(|| {
             table.parsed("listen", |text| {
                 text.parse::<SocketAddr>()
-                    .map_err(|_| format!("`{text}` is not an address and a port, such as `127.0.0.1:9469`"))
+                    .map_err(|_| format!("expected an address and port, such as `127.0.0.1:9469`, found `{text}`"))
             })
         });
         table.finish();
@@ -183,24 +194,25 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
             problems.push(
                 "E106",
                 span.clone(),
-                format!("two sources are called \"{}\"", source.name),
-                Some("a source's name is what its events are kept under: give each its own".to_owned()),
+                format!("duplicate source name `{}`", source.name),
+                Some("events are stored under the source's name: give each source a unique name".to_owned()),
             );
         }
     }
     let show = crate::model::time::show_duration;
     let shorter = |value: Duration, what: &str| {
         let message = format!("`retention` ({}) is shorter than {what} ({})", show(retention), show(value));
-        let help = "events would be deleted while Atlassian still returns them, and fetched again as new: raise `retention` or lower the other";
+        let help = "events would be deleted while Atlassian still returns them, and then fetched again as new: \
+                    increase `retention` or reduce the other value";
         (message, Some(help.to_owned()))
     };
     if retention < max_age {
-        let (message, help) = shorter(max_age, "`max_age` under `[alerts]`");
+        let (message, help) = shorter(max_age, "`max_age` in `[alerts]`");
         problems.push("E107", 0..0, message, help);
     }
     for (source, span) in &sources {
         if retention < source.backfill {
-            let (message, help) = shorter(source.backfill, &format!("`backfill` of source \"{}\"", source.name));
+            let (message, help) = shorter(source.backfill, &format!("`backfill` of source `{}`", source.name));
             problems.push("E107", span.clone(), message, help);
         }
     }
@@ -216,7 +228,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
     let mut names = HashSet::new();
     for (destination, span) in &destinations {
         if !names.insert(destination.name.clone()) {
-            problems.push("E106", span.clone(), format!("two destinations are called \"{}\"", destination.name), None);
+            problems.push("E106", span.clone(), format!("duplicate destination name `{}`", destination.name), None);
         }
     }
     top.finish();
@@ -246,7 +258,7 @@ fn read(file: &Path, base: &Path, mut top: TableReader<'_>, problems: &Problems)
     })
 }
 
-/// `[checks."builtin.log_drop_off"]`: switch a check rule off, or change its parameters.
+/// Reads tables such as `[checks."builtin.log_drop_off"]`, which disable a check rule or change its parameters.
 fn read_overrides(mut table: TableReader<'_>) -> Overrides {
     table.named_tables().into_iter().filter_map(|(name, entry)| read_override(name, entry)).collect()
 }

@@ -1,6 +1,6 @@
-//! Secrets: read from an environment variable or a file, never written anywhere.
+//! Secrets: read from an environment variable or a file, and never written anywhere.
 //!
-//! A [`Secret`] has no `Display` and no `Serialize`; its `Debug` says where it came from, not what it is.
+//! [`Secret`] does not implement `Display` or `Serialize`; its `Debug` output shows only the origin.
 
 use std::{
     fmt,
@@ -9,12 +9,12 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// Where a secret is to be found, as the configuration says it.
+/// Where a secret is read from: `{ env = "NAME" }` or `{ file = "PATH" }`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SecretOrigin {
-    /// The environment variable of this name.
+    /// The name of an environment variable.
     Environment(String),
-    /// The first line of this file.
+    /// The path of a file with nothing but the secret; surrounding white space is removed.
     File(PathBuf),
 }
 
@@ -27,17 +27,17 @@ impl fmt::Display for SecretOrigin {
     }
 }
 
-/// A text that may be a secret, as the configuration says it.
+/// A string in the configuration that may also be given as a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretOrText {
-    /// Written into the configuration: everybody may read it.
+    /// The string itself, written in the configuration. Not secret.
     Text(String),
-    /// Kept elsewhere.
+    /// The origin of a secret.
     Secret(SecretOrigin),
 }
 
 impl SecretOrText {
-    /// The text, read from where it is kept.
+    /// Returns the string, reading it from its origin if it is a secret.
     pub fn load(&self) -> Result<SecretString, SecretError> {
         match self {
             Self::Text(text) => Ok(SecretString::from(text.clone())),
@@ -46,61 +46,59 @@ impl SecretOrText {
     }
 }
 
-/// Why a secret could not be had.
+/// Error that occurs when reading a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The variable is not set.
-    #[error(
-        "environment variable {} is not set: export it before starting, or name a file with `{{ file = \"…\" }}`", shown(.0)
-    )]
+    /// The environment variable is not set, or not valid UTF-8.
+    #[error("environment variable {} is not set: set it, or use a file with `{{ file = \"…\" }}`", shown(.0))]
     Unset(String),
     /// The file cannot be read.
-    #[error("file `{}` cannot be read: {error}", path.display())]
+    #[error("cannot read file `{}`: {error}", path.display())]
     Unreadable {
-        /// The file.
+        /// The configured path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// There is nothing in it.
+    /// The variable or file is empty.
     #[error("{0} is empty")]
     Empty(SecretOrigin),
-    /// It cannot be sent in an HTTP header.
+    /// The key has characters that cannot be sent in an HTTP header.
     #[error(
-        "{0} holds characters that a key never has (spaces, line breaks or letters outside ASCII): copy the key again"
+        "{0} contains characters that a key cannot have (spaces, line breaks or non-ASCII letters): copy the key again"
     )]
     Garbled(SecretOrigin),
-    /// It is more than one line.
-    #[error("{0} holds control characters or more than one line")]
+    /// The secret has several lines or other control characters.
+    #[error("{0} contains control characters or more than one line")]
     SeveralLines(SecretOrigin),
 }
 
-/// The name of an environment variable, unless it may be the secret itself, written in the wrong place.
+/// The name of an environment variable, hidden if it may be the secret itself, written in the wrong place.
 fn shown(name: &str) -> String {
     let usual = |character: u8| character.is_ascii_uppercase() || character.is_ascii_digit() || character == b'_';
     if name.len() <= 60 && name.bytes().all(usual) {
         format!("`{name}`")
     } else {
-        "(a name that is not shown: it may be the secret itself)".to_owned()
+        "(name not shown: it may be the secret itself)".to_owned()
     }
 }
 
-/// No secret is longer, in bytes.
+/// Maximum size of a secret file in bytes.
 const MAX_LENGTH: u64 = 64 * 1024;
 
 fn read_file(path: &Path) -> std::io::Result<String> {
     let metadata = std::fs::metadata(path)?;
-    // Reading a pipe waits for somebody to write to it, and a device may have no end.
+    // Reading a pipe blocks until something is written to it, and a device may be endless.
     if !metadata.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
+        return Err(std::io::Error::other("not a regular file"));
     }
     if metadata.len() > MAX_LENGTH {
-        return Err(std::io::Error::other("it is larger than 64 KiB"));
+        return Err(std::io::Error::other("larger than 64 KiB"));
     }
     std::fs::read_to_string(path)
 }
 
-/// A secret text, wiped from memory when dropped.
+/// A secret string, wiped from memory when dropped.
 #[derive(Clone)]
 pub struct Secret {
     value: SecretString,
@@ -108,13 +106,13 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// Reads a key from where `origin` says: printable ASCII without spaces. White space around it is dropped.
+    /// Reads a key from `origin`: printable ASCII without spaces. Surrounding white space is removed.
     pub fn load(origin: &SecretOrigin) -> Result<Self, SecretError> {
         Self::new(Self::read(origin)?.trim(), origin.clone())
     }
 
-    /// Reads a secret text, such as a password or a header, from where `origin` says: anything but control characters.
-    /// White space around it is dropped.
+    /// Reads a secret string, such as a password or a header, from `origin`: one line without control characters.
+    /// Surrounding white space is removed.
     pub fn load_text(origin: &SecretOrigin) -> Result<Self, SecretError> {
         let text = Self::read(origin)?;
         let text = text.trim();
@@ -137,7 +135,7 @@ impl Secret {
         }
     }
 
-    /// A secret of this text, which must be printable ASCII without spaces.
+    /// Creates a secret from `text`, which must be printable ASCII without spaces.
     pub fn new(text: &str, origin: SecretOrigin) -> Result<Self, SecretError> {
         if text.is_empty() {
             return Err(SecretError::Empty(origin));
@@ -148,12 +146,12 @@ impl Secret {
         Ok(Self { value: SecretString::from(text.to_owned()), origin })
     }
 
-    /// The secret itself: only for the request that needs it.
+    /// Returns the secret itself. Use it only in the request that needs it.
     pub fn expose(&self) -> &str {
         self.value.expose_secret()
     }
 
-    /// Where it came from.
+    /// Returns where the secret was read from.
     pub fn origin(&self) -> &SecretOrigin {
         &self.origin
     }

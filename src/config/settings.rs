@@ -1,8 +1,8 @@
-//! Reads tables of `watchbell.toml`: typed, strict, and telling everything that is wrong at once.
+//! Reads tables of `watchbell.toml`: typed, strict, and reporting all problems at once.
 //!
-//! Each module that has settings reads its own table with a [`TableReader`]. A value of the wrong type, or out of range, is
-//! noted as a [`Diagnostic`] and replaced by the default, so that reading goes on; [`TableReader::finish`] then notes every
-//! key that nobody asked for, with the nearest one that somebody did.
+//! Each module with settings reads its own table with a [`TableReader`]. A value of the wrong type or out of range is
+//! recorded as a [`Diagnostic`] and replaced by the default, so that reading continues. [`TableReader::finish`] then
+//! reports every key that was not read, with the most similar one that was.
 
 use std::{cell::RefCell, ops::Range, path::Path, rc::Rc, sync::Arc, time::Duration};
 
@@ -19,49 +19,48 @@ use crate::{
     model::time,
 };
 
-/// Problems of one file that are told. Each is found in the text from its beginning.
-const MAX_TOLD: usize = 100;
+/// Maximum number of problems reported per file, because locating each one scans the text from its start.
+const MAX_REPORTED: usize = 100;
 
-/// What all readers of one file share: its text and the problems found so far.
+/// State that all readers of one file share: its text and the problems found so far.
 #[derive(Clone)]
 pub struct Problems {
     file: Arc<Path>,
     text: Arc<str>,
     found: Rc<RefCell<Vec<Diagnostic>>>,
-    /// Places that may hold a secret by mistake, and are never shown.
+    /// Places that may contain a secret by mistake, and are never shown.
     hidden: Rc<RefCell<Vec<Range<usize>>>>,
 }
 
 impl Problems {
-    /// Nothing found yet in this file.
+    /// Creates an empty list of problems for a file.
     pub fn new(file: &Path, text: &str) -> Self {
         Self { file: file.into(), text: text.into(), found: Rc::default(), hidden: Rc::default() }
     }
 
-    /// Notes a problem at a place of the file.
+    /// Records a problem at a place in the file.
     pub fn push(&self, code: &'static str, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
         let mut found = self.found.borrow_mut();
-        if found.len() > MAX_TOLD {
+        if found.len() > MAX_REPORTED {
             return;
         }
-        let (span, message, help) = if found.len() < MAX_TOLD {
+        let (span, message, help) = if found.len() < MAX_REPORTED {
             (span, message.into(), help)
         } else {
             let end = self.text.len();
-            (end..end, format!("there are more than {MAX_TOLD} problems: only so many are shown"), None)
+            (end..end, format!("too many problems: only the first {MAX_REPORTED} are shown"), None)
         };
         let mut diagnostic = Diagnostic::error(code, &*self.file, message).at(&self.text, span);
         diagnostic.help = help;
         found.push(diagnostic);
     }
 
-    /// Never shows this place of the file, in no message.
+    /// Hides this place of the file in all messages.
     fn hide(&self, span: Range<usize>) {
         self.hidden.borrow_mut().push(span);
     }
 
-    /// Hides what stands behind `=` on lines that look like secrets, and lines that go on from another: for a file that is not even
-    /// TOML.
+    /// Hides values on lines that look like secrets, and continuation lines. For files that are not valid TOML.
     pub fn hide_what_looks_secret(&self) {
         const WORDS: [&str; 10] =
             ["key", "secret", "token", "password", "pass", "auth", "bearer", "credential", "header", "env"];
@@ -79,7 +78,7 @@ impl Problems {
         }
     }
 
-    /// Hides the names and passwords of URLs, and what follows on their host: some services have their secret there.
+    /// Hides user names and passwords in URLs, and everything after the host: some services put secrets there.
     fn hide_credentials(&self) {
         for (place, mark) in self.text.match_indices("://") {
             let start = place + mark.len();
@@ -94,12 +93,11 @@ impl Problems {
         }
     }
 
-    /// How many problems have been found.
     fn count(&self) -> usize {
         self.found.borrow().len()
     }
 
-    /// All that was found, in the order of the file.
+    /// Returns all problems, in the order of the file.
     pub fn into_sorted(self) -> Vec<Diagnostic> {
         self.hide_credentials();
         let mut found = self.found.take();
@@ -109,7 +107,7 @@ impl Problems {
                 *byte = if *byte == b'\n' { b'\n' } else { b'*' };
             }
         }
-        // Whole values were replaced, so what is left is still text.
+        // Whole values were replaced, so the rest is still valid UTF-8.
         let shown: Arc<str> = String::from_utf8_lossy(&bytes).as_ref().into();
         for diagnostic in &mut found {
             diagnostic.text = Arc::clone(&shown);
@@ -119,30 +117,30 @@ impl Problems {
     }
 }
 
-/// Where something stands in a file.
+/// A place in a file.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// The file.
+    /// The file's path.
     pub file: Arc<Path>,
-    /// Its text.
+    /// The file's full text.
     pub text: Arc<str>,
-    /// The bytes that are meant.
+    /// Byte range in `text`.
     pub span: Range<usize>,
 }
 
 impl Place {
-    /// `overrides.toml:12`.
+    /// Formats the place as `overrides.toml:12`.
     pub fn short(&self) -> String {
         let line = self.text.get(..self.span.start).unwrap_or("").matches('\n').count() + 1;
         format!("{}:{line}", self.file.display())
     }
 
-    /// An error at this place.
+    /// Creates an error at this place.
     pub fn error(&self, code: &'static str, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error(code, &*self.file, message).at(&self.text, self.span.clone())
     }
 
-    /// A warning at this place.
+    /// Creates a warning at this place.
     pub fn warning(&self, code: &'static str, message: impl Into<String>) -> Diagnostic {
         Diagnostic::warning(code, &*self.file, message).at(&self.text, self.span.clone())
     }
@@ -158,25 +156,25 @@ pub struct TableReader<'a> {
 }
 
 impl<'a> TableReader<'a> {
-    /// A reader of `table`, which stands at `span` and is called `name` in messages.
+    /// Creates a reader of `table`, which is at `span` and called `name` in messages.
     pub fn new(table: &'a DeTable<'a>, span: Range<usize>, name: &str, problems: &Problems) -> Self {
         Self { table, span, name: name.to_owned(), known: Vec::new(), problems: problems.clone() }
     }
 
-    /// Where the table begins: its header, not the whole of it.
+    /// The span of the table's header.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
-    /// Where the table begins, with the file and its text: for problems that are found later.
+    /// The place of the table's header, to report problems later.
     pub fn place(&self) -> Place {
         Place { file: Arc::clone(&self.problems.file), text: Arc::clone(&self.problems.text), span: self.span() }
     }
 
-    /// Notes a problem with the value of `key`, or with the table where the key is absent.
+    /// Records a problem at the value of `key`, or at the table if the key is absent.
     pub fn problem(&self, key: &str, message: impl Into<String>, help: Option<String>) {
         let value = self.table.get(key);
-        // In place of an address may stand the secret that belongs there.
+        // A value that is not a URL may be the secret itself.
         if let Some(value) = value.filter(|_| key.ends_with("url"))
             && value.get_ref().as_str().is_some_and(|text| !text.contains("://"))
         {
@@ -191,12 +189,12 @@ impl<'a> TableReader<'a> {
         self.table.get(key)
     }
 
-    /// Whether the key is there.
+    /// True if the key is present.
     pub fn has(&self, key: &str) -> bool {
         self.table.get(key).is_some()
     }
 
-    /// Whether the key is there with just this text.
+    /// True if the key is present and its value is exactly this string.
     pub fn is_text(&self, key: &str, text: &str) -> bool {
         self.table.get(key).is_some_and(|value| value.get_ref().as_str() == Some(text))
     }
@@ -206,28 +204,28 @@ impl<'a> TableReader<'a> {
         self.problems.push("E102", value.span(), message, None);
     }
 
-    /// A text.
+    /// Reads a string.
     pub fn text(&mut self, key: &'static str) -> Option<&'a str> {
         let value = self.value(key)?;
         let text = value.get_ref().as_str();
         if text.is_none() {
-            self.wrong_type(key, value, "a text in quotes");
+            self.wrong_type(key, value, "a string");
         }
         text
     }
 
-    /// A text that must be there.
+    /// Reads a required string.
     pub fn required_text(&mut self, key: &'static str, example: &str) -> Option<&'a str> {
         if !self.has(key) {
             self.known.push(key);
-            let message = format!("{} has no `{key}`", self.name);
+            let message = format!("missing key `{key}` in {}", self.name);
             self.problems.push("E103", self.span(), message, Some(format!("add `{key} = {example}`")));
             return None;
         }
         self.text(key)
     }
 
-    /// A text that `parse` accepts.
+    /// Reads a string that `parse` accepts.
     pub fn parsed<T, E: std::fmt::Display>(
         &mut self,
         key: &'static str,
@@ -237,17 +235,17 @@ impl<'a> TableReader<'a> {
         parse(text).map_err(|error| self.problem(key, format!("`{key}`: {error}"), None)).ok()
     }
 
-    /// A truth value.
+    /// Reads a boolean.
     pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
         let value = self.value(key)?;
-        let found = value.get_ref().as_bool();
-        if found.is_none() {
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
             self.wrong_type(key, value, "`true` or `false`");
         }
-        found
+        boolean
     }
 
-    /// A whole number within a range.
+    /// Reads a whole number within a range.
     pub fn number(&mut self, key: &'static str, allowed: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let value = self.value(key)?;
         let number = value
@@ -264,7 +262,7 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// A duration within a range, such as `"30s"`.
+    /// Reads a duration within a range, such as `"30s"`.
     pub fn duration(&mut self, key: &'static str, allowed: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
         let duration = self.parsed(key, time::parse_duration)?;
         if !allowed.contains(&duration) {
@@ -280,7 +278,7 @@ impl<'a> TableReader<'a> {
         Some(duration)
     }
 
-    /// A date, such as `2027-03-01`, as text.
+    /// Reads a date, such as `2027-03-01`, written as a TOML date or a string.
     pub fn date(&mut self, key: &'static str) -> Option<jiff::civil::Date> {
         let value = self.value(key)?;
         let text = match value.get_ref() {
@@ -295,11 +293,11 @@ impl<'a> TableReader<'a> {
         date
     }
 
-    /// A list of texts, each accepted by `parse`.
+    /// Reads a list of strings, each accepted by `parse`.
     pub fn texts<T>(&mut self, key: &'static str, mut parse: impl FnMut(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let value = self.value(key)?;
         let Some(items) = value.get_ref().as_array() else {
-            self.wrong_type(key, value, "a list of texts");
+            self.wrong_type(key, value, "a list of strings");
             return None;
         };
         let mut texts = Vec::new();
@@ -307,18 +305,18 @@ impl<'a> TableReader<'a> {
             match item.get_ref().as_str().map(&mut parse) {
                 Some(Ok(text)) => texts.push(text),
                 Some(Err(error)) => self.problems.push("E101", item.span(), error, None),
-                None => self.wrong_type(key, item, "a list of texts"),
+                None => self.wrong_type(key, item, "a list of strings"),
             }
         }
         Some(texts)
     }
 
-    /// Where a secret is: `{ env = "NAME" }` or `{ file = "PATH" }`.
+    /// Reads the origin of a required secret: `{ env = "NAME" }` or `{ file = "PATH" }`.
     pub fn secret(&mut self, key: &'static str, base: &Path) -> Option<SecretOrigin> {
         let wanted = "`{ env = \"NAME\" }` or `{ file = \"PATH\" }`";
         let Some(value) = self.value(key) else {
-            let message = format!("{} has no `{key}`", self.name);
-            self.problems.push("E103", self.span(), message, Some(format!("add `{key} = …`, being {wanted}")));
+            let message = format!("missing key `{key}` in {}", self.name);
+            self.problems.push("E103", self.span(), message, Some(format!("set `{key}` to {wanted}")));
             return None;
         };
         let origin = self.origin(key, value, base);
@@ -327,13 +325,13 @@ impl<'a> TableReader<'a> {
                 .get_ref()
                 .as_table()
                 .is_none()
-                .then(|| "a secret is never written into the configuration itself".to_owned());
+                .then(|| "secrets must not be written in the configuration itself".to_owned());
             self.problems.push("E104", value.span(), format!("`{key}` must be {wanted}"), help);
         }
         origin
     }
 
-    /// Where a secret is. What does not say so may be the secret itself, and is never shown.
+    /// Reads the origin of a secret. Any other value may be the secret itself, and is never shown.
     fn origin(&self, name: &str, value: &Spanned<DeValue<'_>>, base: &Path) -> Option<SecretOrigin> {
         let Some(table) = value.get_ref().as_table() else {
             self.problems.hide(value.span());
@@ -355,7 +353,7 @@ impl<'a> TableReader<'a> {
         origin
     }
 
-    /// Where a secret is, if the key is there.
+    /// Reads the origin of an optional secret.
     pub fn optional_secret(&mut self, key: &'static str, base: &Path) -> Option<SecretOrigin> {
         if self.has(key) {
             return self.secret(key, base);
@@ -364,7 +362,7 @@ impl<'a> TableReader<'a> {
         None
     }
 
-    /// A text, or where a secret is.
+    /// Reads a required string or the origin of a secret.
     pub fn text_or_secret(&mut self, key: &'static str, base: &Path) -> Option<SecretOrText> {
         if self.table.get(key).is_some_and(|value| value.get_ref().as_str().is_some()) {
             return self.text(key).map(|text| SecretOrText::Text(text.to_owned()));
@@ -372,7 +370,7 @@ impl<'a> TableReader<'a> {
         self.secret(key, base).map(SecretOrText::Secret)
     }
 
-    /// A table whose keys are names of something and whose values are texts or secrets, such as headers.
+    /// Reads a table of named strings or secrets, such as headers.
     pub fn texts_or_secrets(&mut self, key: &'static str, base: &Path) -> Vec<(String, SecretOrText)> {
         if let Some(value) = self.table.get(key).filter(|value| value.get_ref().as_table().is_none()) {
             self.problems.hide(value.span());
@@ -380,21 +378,21 @@ impl<'a> TableReader<'a> {
         let Some(table) = self.table(key) else {
             return Vec::new();
         };
-        let mut found = Vec::new();
+        let mut entries = Vec::new();
         for (name, value) in table.table {
             let name = name.get_ref().to_string();
             if let Some(text) = value.get_ref().as_str() {
-                found.push((name, SecretOrText::Text(text.to_owned())));
+                entries.push((name, SecretOrText::Text(text.to_owned())));
             } else if let Some(origin) = self.origin(&name, value, base) {
-                found.push((name, SecretOrText::Secret(origin)));
+                entries.push((name, SecretOrText::Secret(origin)));
             } else {
-                self.wrong_type(&name, value, "a text, `{ env = \"NAME\" }` or `{ file = \"PATH\" }`");
+                self.wrong_type(&name, value, "a string, `{ env = \"NAME\" }` or `{ file = \"PATH\" }`");
             }
         }
-        found
+        entries
     }
 
-    /// A table inside this one.
+    /// Returns a reader of a nested table.
     pub fn table(&mut self, key: &'static str) -> Option<TableReader<'a>> {
         let value = self.value(key)?;
         let Some(table) = value.get_ref().as_table() else {
@@ -404,13 +402,13 @@ impl<'a> TableReader<'a> {
         Some(TableReader::new(table, value.span(), &format!("`[{key}]`"), &self.problems))
     }
 
-    /// The tables of a list such as `[[source]]`.
+    /// Returns readers of the tables of a list such as `[[source]]`.
     pub fn tables(&mut self, key: &'static str) -> Vec<TableReader<'a>> {
         let Some(value) = self.value(key) else {
             return Vec::new();
         };
         let Some(items) = value.get_ref().as_array() else {
-            self.wrong_type(key, value, &format!("a list of tables: write `[[{key}]]`"));
+            self.wrong_type(key, value, &format!("a list of tables (`[[{key}]]`)"));
             return Vec::new();
         };
         let mut readers = Vec::new();
@@ -425,7 +423,7 @@ impl<'a> TableReader<'a> {
         readers
     }
 
-    /// Every key of the table with its table: for tables whose keys are names, such as `[checks."builtin.log_drop_off"]`.
+    /// Returns each key with a reader of its table, for named tables such as `[checks."builtin.log_drop_off"]`.
     pub fn named_tables(&mut self) -> Vec<(&'a str, TableReader<'a>)> {
         let mut readers = Vec::new();
         for (key, value) in self.table {
@@ -441,19 +439,19 @@ impl<'a> TableReader<'a> {
         readers
     }
 
-    /// The value of `key` as JSON, for settings whose shape somebody else knows.
+    /// Returns the value of `key` as JSON, for settings that are validated elsewhere.
     pub fn json(&mut self, key: &'static str) -> Option<serde_json::Value> {
         self.value(key).map(|value| to_json(value.get_ref()))
     }
 
-    /// Notes every key that was not asked for.
+    /// Reports every key that was not read.
     pub fn finish(self) {
         for (key, value) in self.table {
             let name: &str = key.get_ref();
             if !self.known.contains(&name) {
-                // A misspelt `api_key` holds a secret as well as a rightly spelt one.
+                // The value of a misspelled `api_key` is still a secret.
                 self.problems.hide(value.span());
-                // A secret may also stand where a name belongs.
+                // The key itself may be a secret, too.
                 let message = if looks_like_a_key(name) {
                     format!("unknown key `{name}` in {}", self.name)
                 } else {
@@ -467,14 +465,14 @@ impl<'a> TableReader<'a> {
     }
 }
 
-/// Whether it could be a misspelt key of the configuration, and not a secret: those are longer, or have digits.
+/// True if the name could be a misspelled key of the configuration, and not a secret: those are longer, or have digits.
 fn looks_like_a_key(name: &str) -> bool {
     name.len() <= 24 && name.bytes().all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'-'))
 }
 
 fn describe(value: &DeValue<'_>) -> String {
     match value {
-        DeValue::String(text) => format!("the text \"{text}\""),
+        DeValue::String(text) => format!("the string \"{text}\""),
         DeValue::Integer(number) => format!("the number {}", number.as_str()),
         DeValue::Float(number) => format!("the number {}", number.as_str()),
         DeValue::Boolean(value) => format!("`{value}`"),

@@ -1,5 +1,7 @@
-//! A program of the user's, run for each message with the message as JSON on its standard input. No shell: the words of
-//! `command` are the program and its arguments. It sees nothing of the agent's environment but what `env` gives it.
+//! Runs a program for each message, with the message as JSON on its standard input.
+//!
+//! No shell is involved: the items of `command` are the program and its arguments. The program gets only the
+//! environment variables of `env` and a fixed `PATH`.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,27 +22,28 @@ use crate::{
     model::time::Clock,
 };
 
-/// Enough of what a program says to see what is wrong.
+/// Maximum number of bytes kept from standard error: enough to see what is wrong.
 const OUTPUT: usize = 4 * 1024;
-/// How long its last words may take once it has ended.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-/// Where programs are looked for that programs call: the agent's own search path may be anything.
+/// How long to keep reading standard error after the program has ended.
+const STDERR_TIMEOUT: Duration = Duration::from_millis(500);
+/// `PATH` of the program. Fixed, because the agent's own may be anything.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Which program, and what it gets.
+/// Settings of a program to run (`kind = "command"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The program.
+    /// First item of `command`: the program to run. A name with a slash is relative to the configuration file; one
+    /// without is searched in `PATH`. Required.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Remaining items of `command`: the program's arguments.
     pub arguments: Vec<String>,
-    /// Environment variables.
+    /// `env`: environment variables, each a string or a secret. The program gets no others, except for `PATH`.
     pub environment: Vec<(String, SecretOrText)>,
-    /// How long it may take.
+    /// How long the program may run before it is killed, from `1s` to `10m`. Default: `30s`.
     pub timeout: Duration,
-    /// Native or OCSF.
+    /// JSON format of the message: `native` or `ocsf`. Default: `native`.
     pub format: JsonFormat,
-    /// Where it runs: beside the configuration.
+    /// Working directory of the program: the directory of the configuration file. Not a key.
     pub directory: PathBuf,
 }
 
@@ -52,11 +55,11 @@ impl Settings {
         let format = json_format(table);
         let Some((program, arguments)) = words.split_first() else {
             let help = "add `command = [\"/usr/local/bin/on-alert\", \"--argument\"]`".to_owned();
-            table.problem("command", "`command` names no program", Some(help));
+            table.problem("command", "`command` must name a program", Some(help));
             return None;
         };
         Some(Self {
-            // With a slash it is relative to the configuration, without one it is looked for.
+            // With a slash it is relative to the configuration, without one it is searched in `PATH`.
             program: if program.contains('/') { base.join(program) } else { PathBuf::from(program) },
             arguments: arguments.to_vec(),
             environment,
@@ -103,7 +106,7 @@ impl Command {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // A group of its own, so that what it started ends with it.
+            // Its own process group, so that its child processes can be killed with it.
             .process_group(0)
             .kill_on_drop(true);
         let mut secrets = Vec::new();
@@ -114,60 +117,60 @@ impl Command {
                 secrets.push(value);
             }
         }
-        let mut child = program.spawn().map_err(|error| format!("`{shown}` cannot be run: {error}"))?;
+        let mut child = program.spawn().map_err(|error| format!("cannot run `{shown}`: {error}"))?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
         let mut stdin = child.stdin.take();
         let mut stderr = child.stderr.take();
         let work = async {
             let write = async {
                 if let Some(mut stdin) = stdin.take() {
-                    // A program that does not read its input may still do its work.
+                    // A program that does not read its input may still succeed.
                     stdin.write_all(&input).await.ok();
                 }
             };
-            let said = Arc::new(Mutex::new(Vec::new()));
-            let heard = Arc::clone(&said);
+            let output = Arc::new(Mutex::new(Vec::new()));
+            let shared = Arc::clone(&output);
             let read = async move {
                 let Some(mut stderr) = stderr.take() else { return };
                 let mut bytes = [0; 1024];
-                // What is more than enough is read and forgotten, so that it does not hang on a full pipe.
+                // Output beyond the limit is read and discarded, so that the program does not block on a full pipe.
                 while let Ok(count @ 1..) = stderr.read(&mut bytes).await {
-                    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-                    if heard.len() < OUTPUT {
-                        heard.extend_from_slice(bytes.get(..count).unwrap_or_default());
+                    let mut output = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                    if output.len() < OUTPUT {
+                        output.extend_from_slice(bytes.get(..count).unwrap_or_default());
                     }
                 }
             };
             let all = async { tokio::join!(write, read) };
             tokio::pin!(all);
-            // What it leaves running may keep its standard error open: its own end is what counts.
+            // Child processes may keep standard error open, so wait for the program itself.
             let ended = tokio::select! {
                 _ = &mut all => child.wait().await,
                 ended = child.wait() => {
-                    tokio::time::timeout(LAST_WORDS, &mut all).await.ok();
+                    tokio::time::timeout(STDERR_TIMEOUT, &mut all).await.ok();
                     ended
                 }
             };
-            let said = std::mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner));
-            (ended, said)
+            let output = std::mem::take(&mut *output.lock().unwrap_or_else(PoisonError::into_inner));
+            (ended, output)
         };
-        let Ok((ended, said)) = tokio::time::timeout(settings.timeout, work).await else {
+        let Ok((ended, output)) = tokio::time::timeout(settings.timeout, work).await else {
             if let Some(group) = group {
                 rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
             }
-            return Err(format!("`{shown}` did not end within {:?}", settings.timeout));
+            return Err(format!("`{shown}` did not finish within {:?}", settings.timeout));
         };
         let status = ended.map_err(|error| format!("`{shown}`: {error}"))?;
-        let mut said = String::from_utf8_lossy(&said).into_owned();
+        let mut output = String::from_utf8_lossy(&output).into_owned();
         for secret in &secrets {
-            said = said.replace(secret.expose_secret(), "…");
+            output = output.replace(secret.expose_secret(), "…");
         }
-        let said: String = crate::model::text::printable(said.trim()).chars().take(300).collect();
-        let said = if said.is_empty() { said } else { format!(": {said}") };
+        let output: String = crate::model::text::printable(output.trim()).chars().take(300).collect();
+        let output = if output.is_empty() { output } else { format!(": {output}") };
         if status.success() {
-            Ok(SendOutcome::delivered(format!("{status}{said}")))
+            Ok(SendOutcome::delivered(format!("{status}{output}")))
         } else {
-            Err(format!("`{shown}` ended with {status}{said}"))
+            Err(format!("`{shown}` failed with {status}{output}"))
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Email over SMTP with TLS, as plain text and HTML. What is told of one alert is one thread: the first message has an id made
-//! of the alert's, and later ones answer to it.
+//! Sends email over SMTP with TLS, as plain text and HTML.
+//!
+//! All messages about an alert share one thread: the first one's message id is derived from the alert's id, and later
+//! ones reply to it.
 
 use std::{
     path::{Path, PathBuf},
@@ -33,30 +35,30 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// How the connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
-    /// From the first byte on, usually on port 465.
+    /// TLS from the first byte, usually on port 465.
     Implicit,
-    /// After `STARTTLS`, which must be offered, usually on port 587.
+    /// TLS after `STARTTLS`, usually on port 587. Required: without it the connection fails.
     StartTls,
-    /// Not at all: to this machine only.
+    /// Unencrypted, to a loopback address only.
     None,
 }
 
-/// Through which server, from whom, to whom.
+/// Settings of email (`kind = "email"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The server's name.
+    /// Host name of the SMTP server. Required.
     pub host: String,
-    /// Its port.
+    /// Port of the SMTP server. Default: 465 for `implicit`, 587 for `starttls`, 25 for `none`.
     pub port: u16,
-    /// How the connection is encrypted.
+    /// `tls`: how the connection is encrypted: `implicit`, `starttls`, or `none` (loopback only). Default: `implicit`.
     pub encryption: Encryption,
-    /// Name and password, where the server wants them.
+    /// `username` and `password`: login for the server; the password is a secret. Both or neither. Default: no login.
     pub login: Option<(String, SecretOrigin)>,
-    /// The sender.
+    /// Sender address. Required.
     pub from: Mailbox,
-    /// The receivers.
+    /// Recipient addresses; at least one. Required.
     pub to: Vec<Mailbox>,
-    /// Certificates that are accepted beside the system's.
+    /// PEM file of certificates to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -67,13 +69,13 @@ impl Settings {
             "implicit" => Ok(Encryption::Implicit),
             "starttls" => Ok(Encryption::StartTls),
             "none" => Ok(Encryption::None),
-            other => Err(format!("write `implicit`, `starttls` or `none`, not `{other}`")),
+            other => Err(format!("expected `implicit`, `starttls` or `none`, found `{other}`")),
         });
         let encryption = encryption.unwrap_or(Encryption::Implicit);
         if let (Encryption::None, Some(host)) = (encryption, &host)
             && !http::is_loopback_host(host)
         {
-            table.problem("tls", "mail would travel unencrypted: `none` is for loopback only", None);
+            table.problem("tls", "`tls` may be `none` only for a loopback host: mail would be sent unencrypted", None);
         }
         let usual = match encryption {
             Encryption::Implicit => 465,
@@ -87,7 +89,7 @@ impl Settings {
             (Some(username), Some(password)) => Some((username, password)),
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => {
-                table.problem("username", "`username` and `password` belong together", None);
+                table.problem("username", "`username` and `password` must be set together", None);
                 None
             }
         };
@@ -96,7 +98,7 @@ impl Settings {
         let from = table.has("from").then(|| table.parsed("from", mailbox)).flatten();
         let to = table.texts("to", mailbox).unwrap_or_default();
         if to.is_empty() {
-            table.problem("to", "`to` names nobody", Some("add `to = [\"security@example.com\"]`".to_owned()));
+            table.problem("to", "`to` has no recipients", Some("add `to = [\"security@example.com\"]`".to_owned()));
         }
         let ca_file = table.text("ca_file").map(|file| base.join(file));
         Some(Self { host: host?, port, encryption, login, from: from?, to, ca_file })
@@ -123,7 +125,7 @@ impl Email {
             let mut builder = TlsParameters::builder(settings.host.clone());
             if let Some(file) = &settings.ca_file {
                 let bytes = std::fs::read(file)
-                    .map_err(|error| OpenError::Unusable(format!("`{}` cannot be read: {error}", file.display())))?;
+                    .map_err(|error| OpenError::Unusable(format!("cannot read `{}`: {error}", file.display())))?;
                 builder = builder.add_root_certificate(Certificate::from_pem(&bytes).map_err(unusable)?);
             }
             builder.build_rustls().map_err(unusable)
@@ -177,16 +179,16 @@ impl Destination for Email {
             };
             let mail = match self.mail(message) {
                 Ok(mail) => mail,
-                Err(error) => return SendOutcome::Refused(format!("no mail can be made of it: {error}")),
+                Err(error) => return SendOutcome::Refused(format!("cannot compose the email: {error}")),
             };
-            // The transport's own limit is for each command.
+            // The transport's own timeout applies to each command.
             match tokio::time::timeout(2 * TIMEOUT, transport.send(mail)).await {
                 Ok(Ok(response)) => {
                     let words: Vec<&str> = response.message().collect();
                     SendOutcome::delivered(format!("{} {}", response.code(), words.join(" ")))
                 }
                 Ok(Err(error)) => self.failed(&error),
-                Err(_) => SendOutcome::retry(format!("{}: no answer in time", self.settings.host)),
+                Err(_) => SendOutcome::retry(format!("{}: no response in time", self.settings.host)),
             }
         })
     }
@@ -199,7 +201,7 @@ impl Email {
             .collect();
         let cause = causes.last().map_or_else(String::new, |cause| format!(" ({cause})"));
         let reason = crate::model::text::printable(&format!("{}: {error}{cause}", self.settings.host));
-        // The mail itself is not taken. Everything else, wrong addresses and passwords too, may be put right.
+        // The mail itself was rejected. Everything else, including wrong addresses and passwords, can be fixed.
         match error.status().map(|code| code.to_string()).as_deref() {
             Some("552" | "554") => SendOutcome::Refused(reason),
             _ => SendOutcome::retry(reason),

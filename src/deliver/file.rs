@@ -1,5 +1,5 @@
-//! A file of JSON lines, one message a line, readable by its owner only. It is opened anew for each message, so that it can
-//! be rotated at any time.
+//! Appends messages to a JSON Lines file, one per line, readable only by its owner. The file is opened for each
+//! message, so that it can be rotated at any time.
 
 use std::{
     fs::{File, OpenOptions},
@@ -12,12 +12,13 @@ use std::{
 use super::{Destination, JsonFormat, Message, OpenError, SendOutcome, Sending, json, json_format};
 use crate::{config::settings::TableReader, model::time::Clock};
 
-/// Where the file is.
+/// Settings of a file (`kind = "file"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Its path.
+    /// Path of the JSON Lines file to append to, relative to the configuration file. Its directory must exist.
+    /// Required.
     pub path: PathBuf,
-    /// Native or OCSF.
+    /// JSON format of the messages: `native` or `ocsf`. Default: `native`.
     pub format: JsonFormat,
 }
 
@@ -33,7 +34,7 @@ impl Settings {
     }
 }
 
-/// A disk that does not answer in so long is a failing destination.
+/// A write that takes longer is treated as a failure.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub(super) struct FileDestination {
 fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
     if !ends_with_newline(&mut file)? {
-        // A line that a crash tore stays a line of its own; its message is written again below.
+        // Terminate a line that a crash cut off; its message is written again below.
         file.write_all(b"\n")?;
     }
     file.write_all(line)?;
@@ -68,16 +69,16 @@ impl Destination for FileDestination {
             let shown = path.display().to_string();
             let values = match json(message, self.settings.format) {
                 Ok(values) => values,
-                Err(error) => return SendOutcome::Refused(format!("a message has no JSON form: {error}")),
+                Err(error) => return SendOutcome::Refused(format!("cannot serialize the message: {error}")),
             };
             let lines: String = values.iter().map(|value| format!("{value}\n")).collect();
-            // On a thread of its own: a disk may hang, and nothing else must wait for it.
+            // On a separate thread: a hanging disk must not block anything else.
             let writing = tokio::task::spawn_blocking(move || append(&path, lines.as_bytes()));
             match tokio::time::timeout(TIMEOUT, writing).await {
                 Ok(Ok(Ok(()))) => SendOutcome::delivered("written"),
-                Ok(Ok(Err(error))) => SendOutcome::retry(format!("`{shown}` cannot be written: {error}")),
-                Ok(Err(error)) => SendOutcome::retry(format!("`{shown}` cannot be written: {error}")),
-                Err(_) => SendOutcome::retry(format!("`{shown}` was not written in time")),
+                Ok(Ok(Err(error))) => SendOutcome::retry(format!("cannot write `{shown}`: {error}")),
+                Ok(Err(error)) => SendOutcome::retry(format!("cannot write `{shown}`: {error}")),
+                Err(_) => SendOutcome::retry(format!("cannot write `{shown}`: timed out")),
             }
         })
     }

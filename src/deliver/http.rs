@@ -1,4 +1,4 @@
-//! Posting JSON to a service, and what its answer means: the part that all destinations behind HTTP share.
+//! Posts JSON to a service and interprets its response. Shared by all HTTP destinations.
 
 use std::{path::Path, time::Duration};
 
@@ -13,17 +13,17 @@ use crate::{
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Enough of an answer to see what it says.
+/// Maximum number of response bytes to read.
 const ANSWER_BYTES: usize = 64 * 1024;
 
-/// A service at a URL.
+/// A client for one service.
 #[derive(Debug)]
 pub(super) struct Service {
     client: Client,
     host: String,
 }
 
-/// What a service answered.
+/// The response of a service.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -32,23 +32,23 @@ pub(super) struct Answer {
 }
 
 impl Service {
-    /// A client for the service at `url`.
+    /// Creates a client for the service at `url`.
     pub(super) fn new(url: &Url, ca_file: Option<&Path>) -> Result<Self, String> {
         let client = http::client(url, CONNECT_TIMEOUT, TOTAL_TIMEOUT, ca_file)?;
         Ok(Self { client, host: url.host_str().unwrap_or("the server").to_owned() })
     }
 
-    /// A request to `url`, to be finished and given to [`Service::ask`].
+    /// Starts a request to `url`. Send it with [`Service::ask`].
     pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.client.request(method, url)
     }
 
-    /// Sends a request. An error is what to say when there is no answer.
+    /// Sends a request. The error is the outcome to return if there is no response.
     pub(super) async fn ask(&self, request: RequestBuilder) -> Result<Answer, SendOutcome> {
         let failed = |error: reqwest::Error| SendOutcome::retry(format!("{}: {}", self.host, http::failure(&error).1));
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
-        // Retries are an hour at most apart, so a clock that is a little off does no harm.
+        // `Retry-After` dates are relative to the server's clock. Without a `Date` header they give the longest wait.
         let now = response
             .headers()
             .get(reqwest::header::DATE)
@@ -62,7 +62,7 @@ impl Service {
         Ok(Answer { status, body, retry_after })
     }
 
-    /// What an answer means for the message that was sent. `secrets` never appear in it.
+    /// Converts a response to the outcome of the delivery. `secrets` never appear in it.
     pub(super) fn verdict<S: AsRef<str>>(&self, answer: &Answer, secrets: &[S]) -> SendOutcome {
         let status = answer.status;
         let words = words(&answer.body, secrets);
@@ -71,15 +71,15 @@ impl Service {
         }
         let reason = format!("{} answered {status}{words}", self.host);
         match status.as_u16() {
-            // The request itself is wrong, or too large: it will be so tomorrow.
+            // The request itself is invalid or too large: a retry would fail again.
             400 | 406 | 411 | 413 | 414 | 415 | 422 => SendOutcome::Refused(reason),
-            // Everything else may be put right: keys, URLs, permissions, the service itself.
+            // Everything else can be fixed: keys, URLs, permissions, the service itself.
             _ => SendOutcome::Retry { reason, after: answer.retry_after },
         }
     }
 }
 
-/// A service whose URL is its secret: whoever knows it may post there.
+/// A service with a secret URL: anyone who knows it can post.
 #[derive(Debug)]
 pub(super) struct SecretUrl {
     origin: SecretOrigin,
@@ -87,7 +87,7 @@ pub(super) struct SecretUrl {
 }
 
 impl SecretUrl {
-    /// Reads the URL, to see that it is one.
+    /// Reads the URL and checks that it is valid.
     pub(super) fn open(origin: &SecretOrigin) -> Result<Self, OpenError> {
         let service = Service::new(&Self::url(origin)?, None).map_err(OpenError::Unusable)?;
         Ok(Self { origin: origin.clone(), service })
@@ -98,7 +98,7 @@ impl SecretUrl {
         http::parse_url(secret.expose()).map_err(|error| OpenError::Unusable(format!("{origin}: {error}")))
     }
 
-    /// Posts JSON there. The URL is read anew: it may have been replaced where it is kept.
+    /// Posts JSON. The URL is read each time, because the secret may have been replaced.
     pub(super) async fn post(&self, body: &serde_json::Value) -> SendOutcome {
         let url = match Self::url(&self.origin) {
             Ok(url) => url,
@@ -112,22 +112,22 @@ impl SecretUrl {
     }
 }
 
-/// What makes a URL a secret: the long parts of its path and of its query, as they stand there and as they are meant.
+/// Returns the secret parts of a URL: the long path segments and query values, encoded and decoded.
 pub(super) fn secret_parts(url: &Url) -> Vec<String> {
     let path = url.path_segments().into_iter().flatten();
     let query = url.query().unwrap_or_default().split('&').filter_map(|pair| Some(pair.split_once('=')?.1));
-    let written = path.chain(query).map(str::to_owned);
-    let meant = url.query_pairs().map(|(_, value)| value.into_owned());
-    written.chain(meant).filter(|part| part.len() >= 8).collect()
+    let encoded = path.chain(query).map(str::to_owned);
+    let decoded = url.query_pairs().map(|(_, value)| value.into_owned());
+    encoded.chain(decoded).filter(|part| part.len() >= 8).collect()
 }
 
-/// The beginning of an answer, as words behind a colon; nothing if it says nothing.
+/// Returns the start of a response body after a colon, or an empty string if there is none.
 fn words<S: AsRef<str>>(body: &[u8], secrets: &[S]) -> String {
     let mut text = String::from_utf8_lossy(body).into_owned();
     for secret in secrets.iter().map(AsRef::as_ref).filter(|secret| !secret.is_empty()) {
         text = text.replace(secret, "…");
     }
-    // Cut only now: half a secret would not be recognised.
+    // Must come after the replacement: half a secret would not be recognized.
     let text: String = crate::model::text::printable(text.trim()).chars().take(300).collect();
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }

@@ -1,8 +1,9 @@
-//! Jira Cloud: an alert is one issue, found again by its label `watchbell-ALERT`, so that nothing doubles; what happens to the
-//! alert later becomes comments, and its resolution a transition. REST API v3 with an API token.
+//! Creates Jira Cloud issues through REST API v3 with an API token.
 //! <https://developer.atlassian.com/cloud/jira/platform/rest/v3/>
 //!
-//! Searching lags a few seconds behind creating, so the key of an issue is also remembered as the alert's reference.
+//! An alert is one issue with the label `watchbell-ALERT`, which finds the issue again and prevents duplicates. Later
+//! changes become comments, and the resolution a transition. Search results lag a few seconds behind, so the issue key
+//! is also stored as the alert's reference.
 
 use std::path::Path;
 
@@ -23,20 +24,20 @@ use crate::{
     model::{alert::Notice, text::clipped, time::Clock},
 };
 
-/// Which project of which site, as whom.
+/// Settings of a Jira project (`kind = "jira"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// `https://SITE.atlassian.net`.
+    /// URL of the site: `https://SITE.atlassian.net`. Required.
     pub base_url: Url,
-    /// The email address of the account that the token belongs to.
+    /// Email address of the account that the API token belongs to. Required.
     pub email: String,
-    /// The account's API token.
+    /// API token of the account, as a secret: `{ env = "NAME" }` or `{ file = "PATH" }`. Required.
     pub api_token: SecretOrigin,
-    /// The key of the project.
+    /// Key of the project, such as `SEC`. Required.
     pub project: String,
-    /// The name of the issue type.
+    /// Name of the issue type. Default: `Task`.
     pub issue_type: String,
-    /// The name of the transition that closes an issue; absent: a comment says that the alert is over.
+    /// Name of the transition that closes an issue when its alert is resolved. Default: only a comment is added.
     pub resolve_transition: Option<String>,
 }
 
@@ -50,7 +51,7 @@ impl Settings {
         if let Some(project) = &project
             && !project.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         {
-            table.problem("project", format!("`{project}` is not the key of a project, such as `SEC`"), None);
+            table.problem("project", format!("`{project}` is not a project key, such as `SEC`"), None);
         }
         let issue_type = table.text("issue_type").unwrap_or("Task").to_owned();
         let resolve_transition = table.text("resolve_transition").map(str::to_owned);
@@ -78,12 +79,12 @@ pub(super) struct Jira {
 
 impl Destination for Jira {
     fn send<'a>(&'a mut self, message: &'a Message, reference: Option<&'a str>) -> Sending<'a> {
-        Box::pin(async move { self.tell(message, reference).await.unwrap_or_else(|verdict| verdict) })
+        Box::pin(async move { self.deliver(message, reference).await.unwrap_or_else(|verdict| verdict) })
     }
 }
 
 impl Jira {
-    async fn tell(&self, message: &Message, reference: Option<&str>) -> Result<SendOutcome, SendOutcome> {
+    async fn deliver(&self, message: &Message, reference: Option<&str>) -> Result<SendOutcome, SendOutcome> {
         let token = Secret::load(&self.settings.api_token).map_err(|error| SendOutcome::retry(error.to_string()))?;
         let call = Call { jira: self, token };
         let label = match message.single() {
@@ -96,15 +97,15 @@ impl Jira {
         };
         let news = match message.single() {
             Some((notice, _)) => notice,
-            // A digest that was created before is the same digest.
-            None if known.is_some() => return Ok(delivered(known, "was there already")),
+            // The issue of this digest was created by an earlier attempt.
+            None if known.is_some() => return Ok(delivered(known, "already exists")),
             None => Notice::Opened,
         };
         match known {
             Some(key) => {
-                // The first word is in the issue itself: told again after a crash, it needs no comment.
+                // The issue itself describes the opening: no comment if that is sent again after a crash.
                 if news != Notice::Opened && !call.comment(&key, message).await? {
-                    return Ok(SendOutcome::delivered(format!("issue {key} is gone: there is nothing to update")));
+                    return Ok(SendOutcome::delivered(format!("issue {key} no longer exists: nothing to update")));
                 }
                 if let (Notice::Resolved, Some(transition)) = (news, &self.settings.resolve_transition) {
                     call.transition(&key, transition).await?;
@@ -115,7 +116,7 @@ impl Jira {
                 let key = call.create(message, &label).await?;
                 Ok(delivered(Some(key), "created"))
             }
-            None => Ok(SendOutcome::delivered("there is no issue of this alert to update")),
+            None => Ok(SendOutcome::delivered("the alert has no issue to update")),
         }
     }
 }
@@ -125,7 +126,7 @@ fn delivered(key: Option<String>, what: &str) -> SendOutcome {
     SendOutcome::Delivered(Receipt { answer, reference: key })
 }
 
-/// The requests that one message needs.
+/// The requests for one message.
 struct Call<'a> {
     jira: &'a Jira,
     token: Secret,
@@ -136,7 +137,7 @@ impl Call<'_> {
         let settings = &self.jira.settings;
         let mut url = settings.base_url.clone();
         url.path_segments_mut()
-            .map_err(|()| SendOutcome::retry("`base_url` cannot be used"))?
+            .map_err(|()| SendOutcome::retry("cannot use `base_url`"))?
             .clear()
             .extend(["rest", "api", "3"])
             .extend(path);
@@ -144,7 +145,7 @@ impl Call<'_> {
         Ok(request.basic_auth(&settings.email, Some(self.token.expose())).header("accept", "application/json"))
     }
 
-    /// Sends a request; anything but success is the verdict on the message.
+    /// Sends a request. Anything but success is returned as the outcome of the delivery.
     async fn ask(&self, request: RequestBuilder) -> Result<Value, SendOutcome> {
         let answer: Answer = self.jira.service.ask(request).await?;
         match self.jira.service.verdict(&answer, &[self.token.expose()]) {
@@ -172,10 +173,10 @@ impl Call<'_> {
         } });
         let created = self.ask(self.request(Method::POST, &["issue"])?.json(&body)).await?;
         let key = created.get("key").and_then(Value::as_str).map(str::to_owned);
-        key.ok_or_else(|| SendOutcome::retry("Jira created an issue and did not say which"))
+        key.ok_or_else(|| SendOutcome::retry("Jira's response has no issue key"))
     }
 
-    /// Comments on an issue; false if somebody has deleted it.
+    /// Comments on an issue. Returns false if the issue has been deleted.
     async fn comment(&self, key: &str, message: &Message) -> Result<bool, SendOutcome> {
         let body = json!({ "body": document(message) });
         let request = self.request(Method::POST, &["issue", key, "comment"])?.json(&body);
@@ -195,9 +196,9 @@ impl Call<'_> {
         let named = |transition: &&Value| {
             transition.get("name").and_then(Value::as_str).is_some_and(|found| found.eq_ignore_ascii_case(name))
         };
-        // None of that name: whoever works on the issue has closed it, or the workflow is another. The comment says enough.
+        // Without that transition the issue is already closed, or has a different workflow. The comment is enough.
         let Some(id) = transitions.iter().find(named).and_then(|transition| transition.get("id").cloned()) else {
-            tracing::warn!(issue = key, transition = name, "the issue has no such transition now: it stays as it is");
+            tracing::warn!(issue = key, transition = name, "the issue does not offer this transition: not closing it");
             return Ok(());
         };
         let body = json!({ "transition": { "id": id } });
@@ -211,7 +212,7 @@ fn document(message: &Message) -> Value {
     let strong = |text: &str| json!({ "type": "text", "text": text, "marks": [{ "type": "strong" }] });
     let paragraph = |content: Vec<Value>| json!({ "type": "paragraph", "content": content });
     let mut content = vec![paragraph(vec![strong(&clipped(&headline(message), 500))])];
-    // Jira takes 32,767 characters and counts them in a form of its own, which is longer.
+    // Jira accepts 32,767 characters, counted in its own, longer representation.
     let mut left: usize = 15_000;
     let mut share = |value: &str, most: usize| {
         let value = clipped(value, most.min(left.max(1)));

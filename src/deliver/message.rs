@@ -1,5 +1,5 @@
-//! What people are told: an alert with the reason why they are told, or several alerts together. Written once; each destination
-//! only puts it into its own form.
+//! The messages that destinations deliver: one alert with the reason for the message, or several alerts in a digest.
+//! The wording is here; each destination only formats it.
 
 use serde::Serialize;
 
@@ -19,35 +19,34 @@ use crate::{
 pub enum Message {
     /// One alert.
     Alert {
-        /// Why it is told now.
+        /// The reason for the message.
         notice: Notice,
-        /// As it stands now.
+        /// The current state of the alert.
         alert: Box<Alert>,
-        /// The revision that is told of: later ones may have come since.
+        /// The revision that the message is about; `alert` may be newer.
         #[serde(skip)]
         revision: u32,
     },
-    /// Several alerts at once.
+    /// Several alerts in one message.
     Digest {
-        /// Why they come together.
+        /// The reason for the digest.
         notice: DigestNotice,
-        /// The silence that ended, where one did.
+        /// The silence that ended, if one did.
         #[serde(skip_serializing_if = "Option::is_none")]
         silence: Option<SilenceId>,
-        /// The alerts.
         alerts: Vec<Alert>,
     },
 }
 
-/// Why alerts are told together.
+/// Why several alerts come in one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DigestNotice {
-    /// They are about events that were old when they arrived.
+    /// The events were already old when they arrived.
     LateDigest,
-    /// There were more than the destination's `rate` allows.
+    /// There were more alerts than the destination's `rate` allows.
     RateDigest,
-    /// They were silenced, and the silence has ended.
+    /// The alerts opened during a silence that has ended.
     SilenceDigest,
 }
 
@@ -58,7 +57,7 @@ impl Message {
         Self::Alert { notice, alert: Box::new(alert), revision }
     }
 
-    /// What a delivery tells of the alert, which may have changed since it came up.
+    /// The message for a delivery. The alert may have changed since the delivery was created.
     pub(super) fn of(delivery: &Delivery, mut alert: Alert) -> Self {
         if delivery.remark.is_some() {
             alert.remark.clone_from(&delivery.remark);
@@ -71,7 +70,8 @@ impl Message {
         Self::Digest { notice, silence, alerts }
     }
 
-    /// The same for the same news, so that a receiver can tell a repetition: of one alert its id and revision.
+    /// Idempotency key: the same for repeated sends, so that a receiver can detect duplicates. For a single alert it is
+    /// made of the id, the revision and the notice.
     pub fn key(&self) -> String {
         match self {
             Self::Alert { alert, notice, revision } => format!("{}-{revision}-{notice}", alert.id),
@@ -86,7 +86,7 @@ impl Message {
         }
     }
 
-    /// The highest severity in it.
+    /// The highest severity of the alerts.
     pub fn severity(&self) -> Severity {
         match self {
             Self::Alert { alert, .. } => alert.severity,
@@ -94,7 +94,6 @@ impl Message {
         }
     }
 
-    /// Its alerts.
     pub fn alerts(&self) -> &[Alert] {
         match self {
             Self::Alert { alert, .. } => std::slice::from_ref(alert),
@@ -102,7 +101,7 @@ impl Message {
         }
     }
 
-    /// The alert it is about, if it is about one.
+    /// The notice and the alert, unless this is a digest.
     pub fn single(&self) -> Option<(Notice, &Alert)> {
         match self {
             Self::Alert { notice, alert, .. } => Some((*notice, alert)),
@@ -111,7 +110,7 @@ impl Message {
     }
 }
 
-/// One line that says it all.
+/// The message's subject line.
 pub(super) fn headline(message: &Message) -> String {
     match message {
         Message::Alert { notice, alert, .. } => {
@@ -127,15 +126,15 @@ pub(super) fn headline(message: &Message) -> String {
             let plural = if count == 1 { "" } else { "s" };
             match (notice, silence) {
                 (DigestNotice::LateDigest, _) => {
-                    format!("{count} late alert{plural}: about events that were already old when they arrived")
+                    format!("{count} late alert{plural}: the events were already old when they arrived")
                 }
                 (DigestNotice::RateDigest, _) => {
-                    format!("{count} alert{plural} together: more than this destination's rate allows one by one")
+                    format!("{count} alert{plural} in one message: this destination's rate limit was reached")
                 }
                 (DigestNotice::SilenceDigest, Some(silence)) => {
-                    format!("{count} alert{plural} came up during silence {silence}, which has ended")
+                    format!("{count} alert{plural} opened during silence {silence}, which has ended")
                 }
-                (DigestNotice::SilenceDigest, None) => format!("{count} alert{plural} came up during a silence"),
+                (DigestNotice::SilenceDigest, None) => format!("{count} alert{plural} opened during a silence"),
             }
         }
     }
@@ -164,10 +163,10 @@ pub(super) fn plain_text(message: &Message) -> String {
     text
 }
 
-/// Alerts of a digest that are shown one by one.
+/// Maximum number of alerts that a digest lists.
 pub(super) const SHOWN: usize = 20;
 
-/// An alert in a digest.
+/// The line of one alert in a digest.
 pub(super) fn digest_line(alert: &Alert) -> String {
     let plural = if alert.count == 1 { "" } else { "s" };
     format!(
@@ -179,12 +178,16 @@ pub(super) fn digest_line(alert: &Alert) -> String {
     )
 }
 
-/// How many alerts of a digest are not shown, if any.
+/// The line that counts the alerts that a digest does not list; empty if there are none.
 pub(super) fn more(count: usize) -> String {
-    if count > SHOWN { format!("… and {} more: `watchbell alerts list`\n", count - SHOWN) } else { String::new() }
+    if count > SHOWN {
+        format!("… and {} more (see `watchbell alerts list`)\n", count - SHOWN)
+    } else {
+        String::new()
+    }
 }
 
-/// Names and values that say who, from where and when, in the order they are shown. Absent ones are left out.
+/// Names and values of the fields to show, in order. Absent fields are left out.
 pub(super) fn fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String)> {
     all_fields(alert, notice).into_iter().map(shown).collect()
 }
@@ -212,7 +215,7 @@ fn all_fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String)> {
         return fields;
     }
     if notice == Notice::Resolved {
-        // What it was about has passed: only when, and for how long it lasted.
+        // Resolved without a user: only when, and how long the problem lasted.
         let resolved = alert.resolved_at.unwrap_or(alert.last_seen);
         let lasted = time::show_duration(time::since(resolved, alert.opened_at));
         return vec![("when", format!("{}, after {lasted}", show(resolved))), rule];
@@ -240,7 +243,7 @@ fn all_fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String)> {
         let there = alert.context.iter().filter(|(_, value)| !value.is_null());
         let evidence: Vec<String> =
             there.map(|(name, value)| format!("{}: {}", printable(name), plain(value))).collect();
-        // A few short ones stand in a line; others each in a line of its own, as values may have commas in them.
+        // A few short values share a line. Longer ones get a line each, because values may contain commas.
         let length: usize = evidence.iter().map(String::len).sum();
         let separator =
             if length > SHORT_EVIDENCE || evidence.iter().any(|one| one.contains('\n')) { "\n" } else { ", " };
@@ -262,11 +265,11 @@ fn all_fields(alert: &Alert, notice: Notice) -> Vec<(&'static str, String)> {
     fields
 }
 
-/// Errors of a rule's functions that are shown.
+/// Maximum number of rule errors to show.
 const ERRORS: usize = 3;
 
-/// UTF-16 units of each field that is shown; what is longer stands in the alert.
-fn most(name: &str) -> usize {
+/// Maximum length of a field in UTF-16 units. The full value is in the stored alert.
+fn max_length(name: &str) -> usize {
     match name {
         "who" | "by" => 200,
         "evidence" | "do" => 4_000,
@@ -275,21 +278,22 @@ fn most(name: &str) -> usize {
     }
 }
 
-/// A field as it is shown: line by line without what a terminal or a chat would obey, and no longer than its share.
+/// Makes a field safe to show: removes characters that a terminal or a chat would interpret, line by line, and limits
+/// its length.
 fn shown((name, value): (&'static str, String)) -> (&'static str, String) {
     let lines: Vec<String> = value.lines().map(printable).collect();
     // A name with a line break in it must not look like another field.
     let separator = if matches!(name, "evidence" | "do") { "\n" } else { " " };
-    (name, clipped(&lines.join(separator), most(name)))
+    (name, clipped(&lines.join(separator), max_length(name)))
 }
 
-/// Evidence up to this many characters stands in one line.
+/// Evidence up to this length in bytes is shown on one line.
 const SHORT_EVIDENCE: usize = 120;
 
 fn plain(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => printable(text),
-        // Short items in a row, long ones one below the other.
+        // Short lists on one line, long ones with one item per line.
         serde_json::Value::Array(items) => {
             let items: Vec<String> = items.iter().map(plain).collect();
             if items.iter().map(String::len).sum::<usize>() <= SHORT_EVIDENCE / 2 {
@@ -306,7 +310,7 @@ fn first_line(text: &str) -> String {
     text.trim().lines().next().unwrap_or_default().to_owned()
 }
 
-/// An alert that says it is none, to try a destination with.
+/// A test alert, to check that a destination works.
 pub fn test_alert(now: Timestamp) -> Result<Alert, crate::model::name::NameError> {
     let rule = crate::model::name::RuleId::parse("watchbell.test")?;
     Ok(Alert {
@@ -328,8 +332,8 @@ pub fn test_alert(now: Timestamp) -> Result<Alert, crate::model::name::NameError
         dedup_key: crate::model::name::DedupKey::clipped("test"),
         evidence: crate::model::event::Evidence::default(),
         context: serde_json::Map::new(),
-        description: Some("Somebody tried whether alerts arrive here.".to_owned()),
-        runbook: Some("Nothing is to be done.".to_owned()),
+        description: Some("This message checks that alerts arrive here.".to_owned()),
+        runbook: Some("No action is needed.".to_owned()),
         reference: None,
         tags: vec!["test".to_owned()],
         attack: Vec::new(),

@@ -1,7 +1,9 @@
-//! Getting alerts to people. A destination says only whether a message arrived and whether trying again makes sense; when
-//! to try, when to give up, and what is pending is the worker's business, written once for all.
+//! Delivers alerts to destinations.
 //!
-//! A kind of destination is one file here and one line in the list of `kinds!` below.
+//! A destination only reports whether a message arrived and whether a retry makes sense. The worker, shared by all
+//! destinations, decides when to retry and when to give up, and keeps track of pending deliveries.
+//!
+//! A kind of destination is one file in this directory and one line in the `kinds!` list below.
 
 use std::{future::Future, path::Path, pin::Pin, time::Duration};
 
@@ -40,19 +42,18 @@ pub use message::{DigestNotice, Message, test_alert};
 pub use terminal::{Terminal, TerminalFormat, render, wrapped};
 pub use worker::{DestinationStatus, Worker};
 
-/// What came of an attempt to deliver.
+/// The result of a delivery attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// It arrived.
     Delivered(Receipt),
-    /// It did not, for a reason that may pass.
+    /// Temporary failure.
     Retry {
-        /// What was tried, and what came of it; never a secret.
+        /// What failed and why. Never contains a secret.
         reason: String,
         /// How long the receiver asked to wait.
         after: Option<Duration>,
     },
-    /// The receiver does not take this message, and will not.
+    /// Permanent failure: the receiver will never accept this message.
     Refused(String),
 }
 
@@ -66,69 +67,71 @@ impl SendOutcome {
     }
 }
 
-/// What the receiver said when it took a message.
+/// The receiver's answer to a delivered message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Receipt {
-    /// In its own words, for people.
+    /// The answer as text.
     pub answer: String,
-    /// What it calls the alert, to be found again when the alert changes.
+    /// The receiver's id for the alert, passed to later messages about the same alert.
     pub reference: Option<String>,
 }
 
 /// The future that sends a message.
 pub type Sending<'a> = Pin<Box<dyn Future<Output = SendOutcome> + Send + 'a>>;
 
-/// Somewhere alerts are delivered.
+/// A receiver of alerts.
 pub trait Destination: Send {
-    /// Delivers a message, at least once. Bounded in time by the destination itself. `reference` is what it called the alert
-    /// before.
+    /// Delivers a message at least once. The destination must limit the time this takes. `reference` is the receiver's
+    /// id for the alert, from an earlier [`Receipt`].
     fn send<'a>(&'a mut self, message: &'a Message, reference: Option<&'a str>) -> Sending<'a>;
 }
 
-/// How alerts look as JSON.
+/// JSON representation of alerts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum JsonFormat {
-    /// Watchbell's own.
+    /// Watchbell's own format.
     #[default]
     Native,
     /// OCSF Detection Findings.
     Ocsf,
 }
 
-/// What becomes of alerts about events that were old when they arrived.
+/// How late alerts are delivered: those about events that were already old when they arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Late {
-    /// They come together.
+    /// Several alerts in one message.
     #[default]
     Digest,
-    /// Each like any other.
+    /// One message per alert, as for any other alert.
     Each,
-    /// They are recorded, and not delivered here.
+    /// Recorded in the store, but not delivered.
     Never,
 }
 
-/// What all destinations have in common, and what kind it is.
+/// `[[destination]]`: the settings that all destinations share, and those of its kind.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its name.
+    /// Unique name of the destination. Required.
     pub name: DestinationName,
-    /// Alerts below this are not delivered here.
+    /// Lowest severity to deliver: `info`, `low`, `medium`, `high` or `critical`. Default: `info`.
     pub min_severity: Severity,
-    /// Rules whose alerts are delivered here; absent: all.
+    /// Patterns of rule ids, with `*` for any text; only alerts of matching rules are delivered. Default: all rules.
     pub rules: Option<GlobSet>,
-    /// Tags of which an alert must have one; absent: any or none.
+    /// Patterns of tags, with `*` for any text; only alerts with a matching tag are delivered. Default: all alerts.
     pub tags: Option<GlobSet>,
-    /// At most so many messages an hour; what is more comes together.
+    /// Maximum number of messages per hour, from 1 to 10,000; alerts beyond it are combined into one message. Default:
+    /// 30 for `slack`, `teams` and `jira`, unlimited for other kinds.
     pub rate: Option<u32>,
-    /// How long a delivery is tried before it becomes a dead letter.
+    /// How long a delivery is retried before it becomes a dead letter, from `1m` to `30d`. Default: `24h`.
     pub give_up_after: Duration,
-    /// What becomes of late alerts.
+    /// How alerts about events that arrived late are delivered: `digest` (several in one message), `each` (one message
+    /// per alert) or `never`. Default: `digest`.
     pub late: Late,
-    /// What kind of destination, and its own settings.
+    /// Kind of destination, which determines the remaining keys. Required.
     pub kind: DestinationKind,
 }
 
-/// The list of kinds: name, variant, settings, destination.
+/// Defines the kinds of destinations from a list of names, variants and modules.
 macro_rules! kinds {
     ($($(#[$attribute:meta])* $name:literal $variant:ident($module:ident),)*) => {
         /// The kinds of destinations.
@@ -153,7 +156,7 @@ macro_rules! kinds {
                     $($(#[$attribute])* $name => $module::Settings::read(table, base).map(Self::$variant),)*
                     other => {
                         let help = crate::config::diagnostic::suggest(other, KINDS.iter().copied());
-                        table.problem("kind", format!("there is no destination of kind `{other}`"), Some(help));
+                        table.problem("kind", format!("unknown destination kind `{other}`"), Some(help));
                         None
                     }
                 }
@@ -191,8 +194,8 @@ kinds! {
 }
 
 impl DestinationKind {
-    /// Whether people are told of this there. What one person does with an alert is for machines and trackers; a channel that
-    /// many read hears when an alert comes up, gets worse, or is over.
+    /// True if the destination receives this notice. Chat and email receive only openings, escalations, reopenings and
+    /// resolutions; what users do with an alert goes to programs and trackers.
     pub fn tells(&self, notice: Notice) -> bool {
         let quiet = matches!(notice, Notice::Acknowledged | Notice::Commented);
         match self {
@@ -206,19 +209,19 @@ impl DestinationKind {
         }
     }
 
-    /// Whether an alert becomes something there that has to be closed again.
+    /// True if an alert opens an incident or issue there, which has to be closed again.
     pub fn keeps_incidents(&self) -> bool {
         matches!(self, Self::PagerDuty(_) | Self::Jira(_))
     }
 }
 
-/// Why a destination could not be made ready.
+/// Error that keeps a destination from being set up.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Its secret is not to be had.
+    /// The secret could not be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// Something else is not as it must be.
+    /// Another setting is unusable.
     #[error("{0}")]
     Unusable(String),
 }
@@ -239,11 +242,11 @@ impl Settings {
             "digest" => Ok(Late::Digest),
             "each" => Ok(Late::Each),
             "never" => Ok(Late::Never),
-            other => Err(format!("write `digest`, `each` or `never`, not `{other}`")),
+            other => Err(format!("expected `digest`, `each` or `never`, found `{other}`")),
         });
         let kind =
             table.required_text("kind", "\"file\"").and_then(|kind| DestinationKind::read(kind, &mut table, base));
-        // Without its kind, nobody knows which keys a table may have.
+        // The allowed keys depend on the kind.
         if kind.is_some() {
             table.finish();
         }
@@ -259,7 +262,7 @@ impl Settings {
         })
     }
 
-    /// The terminal, for all alerts: what an agent without destinations has.
+    /// A terminal destination for all alerts: the default when none is configured.
     pub fn terminal(name: DestinationName) -> Self {
         Self {
             name,
@@ -273,7 +276,7 @@ impl Settings {
         }
     }
 
-    /// The directory that must be there for it, if it needs one.
+    /// The directory that must exist, if the destination needs one.
     pub fn directory(&self) -> Option<&Path> {
         match &self.kind {
             DestinationKind::File(settings) => settings.path.parent().filter(|parent| *parent != Path::new("")),
@@ -281,7 +284,7 @@ impl Settings {
         }
     }
 
-    /// The program that must be there for it, if it runs one and says where it is.
+    /// The program that must exist, if the destination runs one and gives an absolute path.
     pub fn program(&self) -> Option<&Path> {
         match &self.kind {
             DestinationKind::Command(settings) => {
@@ -291,14 +294,14 @@ impl Settings {
         }
     }
 
-    /// Makes the destination ready, and makes sure that its secrets are to be had. Terminals write to `terminal`.
+    /// Sets up the destination, and checks that its secrets can be read. Terminal destinations write to `terminal`.
     pub fn open(&self, terminal: &Terminal, clock: &Clock) -> Result<Box<dyn Destination>, OpenError> {
         self.kind.open(terminal, clock)
     }
 }
 
 impl DestinationKind {
-    /// Messages an hour where the configuration does not say: people read chats, and work on tickets.
+    /// Default number of messages per hour: limited where people read chats or work on tickets.
     fn default_rate(&self) -> Option<u32> {
         matches!(self, Self::Slack(_) | Self::Teams(_) | Self::Jira(_)).then_some(30)
     }
@@ -306,7 +309,7 @@ impl DestinationKind {
 
 fn globs(table: &mut TableReader<'_>, key: &'static str) -> Option<GlobSet> {
     let globs = table
-        .texts(key, |text| Glob::new(text).map_err(|error| format!("`{text}` is not a pattern: {}", error.kind())))?;
+        .texts(key, |text| Glob::new(text).map_err(|error| format!("invalid pattern `{text}`: {}", error.kind())))?;
     let mut set = GlobSetBuilder::new();
     for glob in globs {
         set.add(glob);
@@ -314,17 +317,17 @@ fn globs(table: &mut TableReader<'_>, key: &'static str) -> Option<GlobSet> {
     set.build().map_err(|error| table.problem(key, error.to_string(), None)).ok()
 }
 
-/// `format = "native" | "ocsf"`, for destinations that programs read.
+/// Reads `format = "native" | "ocsf"`, for destinations that programs read.
 fn json_format(table: &mut TableReader<'_>) -> JsonFormat {
     let format = table.parsed("format", |text| match text {
         "native" => Ok(JsonFormat::Native),
         "ocsf" => Ok(JsonFormat::Ocsf),
-        other => Err(format!("write `native` or `ocsf`, not `{other}`")),
+        other => Err(format!("expected `native` or `ocsf`, found `{other}`")),
     });
     format.unwrap_or_default()
 }
 
-/// A message as texts of JSON: one object, or for OCSF one for each alert.
+/// Serializes a message as JSON: one object, or one per alert for OCSF.
 fn json(message: &Message, format: JsonFormat) -> Result<Vec<String>, serde_json::Error> {
     match format {
         JsonFormat::Native => Ok(vec![text::to_json(message)?]),

@@ -1,5 +1,5 @@
-//! Alerts as OCSF events: class Detection Finding (2004) of the category Findings (2), schema 1.4.0, which is the first to have
-//! `is_alert`. <https://schema.ocsf.io/1.4.0/classes/detection_finding>
+//! Converts alerts to OCSF events: class Detection Finding (2004) of the category Findings (2), schema 1.4.0, the first
+//! version with `is_alert`. <https://schema.ocsf.io/1.4.0/classes/detection_finding>
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::model::{
 const VERSION: &str = "1.4.0";
 const CLASS: u32 = 2004;
 
-/// One finding for each alert of the message.
+/// Returns one finding per alert of the message.
 pub(super) fn findings(message: &Message) -> Vec<Value> {
     match message {
         Message::Alert { notice, alert, .. } => vec![finding(*notice, alert)],
@@ -113,7 +113,7 @@ fn finding(notice: Notice, alert: &Alert) -> Value {
     event
 }
 
-/// A tactic (`TA0004`) or a technique, perhaps with a sub-technique (`T1098.003`).
+/// Converts a tactic (`TA0004`) or a technique with an optional sub-technique (`T1098.003`).
 fn attack(id: &str) -> Value {
     if id.starts_with("TA") {
         return json!({ "tactic": { "uid": id } });

@@ -1,5 +1,7 @@
-//! PagerDuty, through the Events API v2: an alert is one incident whose `dedup_key` is the alert's id, triggered, acknowledged
-//! and resolved with it. Limits by PagerDuty's documentation: 1,024 characters of summary, 512 KB in all.
+//! Creates PagerDuty incidents through the Events API v2.
+//!
+//! An alert is one incident, with the alert's id as `dedup_key`; it is triggered, acknowledged and resolved with the
+//! alert. PagerDuty's documented limits: 1,024 characters of summary, 512 KB in total.
 //! <https://developer.pagerduty.com/docs/events-api-v2-overview>
 
 use std::path::Path;
@@ -26,12 +28,13 @@ use crate::{
     },
 };
 
-/// Which service.
+/// Settings of a PagerDuty service (`kind = "pagerduty"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The integration key of the service.
+    /// Integration key of the service, as a secret: `{ env = "NAME" }` or `{ file = "PATH" }`. Required.
     pub routing_key: SecretOrigin,
-    /// Where the API is: another for the EU service region.
+    /// URL of the Events API; the EU service region has a different one. Default:
+    /// `https://events.pagerduty.com/v2/enqueue`.
     pub url: Url,
 }
 
@@ -77,7 +80,7 @@ impl Destination for PagerDuty {
     }
 }
 
-/// PagerDuty knows four severities.
+/// Maps to PagerDuty's four severities.
 fn severity(severity: Severity) -> &'static str {
     match severity {
         Severity::Critical => "critical",
@@ -125,8 +128,8 @@ fn event(message: &Message) -> Map<String, Value> {
     event
 }
 
-/// Bytes of an event's payload, of 512 KB that PagerDuty takes in all.
-const MOST: usize = 256_000;
+/// Maximum size of the payload in bytes. PagerDuty accepts 512 KB per event.
+const MAX_PAYLOAD_BYTES: usize = 256_000;
 
 fn payload(alert: &Alert) -> Value {
     let name = |text: Option<&str>| text.map(|text| clipped(&printable(text), 255));
@@ -156,10 +159,10 @@ fn payload(alert: &Alert) -> Value {
         },
     });
     for part in ["context", "runbook", "description"] {
-        if payload.to_string().len() > MOST
+        if payload.to_string().len() > MAX_PAYLOAD_BYTES
             && let Some(details) = payload.get_mut("custom_details").and_then(Value::as_object_mut)
         {
-            details.insert(part.to_owned(), "left out: it is too large".into());
+            details.insert(part.to_owned(), "omitted: too large".into());
         }
     }
     payload

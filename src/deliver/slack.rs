@@ -1,5 +1,7 @@
-//! Slack, through an incoming webhook: one message of Block Kit blocks. Limits by Slack's documentation: 150 characters in a
-//! header, 3,000 in a section, 50 blocks. <https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks>
+//! Posts to Slack through an incoming webhook.
+//!
+//! Each message consists of Block Kit blocks. Slack's documented limits: 150 characters in a header, 3,000 in a
+//! section, 50 blocks. <https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks>
 
 use std::path::Path;
 
@@ -15,10 +17,10 @@ use crate::{
     model::{alert::Severity, text::clipped, time::Clock},
 };
 
-/// Where to.
+/// Settings of a Slack webhook (`kind = "slack"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The webhook's URL, which is a secret.
+    /// URL of the incoming webhook, as a secret: `{ env = "NAME" }` or `{ file = "PATH" }`. Required.
     pub url: SecretOrigin,
 }
 
@@ -41,9 +43,9 @@ impl Destination for Slack {
     }
 }
 
-/// The three characters that Slack's text must not hold as they are.
+/// Escapes `&`, `<` and `>` as Slack requires.
 ///
-/// At most so many UTF-16 units of the escaped text; none of the escapes is cut.
+/// The escaped text is cut to `units` UTF-16 units, but never inside an escape.
 fn escaped(text: &str, units: usize) -> String {
     let escape = |character: char| match character {
         '&' => "&amp;".to_owned(),
@@ -81,7 +83,7 @@ fn body(message: &Message) -> Value {
         "type": "header",
         "text": { "type": "plain_text", "text": clipped(&line, 150), "emoji": false },
     })];
-    // Lines that would make the section too long are left out: a line is never cut within an escape.
+    // Lines that would make the section too long are left out, so that no escape is cut.
     let section = |lines: &[String]| {
         let mut text = String::new();
         for line in lines {
@@ -90,7 +92,7 @@ fn body(message: &Message) -> Value {
                 text.push('\n');
             }
         }
-        // As it is: what looks like an address or a name must not become a link or a mention.
+        // `verbatim`: text that looks like a URL or a name must not become a link or a mention.
         json!({ "type": "section", "text": { "type": "mrkdwn", "text": text.trim_end(), "verbatim": true } })
     };
     match message {
@@ -121,6 +123,6 @@ fn body(message: &Message) -> Value {
             blocks.push(section(&lines));
         }
     }
-    // The text is what notifications show.
+    // Notifications show `text`.
     json!({ "text": escaped(&line, 500), "blocks": blocks })
 }

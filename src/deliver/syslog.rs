@@ -1,5 +1,7 @@
-//! Syslog by RFC 5424, with the alert as JSON in the message: over UDP (one datagram each), TCP or TLS (octet counting, RFC 6587
-//! and RFC 5425). Syslog does not answer: over UDP a loss goes unnoticed, over TCP and TLS a connection that breaks does not.
+//! Sends alerts as RFC 5424 syslog messages with JSON content: over UDP (one datagram each), TCP or TLS (octet
+//! counting, RFC 6587 and RFC 5425).
+//!
+//! Syslog has no responses. Over UDP, a lost message goes unnoticed; over TCP and TLS, a broken connection does not.
 
 use std::{
     io::Error,
@@ -25,36 +27,33 @@ use crate::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a server may take to close after all has been sent.
+/// How long to wait for the server to close the connection after everything has been sent.
 const CLOSING: Duration = Duration::from_secs(2);
-/// The most that fits into a datagram.
+/// Maximum size of a datagram in bytes.
 const DATAGRAM: usize = 65_000;
 
-/// What carries messages.
+/// Transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// Datagrams.
     Udp,
-    /// A connection.
     Tcp,
-    /// An encrypted connection.
     Tls,
 }
 
-/// Where to, and how.
+/// Settings of a syslog server (`kind = "syslog"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The server's name or address.
+    /// Host name or address of the server. Required.
     pub host: String,
-    /// Its port.
+    /// Port of the server. Default: 6514 for `tls`, 514 for `udp` and `tcp`.
     pub port: u16,
-    /// What carries messages.
+    /// Transport: `tls`, `tcp` or `udp`. Default: `tls`.
     pub protocol: Protocol,
-    /// The facility, 0 to 23.
+    /// Syslog facility, from 0 to 23. Default: 16 (`local0`).
     pub facility: u8,
-    /// Native or OCSF.
+    /// JSON format of the messages: `native` or `ocsf`. Default: `native`.
     pub format: JsonFormat,
-    /// Certificates that are accepted instead of the system's.
+    /// PEM file of certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -65,7 +64,7 @@ impl Settings {
             "udp" => Ok(Protocol::Udp),
             "tcp" => Ok(Protocol::Tcp),
             "tls" => Ok(Protocol::Tls),
-            other => Err(format!("write `udp`, `tcp` or `tls`, not `{other}`")),
+            other => Err(format!("expected `udp`, `tcp` or `tls`, found `{other}`")),
         });
         let protocol = protocol.unwrap_or(Protocol::Tls);
         let usual = match protocol {
@@ -104,7 +103,7 @@ impl Destination for Syslog {
                 Ok(Ok(())) => SendOutcome::delivered("sent"),
                 Ok(Err(error)) => SendOutcome::retry(format!("{}:{}: {error}", self.settings.host, self.settings.port)),
                 Err(_) => {
-                    SendOutcome::retry(format!("{}:{}: not sent in time", self.settings.host, self.settings.port))
+                    SendOutcome::retry(format!("{}:{}: sending timed out", self.settings.host, self.settings.port))
                 }
             }
         })
@@ -120,7 +119,7 @@ impl Syslog {
                 let server = tokio::net::lookup_host(address)
                     .await?
                     .next()
-                    .ok_or_else(|| Error::other("the name has no address"))?;
+                    .ok_or_else(|| Error::other("the host name has no address"))?;
                 let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
                 let socket = UdpSocket::bind(any).await?;
                 socket.connect(server).await?;
@@ -140,8 +139,8 @@ impl Syslog {
     }
 }
 
-/// Sends all lines, says that there are no more, and waits until the server has closed as well: what it had not read by then,
-/// it has refused.
+/// Sends all lines, shuts down the writing side, and waits until the server closes the connection. A reset means that
+/// the server did not read everything.
 async fn send_all(mut stream: impl AsyncRead + AsyncWrite + Unpin, lines: &[String]) -> std::io::Result<()> {
     for line in lines {
         stream.write_all(format!("{} {line}", line.len()).as_bytes()).await?;
@@ -155,12 +154,12 @@ async fn send_all(mut stream: impl AsyncRead + AsyncWrite + Unpin, lines: &[Stri
     };
     match tokio::time::timeout(CLOSING, closed).await {
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => Err(error),
-        // Servers need not close at once, and not all end TLS properly.
+        // Servers may close later, and not all of them end TLS properly.
         _ => Ok(()),
     }
 }
 
-/// The messages as they are sent: one for each alert.
+/// Formats the syslog messages, one per alert.
 fn lines(settings: &Settings, message: &Message, now: Timestamp) -> Result<Vec<String>, String> {
     let single;
     let messages: &[Message] = match (message, settings.format) {
@@ -178,7 +177,7 @@ fn lines(settings: &Settings, message: &Message, now: Timestamp) -> Result<Vec<S
         for value in json(message, settings.format).map_err(|error| error.to_string())? {
             let priority = u16::from(settings.facility) * 8 + level(message.severity());
             let kind = message.single().map_or("digest", |(notice, _)| notice.as_str());
-            // RFC 5424: version, time with at most six digits of a second, host, program, process, kind of message, data.
+            // RFC 5424: version, time with at most 6 fractional digits, host, program, process, message id, data.
             let time = now.strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
             let line = format!(
                 "<{priority}>1 {time} {} watchbell {} {kind} - \u{feff}{value}",
@@ -197,7 +196,7 @@ fn lines(settings: &Settings, message: &Message, now: Timestamp) -> Result<Vec<S
     Ok(made)
 }
 
-/// The message with what identifies its alerts, and no more; nothing if it has no more.
+/// Returns the message with only the identifying fields of its alerts; `None` if there is nothing to remove.
 fn without_details(message: &Message) -> Option<Message> {
     let has_details = |alert: &Alert| {
         !alert.context.is_empty() || alert.description.is_some() || alert.runbook.is_some() || !alert.errors.is_empty()

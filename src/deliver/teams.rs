@@ -1,5 +1,6 @@
-//! Microsoft Teams, through the webhook of a workflow ("Post to a channel when a webhook request is received"): a message
-//! with one Adaptive Card. Workflows take 28 KB at most, so texts are cut.
+//! Posts to Microsoft Teams through a workflow webhook ("Post to a channel when a webhook request is received").
+//!
+//! Each message is one Adaptive Card. Workflows accept at most 28 KB, so long text is cut.
 //! <https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using>
 
 use std::path::Path;
@@ -16,10 +17,10 @@ use crate::{
     model::{alert::Severity, text::clipped, time::Clock},
 };
 
-/// Where to.
+/// Settings of a Teams webhook (`kind = "teams"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The workflow's URL, which is a secret.
+    /// URL of the workflow's webhook, as a secret: `{ env = "NAME" }` or `{ file = "PATH" }`. Required.
     pub url: SecretOrigin,
 }
 
@@ -42,7 +43,7 @@ impl Destination for Teams {
     }
 }
 
-/// Cards are Markdown: whoever chooses a name must not be able to place a link with it.
+/// Escapes Markdown, which cards render, so that names chosen by an attacker cannot add links.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
@@ -54,16 +55,17 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// Bytes of a card. Workflows take 28 KB and count more than what is sent: what is larger is answered as if it had been taken.
-const MOST: usize = 18_000;
+/// Maximum size of a card in bytes. Workflows accept 28 KB, but count more than what is sent, and answer an oversized
+/// card as if they had accepted it.
+const MAX_CARD_BYTES: usize = 18_000;
 
 fn body(message: &Message) -> Value {
     let share = [1_500, 700, 300, 120, 40].into_iter();
     let cards = share.map(|units| card(message, units));
-    // Texts are counted once more as they stand within another text.
+    // The size is also checked with the card embedded in a JSON string, which doubles its escapes.
     let fits = |card: &Value| {
         let text = card.to_string();
-        text.len() <= MOST && Value::String(text).to_string().len() <= 28_000
+        text.len() <= MAX_CARD_BYTES && Value::String(text).to_string().len() <= 28_000
     };
     let mut smallest = Value::Null;
     for card in cards {
@@ -75,7 +77,7 @@ fn body(message: &Message) -> Value {
     smallest
 }
 
-/// The card with so many UTF-16 units of each text.
+/// Builds the card with at most `units` UTF-16 units per text.
 fn card(message: &Message, units: usize) -> Value {
     let colour = match message.severity() {
         Severity::Critical | Severity::High => "attention",

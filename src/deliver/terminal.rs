@@ -1,4 +1,4 @@
-//! The terminal: a few lines an alert, coloured where the terminal shows colours, or one JSON object a line.
+//! Writes alerts to the terminal: a few lines per alert, with colors if the terminal supports them, or JSON Lines.
 
 use std::{
     fmt::Write as _,
@@ -11,17 +11,17 @@ use anstyle::{AnsiColor, Style};
 use super::{Destination, Message, SendOutcome, Sending, message};
 use crate::model::alert::{Alert, Notice, Severity};
 
-/// How alerts look.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TerminalFormat {
-    /// For people.
+    /// Readable text.
     #[default]
     Human,
-    /// One object a line.
+    /// JSON Lines, one message per line.
     Json,
 }
 
-/// Writes alerts to the terminal it is given. Clones write to the same.
+/// A destination that writes to a terminal. Clones share the output.
 #[derive(Clone)]
 pub struct Terminal {
     output: Arc<Mutex<Box<dyn Write + Send>>>,
@@ -30,12 +30,12 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// A terminal that is written to through `output`, which strips styles where they do not belong.
+    /// Creates a terminal that writes to `output`, which must strip styles where they are not supported.
     pub fn new(output: Box<dyn Write + Send>, format: TerminalFormat) -> Self {
         Self { output: Arc::new(Mutex::new(output)), format, width: None }
     }
 
-    /// The same, with lines broken between words at so many columns.
+    /// Wraps lines at `width` columns.
     #[must_use]
     pub fn with_width(self, width: Option<usize>) -> Self {
         Self { width, ..self }
@@ -62,7 +62,7 @@ impl Destination for Terminal {
     fn send<'a>(&'a mut self, message: &'a Message, _reference: Option<&'a str>) -> Sending<'a> {
         Box::pin(async move {
             match self.write(message) {
-                // Nobody reads the terminal any more (`watchbell run | head`): there is nobody to deliver to.
+                // A broken pipe counts as delivered: the reader is gone (`watchbell run | head`).
                 Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => SendOutcome::retry(error.to_string()),
                 _ => SendOutcome::delivered("written"),
             }
@@ -70,7 +70,7 @@ impl Destination for Terminal {
     }
 }
 
-/// A message as people read it, with styles; in lines of at most `width` columns, where that is given.
+/// Formats a message as styled text, wrapped at `width` columns if given.
 pub fn render(message: &Message, width: Option<usize>) -> String {
     let mut text = String::new();
     match message {
@@ -92,7 +92,7 @@ pub fn render(message: &Message, width: Option<usize>) -> String {
     text
 }
 
-/// Columns before what is said.
+/// Columns before the value of a field.
 const INDENT: usize = 12;
 
 fn block(text: &mut String, notice: Notice, alert: &Alert, width: Option<usize>) {
@@ -112,7 +112,7 @@ fn block(text: &mut String, notice: Notice, alert: &Alert, width: Option<usize>)
     for (name, value) in message::fields(alert, notice) {
         for (number, line) in value.lines().enumerate() {
             let name = if number == 0 { name } else { "" };
-            // What goes on in the next line stands below the text of a step, not below its number.
+            // Wrapped lines of a numbered step are aligned with its text, not with its number.
             let step = line.find(|character: char| !character.is_ascii_digit()).filter(|at| *at > 0);
             let step =
                 step.filter(|at| line.get(*at..).is_some_and(|rest| rest.starts_with(". "))).map_or(0, |at| at + 2);
@@ -123,8 +123,8 @@ fn block(text: &mut String, notice: Notice, alert: &Alert, width: Option<usize>)
     text.push('\n');
 }
 
-/// The text in lines of at most `width` columns, broken between words; all but the first begin after `indent` columns, where the
-/// first begins as well. A word that is longer than a line is not broken: addresses and commands can be copied.
+/// Wraps text between words at `width` columns. The text starts at column `indent`, and following lines are indented to
+/// it. Words longer than a line are not broken, so that URLs and commands can be copied.
 pub fn wrapped(text: &str, width: Option<usize>, indent: usize) -> String {
     let Some(room) = width.and_then(|width| width.checked_sub(indent)).filter(|room| *room >= 20) else {
         return text.to_owned();
@@ -158,7 +158,7 @@ fn style(severity: Severity) -> Style {
 }
 
 fn json(message: &Message) -> String {
-    // An alert is made of texts, numbers and times, which always have a JSON form.
+    // Alerts consist of strings, numbers and times, which can always be serialized.
     let mut line = crate::model::text::to_json(message).unwrap_or_default();
     line.push('\n');
     line
@@ -169,14 +169,14 @@ mod tests {
     use super::wrapped;
 
     #[test]
-    fn text_is_broken_between_words_and_stands_below_itself() {
+    fn text_is_wrapped_between_words_and_indented() {
         let text = "Look at `watchbell events list` and call the administrator";
         assert_eq!(wrapped(text, None, 4), text);
         assert_eq!(wrapped(text, Some(30), 4), "Look at `watchbell events\n    list` and call the\n    administrator");
-        // What is longer than a line stays whole.
+        // A word longer than a line is not broken.
         let long = "x".repeat(50);
         assert_eq!(wrapped(&format!("see {long} there"), Some(34), 4), format!("see\n    {long}\n    there"));
-        // Too narrow to be of use: the terminal breaks it.
+        // Too narrow to be useful: left to the terminal.
         assert_eq!(wrapped(text, Some(20), 12), text);
     }
 }

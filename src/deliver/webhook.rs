@@ -1,7 +1,7 @@
-//! A webhook: the alert as JSON, posted to a URL, signed as <https://www.standardwebhooks.com> describes
+//! Posts messages as JSON to a URL, signed as <https://www.standardwebhooks.com> describes
 //! (`webhook-id`, `webhook-timestamp`, `webhook-signature: v1,BASE64(HMAC-SHA256(key, "id.timestamp.body"))`).
 //!
-//! The id is the same whenever the same news is sent again, so a receiver can drop repetitions.
+//! The id stays the same when a message is sent again, so a receiver can drop duplicates.
 
 use std::path::{Path, PathBuf};
 
@@ -26,18 +26,19 @@ use crate::{
     model::time::Clock,
 };
 
-/// Where to, and with what.
+/// Settings of a webhook (`kind = "webhook"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The URL; a secret where knowing it is enough to post there.
+    /// URL to post to: `https`, or `http` on a loopback address. A string, or a secret if knowing the URL is enough to
+    /// post. Required.
     pub url: SecretOrText,
-    /// Headers beside the usual ones.
+    /// Additional HTTP headers, each a string or a secret.
     pub headers: Vec<(String, SecretOrText)>,
-    /// The key that messages are signed with.
+    /// Key to sign messages with, as a secret; base64 if it starts with `whsec_`. Default: messages are not signed.
     pub signing_key: Option<SecretOrigin>,
-    /// Native or OCSF.
+    /// JSON format of the messages: `native` or `ocsf`. Default: `native`.
     pub format: JsonFormat,
-    /// Certificates that are accepted beside the system's.
+    /// PEM file of certificates to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -52,7 +53,7 @@ impl Settings {
         let headers = table.texts_or_secrets("headers", base);
         for (name, _) in &headers {
             if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                table.problem("headers", format!("`{name}` is not the name of a header"), None);
+                table.problem("headers", format!("`{name}` is not a valid header name"), None);
             }
         }
         let signing_key = table.optional_secret("signing_key", base);
@@ -77,17 +78,17 @@ impl Settings {
     }
 }
 
-/// The key as bytes: with the prefix `whsec_` it is base64, as the specification has it.
+/// Decodes the key: with the prefix `whsec_` it is base64, as the specification requires.
 fn key_bytes(key: &str) -> Result<Vec<u8>, String> {
     match key.strip_prefix("whsec_") {
         Some(encoded) => base64::engine::general_purpose::STANDARD
             .decode(encoded)
-            .map_err(|_| "what stands behind `whsec_` in the signing key is not base64".to_owned()),
+            .map_err(|_| "the signing key is not valid base64 after `whsec_`".to_owned()),
         None => Ok(key.as_bytes().to_vec()),
     }
 }
 
-/// `v1,` and the signature of a message.
+/// Returns `v1,` followed by the signature of a message.
 fn sign(key: &[u8], id: &str, timestamp: i64, body: &[u8]) -> String {
     let mut signed = format!("{id}.{timestamp}.").into_bytes();
     signed.extend_from_slice(body);
@@ -112,7 +113,7 @@ impl Webhook {
             several => format!("[{}]", several.join(",")),
         };
         let body = body.into_bytes();
-        // Secrets are read anew each time: they may have been replaced where they are kept.
+        // Secrets are read each time, because they may have been replaced.
         let url = settings.url()?;
         let id = message.key();
         let timestamp = self.clock.now().as_second();
@@ -134,7 +135,7 @@ impl Webhook {
         for (name, value) in &settings.headers {
             let value = value.load()?;
             let mut header = HeaderValue::from_str(value.expose_secret())
-                .map_err(|_| unusable(format!("the value of `{name}` cannot be sent in a header")))?;
+                .map_err(|_| unusable(format!("the value of header `{name}` has invalid characters")))?;
             header.set_sensitive(true);
             request = request.header(name, header);
             secrets.push(value.expose_secret().to_owned());
@@ -157,7 +158,7 @@ impl Destination for Webhook {
 mod tests {
     use super::*;
 
-    /// The example of the Standard Webhooks specification's reference libraries.
+    /// The example is from the reference libraries of the Standard Webhooks specification.
     #[test]
     fn signatures_are_those_of_the_specification() {
         let key = key_bytes("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();

@@ -1,6 +1,8 @@
-//! One worker a destination: reads what is pending, sends it, strikes it off. A destination that fails is tried again, later and
-//! later, and holds up no other; what cannot be delivered in time becomes a dead letter. What is pending stands in the store, so a
-//! crash loses nothing; at worst it is sent twice.
+//! The worker of a destination: reads pending deliveries, sends them, and removes them.
+//!
+//! A failing destination is retried with growing intervals and does not hold up others. What cannot be delivered in
+//! time becomes a dead letter. Pending deliveries are in the store, so a crash loses nothing; at worst a message is
+//! sent twice.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -21,35 +23,36 @@ use crate::{
     store::{Delivery, DestinationRecord, Store, StoreError, TaskStore, Together},
 };
 
-/// Deliveries read at a time, and the most that one digest tells of: a backfill should bring one digest, not many.
-const AT_ONCE: usize = 5_000;
-/// Late alerts are told together once none has come up for so long.
+/// Deliveries read at a time, and the maximum in one digest. Large, because a backfill should produce one digest, not
+/// many.
+const MAX_DELIVERIES: usize = 5_000;
+/// A digest of late alerts is sent once no new one has been added for this long.
 const DIGEST_QUIET: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(10 * 60);
-/// A delivery that has failed so often no longer holds up those of other alerts.
-const STUBBORN: u32 = 4;
-/// When the agent stops, what is due is still tried for so long.
-const LAST_WORDS: Duration = Duration::from_millis(1_500);
-/// What `rate` counts messages in.
+/// After this many failed attempts a delivery no longer holds up those of other alerts.
+const MAX_BLOCKING_ATTEMPTS: u32 = 4;
+/// How long due deliveries are still attempted when the agent stops.
+const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// The period of `rate`.
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// How a destination stands.
+/// The status of a destination.
 #[derive(Debug, Clone, Default)]
 pub struct DestinationStatus {
     /// Messages delivered since the agent started.
     pub delivered: u64,
     /// Attempts that failed since the agent started.
     pub failed: u64,
-    /// What the last attempt came to; absent if it worked.
+    /// The error of the last attempt; `None` if it succeeded.
     pub error: Option<String>,
-    /// Since when it fails.
+    /// Time of the first failure since the last success.
     pub failing_since: Option<Timestamp>,
-    /// Held back until then by `rate`.
+    /// Time until which `rate` holds messages back.
     pub held_until: Option<Timestamp>,
 }
 
-/// Serves one destination until it is told to stop.
+/// Delivers to one destination until stopped.
 pub struct Worker {
     settings: Settings,
     destination: Box<dyn Destination>,
@@ -67,11 +70,11 @@ impl std::fmt::Debug for Worker {
     }
 }
 
-/// What one pass over the outbox came to: when to look again if nobody calls.
+/// When to check the outbox again if no signal comes first.
 type Again = Option<Timestamp>;
 
 impl Worker {
-    /// A worker for a destination. `pending` is called when something new is pending.
+    /// Creates the worker of a destination. `pending` signals new deliveries.
     pub fn new(
         settings: Settings,
         destination: Box<dyn Destination>,
@@ -85,24 +88,24 @@ impl Worker {
         Ok(Self { settings, destination, store, clock, pending, status, record, random: fastrand::Rng::new() })
     }
 
-    /// Where to read how the destination stands.
+    /// A receiver of the destination's status.
     pub fn status(&self) -> watch::Receiver<DestinationStatus> {
         self.status.subscribe()
     }
 
-    /// Delivers until `stop`, then tries once more what is due.
+    /// Delivers until `stop`, then attempts once more what is due.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             self.pending.mark_unchanged();
-            let passed = tokio::select! {
-                passed = self.pass(DIGEST_QUIET, Some(&stop)) => passed,
-                // A message that is on its way gets a moment.
-                () = async { stop.cancelled().await; tokio::time::sleep(LAST_WORDS).await } => return,
+            let result = tokio::select! {
+                result = self.deliver_due(DIGEST_QUIET, Some(&stop)) => result,
+                // Gives a message that is being sent a moment to finish.
+                () = async { stop.cancelled().await; tokio::time::sleep(STOP_TIMEOUT).await } => return,
             };
-            let wait = match passed {
+            let wait = match result {
                 Ok(again) => again.map_or(Duration::from_secs(60), |again| time::since(again, self.clock.now())),
                 Err(error) => {
-                    tracing::error!(destination = %self.settings.name, %error, "the outbox cannot be read or written");
+                    tracing::error!(destination = %self.settings.name, %error, "cannot read or write the outbox");
                     FIRST_RETRY
                 }
             };
@@ -112,24 +115,24 @@ impl Worker {
                 () = tokio::time::sleep(wait.max(Duration::from_millis(10))) => {}
             }
         }
-        if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, self.pass(Duration::ZERO, None)).await {
-            tracing::error!(destination = %self.settings.name, %error, "the outbox cannot be read or written");
+        if let Ok(Err(error)) = tokio::time::timeout(STOP_TIMEOUT, self.deliver_due(Duration::ZERO, None)).await {
+            tracing::error!(destination = %self.settings.name, %error, "cannot read or write the outbox");
         }
     }
 
-    /// Sends what is due; returns when to look again. With `stop`, ends between two messages once that is called.
-    async fn pass(&mut self, quiet: Duration, stop: Option<&CancellationToken>) -> Result<Again, StoreError> {
+    /// Sends what is due, and returns when to check again. Ends between two messages once `stop` is cancelled.
+    async fn deliver_due(&mut self, quiet: Duration, stop: Option<&CancellationToken>) -> Result<Again, StoreError> {
         loop {
             let pending = self.pending_now().await?;
             if pending.is_empty() {
-                // Whatever failed is not pending any more.
+                // Nothing is pending, so the earlier failure is over.
                 self.status.send_modify(|status| {
                     status.error = None;
                     status.failing_since = None;
                 });
                 return Ok(None);
             }
-            let more = pending.len() == AT_ONCE;
+            let more = pending.len() == MAX_DELIVERIES;
             let (together, prompt): (Vec<Delivery>, Vec<Delivery>) =
                 pending.into_iter().partition(|delivery| delivery.together.is_some());
             let sent = !prompt.is_empty();
@@ -149,15 +152,15 @@ impl Worker {
                     again = earliest(again, due);
                 }
             }
-            // New deliveries may have come up while these were sent; the signal says so.
+            // New deliveries may have been added meanwhile; the signal reports them.
             if !more || again.is_some() {
                 return Ok(again);
             }
         }
     }
 
-    /// Sends deliveries one by one, in order, up to the first that is not due or fails. What follows of one alert never
-    /// overtakes what is pending of it before. One that has failed again and again no longer holds up those of other alerts.
+    /// Sends deliveries one by one, in order, up to the first that is not due or fails. Deliveries of one alert are
+    /// never reordered. One that has failed repeatedly no longer holds up those of other alerts.
     async fn prompt(
         &mut self,
         deliveries: Vec<Delivery>,
@@ -179,7 +182,7 @@ impl Worker {
             let now = self.clock.now();
             if delivery.due > now {
                 again = earliest(again, delivery.due);
-                if delivery.attempts < STUBBORN {
+                if delivery.attempts < MAX_BLOCKING_ATTEMPTS {
                     break;
                 }
                 waiting.insert(delivery.alert);
@@ -189,15 +192,15 @@ impl Worker {
             if rated && let Some(free) = self.held_until(now) {
                 self.hold(free).await?;
                 again = earliest(again, free);
-                // Updates of other alerts do not wait for that.
+                // Updates of other alerts are not held back.
                 waiting.insert(delivery.alert);
                 continue;
             }
             let (alert, attempts) = (delivery.alert, delivery.attempts);
             if let Some(due) = self.send_one(delivery, rated).await? {
                 again = earliest(again, due);
-                // Is it the message or the destination? The next one tells.
-                if attempts + 1 < STUBBORN || probed {
+                // Try the next delivery, to see whether the message or the destination is at fault.
+                if attempts + 1 < MAX_BLOCKING_ATTEMPTS || probed {
                     break;
                 }
                 probed = true;
@@ -207,7 +210,7 @@ impl Worker {
         Ok(again)
     }
 
-    /// Sends what was held back as one message, and then what only updates an incident.
+    /// Sends deliveries that were held back as one message, then those that only update an incident.
     async fn summary(&mut self, deliveries: Vec<Delivery>) -> Result<Again, StoreError> {
         self.status.send_modify(|status| status.held_until = None);
         let (updates, mut held): (Vec<Delivery>, Vec<Delivery>) =
@@ -235,12 +238,12 @@ impl Worker {
         Ok(None)
     }
 
-    /// Whether it only changes what the destination keeps already, such as closing an incident: that is never held back.
+    /// True if the delivery only updates or closes an existing incident. Such deliveries are never held back.
     fn updates_an_incident(&self, delivery: &Delivery) -> bool {
         self.settings.kind.keeps_incidents() && !matches!(delivery.notice, Notice::Opened | Notice::Escalated)
     }
 
-    /// Until when nothing more may be sent, if this hour is used up.
+    /// Time until which nothing may be sent, if the rate limit is reached.
     fn held_until(&mut self, now: Timestamp) -> Option<Timestamp> {
         let rate = self.settings.rate? as usize;
         self.record.sent.retain(|sent| time::since(now, *sent) < HOUR);
@@ -248,7 +251,7 @@ impl Worker {
         self.record.sent.get(first).map(|sent| time::after(*sent, HOUR))
     }
 
-    /// Notes that messages are held back, for the next agent as well.
+    /// Records that messages are held back, in the store too, so that a restart keeps it.
     async fn hold(&mut self, free: Timestamp) -> Result<(), StoreError> {
         self.status.send_modify(|status| status.held_until = Some(free));
         if self.record.holding {
@@ -259,7 +262,7 @@ impl Worker {
         self.store.run(move |store| store.save_destination(&name, &record)).await
     }
 
-    /// Sends deliveries of one kind as one message, once they have stopped coming up.
+    /// Sends deliveries of one group as one message, once no more are added to it.
     async fn digest(
         &mut self,
         together: Option<Together>,
@@ -288,10 +291,10 @@ impl Worker {
 
     async fn pending_now(&mut self) -> Result<Vec<Delivery>, StoreError> {
         let name = self.settings.name.clone();
-        self.store.run(move |store| store.reader().pending(&name, AT_ONCE)).await
+        self.store.run(move |store| store.reader().pending(&name, MAX_DELIVERIES)).await
     }
 
-    /// The alerts of deliveries, each once, as they stand now: the latest word on an alert is enough.
+    /// The current state of the deliveries' alerts, without duplicates.
     async fn alerts(&mut self, deliveries: &[Delivery]) -> Result<Vec<Alert>, StoreError> {
         let ids: Vec<AlertId> = deliveries.iter().map(|delivery| delivery.alert).collect();
         let mut alerts: Vec<Alert> = self
@@ -306,8 +309,8 @@ impl Worker {
         Ok(alerts)
     }
 
-    /// Sends deliveries as one message; returns when to try again if it failed. A message that is refused may only be too
-    /// large: its halves are tried.
+    /// Sends deliveries as one message, and returns when to retry if that failed. A refused message may only be too
+    /// large, so it is split in half and tried again.
     async fn send_together(
         &mut self,
         notice: DigestNotice,
@@ -336,7 +339,7 @@ impl Worker {
         Ok(None)
     }
 
-    /// Sends one delivery; returns when to try again if it failed.
+    /// Sends one delivery, and returns when to retry if that failed.
     async fn send_one(&mut self, delivery: Delivery, rated: bool) -> Result<Again, StoreError> {
         if delivery.due > self.clock.now() {
             return Ok(Some(delivery.due));
@@ -348,7 +351,7 @@ impl Worker {
             Ok(Some((alert, reader.reference(id, &name)?)))
         });
         let Some((alert, reference)) = found.await? else {
-            // Retention has taken it: nobody is left to tell.
+            // Retention has removed the alert.
             self.store.run(move |store| store.settle(&[delivery], None, None)).await?;
             return Ok(None);
         };
@@ -398,11 +401,14 @@ impl Worker {
         let now = self.clock.now();
         let attempts = deliveries.iter().map(|delivery| delivery.attempts).max().unwrap_or(0);
         let doubled = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(attempts.min(20))).min(LONGEST_RETRY);
-        // Up to a quarter less, so that many destinations do not come back together.
+        // Jitter of up to a quarter less, so that destinations do not retry at the same time.
         let wait = doubled.mul_f64(1.0 - self.random.f64() / 4.0).max(asked.unwrap_or_default());
         let due = time::after(now, wait);
         if is_worth_telling(u64::from(attempts) + 1) {
-            tracing::warn!(destination = %self.settings.name, error, attempts = attempts + 1, retry = time::show_duration(wait), "an alert was not delivered");
+            tracing::warn!(
+                destination = %self.settings.name, error, attempts = attempts + 1, retry = time::show_duration(wait),
+                "cannot deliver an alert"
+            );
         }
         for delivery in &mut deliveries {
             delivery.attempts = attempts.saturating_add(1);
@@ -416,8 +422,8 @@ impl Worker {
             failing_since = *status.failing_since.get_or_insert(now);
         });
         self.store.run(move |store| store.postpone(&deliveries)).await?;
-        // What is pending for too long is given up together, not one attempt after another; what was never tried only if the
-        // destination has failed for as long.
+        // Gives up all deliveries that have been pending for too long at once, rather than one per attempt. Those never
+        // attempted are only given up if the destination has been failing for as long.
         let longest = self.settings.give_up_after;
         let too_long = |since: Timestamp| time::since(now, since) >= longest;
         let mut over = self.pending_now().await?;
@@ -436,7 +442,8 @@ impl Worker {
         }
         tracing::error!(
             destination = %self.settings.name, error, deliveries = deliveries.len(),
-            "given up: `watchbell destinations dead` lists what was not delivered, `watchbell destinations retry` tries it again"
+            "delivery given up: list dead letters with `watchbell destinations dead`, retry with \
+             `watchbell destinations retry`"
         );
         self.store.run(move |store| store.give_up(&deliveries, now)).await
     }

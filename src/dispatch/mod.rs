@@ -1,5 +1,5 @@
-//! Deciding what is sent to whom: which destinations an alert goes to, what silences hold back, and writing both down with
-//! the alert. Sending is the business of `deliver`.
+//! Decides which destinations an alert goes to and what silences hold back, and stores both with the alert. `deliver`
+//! does the sending.
 
 mod record;
 mod route;

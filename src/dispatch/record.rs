@@ -1,8 +1,8 @@
-//! Writing down what happened to alerts, together with what is pending to whom because of it: the one way from detection,
-//! health checks and people into the store.
+//! Stores changes to alerts together with the deliveries that they cause. All changes from detection, health checks and
+//! users go through here.
 //!
-//! Silences are applied here: an alert that one covers is recorded and counted, and its deliveries wait for the end of the
-//! silence, when they come as one message.
+//! Silences are applied here: a silenced alert is stored and counted, and delivered in one message with the others when
+//! the silence ends.
 
 use super::Router;
 use crate::deliver::Late;
@@ -17,31 +17,30 @@ use crate::{
     store::{Commit, Delivery, Store, StoreError, Together, Writing},
 };
 
-/// Writes alerts and what is pending. Cheap to clone.
+/// Writes alerts and pending deliveries. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     store: Store,
     router: Router,
 }
 
-/// What was written.
+/// Summary of what was written.
 #[derive(Debug, Clone, Default)]
 pub struct Recorded {
-    /// Alerts that opened, by severity, in the order of [`Severity::ALL`].
+    /// Number of alerts that opened, by severity, in the order of [`Severity::ALL`].
     pub opened: [u64; 5],
-    /// Alerts that were kept from being delivered.
+    /// Number of alerts that were silenced.
     pub silenced: u64,
-    /// Whether something is pending that was not before.
+    /// True if there are new pending deliveries.
     pub has_pending: bool,
 }
 
 impl Recorder {
-    /// A recorder that routes as `router` says.
     pub fn new(store: Store, router: Router) -> Self {
         Self { store, router }
     }
 
-    /// Writes what followed from events, or from checks, with everything that belongs to it, at `now`.
+    /// Writes the outcome of events or checks in one commit with the state and the checkpoint, at `now`.
     pub fn record(
         &self,
         outcome: Outcome,
@@ -52,8 +51,8 @@ impl Recorder {
         self.write(&mut self.store.writing(), outcome, state, checkpoint, now)
     }
 
-    /// Writes what a person did with an alert; none if there is no such alert. `state` is what detection no longer knows, or
-    /// knows again, because of it.
+    /// Writes a user's action on an alert, and returns the changed alert, or `None` if it does not exist. `state` holds
+    /// the resulting changes to the detector's state.
     pub fn handle(
         &self,
         alert: AlertId,
@@ -95,13 +94,14 @@ impl Recorder {
                 if let Some(count) = index.and_then(|index| recorded.opened.get_mut(index)) {
                     *count += 1_u64;
                 }
-                tracing::debug!(alert = %alert.id, rule = %alert.rule, severity = %alert.severity, late = alert.late, "alert opened");
+                let Alert { id, rule, severity, late, .. } = &*alert;
+                tracing::debug!(alert = %id, %rule, %severity, late, "alert opened");
             }
             let raises = matches!(notice, Notice::Opened | Notice::Escalated | Notice::Reopened | Notice::Grew);
             let silence = silences.iter_mut().find(|silence| silence.covers(alert, now));
             match silence {
                 Some(silence) if raises => {
-                    // An alert that people were told of before stays one they know.
+                    // An escalated alert has already been delivered: it is not marked as silenced.
                     if matches!(notice, Notice::Opened | Notice::Reopened) {
                         alert.silenced_by = Some(silence.id);
                     }
@@ -117,7 +117,7 @@ impl Recorder {
                     }
                     continue;
                 }
-                // Nobody was told of it yet: how it goes on is told when the silence ends.
+                // The alert has not been delivered yet: its updates wait for the end of the silence too.
                 _ if !raises && alert.silenced_by.is_some_and(|id| active.contains(&id)) => continue,
                 _ => {}
             }
@@ -140,33 +140,33 @@ impl Recorder {
             .collect()
     }
 
-    /// Begins a silence.
+    /// Starts a silence.
     pub fn add_silence(&self, wanted: NewSilence, now: Timestamp) -> Result<Silence, StoreError> {
         self.store.writing().add_silence(wanted, now)
     }
 
-    /// Ends a silence now; none if there is none of this number that has not ended.
+    /// Ends a silence now. Returns `None` if there is no active silence with this id.
     pub fn end_silence(&self, id: SilenceId, now: Timestamp) -> Result<Option<(Silence, Recorded)>, StoreError> {
         let mut writing = self.store.writing();
-        let found =
+        let silence =
             self.store.reader().silences()?.into_iter().find(|silence| silence.id == id && silence.ended.is_none());
-        let Some(silence) = found else {
+        let Some(silence) = silence else {
             return Ok(None);
         };
         self.end(&mut writing, silence, now).map(Some)
     }
 
-    /// Ends all silences whose time is over.
+    /// Ends all silences that have expired.
     pub fn end_silences(&self, now: Timestamp) -> Result<Recorded, StoreError> {
-        let over = |silence: &Silence| silence.ended.is_none() && silence.until <= now;
-        if !self.store.reader().silences()?.iter().any(over) {
+        let is_expired = |silence: &Silence| silence.ended.is_none() && silence.until <= now;
+        if !self.store.reader().silences()?.iter().any(is_expired) {
             return Ok(Recorded::default());
         }
         let mut writing = self.store.writing();
         let mut recorded = Recorded::default();
-        for silence in self.store.reader().silences()?.into_iter().filter(over) {
+        for silence in self.store.reader().silences()?.into_iter().filter(is_expired) {
             let (silence, ended) = self.end(&mut writing, silence, now)?;
-            tracing::info!(silence = %silence.id, silenced = silence.silenced, "a silence has ended");
+            tracing::info!(silence = %silence.id, silenced = silence.silenced, "silence ended");
             recorded.has_pending |= ended.has_pending;
         }
         Ok(recorded)
@@ -185,7 +185,7 @@ impl Recorder {
         let mut passed_on = Vec::new();
         for id in reader.silenced(silence.id)? {
             let Some(alert) = reader.alert(id)? else { continue };
-            // A silence that was made to go on with this one lists it in its time.
+            // Another silence still covers the alert, and delivers it when it ends.
             if let Some(other) = others.iter().find(|other| other.covers(&alert, now)) {
                 passed_on.push((other.id, Alert { silenced_by: Some(other.id), ..alert }));
                 continue;

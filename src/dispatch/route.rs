@@ -1,32 +1,33 @@
-//! Which destinations an alert goes to.
+//! Selects the destinations of an alert.
 
 use crate::deliver::Settings;
 use crate::model::alert::{Alert, AlertKind, Notice};
 
-/// The check that tells of failing destinations. Its alerts say in their context which one is meant.
+/// The check rule that reports failing destinations. Its alerts name the destination in their context.
 const DELIVERY_FAILING: &str = "builtin.delivery_failing";
 
-/// Knows all destinations and what each wants.
+/// Routes alerts to destinations by their settings.
 #[derive(Debug, Clone)]
 pub struct Router {
     destinations: Vec<Settings>,
 }
 
 impl Router {
-    /// A router to these destinations.
     pub fn new(destinations: Vec<Settings>) -> Self {
         Self { destinations }
     }
 
-    /// The destinations that are told of this about an alert: those that its rule names, else all that want its severity, its
-    /// rule and its tags. A rule that names only destinations which do not exist is routed like any other, so that nothing is
-    /// lost to a misspelling. Nobody is told of what a rule on trial finds. That a destination fails is told to the others, if there are any.
+    /// Returns the destinations that receive this notice about an alert: those that its rule names, or else all whose
+    /// settings match its severity, rule and tags.
+    ///
+    /// A rule that names only unknown destinations is routed like any other, so that a typo loses nothing. Alerts of
+    /// rules in shadow mode go nowhere. A failing destination is reported to the other destinations, if there are any.
     pub fn route(&self, alert: &Alert, notice: Notice) -> impl Iterator<Item = &Settings> {
         let mut wanted = if alert.shadow { Vec::new() } else { self.wanted(alert) };
         if alert.kind == AlertKind::Health && alert.rule.as_str() == DELIVERY_FAILING {
-            let meant = alert.context.get("destination").and_then(|name| name.as_str());
+            let failing = alert.context.get("destination").and_then(|name| name.as_str());
             let others: Vec<&Settings> =
-                wanted.iter().copied().filter(|settings| Some(settings.name.as_str()) != meant).collect();
+                wanted.iter().copied().filter(|settings| Some(settings.name.as_str()) != failing).collect();
             if !others.is_empty() {
                 wanted = others;
             }
@@ -36,13 +37,13 @@ impl Router {
 
     fn wanted(&self, alert: &Alert) -> Vec<&Settings> {
         if let Some(named) = &alert.destinations {
-            let found: Vec<&Settings> = self
+            let known: Vec<&Settings> = self
                 .destinations
                 .iter()
                 .filter(|destination| named.iter().any(|name| name == destination.name.as_str()))
                 .collect();
-            if !found.is_empty() || named.is_empty() {
-                return found;
+            if !known.is_empty() || named.is_empty() {
+                return known;
             }
         }
         self.destinations

@@ -1,8 +1,8 @@
-//! Ordinary weeks of a company, of any size: people sign in, read, invite and travel, administrators administer, developers make
-//! tokens and repositories, apps come and go. Nothing of it is an attack; most of what looks like one happens here as well, now and
-//! then.
+//! Ordinary weeks of a company of any size: people sign in, read, invite and travel, administrators administer,
+//! developers create tokens and repositories, and apps are installed and removed. None of it is an attack, but most
+//! things that look like one happen occasionally.
 //!
-//! Names are made up of syllables, addresses are of documentation ranges.
+//! Names are combined from lists; IP addresses are from documentation ranges.
 
 use std::time::Duration;
 
@@ -15,20 +15,19 @@ use super::{
 };
 use crate::model::time::{self, Timestamp};
 
-/// Which weeks to tell.
+/// The weeks to simulate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weeks {
-    /// When they begin: a Monday, at midnight UTC.
+    /// Start of the first week: a Monday, at midnight UTC.
     pub start: Timestamp,
-    /// How many.
+    /// Number of weeks.
     pub count: u32,
-    /// Whether views of pages and work items are recorded, which needs Guard Premium or Enterprise.
+    /// Record views of pages and work items, which needs Guard Premium or Enterprise.
     pub views: bool,
-    /// Whether an administrator's account is taken over in the evening of the last Thursday.
+    /// Include the takeover of an administrator's account on the evening of the last Thursday.
     pub incident: bool,
 }
 
-/// A company.
 #[derive(Debug)]
 pub struct Company {
     log: Log,
@@ -43,7 +42,7 @@ struct Employee {
     ip: String,
     country: &'static str,
     city: &'static str,
-    /// Hours before UTC's noon at which their noon is.
+    /// Offset from UTC in hours; positive to the east.
     hours_east: i64,
 }
 
@@ -77,15 +76,15 @@ const LAST: [&str; 25] = [
     "Lopes", "Moreau", "Novak", "Olsen", "Pires", "Quist", "Rossi", "Silva", "Tamm", "Urban", "Vidal", "Weiss",
     "Yilmaz", "Zeman",
 ];
-/// Companies that one works with anyway.
+/// Domains of regular business partners.
 const PARTNERS: [&str; 4] = ["partner-one.example", "partner-two.example", "agency.example", "auditors.example"];
 const REPOSITORIES: [&str; 6] = ["payments", "website", "mobile", "infrastructure", "data", "tools"];
-/// Of five hundred, four administer and a hundred write code.
+/// Employees per administrator and per developer: of 500, 4 are administrators and 100 are developers.
 const PER_ADMINISTRATOR: usize = 125;
 const PER_DEVELOPER: usize = 5;
 
 impl Company {
-    /// A company of so many people. The same seed tells the same.
+    /// Creates a company with `people` employees, at least 10. The same seed produces the same log.
     pub fn new(seed: u64, people: usize) -> Self {
         let mut log = Log::new(seed);
         let mut employees = Vec::new();
@@ -107,29 +106,29 @@ impl Company {
         Self { log, people: employees }
     }
 
-    /// Its log over these weeks.
+    /// Returns the company's log over `weeks`.
     pub fn tell(mut self, weeks: Weeks) -> Scenario {
         for day in 0..weeks.count * 7 {
             let midnight = time::after(weeks.start, Duration::from_secs(u64::from(day) * 86_400));
-            // Some work on weekends.
+            // A few people work on weekends.
             let share = if day % 7 < 5 { 1.0 } else { 0.06 };
-            self.everybody(midnight, share, weeks.views);
+            self.all_employees(midnight, share, weeks.views);
             self.administration(midnight, share);
             self.development(midnight, share);
             self.exceptions(midnight, share);
         }
         if weeks.incident {
             let last_thursday = (u64::from(weeks.count) * 7).saturating_sub(4) * 86_400;
-            // At ten to nine in the evening, for three hours.
+            // At 20:50, for three hours.
             let begin = time::after(weeks.start, Duration::from_secs(last_thursday + 20 * 3_600 + 3_000));
-            let (administrator, other, somebody) = (self.employee(0), self.employee(1), self.employee(8));
+            let (administrator, other, victim) = (self.employee(0), self.employee(1), self.employee(8));
             let cast = Cast {
                 administrator: administrator.person(),
-                victims: [other.person(), somebody.person()],
+                victims: [other.person(), victim.person()],
                 from: ("198.51.100.23", "Exampleland", "Port Example"),
             };
             let span = Duration::from_secs(3 * 3_600);
-            incident::tell(&mut self.log, &cast, &|part| time::after(begin, span.mul_f64(part)));
+            incident::append(&mut self.log, &cast, &|part| time::after(begin, span.mul_f64(part)));
         }
         self.log.finish()
     }
@@ -143,7 +142,7 @@ impl Company {
         (self.people.len() / PER_ADMINISTRATOR).max(2)
     }
 
-    fn anybody(&mut self) -> Employee {
+    fn random_employee(&mut self) -> Employee {
         let index = self.log.random.usize(0..self.people.len());
         self.employee(index)
     }
@@ -159,7 +158,7 @@ impl Company {
         self.employee(index)
     }
 
-    /// A time in somebody's working hours.
+    /// A random time in an employee's working hours.
     fn at_work(&mut self, midnight: Timestamp, who: &Employee) -> Timestamp {
         let hour = 8.5 + self.log.random.f64() * 9.0;
         #[expect(clippy::cast_precision_loss, reason = "hours of a day")]
@@ -167,7 +166,7 @@ impl Company {
         time::after(midnight, Duration::from_secs_f64(utc * 3_600.0))
     }
 
-    /// How often something happens on a day that happens so often on a working day of five hundred people.
+    /// How often something happens on this day, if it happens `rate` times per working day in a company of 500.
     fn times(&mut self, rate: f64, share: f64) -> usize {
         #[expect(clippy::cast_precision_loss, reason = "people")]
         let expected = rate * share * self.people.len() as f64 / 500.0;
@@ -183,17 +182,17 @@ impl Company {
         self.log.push(at, action, who.person(), context, &message);
     }
 
-    /// What everybody does.
-    fn everybody(&mut self, midnight: Timestamp, share: f64, views: bool) {
+    /// Actions of all employees.
+    fn all_employees(&mut self, midnight: Timestamp, share: f64, views: bool) {
         for index in 0..self.people.len() {
             if self.log.random.f64() > share {
                 continue;
             }
             let who = self.employee(index);
-            // Most sessions last for days.
+            // Most sessions last for days, so not everyone signs in daily.
             if self.log.random.f64() < 0.5 {
                 let at = self.at_work(midnight, &who);
-                // A password that is mistyped, once or twice.
+                // A mistyped password, once or twice.
                 if self.log.random.f64() < 0.08 {
                     for attempt in 0..self.log.random.u64(1..3) {
                         let before = time::before(at, Duration::from_secs(20 * (attempt + 1)));
@@ -222,7 +221,7 @@ impl Company {
             }
         }
         for _ in 0..self.times(60.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let about = ["holidays", "the roadmap", "how to reset a password", "the canteen"];
             let about = about.get(self.log.random.usize(0..about.len())).copied().unwrap_or("holidays");
@@ -230,7 +229,7 @@ impl Company {
             self.push(at, action, &who, Value::Null, &format!("searched for {about}"));
         }
         for _ in 0..self.times(30.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let context = json!([
                 { "id": "site-1", "type": "sites", "attributes": { "siteName": "example-corp", "permissionName": "Add Pages" } },
@@ -249,27 +248,27 @@ impl Company {
             self.log.system(at);
         }
         for _ in 0..self.times(6.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let project = self.log.random.u32(0..40);
             let project = json!([thing("project", &format!("project-{project}"), &format!("Project {project}"))]);
             self.push(at, "jira_issues_exported", &who, project, "exported work items");
         }
         for _ in 0..self.times(3.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             self.push(at, "account_recovery_requested", &who, Value::Null, "requested a password recovery link");
             let soon = time::after(at, Duration::from_secs(240));
             self.push(soon, "account_recovery_used", &who, Value::Null, "reset the password with a recovery link");
         }
         for _ in 0..self.times(8.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             self.push(at, "rovo_agent_chat_started", &who, Value::Null, "started a chat with an agent");
         }
     }
 
-    /// What administrators do, and the sync of accounts.
+    /// Actions of administrators, and account synchronization.
     fn administration(&mut self, midnight: Timestamp, share: f64) {
         for (action, rate, what) in [
             ("organization_users_viewed", 15.0, "viewed the users"),
@@ -285,14 +284,14 @@ impl Company {
             for _ in 0..self.times(rate, share) {
                 let who = self.administrator();
                 let at = self.at_work(midnight, &who);
-                let target = self.anybody().person().target();
+                let target = self.random_employee().person().target();
                 let number = self.log.random.u32(0..60);
                 let group = json!({ "id": format!("g-{number}"), "type": "groups", "attributes": { "name": format!("project-{number}"), "groupName": format!("project-{number}") } });
                 let context = match action {
                     "organization_users_viewed" => json!({ "type": "orgs", "attributes": { "name": "Example Corp" } }),
                     "group_created" | "group_deleted" => json!([group]),
                     "group_member_added" | "group_member_removed" => json!([group, target]),
-                    // Nobody gives a role to themselves, and new people are new.
+                    // Administrators do not grant roles to themselves, and new users are not existing employees.
                     "user_granted_role" => {
                         let person = self.developer();
                         json!([person.person().target(), thing("roles", "r-1", "product access")])
@@ -306,7 +305,7 @@ impl Company {
             }
         }
         for _ in 0..self.times(4.0, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let number = self.log.random.u32(0..1_000);
             let domain = if self.log.random.u8(0..3) > 0 {
@@ -319,7 +318,7 @@ impl Company {
         }
     }
 
-    /// What developers do.
+    /// Actions of developers.
     fn development(&mut self, midnight: Timestamp, share: f64) {
         for (action, rate, what) in [
             ("api_token_created", 2.0, "created an API token"),
@@ -342,7 +341,7 @@ impl Company {
                     "api_token_created" | "api_token_revoked" => {
                         json!([thing("tokens", &format!("token-{:08x}", self.log.random.u32(..)), "script")])
                     }
-                    // Most change their own.
+                    // Most changes are to one's own.
                     "rovo_agent_updated" => {
                         let mine = self.log.random.u8(0..10) > 0;
                         let id = if mine { who.id.clone() } else { "shared".to_owned() };
@@ -355,15 +354,15 @@ impl Company {
         }
     }
 
-    /// What happens a few times a month, and looks like more than it is.
+    /// Events that happen a few times a month and look suspicious.
     fn exceptions(&mut self, midnight: Timestamp, share: f64) {
-        // Somebody travels.
+        // Travel.
         for _ in 0..self.times(0.4, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let (country, city) = ABROAD.get(self.log.random.usize(0..ABROAD.len())).copied().unwrap_or(ABROAD[0]);
             let ip = format!("198.51.100.{}", self.log.random.u8(100..250));
             let away = Person { country, city, ip: &ip, ..who.person() };
-            // Early, before anybody is at work.
+            // Early, before working hours.
             let at = time::after(midnight, Duration::from_secs(self.log.random.u64(18_000..21_600)));
             self.log.push(at, "user_login", away, Value::Null, &format!("{} logged in", who.name));
         }
@@ -396,15 +395,15 @@ impl Company {
             let at = self.at_work(midnight, &who);
             self.log.setting(at, Duration::from_secs(1), who.person(), "Announcement banner", ["off", "on"]);
         }
-        // An address that is changed with a name.
+        // An email address that changes with the name.
         for _ in 0..self.times(0.2, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             self.push(at, "account_email_changed", &who, Value::Null, "changed the email address");
         }
-        // A domain from which nobody was invited before.
+        // An invitation from a domain not seen before.
         for _ in 0..self.times(0.2, share) {
-            let who = self.anybody();
+            let who = self.random_employee();
             let at = self.at_work(midnight, &who);
             let email = format!("contact@customer{}.example", self.log.random.u32(0..10_000));
             let invited = json!([{ "type": "users", "attributes": { "email": email } }]);

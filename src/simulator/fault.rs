@@ -1,4 +1,4 @@
-//! What can go wrong on purpose, in one list, so that a test can go through all of it.
+//! Faults to inject, in one list, so that a test can run through all of them.
 
 use std::{
     pin::Pin,
@@ -15,7 +15,7 @@ use axum::{
 use super::{SimulatedPage, SimulatorOptions, error};
 use crate::model::time::{self, Timestamp};
 
-/// One thing that can go wrong with a request.
+/// A fault to inject into a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// 429 with `Retry-After` in seconds.
@@ -34,27 +34,27 @@ pub enum Fault {
     ServerError,
     /// 503 with HTML from a gateway.
     Unavailable,
-    /// The page comes slowly.
+    /// The page is slow.
     Slow,
-    /// The page breaks off in the middle.
+    /// The page is truncated.
     CutOff,
-    /// The page is no JSON.
+    /// The page is not valid JSON.
     BrokenJson,
-    /// A byte of the page is not UTF-8, outside of its entries.
+    /// The page contains an invalid UTF-8 byte, outside of its entries.
     InvalidUtf8,
-    /// The last entries of the page before come again.
+    /// The last entries of the previous page are repeated.
     Duplicates,
-    /// Entries that are no events stand between the others.
+    /// Entries that are not events are mixed with the others.
     Malformed,
     /// An entry is nested a thousand levels deep.
     DeeplyNested,
     /// The cursor is refused.
     CursorRefused,
-    /// The cursor stays what it was.
+    /// The cursor does not change.
     CursorStuck,
     /// 401.
     Unauthorized,
-    /// 403 that names the scopes that would do.
+    /// 403 that names the required scopes.
     Forbidden,
     /// 404 in HTML.
     NotFound,
@@ -65,7 +65,6 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
     pub const ALL: [Self; 22] = [
         Self::RetryAfterSeconds,
         Self::RetryAfterDate,
@@ -91,7 +90,7 @@ impl Fault {
         Self::Oversized,
     ];
 
-    /// Those that pass by themselves, and soon.
+    /// Faults that a client recovers from quickly and without help.
     pub const PASSING: [Self; 12] = [
         Self::RetryAfterSeconds,
         Self::XRetryAfter,
@@ -107,7 +106,7 @@ impl Fault {
         Self::CursorRefused,
     ];
 
-    /// The answer that comes in the page's place, for faults of that kind.
+    /// The response to send instead of the page, for faults that replace it.
     pub(super) fn instead(self, now: Timestamp, with_cursor: bool) -> Option<Response> {
         let limited = |name: &'static str, value: String| {
             let mut response = error(StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded");
@@ -144,7 +143,7 @@ impl Fault {
         }
     }
 
-    /// The page with this fault in it.
+    /// Injects this fault into a page.
     pub(super) async fn spoil(
         self,
         mut page: SimulatedPage,
@@ -189,27 +188,27 @@ impl Fault {
     }
 }
 
-/// Which faults happen, and how often. The same seed gives the same faults at the same requests.
+/// Which faults to inject, and how often. The same seed injects the same faults into the same requests.
 #[derive(Debug, Clone)]
 pub struct Faults {
     kinds: Vec<Fault>,
-    /// Of a thousand requests, so many go wrong.
+    /// Number of faulty requests per thousand.
     per_thousand: u16,
     random: fastrand::Rng,
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// No faults.
     pub fn none() -> Self {
         Self { kinds: Vec::new(), per_thousand: 0, random: fastrand::Rng::with_seed(0) }
     }
 
-    /// Every request goes wrong in this way.
+    /// One fault for every request.
     pub fn always(fault: Fault) -> Self {
         Self { kinds: vec![fault], per_thousand: 1_000, random: fastrand::Rng::with_seed(0) }
     }
 
-    /// So many requests of a thousand go wrong in one of these ways.
+    /// One of `kinds`, chosen at random, for `per_thousand` of a thousand requests.
     pub fn some(kinds: &[Fault], per_thousand: u16, seed: u64) -> Self {
         Self { kinds: kinds.to_vec(), per_thousand, random: fastrand::Rng::with_seed(seed) }
     }
@@ -223,7 +222,7 @@ impl Faults {
     }
 }
 
-/// A body in parts, which may never end, or end too early.
+/// A body in parts, which may be huge or end too early.
 struct Parts {
     parts: Vec<Bytes>,
     breaks: bool,

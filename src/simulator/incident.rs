@@ -1,8 +1,8 @@
-//! An attack on an organization, step by step: an administrator's password is guessed, and within its time the intruder looks
-//! around, stays, takes away what protects, takes data, and locks people out.
+//! An attack on an organization, step by step: an administrator's password is guessed, and the intruder explores, gains
+//! persistence, weakens defenses, exfiltrates data, and locks people out.
 //!
-//! What belongs together in time (guesses and the sign-in, exports, deactivations) is close together, whether the whole takes a
-//! minute or hours.
+//! Related steps (guesses and the sign-in, exports, deactivations) are close together in time, whether the attack takes
+//! a minute or hours.
 
 use std::time::Duration;
 
@@ -11,37 +11,37 @@ use serde_json::{Value, json};
 use super::log::{Log, Person, thing};
 use crate::model::time::Timestamp;
 
-/// Who is in it.
+/// The people involved in the attack.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cast<'a> {
     /// The administrator whose password is guessed.
     pub(super) administrator: Person<'a>,
-    /// Two whose protection is taken away; the first is another administrator.
+    /// Two users whose protection is removed; the first is another administrator.
     pub(super) victims: [Person<'a>; 2],
-    /// Where the intruder sits: address, country and city.
+    /// The intruder's IP address, country and city.
     pub(super) from: (&'a str, &'a str, &'a str),
 }
 
-/// The account that the intruder makes an administrator.
+/// The account that the intruder creates and makes an administrator.
 pub(super) const HELPER: (&str, &str, &str) = ("712020:ffff-helper", "IT Helper", "it.helper@example.net");
-/// Processed at once, so that the order stays as it was.
+/// Processing delay. Constant, so that the order is kept.
 const SOON: Duration = Duration::from_millis(300);
 
-/// Tells it. `at` gives the time of a part of it, from 0 to 1.
-pub(super) fn tell(log: &mut Log, cast: &Cast<'_>, at: &dyn Fn(f64) -> Timestamp) {
+/// Adds the attack to the log. `at` maps a fraction of its duration, from 0 to 1, to a time.
+pub(super) fn append(log: &mut Log, cast: &Cast<'_>, at: &dyn Fn(f64) -> Timestamp) {
     let (ip, country, city) = cast.from;
     let intruder = Person { ip, country, city, ..cast.administrator };
     let helper = Person { id: HELPER.0, name: HELPER.1, email: HELPER.2, ip, country, city };
     let mut step = |part: f64, action: &str, who: Person<'_>, context: Value, what: &str| {
         log.push_after(at(part), SOON, action, who, context, &format!("{} {what}", who.name));
     };
-    // The administrator works as every day, while somebody guesses their password, and has it.
+    // Initial access: the administrator works as usual, while the intruder guesses their password.
     step(0.03, "user_login", cast.administrator, Value::Null, "logged in");
     for attempt in 0..11 {
         step(0.08 + 0.004 * f64::from(attempt), "user_login_failed", intruder, Value::Null, "failed to log in");
     }
     step(0.14, "user_login", intruder, Value::Null, "logged in");
-    // They look around, and become somebody else,
+    // Discovery, and impersonation of another user.
     step(
         0.22,
         "organization_users_exported",
@@ -56,12 +56,12 @@ pub(super) fn tell(log: &mut Log, cast: &Cast<'_>, at: &dyn Fn(f64) -> Timestamp
         json!([cast.victims[0].target()]),
         &format!("logged in as {}", cast.victims[0].name),
     );
-    // make an administrator to stay,
+    // Persistence: a new administrator.
     step(0.31, "user_created", intruder, json!([helper.target()]), "created a user");
     step(0.34, "added_org_admin", intruder, json!([helper.target()]), "made IT Helper an organization admin");
     let group = json!({ "id": "g-admins", "type": "groups", "attributes": { "name": "site-admins", "groupName": "site-admins" } });
     step(0.37, "group_member_added", intruder, json!([group, helper.target()]), "added IT Helper to site-admins");
-    // take away what would show it, and what protects others,
+    // Defense evasion: disable logging, and the protection of others.
     step(
         0.41,
         "audit_log_webhook_deleted",
@@ -92,7 +92,7 @@ pub(super) fn tell(log: &mut Log, cast: &Cast<'_>, at: &dyn Fn(f64) -> Timestamp
             "disabled two-step verification for a user",
         );
     }
-    // open other doors,
+    // More access.
     step(0.57, "domain_verified", intruder, json!([thing("domains", "d-1", "examp1e.net")]), "verified a domain");
     step(
         0.60,
@@ -101,7 +101,7 @@ pub(super) fn tell(log: &mut Log, cast: &Cast<'_>, at: &dyn Fn(f64) -> Timestamp
         json!([thing("identity-providers", "idp-1", "Single sign-on")]),
         "updated the SAML configuration",
     );
-    // and make keys that outlive a password reset.
+    // Keys that survive a password reset.
     step(0.66, "api_key_created", helper, json!([thing("api-keys", "key-1", "backup")]), "created an API key");
     for (part, name) in [0.68, 0.69, 0.70].into_iter().zip(["backup", "sync", "reporting"]) {
         step(
@@ -112,7 +112,7 @@ pub(super) fn tell(log: &mut Log, cast: &Cast<'_>, at: &dyn Fn(f64) -> Timestamp
             "created an API token",
         );
     }
-    // Then they take what they came for,
+    // Exfiltration.
     step(
         0.74,
         "bb_deploy_key_added",
@@ -145,7 +145,7 @@ pub(super) fn tell(log: &mut Log, cast: &Cast<'_>, at: &dyn Fn(f64) -> Timestamp
         json!([thing("data-shares", "share-1", "Everything")]),
         "created data share credentials",
     );
-    // and lock out who could stop them.
+    // Lock out those who could respond.
     for number in 0..10 {
         let name = format!("Colleague {number}");
         let colleague = thing("users", &format!("712020:colleague-{number}"), &name);

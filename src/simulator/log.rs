@@ -1,5 +1,5 @@
-//! Writing a log: entries as ragged as real ones. Times with and without milliseconds, `context` as a list, as an object and
-//! absent, system actors, entries that Atlassian processed late.
+//! Writes a log with entries as irregular as real ones: times with and without milliseconds, `context` as a list, as an
+//! object or absent, system actors, and entries that Atlassian processed late.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Scenario, Simulated};
 use crate::model::time::{self, Timestamp};
 
-/// Somebody, somewhere.
+/// An actor and their location.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Person<'a> {
     pub(super) id: &'a str,
@@ -20,13 +20,13 @@ pub(super) struct Person<'a> {
 }
 
 impl Person<'_> {
-    /// As something that is acted on.
+    /// The person as the target of an action.
     pub(super) fn target(&self) -> Value {
         json!({ "id": self.id, "type": "users", "attributes": { "name": self.name, "email": self.email, "accountType": "atlassian" } })
     }
 }
 
-/// Something that is acted on, by its type, id and name.
+/// The target of an action, with its type, id and name.
 pub(super) fn thing(kind: &str, id: &str, name: &str) -> Value {
     json!({ "id": id, "type": kind, "attributes": { "name": name } })
 }
@@ -40,7 +40,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// The same seed writes the same.
+    /// Creates an empty log. The same seed produces the same entries.
     pub(super) fn new(seed: u64) -> Self {
         Self { random: fastrand::Rng::with_seed(seed), entries: Vec::new(), number: 0 }
     }
@@ -49,14 +49,14 @@ impl Log {
         Scenario::of(self.entries)
     }
 
-    /// Something that is processed soon, or, rarely, minutes later.
+    /// Adds an entry that is processed soon, or, rarely, minutes later.
     pub(super) fn push(&mut self, at: Timestamp, action: &str, who: Person<'_>, context: Value, message: &str) {
         let late = self.random.u8(0..40) == 0;
         let delay = if late { Duration::from_secs(180) } else { Duration::from_millis(self.random.u64(200..1_500)) };
         self.push_after(at, delay, action, who, context, message);
     }
 
-    /// Something that is processed after this delay. `null` as its context: it has none.
+    /// Adds an entry that is processed after `delay`. If `context` is `null`, the entry has none.
     pub(super) fn push_after(
         &mut self,
         at: Timestamp,
@@ -75,7 +75,7 @@ impl Log {
         self.entry(at, delay, entry);
     }
 
-    /// A setting that is changed, with its values in the container.
+    /// Adds a change of a setting, with its values in the container.
     pub(super) fn setting(&mut self, at: Timestamp, delay: Duration, who: Person<'_>, name: &str, values: [&str; 2]) {
         let message = format!("{} changed an organization setting", who.name);
         let mut entry = self.plain(at, "org_settings_update", who, &message);
@@ -90,7 +90,7 @@ impl Log {
         self.entry(at, delay, entry);
     }
 
-    /// What a product does by itself.
+    /// Adds an action of a product itself.
     pub(super) fn system(&mut self, at: Timestamp) {
         let id = self.id();
         self.entry(at, Duration::from_secs(1), json!({

@@ -1,8 +1,8 @@
-//! A small Atlassian organization on loopback, for `demo` and tests: the events stream as it is documented and as it was seen
-//! to behave, with faults on request.
+//! A simulated Atlassian organization on loopback, for `watchbell demo` and tests. It serves the events stream as
+//! documented and as observed, with faults on request.
 //!
-//! It serves what its [`Scenario`] says has been processed by now. It knows nothing of the client it is read by, and listens
-//! on 127.0.0.1 only.
+//! It returns the entries of its [`Scenario`] that have been processed so far. It knows nothing about its client, and
+//! listens only on 127.0.0.1.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -36,39 +36,35 @@ pub use scenario::{Scenario, Simulated};
 pub use story::{Story, StoryLength};
 pub use vocabulary::{ACTIONS, ActionRow, answer as actions_answer};
 
-/// How the stream ends when there is nothing more.
+/// How the last page of the stream ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ending {
-    /// The last page carries a cursor, to be asked again: what the documentation says.
+    /// With a cursor to poll again later, as documented.
     #[default]
     Cursor,
-    /// The last page carries none: what a vendor's mock says of the real API.
+    /// Without a cursor, as in a vendor's mock of the real API.
     Null,
 }
 
-/// What the organization is like.
+/// Options of a simulated organization.
 #[derive(Debug, Clone)]
 pub struct SimulatorOptions {
-    /// Its id.
     pub org_id: String,
-    /// The key it accepts.
+    /// The API key that it accepts.
     pub key: String,
-    /// What happens in it.
+    /// The entries of its log.
     pub scenario: Arc<Scenario>,
-    /// How its stream ends.
     pub ending: Ending,
-    /// The most entries it returns, whatever was asked for.
+    /// Maximum number of entries per page, whatever the client requests.
     pub page_limit: usize,
-    /// What goes wrong.
     pub faults: Faults,
-    /// What it lists as its actions: id, name, group. Absent: its key may not read that.
+    /// Its list of actions: id, name, group. `None`: the key lacks the permission to read it.
     pub actions: Option<Arc<[ActionRow]>>,
-    /// Its clock.
     pub clock: Clock,
 }
 
 impl SimulatorOptions {
-    /// A flawless organization in which `scenario` happens.
+    /// An organization without faults.
     pub fn new(scenario: Scenario) -> Self {
         Self {
             org_id: "3b9f1c52-demo-4c1e-9d55-000000000001".to_owned(),
@@ -82,14 +78,14 @@ impl SimulatorOptions {
         }
     }
 
-    /// An organization whose key may read what it lists as its actions.
+    /// Adds a list of actions that the key may read.
     #[must_use]
     pub fn with_actions(self, actions: &[ActionRow]) -> Self {
         Self { actions: Some(actions.into()), ..self }
     }
 }
 
-/// A running organization. It ends when dropped.
+/// A running simulated organization. It stops when dropped.
 #[derive(Debug)]
 pub struct Simulator {
     address: SocketAddr,
@@ -105,7 +101,7 @@ struct Organization {
 }
 
 impl Simulator {
-    /// Starts to serve on a free port of 127.0.0.1.
+    /// Starts serving on a free port of 127.0.0.1.
     pub async fn start(options: SimulatorOptions) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -118,23 +114,21 @@ impl Simulator {
             .with_state(Arc::clone(&organization));
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the simulated organization ended");
+                tracing::error!(%error, "the simulated organization stopped");
             }
         });
         Ok(Self { address, organization, server })
     }
 
-    /// Its base URL.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Changes what goes wrong.
     pub fn set_faults(&self, faults: Faults) {
         *self.organization.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
-    /// Requests so far.
+    /// Number of requests to the events stream so far.
     pub fn requests(&self) -> u64 {
         *self.organization.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,7 +150,7 @@ struct Parameters {
     sort_order: Option<String>,
 }
 
-/// What a cursor stands for. The sort order is part of it.
+/// The content of a cursor. The sort order is part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cursor {
     next: usize,
@@ -164,7 +158,7 @@ struct Cursor {
 }
 
 impl Cursor {
-    /// Opaque, and refused when it was tampered with.
+    /// Encodes the cursor as an opaque token with a checksum, so that a modified token is refused.
     fn encode(self) -> String {
         let plain = format!("{}.{}", self.next, u8::from(self.descending));
         let check = blake3::hash(plain.as_bytes()).to_hex();
@@ -210,7 +204,7 @@ async fn events_stream(
     }
 }
 
-/// The organization's list of its actions.
+/// The organization's list of actions.
 async fn event_actions(
     State(organization): State<Arc<Organization>>,
     Path(org): Path<String>,
@@ -226,7 +220,7 @@ async fn event_actions(
     }
 }
 
-/// What is answered to a wrong key, and to a right one for another organization.
+/// Returns the error response for a wrong key or a wrong organization.
 fn refuse(options: &SimulatorOptions, org: &str, headers: &HeaderMap) -> Option<Response> {
     let expected = format!("Bearer {}", options.key);
     if headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) != Some(&*expected) {
@@ -235,12 +229,12 @@ fn refuse(options: &SimulatorOptions, org: &str, headers: &HeaderMap) -> Option<
     (org != options.org_id).then(|| error(StatusCode::NOT_FOUND, "Organization not found"))
 }
 
-/// A page before it is sent.
+/// A page before it is serialized.
 #[derive(Debug)]
 struct SimulatedPage {
     entries: Vec<String>,
     next: Option<String>,
-    /// The place of the first entry in the scenario.
+    /// Index of the first entry in the scenario.
     start: usize,
 }
 
@@ -248,7 +242,7 @@ impl SimulatedPage {
     fn text(&self) -> String {
         let next = self.next.as_ref().map_or(serde_json::Value::Null, |next| next.as_str().into());
         let links = match &self.next {
-            // As documented: a URL, with the filters dropped. Whoever follows it loses them.
+            // As documented: a URL without the filters. A client that follows it loses them.
             Some(next) => {
                 serde_json::json!({ "next": format!("https://api.atlassian.com/admin/v1/orgs/x/events-stream?cursor={next}") })
             }

@@ -1,24 +1,22 @@
-//! What happens in a simulated organization: entries of its log, each with the time at which Atlassian has processed it.
+//! The log of a simulated organization: entries with the time at which Atlassian processed them.
 
 use crate::model::time::{self, Timestamp};
 
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Simulated {
-    /// When it can first be read.
+    /// Time from which the entry can be read.
     pub processed: Timestamp,
-    /// The entry, as it is sent.
+    /// The entry, as sent to clients.
     pub json: String,
 }
 
-/// The whole log, past and to come, in the order of processing.
+/// The complete log, past and future, in order of processing.
 #[derive(Debug, Clone)]
 pub enum Scenario {
-    /// These entries.
     Entries(Vec<Simulated>),
-    /// So many plain entries, made as they are read, all processed long ago: for load.
+    /// Many plain entries, generated as they are read, for load tests.
     Flood {
-        /// How many.
         count: usize,
         /// Processing time of the first; the others follow at intervals of 100 ms.
         start: Timestamp,
@@ -26,13 +24,13 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    /// A log of these entries; they are put in the order of their processing.
+    /// Creates a log of entries, sorted by processing time.
     pub fn of(mut entries: Vec<Simulated>) -> Self {
         entries.sort_by_key(|entry| entry.processed);
         Self::Entries(entries)
     }
 
-    /// Entries in all.
+    /// Number of entries, including future ones.
     pub fn len(&self) -> usize {
         match self {
             Self::Entries(entries) => entries.len(),
@@ -40,17 +38,16 @@ impl Scenario {
         }
     }
 
-    /// Whether nothing ever happens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many entries have been processed by `now`.
+    /// Number of entries that have been processed by `now`.
     pub fn processed_by(&self, now: Timestamp) -> usize {
         self.count(|processed| processed <= now)
     }
 
-    /// How many entries were processed before `time`.
+    /// Number of entries that were processed before `time`.
     pub fn processed_before(&self, time: Timestamp) -> usize {
         self.count(|processed| processed < time)
     }
@@ -69,7 +66,7 @@ impl Scenario {
         }
     }
 
-    /// The entry at a place; an empty object where there is none.
+    /// Returns the entry at an index, or an empty object if there is none.
     pub fn entry(&self, index: usize) -> Simulated {
         match self {
             Self::Entries(entries) => {
@@ -85,7 +82,7 @@ fn flood_time(start: Timestamp, index: usize) -> Timestamp {
     time::from_millis(start.as_millisecond() + i64::try_from(index).unwrap_or(i64::MAX / 1_000) * 100)
 }
 
-/// Sixty actions, three of which are most of the volume, at about 1.3 KB each, as measured of real pages.
+/// One of sixty actions, three of which are most of the volume; about 1.3 KB per entry, as measured on real pages.
 fn flood_entry(processed: Timestamp, index: usize) -> Simulated {
     let mut random = fastrand::Rng::with_seed(index as u64 ^ 0x5eed);
     let action = match random.u8(0..100) {

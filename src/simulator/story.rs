@@ -1,7 +1,7 @@
-//! The demo's story: an ordinary day of a small company as history, then the next minutes live, with an attack in them that a
-//! person can follow, and at its end silence.
+//! The demo's log: an ordinary day of a small company as history, then the next minutes live, with an attack that is
+//! slow enough to follow, and silence at the end.
 //!
-//! Names are invented, addresses are of documentation ranges.
+//! Names are invented; IP addresses are from documentation ranges.
 
 use std::time::Duration;
 
@@ -14,18 +14,17 @@ use super::{
 };
 use crate::model::time::{self, Timestamp};
 
-/// How long history and attack are.
+/// Length of the history and the live part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoryLength {
-    /// The ordinary time before the beginning.
+    /// Ordinary time before the start.
     pub history: Duration,
-    /// Ordinary events in it.
+    /// Number of ordinary events in the history.
     pub history_events: usize,
-    /// The live part: the attack takes its first two thirds, the rest is silence.
+    /// The live part: the attack takes the first two thirds, the rest is silence.
     pub live: Duration,
 }
 
-/// A story.
 #[derive(Debug)]
 pub struct Story {
     log: Log,
@@ -56,12 +55,12 @@ const STAFF: [Person<'static>; 8] = [
     person("712020:d8a8-raj", "Raj Patel", "raj.patel@example.com", "203.0.113.95", "India", "Pune"),
     person("712020:e5b6-ana", "Ana Souza", "ana.souza@example.com", "203.0.113.102", "Brazil", "Recife"),
 ];
-/// What happens to Dana's account.
+/// The attack takes over Dana's account.
 const CAST: Cast<'static> =
     Cast { administrator: DANA, victims: [CEO, STAFF[2]], from: ("198.51.100.23", "Exampleland", "Port Example") };
 
 impl Story {
-    /// The log of a story that is at its beginning at `start`. The same seed tells the same story.
+    /// Creates the log, whose live part begins at `start`. The same seed produces the same log.
     pub fn tell(seed: u64, start: Timestamp, length: StoryLength) -> Scenario {
         let mut story = Self { log: Log::new(seed) };
         story.history(start, length);
@@ -77,7 +76,7 @@ impl Story {
             let at = time::after(begin, length.history.mul_f64(fraction.min(0.999)));
             self.ordinary(at);
         }
-        // Two things that ordinary days have, too.
+        // Two rarer events that also happen on ordinary days.
         let at = |part: f64| time::after(begin, length.history.mul_f64(part));
         self.log.push_after(at(0.35), Duration::from_secs(1), "marketplace_app_installed", STAFF[4], json!([
             { "id": "com.example.diagrams", "type": "apps", "attributes": { "name": "Diagrams for Teams", "vendor": "Example Labs" } },
@@ -88,8 +87,8 @@ impl Story {
     }
 
     fn ordinary(&mut self, at: Timestamp) {
-        let who = self.somebody(0);
-        let other = self.somebody(0);
+        let who = self.random_person(0);
+        let other = self.random_person(0);
         let user = json!([other.target()]);
         match self.log.random.u8(0..100) {
             0..=34 => self.log.push(at, "user_login", who, Value::Null, &format!("{} logged in", who.name)),
@@ -116,12 +115,12 @@ impl Story {
             self.ordinary_live(at(part));
             part += SILENCE / steps * (0.5 + self.log.random.f64());
         }
-        incident::tell(&mut self.log, &CAST, &|part| at(part * SILENCE));
+        incident::append(&mut self.log, &CAST, &|part| at(part * SILENCE));
     }
 
-    /// Ordinary events that make no sign-ins: those would tell a second story.
+    /// Ordinary events without sign-ins, which would distract from the attack.
     fn ordinary_live(&mut self, at: Timestamp) {
-        let who = self.somebody(1);
+        let who = self.random_person(1);
         let (action, what) = match self.log.random.u8(0..4) {
             0 => ("user_profile_viewed", "viewed a profile"),
             1 => ("organization_users_viewed", "viewed the users"),
@@ -132,8 +131,8 @@ impl Story {
         self.log.push_after(at, Duration::from_millis(200), action, who, json!([]), &message);
     }
 
-    /// One of the staff, leaving out the first so many.
-    fn somebody(&mut self, from: usize) -> Person<'static> {
+    /// A random member of staff, excluding the first `from`.
+    fn random_person(&mut self, from: usize) -> Person<'static> {
         STAFF.get(self.log.random.usize(from..STAFF.len())).copied().unwrap_or(CEO)
     }
 }

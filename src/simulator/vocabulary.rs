@@ -1,16 +1,17 @@
-//! What the simulated organization lists as its actions.
+//! The simulated organization's list of actions.
 //!
-//! The names in the documented groups are Atlassian's own (audit log activities database); the ids beside them are invented, as
-//! Atlassian publishes none. The ids of the first part stand in public rules, models and samples; all others are made up.
+//! The names in the documented groups are Atlassian's own (audit log activities database). Their ids are invented,
+//! because Atlassian does not publish any. The ids of the first part appear in public rules, data models and samples;
+//! all others are invented.
 
 use serde_json::{Value, json};
 
 /// Id, name and group of an action.
 pub type ActionRow = (&'static str, &'static str, &'static str);
 
-/// The list of the demo's organization.
+/// The list of actions of the demo's organization.
 pub const ACTIONS: &[ActionRow] = &[
-    // Ids that stand in public rules, data models and samples.
+    // Ids from public rules, data models and samples.
     ("user_logged_in_as_user", "Logged in as another user", "Organization administration"),
     ("user_created", "Created user", "Users"),
     ("user_added", "Added user", "Users"),
@@ -88,7 +89,7 @@ pub const ACTIONS: &[ActionRow] = &[
     ("ai_page_policy_violation", "Confluence Page Triggered Policy Violation", "AI generated actions"),
     ("ai_work_item_policy_violation", "Jira Work Item Triggered Policy Violation", "AI generated actions"),
     ("ai_page_content", "Confluence Page Generated AI Content", "AI generated actions"),
-    // Names and ids made up.
+    // Invented names and ids.
     ("removed_org_admin", "Removed organization admin", "Organization administration"),
     ("admin_password_reset", "Reset password of organization admin", "Organization administration"),
     ("api_key_created", "Created API key", "Organization administration"),

@@ -1,7 +1,7 @@
-//! The organization's list of its actions: fetched before the first page and once a day, and whenever somebody asks.
+//! Fetches the organization's list of actions: before the first page, once a day, and on request.
 //!
-//! Rules name activities that only this list resolves, so events are polled after it was asked for, and after the rules have
-//! taken it up. That it may not be read is no failure of the source: rules then go by action ids.
+//! Rules name activities that only this list resolves, so events are polled after the list has been requested and the
+//! rules have loaded it. A list that cannot be read is not a failure of the source: rules then use action ids.
 
 use std::time::Duration;
 
@@ -13,57 +13,57 @@ use crate::{
     store::{ActionList, SourceError, SourceRecord},
 };
 
-/// Actions change rarely.
+/// Interval of fetches. Actions change rarely.
 const DAILY: Duration = Duration::from_secs(86_400);
-/// After a failure that may pass by itself.
+/// Wait after a failure that may be temporary.
 const SOON: Duration = Duration::from_secs(600);
-/// How long the rules may take to take up a list before polling goes on without them.
+/// How long to wait for the rules to load a list before polling continues.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How pollers and rules tell each other of lists.
+/// Coordinates pollers and rules when a list has been fetched.
 #[derive(Debug, Clone)]
 pub struct Listing {
-    /// Counts lists that brought something new.
+    /// Counts the lists that pollers have stored.
     pub listed: watch::Sender<u64>,
-    /// The count up to which the rules have taken them up.
+    /// The count of lists that the rules have loaded.
     pub taken: watch::Receiver<u64>,
 }
 
-/// What came of asking.
+/// The result of fetching the list.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Refreshed {
-    /// Actions on the list.
+    /// Number of actions on the list.
     pub listed: u64,
-    /// Of these, the ones that were not on it before.
+    /// Number of actions that were not on the list before.
     pub new: u64,
 }
 
-/// Where the answer to somebody who asks goes: what came of it, or why it was not had.
+/// A request to fetch the list: the channel that receives the result, or the error message.
 pub type Refresh = oneshot::Sender<Result<Refreshed, String>>;
 
 impl Poller {
-    /// Asks for the list if it is time.
+    /// Fetches the list if it is due.
     pub(super) async fn list_if_due(&mut self) {
         let list = self.record().actions;
         let now = self.clock.now();
         let wait = match &list.error {
             None => DAILY,
-            // What the key may not do, it may not do tomorrow either.
+            // Missing permissions will not appear soon.
             Some(error) if matches!(error.kind, ErrorKind::KeyLacksScope | ErrorKind::OrganizationNotFound) => DAILY,
             Some(_) => SOON,
         };
         if list.tried.is_none_or(|tried| time::since(now, tried) >= wait || tried > now) {
             self.pace.lock().await.turn().await;
-            // What failed stands in the record.
+            // A failure is in the record.
             self.list().await.ok();
         }
     }
 
-    /// Asks for the list, and tells whoever wanted it.
+    /// Fetches the list and replies to the request.
     pub(super) async fn refresh(&mut self, reply: Refresh) {
         self.pace.lock().await.turn().await;
         let answer = self.list().await;
-        // Nobody waits any more: no harm.
+        // The requester may be gone.
         reply.send(answer).ok();
     }
 
@@ -77,7 +77,10 @@ impl Poller {
             Err(error) => {
                 let known = record.actions.error.as_ref().map(|error| error.kind);
                 if known != Some(error.kind) {
-                    tracing::info!(source = %self.settings.name, kind = error.kind.name(), "the organization's list of actions cannot be read, so rules go by action ids: {}", error.message);
+                    tracing::info!(
+                        source = %self.settings.name, kind = error.kind.name(),
+                        "cannot read the organization's list of actions, so rules use action ids: {}", error.message
+                    );
                 }
                 record.actions.error = Some(SourceError { kind: error.kind, message: error.message.clone(), at: now });
                 self.keep(record);
@@ -99,13 +102,14 @@ impl Poller {
         });
         let refreshed = saved.await.map_err(|error| error.to_string())?;
         self.keep(record);
-        tracing::debug!(source = %self.settings.name, listed = refreshed.listed, new = refreshed.new, "list of actions");
-        self.tell_rules().await;
+        let Refreshed { listed, new } = &refreshed;
+        tracing::debug!(source = %self.settings.name, listed, new, "fetched the list of actions");
+        self.notify_rules().await;
         Ok(refreshed)
     }
 
-    /// Lets the rules take the list up before events follow.
-    async fn tell_rules(&mut self) {
+    /// Waits until the rules have loaded the list, before events follow.
+    async fn notify_rules(&mut self) {
         let Some(listing) = &mut self.listing else { return };
         let mut number = 0;
         listing.listed.send_modify(|count| {
@@ -114,7 +118,7 @@ impl Poller {
         });
         let taken = listing.taken.wait_for(|taken| *taken >= number);
         if !matches!(tokio::time::timeout(PATIENCE, taken).await, Ok(Ok(_))) {
-            tracing::warn!(source = %self.settings.name, "the rules have not taken up the list of actions yet");
+            tracing::warn!(source = %self.settings.name, "the rules have not loaded the list of actions yet");
         }
     }
 

@@ -1,5 +1,5 @@
-//! Events from files: JSON lines, arrays, pages of the events stream, or any of these one after another; compressed with gzip
-//! or not. Files of lines are read in pieces, so that a history of any length needs little memory.
+//! Reads events from files: JSON Lines, arrays, pages of the events stream, or any sequence of these, optionally
+//! compressed with gzip. JSON Lines files are read in pieces, so that a history of any length needs little memory.
 
 use std::{
     fs::File,
@@ -19,14 +19,14 @@ use crate::model::{
     legible,
 };
 
-/// What a file holds.
+/// The content of a file, or of a piece of it.
 #[derive(Debug, Default)]
 pub struct FileEvents {
-    /// Its events, in order.
+    /// The events, in the order of the file.
     pub events: Vec<IncomingEvent>,
-    /// Its entries that are no events.
+    /// Entries that are not events, with the reason.
     pub rejected: Vec<RejectedEntry>,
-    /// The first thing that could not be read, if anything.
+    /// The first part that could not be read, as an error message; `None` if everything was.
     pub broken: Option<String>,
 }
 
@@ -34,24 +34,24 @@ pub struct FileEvents {
 struct Envelope<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-    /// What events have and pages have not.
+    /// Present in events, but not in pages.
     attributes: Option<IgnoredAny>,
 }
 
-/// A list may have this many entries: more of them, however short, take gigabytes.
+/// Maximum number of entries in a list. More of them, however short, would take gigabytes.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// So much of a file of lines is read at a time.
+/// Number of bytes of a JSON Lines file to read at a time.
 const PIECE: usize = 4 * 1024 * 1024;
-/// A line may have this many bytes, and so may an entry: as many as an answer of the API.
+/// Maximum size of a line or an entry in bytes: the same as that of an API response.
 const LINE: u64 = 32 * 1024 * 1024;
-/// What is not in lines has to be read whole.
+/// Maximum size in bytes of a file that is not JSON Lines, because it has to be read as a whole.
 const WHOLE: u64 = 256 * 1024 * 1024;
 
-/// Reads a file of events, piece by piece. See [`open`].
+/// Iterator over the pieces of a file of events. See [`open`].
 pub struct Pieces {
     input: Box<dyn BufRead>,
-    /// A value on each line; none before the first line has been seen.
+    /// True if there is a value on each line; `None` before the first line has been read.
     lines: Option<bool>,
     read: Arc<AtomicU64>,
 }
@@ -62,7 +62,7 @@ impl std::fmt::Debug for Pieces {
     }
 }
 
-/// Opens a file of events; `-` is standard input.
+/// Opens a file of events to read it piece by piece; `-` is standard input.
 pub fn open(path: &Path) -> io::Result<Pieces> {
     let read = Arc::new(AtomicU64::new(0));
     let input: Box<dyn Read> = if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
@@ -73,7 +73,7 @@ pub fn open(path: &Path) -> io::Result<Pieces> {
     Ok(Pieces { input, lines: None, read })
 }
 
-/// Reads a file of events whole. See [`open`].
+/// Reads a complete file of events. See [`open`].
 pub fn read(path: &Path) -> io::Result<FileEvents> {
     let mut found = FileEvents::default();
     for piece in open(path)? {
@@ -86,7 +86,7 @@ pub fn read(path: &Path) -> io::Result<FileEvents> {
 }
 
 impl Pieces {
-    /// Bytes of the file that have been read, compressed as they are.
+    /// Number of bytes of the file that have been read, before decompression.
     pub fn bytes_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
@@ -106,9 +106,7 @@ impl Pieces {
         } else {
             let more = (&mut self.input).take(WHOLE).read_to_end(&mut bytes)?;
             if more as u64 >= WHOLE {
-                return Err(io::Error::other(
-                    "it is no file of lines, and larger than 256 MiB: write an entry on each line",
-                ));
+                return Err(io::Error::other("a file larger than 256 MiB must be JSON Lines, with one entry per line"));
             }
         }
         if bytes.is_empty() {
@@ -139,16 +137,17 @@ impl<R: Read> Read for Counting<R> {
     }
 }
 
-/// Reads a text of events. What cannot be read is passed over up to the end of its line.
+/// Parses events. Input that cannot be read is skipped up to the end of its line.
 pub fn parse(text: &str) -> FileEvents {
     let mut found = FileEvents::default();
     let mut start = 0;
-    // Whether a value goes on over the next lines shows only when all of them have been read: so many bytes are spent on that.
+    // Finding out whether a value continues on the next lines means reading all of them. The budget limits the bytes
+    // spent on that.
     let mut budget = text.len().saturating_mul(8);
     while let Some(rest) = text.get(start..).filter(|rest| !rest.trim_start().is_empty()) {
         let rest = if budget == 0 { first_line(rest) } else { rest };
         let mut values = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
-        // Where the last value that could be read ended.
+        // End of the last value that could be read.
         let mut end = 0;
         let mut problem = None;
         while let Some(value) = values.next() {
@@ -172,13 +171,13 @@ pub fn parse(text: &str) -> FileEvents {
         if problem.is_eof() {
             budget = budget.saturating_sub(bad.len());
         }
-        // A strict reader refuses what is legible nonetheless: a line, or what goes over several.
+        // The lenient parser may still read it: a single line, or a value over several lines.
         let read = if take_leniently(line.trim_end(), &mut found) {
             Some(line.len())
         } else if budget > 0 {
             let value = legible::first(bad).ok();
             let read = value.filter(|value| take_leniently(value, &mut found)).map(str::len);
-            // What was read is not looked at again.
+            // Successful reads do not count, since they are not scanned again.
             if read.is_none() {
                 budget = budget.saturating_sub(value.map_or(bad.len(), str::len));
             }
@@ -194,7 +193,7 @@ pub fn parse(text: &str) -> FileEvents {
     found
 }
 
-/// A text up to the end of the first of its lines that is not blank.
+/// Returns `text` up to the end of its first non-blank line.
 fn first_line(text: &str) -> &str {
     let blanks = text.len() - text.trim_start().len();
     let line = text.get(blanks..).and_then(|text| text.find('\n'));
@@ -211,7 +210,7 @@ fn take(raw: &str, found: &mut FileEvents) {
                 push(raw, found);
                 return;
             }
-            // A name that is there twice, which makes a page no event.
+            // A duplicate key, as in a page with two `data` lists.
             Err(_) => {
                 if !take_leniently(raw, found) {
                     push(raw, found);
@@ -226,7 +225,7 @@ fn take(raw: &str, found: &mut FileEvents) {
     }
 }
 
-/// The same for a list or an object that a strict reader refuses. False if it is not legible either.
+/// Like [`take`], for input that a strict parser refuses. Returns false if the lenient parser refuses it, too.
 fn take_leniently(raw: &str, found: &mut FileEvents) -> bool {
     if let Some(entries) = entries(raw) {
         entries.into_iter().for_each(|entry| push(entry, found));
@@ -238,13 +237,13 @@ fn take_leniently(raw: &str, found: &mut FileEvents) -> bool {
     read
 }
 
-/// The entries of a list or a page.
+/// Returns the entries of a list or a page.
 fn entries(raw: &str) -> Option<Vec<&str>> {
     if raw.starts_with('[') {
         return legible::items(raw, MAX_ENTRIES).ok();
     }
     let members = legible::members(raw).ok()?;
-    let member = |wanted: &str| members.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+    let member = |key: &str| members.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value);
     if member("attributes").is_some() { None } else { legible::items(member("data")?, MAX_ENTRIES).ok() }
 }
 
@@ -291,14 +290,14 @@ mod tests {
                 assert_eq!((found.broken, found.rejected.len()), (None, 0), "{text}");
             }
         }
-        // Of a name that is there twice, the last wins.
+        // The last of duplicate keys wins.
         let found = parse(r#"{"data":[{"id":"1"}],"data":[{"id":"2"},{"id":"3"}]}"#);
         assert_eq!(found.events.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["2", "3"]);
-        // However many of them there are.
+        // Many pages in one file.
         let page = "{\n \"data\": [\n  {\"id\": \"1\", \"x\": \"a\u{1}\"},\n  {\"id\": \"2\"}\n ]\n}\n";
         let found = parse(&page.repeat(200));
         assert_eq!((found.events.len(), found.broken), (400, None));
-        // A line that was cut off takes no other along.
+        // A truncated line does not affect others.
         let found = parse("{\"id\":\"1\",\"x\":{\n{\"id\":\"2\"}\n[{\"id\":\"3\n{\"id\":\"4\"}\n");
         let ids: Vec<&str> = found.events.iter().map(|event| event.id.as_str()).collect();
         assert_eq!(ids, ["2", "4"]);

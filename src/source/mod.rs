@@ -1,5 +1,5 @@
-//! Where events come from. A source fetches a page at a position; the poll loop ([`Poller`]) does the rest: storing, waiting,
-//! backing off, and knowing how things stand.
+//! Where events come from. A source fetches a page at a position. The poll loop ([`Poller`]) does the rest: storing
+//! pages, waiting, backing off, and tracking the source's status.
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,44 +27,44 @@ pub use rate_limit::Pace;
 
 use atlassian::AtlassianSource;
 
-/// Where in the log to read on.
+/// A position in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Position {
-    /// After what this token stands for.
+    /// The position of a cursor from an earlier page.
     Cursor(String),
-    /// From this time of processing on.
+    /// Events that Atlassian processed at or after this time.
     From(Timestamp),
 }
 
 /// A page as a source returned it.
 #[derive(Debug, Clone, Default)]
 pub struct FetchedPage {
-    /// Its events, in order.
+    /// The events, in the order of the page.
     pub events: Vec<IncomingEvent>,
-    /// Its entries that are no events.
+    /// Entries that are not events, with the reason.
     pub rejected: Vec<RejectedEntry>,
-    /// The token of what follows, if the source gave one.
+    /// The cursor of the next page; `None` if the source returned none.
     pub next: Option<String>,
-    /// The server's clock, if it told.
+    /// The server's clock; `None` if the response has no date.
     pub server_time: Option<Timestamp>,
 }
 
 impl FetchedPage {
-    /// Entries, usable or not.
+    /// Number of entries, including rejected ones.
     pub fn entries(&self) -> usize {
         self.events.len() + self.rejected.len()
     }
 }
 
-/// Why a page could not be had.
+/// Error that occurs when fetching a page.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct FetchError {
-    /// Which kind of trouble.
+    /// The kind of error, which decides about retries.
     pub kind: ErrorKind,
-    /// What was tried and what came back. Never a secret, never a query.
+    /// What failed and how the server answered. Never contains a secret or a query.
     pub message: String,
-    /// How long the server asked to wait.
+    /// How long the server asked to wait; `None` if it did not.
     pub retry_after: Option<Duration>,
 }
 
@@ -74,24 +74,25 @@ impl FetchError {
     }
 }
 
-/// What all sources have in common, and what kind it is.
+/// `[[source]]`: the settings that all sources share, and those of its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Its name.
+    /// Unique name of the source; events are stored under it. Required.
     pub name: SourceName,
-    /// How far back the first poll goes.
+    /// How far back the first poll goes, from `0s` to `180d`, which is how long Atlassian keeps the log. Default: `7d`.
     pub backfill: Duration,
-    /// How long to wait when there is nothing more to read.
+    /// Wait between polls once everything has been read, from `100ms` to `1d`. Default: `30s`.
     pub poll_interval: Duration,
-    /// How far a restart by time goes back behind the newest event.
+    /// How far before the newest event a poll without a cursor starts, from `0s` to `1d`. Default: `10m`.
     pub overlap: Duration,
-    /// Requests a minute.
+    /// Maximum number of requests per minute, from 1 to 6,000; shared by sources with the same API key. Default: 40.
     pub rate_limit: u32,
-    /// Silence that is not plausible.
+    /// Silence after which a health alert reports that the log has dropped off, from `1s` to `180d`. Default: `1d`.
     pub drop_off: Duration,
-    /// Which events are not wanted.
+    /// `ignore` and `drop`: patterns of actions. Ignored events are stored, but not evaluated by rules; dropped events
+    /// are not stored. Default: none.
     pub unwanted: Unwanted,
-    /// What kind of source, and its own settings.
+    /// The kind of source, with its own settings.
     pub kind: SourceKind,
 }
 
@@ -138,7 +139,7 @@ impl Settings {
         })
     }
 
-    /// The day on which the key expires, as the configuration says.
+    /// The configured date on which the API key expires; `None` if it is not configured.
     pub fn key_expires(&self) -> Option<jiff::civil::Date> {
         match &self.kind {
             SourceKind::Atlassian(settings) => settings.api_key_expires,
@@ -154,35 +155,35 @@ pub enum Source {
 }
 
 impl Source {
-    /// Makes the source ready: reads its secret, builds its client.
+    /// Sets up the source: reads its secret and builds its client.
     pub fn new(settings: &Settings) -> Result<Self, SourceSetupError> {
         match &settings.kind {
             SourceKind::Atlassian(atlassian) => Ok(Self::Atlassian(AtlassianSource::new(atlassian.clone())?)),
         }
     }
 
-    /// Fetches the page at a position. `limit` is the most entries wanted.
+    /// Fetches the page at a position, with at most `limit` entries.
     pub async fn fetch(&self, position: &Position, limit: usize, now: Timestamp) -> Result<FetchedPage, FetchError> {
         match self {
             Self::Atlassian(source) => source.fetch(position, limit, now).await,
         }
     }
 
-    /// Fetches the organization's list of its actions.
+    /// Fetches the organization's list of actions.
     pub async fn actions(&self, now: Timestamp) -> Result<Vec<ListedAction>, FetchError> {
         match self {
             Self::Atlassian(source) => source.actions(now).await,
         }
     }
 
-    /// Reads the secret again: it may have been replaced where it is kept.
+    /// Reads the secret again, because it may have been replaced.
     pub fn reload_secret(&mut self) -> Result<(), SecretError> {
         match self {
             Self::Atlassian(source) => source.reload_secret(),
         }
     }
 
-    /// Whether the source uses the same credential as another, and so shares its rate limit.
+    /// True if both sources use the same credential, and so share a rate limit.
     pub fn same_credential(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Atlassian(one), Self::Atlassian(other)) => one.same_credential(other),
@@ -190,13 +191,13 @@ impl Source {
     }
 }
 
-/// Why a source could not be made ready.
+/// Error that keeps a source from being set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceSetupError {
-    /// Its secret is not to be had.
+    /// The secret could not be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// The HTTP client could not be built.
-    #[error("no HTTP client could be made: {0}: check the machine's certificate store")]
+    #[error("cannot create an HTTP client: {0}: check the machine's certificate store")]
     Client(String),
 }

@@ -1,7 +1,8 @@
-//! The poll loop: fetch a page, store it with its cursor, and decide when to come back.
+//! The poll loop: fetches a page, stores it with its cursor, and decides when to poll again.
 //!
-//! The log has two endings, and both work: a cursor on an empty page (kept, and asked again later), and no cursor at all (the
-//! next poll starts at the newest `processedAt` minus an overlap, and known ids are dropped). Trouble never ends the loop.
+//! The log can end in two ways, and both work: a cursor on an empty page, which is kept and used again later, or no
+//! cursor at all. In that case the next poll starts at the newest `processedAt` minus an overlap, and known ids are
+//! dropped. Errors never end the loop.
 
 use std::{
     collections::BTreeMap,
@@ -22,18 +23,18 @@ use crate::{
     store::{Appended, Page, Refetch, SourceError, SourceRecord, Store, StoreError, TaskStore},
 };
 
-/// How long the loop waits for what. Only tests change it.
+/// Waiting times and page size of the poll loop. Only tests change them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timing {
-    /// Before trying again what only a person can put right.
+    /// Wait before retrying an error that only the user can fix.
     pub refused: Duration,
-    /// Before the first retry; doubled each time.
+    /// Wait before the first retry; doubled for each further one.
     pub first_retry: Duration,
-    /// The longest wait between retries.
+    /// Maximum wait between retries.
     pub longest_retry: Duration,
-    /// After a 429 that does not say for how long.
+    /// Wait after a 429 without `Retry-After`.
     pub rate_limited: Duration,
-    /// Entries asked for on a page.
+    /// Number of entries to request per page.
     pub page_limit: usize,
 }
 
@@ -49,28 +50,28 @@ impl Default for Timing {
     }
 }
 
-/// Atlassian keeps the log for 180 days; clocks differ a little.
-const KEPT: Duration = Duration::from_secs(180 * 86_400 - 600);
-/// With five minutes between attempts at the end, about a day.
+/// How long Atlassian keeps the log: 180 days, minus a margin because clocks differ.
+const LOG_RETENTION: Duration = Duration::from_secs(180 * 86_400 - 600);
+/// Failures after which a refetch is given up: about a day, with five minutes between the later attempts.
 const REFETCH_FAILURES: u32 = 300;
-/// Pages in a row that bring nothing new before the cursor counts as going in circles. An overlap of ten minutes is rarely
-/// more than a few pages.
+/// Consecutive pages without new events after which the cursor counts as going in circles. An overlap of ten minutes is
+/// rarely more than a few pages.
 const FRUITLESS_PAGES: u32 = 200;
 
-/// How a source stands, for whoever wants to know while the agent runs.
+/// The status of a source while the agent runs.
 #[derive(Debug, Clone, Default)]
 pub struct SourceStatus {
-    /// What is known of it.
+    /// The source's stored record.
     pub record: SourceRecord,
-    /// Polls since the agent started, succeeded or not.
+    /// Number of polls since the agent started, including failed ones.
     pub polls: u64,
-    /// Of these, the ones that failed, by kind of trouble.
+    /// Number of failed polls since the agent started, by error kind.
     pub failed: BTreeMap<&'static str, u64>,
-    /// When it will be polled next; absent while it is.
+    /// Time of the next poll; `None` while a poll is running.
     pub next_poll: Option<Timestamp>,
 }
 
-/// Polls one source until it is told to stop.
+/// Polls one source until stopped.
 #[derive(Debug)]
 pub struct Poller {
     pub(super) settings: Settings,
@@ -80,25 +81,25 @@ pub struct Poller {
     pub(super) clock: Clock,
     pub(super) pace: Arc<Mutex<Pace>>,
     pub(super) status: watch::Sender<SourceStatus>,
-    /// Counts stored pages: "look again" for the evaluate loop.
+    /// Counts stored pages: the "look again" signal for the evaluate loop.
     stored: watch::Sender<u64>,
     fruitless: u32,
-    /// The trouble that was told last.
-    told: Option<ErrorKind>,
-    /// Most entries of the next page: fewer than `timing.page_limit` after an answer that was too large.
+    /// The error kind that was last logged by this process.
+    logged: Option<ErrorKind>,
+    /// Entries to request on the next page: fewer than `timing.page_limit` after a response that was too large.
     page_limit: usize,
     random: fastrand::Rng,
-    /// Parts of the log that shall be fetched again.
+    /// Requests to fetch a part of the log again.
     refetches: (mpsc::Sender<Refetch>, mpsc::Receiver<Refetch>),
-    /// When the end of the log was last asked for.
+    /// When the end of the log was last polled.
     polled: Option<Instant>,
-    /// How often the cursor did not move.
+    /// Counts how often the cursor did not move.
     stuck: Repeats,
-    /// That was just so: a part that is fetched again has its turn.
+    /// True if the end of the log was polled last: a refetch goes next.
     refetch_turn: bool,
-    /// Before this it is not tried.
+    /// Earliest time of the next refetch attempt.
     refetch_due: Option<Instant>,
-    /// How rules are told of lists of actions.
+    /// Signals new action lists to the rules.
     pub(super) listing: Option<Listing>,
     /// Requests for the list of actions.
     refreshes: (mpsc::Sender<Refresh>, mpsc::Receiver<Refresh>),
@@ -110,7 +111,7 @@ enum Next {
 }
 
 impl Poller {
-    /// A poller of one source. `pace` is shared by sources with the same key.
+    /// Creates the poller of a source. Sources with the same key share `pace`.
     pub fn new(
         settings: Settings,
         source: Source,
@@ -120,7 +121,7 @@ impl Poller {
         stored: watch::Sender<u64>,
     ) -> Result<Self, StoreError> {
         let mut record = store.reader().source(&settings.name)?.unwrap_or_default();
-        // Whatever came up while no agent ran has to be read first.
+        // Events from while no agent was running have to be read first.
         record.caught_up = false;
         let (status, _) = watch::channel(SourceStatus { record, ..SourceStatus::default() });
         Ok(Self {
@@ -133,7 +134,7 @@ impl Poller {
             status,
             stored,
             fruitless: 0,
-            told: None,
+            logged: None,
             page_limit: PAGE_LIMIT,
             random: fastrand::Rng::new(),
             refetches: mpsc::channel(4),
@@ -146,7 +147,7 @@ impl Poller {
         })
     }
 
-    /// Waits as `timing` says instead of as usual.
+    /// Replaces the default waiting times and page size.
     #[must_use]
     pub fn with_timing(mut self, timing: Timing) -> Self {
         self.page_limit = timing.page_limit;
@@ -154,29 +155,29 @@ impl Poller {
         self
     }
 
-    /// Tells rules of lists of actions.
+    /// Signals new action lists to the rules through `listing`.
     #[must_use]
     pub fn with_listing(mut self, listing: Listing) -> Self {
         self.listing = Some(listing);
         self
     }
 
-    /// Where to ask for the list of actions.
+    /// Returns the channel for requests to fetch the list of actions.
     pub fn refreshes(&self) -> mpsc::Sender<Refresh> {
         self.refreshes.0.clone()
     }
 
-    /// Where to read how the source stands.
+    /// Returns a receiver of the source's status.
     pub fn status(&self) -> watch::Receiver<SourceStatus> {
         self.status.subscribe()
     }
 
-    /// Where to ask for a part of the log to be fetched again.
+    /// Returns the channel for requests to fetch a part of the log again.
     pub fn refetches(&self) -> mpsc::Sender<Refetch> {
         self.refetches.0.clone()
     }
 
-    /// Polls until `stop`. A page that is being stored is finished first.
+    /// Polls until `stop`. A page that is being stored is completed first.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let next = tokio::select! {
@@ -211,8 +212,9 @@ impl Poller {
 
     async fn begin_refetch(&mut self, refetch: Option<Refetch>) {
         let Some(refetch) = refetch else { return };
-        tracing::info!(source = %self.settings.name, since = %refetch.since, until = %refetch.until, "a part of the log is fetched again");
-        // One that goes on already is not forgotten.
+        let Refetch { since, until, .. } = &refetch;
+        tracing::info!(source = %self.settings.name, %since, %until, "fetching a part of the log again");
+        // Merged with a refetch that is already running.
         self.status.send_modify(|status| status.record.refetch = Some(refetch.and(status.record.refetch.take())));
         self.refetch_due = None;
         self.save().await;
@@ -223,7 +225,7 @@ impl Poller {
         let status = self.status.borrow().record.clone();
         let idle = status.caught_up
             && status.error.is_none()
-            // Once after each poll of the end, however long that took, and then as long as the next is not due.
+            // Once after each poll of the end, however long that took, and then until the next poll is due.
             && (self.refetch_turn || self.polled.is_some_and(|polled| polled.elapsed() < self.settings.poll_interval));
         let due = self.refetch_due.is_none_or(|due| due <= Instant::now());
         match status.refetch {
@@ -246,13 +248,14 @@ impl Poller {
         }
     }
 
-    /// Fetches a page of the part of the log that is fetched again. Its cursor is kept apart from the one at the end, and its
-    /// failures are not the source's: it is tried again later and later, and given up after a day.
+    /// Fetches a page of a part of the log that is being fetched again. Its cursor is separate from the one at the end
+    /// of the log, and its failures do not count as the source's: it is retried with growing intervals, and given up
+    /// after a day.
     async fn refetch(&mut self, mut refetch: Refetch) -> Next {
         let now = self.clock.now();
         let position = match &refetch.cursor {
             Some(cursor) => Position::Cursor(cursor.clone()),
-            None => Position::From(refetch.since.max(time::before(now, KEPT))),
+            None => Position::From(refetch.since.max(time::before(now, LOG_RETENTION))),
         };
         let page = match self.fetch(&position, now).await {
             Ok(page) => page,
@@ -261,24 +264,25 @@ impl Poller {
         let entries = page.entries();
         let past =
             page.events.iter().filter_map(|event| event.processed).max().is_some_and(|newest| newest > refetch.until);
-        let over = entries == 0 || past || page.next.is_none() || page.next == refetch.cursor;
+        let done = entries == 0 || past || page.next.is_none() || page.next == refetch.cursor;
         refetch.cursor.clone_from(&page.next);
         refetch.fetched += entries as u64;
         refetch.failures = 0;
         refetch.error = None;
         let mut record = self.status.borrow().record.clone();
         record.refetch = Some(refetch.clone());
-        // What comes again says nothing about whether the log is silent.
+        // Refetched events say nothing about whether the log is silent.
         let arrival = record.newest_arrival;
         match self.store_page(page, record).await {
             Ok(new) => {
                 refetch.found += new as u64;
-                if over {
-                    tracing::info!(source = %self.settings.name, entries = refetch.fetched, new = refetch.found, "fetched again");
+                if done {
+                    let Refetch { fetched, found, .. } = &refetch;
+                    tracing::info!(source = %self.settings.name, entries = fetched, new = found, "refetch finished");
                 }
                 self.status.send_modify(|status| {
                     status.record.newest_arrival = arrival;
-                    status.record.refetch = (!over).then_some(refetch);
+                    status.record.refetch = (!done).then_some(refetch);
                 });
                 self.save().await;
                 Next::AtOnce
@@ -288,7 +292,7 @@ impl Poller {
     }
 
     async fn refetch_failed(&mut self, mut refetch: Refetch, error: &FetchError) -> Next {
-        // Known events cost only time: behind a cursor that is refused it begins anew.
+        // If the cursor is refused, the refetch starts over: known events only cost time.
         if error.kind == ErrorKind::CursorRefused {
             refetch.cursor = None;
         }
@@ -299,16 +303,22 @@ impl Poller {
         self.refetch_due = Instant::now().checked_add(wait);
         let given_up = refetch.failures >= REFETCH_FAILURES;
         if given_up {
-            tracing::error!(source = %self.settings.name, "a part of the log was not fetched again ({}): given up, `watchbell events fetch` begins anew", error.message);
+            tracing::error!(
+                source = %self.settings.name,
+                "refetch given up (start it again with `watchbell events fetch`): {}", error.message
+            );
         } else {
-            tracing::warn!(source = %self.settings.name, kind = error.kind.name(), failures = refetch.failures, retry = time::show_duration(wait), "fetching a part of the log again: {}", error.message);
+            tracing::warn!(
+                source = %self.settings.name, kind = error.kind.name(), failures = refetch.failures,
+                retry = time::show_duration(wait), "refetch failed: {}", error.message
+            );
         }
         self.status.send_modify(|status| status.record.refetch = (!given_up).then_some(refetch));
         self.save().await;
         Next::AtOnce
     }
 
-    /// Fetches a page. Where one with as many entries as allowed would be too large, asks for fewer.
+    /// Fetches a page. Requests fewer entries if a response is too large.
     async fn fetch(&mut self, position: &Position, now: Timestamp) -> Result<FetchedPage, FetchError> {
         loop {
             match self.source.fetch(position, self.page_limit, now).await {
@@ -318,7 +328,10 @@ impl Poller {
                 }
                 Err(error) if error.kind == ErrorKind::OversizedAnswer && self.page_limit > 1 => {
                     self.page_limit /= 2;
-                    tracing::info!(source = %self.settings.name, limit = self.page_limit, "{}: asking for fewer entries", error.message);
+                    tracing::info!(
+                        source = %self.settings.name, limit = self.page_limit,
+                        "{}: requesting fewer entries", error.message
+                    );
                     self.pace.lock().await.turn().await;
                 }
                 Err(error) => return Err(error),
@@ -349,15 +362,18 @@ impl Poller {
                 if let (0, Some(skew)) = (self.status.borrow().polls, page.server_time) {
                     let skew = time::distance(now, skew);
                     if skew > Duration::from_secs(300) {
-                        tracing::warn!(source = %self.settings.name, skew = time::show_duration(skew), "this machine's clock differs from Atlassian's");
+                        tracing::warn!(
+                            source = %self.settings.name, skew = time::show_duration(skew),
+                            "this machine's clock differs from Atlassian's"
+                        );
                     }
                 }
                 let stuck = before.is_some() && before == page.next;
                 match self.store_page(page, record).await {
                     Ok(new) => {
-                        self.told = None;
+                        self.logged = None;
                         if failures > 0 {
-                            tracing::info!(source = %self.settings.name, failures, "the source can be read again");
+                            tracing::info!(source = %self.settings.name, failures, "the source has recovered");
                         }
                         self.after_page(entries, new, stuck).await
                     }
@@ -376,20 +392,23 @@ impl Poller {
             Some(newest) => time::before(newest, self.settings.overlap),
             None => *record.started_from.get_or_insert(time::before(now, self.settings.backfill)),
         };
-        let kept_since = time::before(now, KEPT);
+        let kept_since = time::before(now, LOG_RETENTION);
         if from < kept_since && record.newest_processed.is_some() {
-            tracing::warn!(source = %self.settings.name, newest = %from, "the newest event is older than Atlassian keeps: what happened up to 180 days ago is lost");
+            tracing::warn!(
+                source = %self.settings.name, newest = %from,
+                "the newest event is older than Atlassian keeps: events between it and 180 days ago are lost"
+            );
         }
         Position::From(from.max(kept_since))
     }
 
-    /// Stores a page with its record; returns how many of its events are new, or not wanted.
+    /// Stores a page with its record. Returns how many of its events are new, including dropped ones.
     async fn store_page(&mut self, page: FetchedPage, mut record: SourceRecord) -> Result<usize, StoreError> {
         let name = self.settings.name.clone();
         let arrived = self.clock.now();
         let empty = page.entries() == 0;
         let unwanted = self.settings.unwanted.clone();
-        // This goes on if the future is dropped, so a page is stored whole or not at all.
+        // Continues even if the future is dropped, so a page is stored completely or not at all.
         let stored = self.store.run(move |store| {
             if empty {
                 store.save_source(&name, &record)?;
@@ -407,10 +426,14 @@ impl Poller {
             status.polls += 1;
         });
         if appended != Appended::default() {
-            tracing::debug!(source = %self.settings.name, stored = appended.stored, duplicates = appended.duplicates, quarantined = appended.quarantined, "page stored");
+            let Appended { stored, duplicates, quarantined, .. } = appended;
+            tracing::debug!(source = %self.settings.name, stored, duplicates, quarantined, "page stored");
         }
         if appended.quarantined > 0 {
-            tracing::warn!(source = %self.settings.name, entries = appended.quarantined, "entries that are no events were quarantined: see `watchbell events list --quarantined`");
+            tracing::warn!(
+                source = %self.settings.name, entries = appended.quarantined,
+                "quarantined entries that are not events: list them with `watchbell events list --quarantined`"
+            );
         }
         if appended.stored > 0 {
             self.stored.send_modify(|count| *count += 1);
@@ -429,7 +452,10 @@ impl Poller {
         }
         if entries > 0 && new == 0 && (stuck || self.fruitless >= FRUITLESS_PAGES) {
             if let Some(times) = self.stuck.again() {
-                tracing::warn!(source = %self.settings.name, times, "the cursor does not move: going back to the time of the newest event");
+                tracing::warn!(
+                    source = %self.settings.name, times,
+                    "the cursor does not advance: restarting at the time of the newest event"
+                );
             }
             self.fruitless = 0;
             let now = self.clock.now();
@@ -451,8 +477,8 @@ impl Poller {
     async fn failed(&mut self, error: FetchError) -> Next {
         let now = self.clock.now();
         let kind = error.kind;
-        // By this process: what an earlier one said stands in another log.
-        let first = self.told.replace(kind) != Some(kind);
+        // Per process: an earlier one wrote to another log.
+        let first = self.logged.replace(kind) != Some(kind);
         self.status.send_modify(|status| {
             let record = &mut status.record;
             status.polls += 1;
@@ -469,22 +495,25 @@ impl Poller {
         self.save().await;
         if kind == ErrorKind::CursorRefused {
             if first || is_worth_telling(failures.into()) {
-                tracing::warn!(source = %self.settings.name, failures, "{}: going back to the time of the newest event", error.message);
+                tracing::warn!(
+                    source = %self.settings.name, failures,
+                    "{}: restarting at the time of the newest event", error.message
+                );
             }
-            // Once at once; a source that refuses cursors again and again is waited for like any other failure.
+            // Retry immediately once. A source that keeps refusing cursors is treated like any other failure.
             if failures == 1 {
                 return Next::AtOnce;
             }
         }
         let wait = if kind.needs_a_person() {
             if let Err(error) = self.source.reload_secret() {
-                tracing::debug!(source = %self.settings.name, %error, "reading the key again");
+                tracing::debug!(source = %self.settings.name, %error, "cannot reload the key");
             }
             self.timing.refused
         } else {
             let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(20));
             let base = if kind == ErrorKind::RateLimited { self.timing.rate_limited } else { self.timing.first_retry };
-            // Between half of it and all of it, so that many agents do not come back together.
+            // Jitter between half and all of it, so that agents do not retry at the same time.
             let wait =
                 base.saturating_mul(doubled).min(self.timing.longest_retry).mul_f64(0.5 + self.random.f64() / 2.0);
             match error.retry_after {
@@ -492,21 +521,22 @@ impl Poller {
                 None => wait,
             }
         };
-        // Each kind of trouble once, then ever more rarely.
+        // Log each error kind once, then less and less often.
+        let retry = time::show_duration(wait);
         if first || is_worth_telling(failures.into()) {
-            tracing::warn!(source = %self.settings.name, kind = kind.name(), failures, retry = time::show_duration(wait), "{}", error.message);
+            tracing::warn!(source = %self.settings.name, kind = kind.name(), failures, retry, "{}", error.message);
         } else {
-            tracing::debug!(source = %self.settings.name, kind = kind.name(), failures, retry = time::show_duration(wait), "{}", error.message);
+            tracing::debug!(source = %self.settings.name, kind = kind.name(), failures, retry, "{}", error.message);
         }
         Next::After(wait)
     }
 
-    /// Saves the record beside the events. If that fails the store is in trouble, which the next page will say.
+    /// Saves the source's record. If that fails, storing the next page will report the store's problem.
     pub(super) async fn save(&self) {
         let record = self.status.borrow().record.clone();
         let name = self.settings.name.clone();
         if let Err(error) = self.store.run(move |store| store.save_source(&name, &record)).await {
-            tracing::error!(source = %self.settings.name, %error, "the source's state was not saved");
+            tracing::error!(source = %self.settings.name, %error, "cannot save the source's state");
         }
     }
 }

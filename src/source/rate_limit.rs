@@ -1,4 +1,4 @@
-//! Not asking too often: a client-side limit of requests in any minute.
+//! Client-side rate limit: a maximum number of requests in any minute.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// At most so many requests in any minute.
+/// A sliding-window rate limiter of one minute.
 #[derive(Debug)]
 pub struct Pace {
     limit: usize,
@@ -14,12 +14,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A pace of `limit` requests a minute.
+    /// Creates a limiter of `limit` requests per minute, at least 1.
     pub fn new(limit: u32) -> Self {
         Self { limit: (limit as usize).max(1), made: VecDeque::new() }
     }
 
-    /// Waits until a request may be made, and counts it. Dropping the future counts nothing.
+    /// Waits until a request is allowed, and counts it. If the future is dropped, nothing is counted.
     pub async fn turn(&mut self) {
         loop {
             let now = Instant::now();

@@ -1,4 +1,4 @@
-//! The other side of a destination: a server on loopback that keeps what it is sent and answers what it is told to.
+//! The receiving side of a destination: a server on loopback that records requests and sends the given responses.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use axum::{
 };
 use serde_json::Value;
 
-/// A request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
     pub(crate) method: String,
@@ -37,7 +37,7 @@ impl Received {
 /// Status, body, headers.
 type Answer = (u16, String, Vec<(&'static str, String)>);
 
-/// Gives the answer to a request.
+/// Returns the response to a request.
 type Answering = Box<dyn FnMut(&Received) -> (u16, String) + Send>;
 
 /// A server on loopback.
@@ -49,7 +49,7 @@ pub(crate) struct Collector {
 
 struct Inner {
     received: Vec<Received>,
-    /// What is answered next; then `always`.
+    /// The next responses; then `always`.
     next: VecDeque<Answer>,
     always: Answering,
 }
@@ -69,13 +69,13 @@ impl Collector {
         format!("http://{}{path}", self.address)
     }
 
-    /// Answers the next request so.
+    /// Sets the response to the next request.
     pub(crate) fn next(&self, status: u16, body: &str, headers: &[(&'static str, &str)]) {
         let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         self.state.lock().unwrap().next.push_back((status, body.to_owned(), headers));
     }
 
-    /// Answers all requests so, from now on.
+    /// Sets the response to all further requests.
     pub(crate) fn always(&self, answer: impl FnMut(&Received) -> (u16, String) + Send + 'static) {
         self.state.lock().unwrap().always = Box::new(answer);
     }
@@ -84,7 +84,7 @@ impl Collector {
         self.state.lock().unwrap().received.clone()
     }
 
-    /// What came since the last time.
+    /// Returns the requests since the last call.
     pub(crate) fn take(&self) -> Vec<Received> {
         std::mem::take(&mut self.state.lock().unwrap().received)
     }

@@ -1,5 +1,5 @@
-//! What tests share. A [`Lab`] is a temporary directory with a simulated organization in it, on which the binary or an agent
-//! in this process runs.
+//! Shared test helpers. A [`Lab`] is a temporary directory with a simulated organization, on which the binary or an
+//! agent in this process runs.
 
 pub(crate) mod collector;
 
@@ -30,22 +30,22 @@ use watchbell::{
     store::{AlertFilter, Reader, ScanFilter, Store},
 };
 
-/// When the tests' events happen.
+/// The time of the tests' events.
 pub(crate) fn base() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
-/// What the clock says in tests in which time stands still: all events are processed, and none is late.
+/// The time of a fixed clock: all events are processed, and none is late.
 pub(crate) fn now() -> Timestamp {
     time::after(base(), Duration::from_secs(12 * 3_600))
 }
 
-/// A flawless organization in which these entries happened, at [`now`].
+/// An organization without faults, with these entries, at [`now`].
 pub(crate) fn organization(entries: &[Value]) -> simulator::SimulatorOptions {
     simulator::SimulatorOptions { clock: Clock::manual(now()), ..simulator::SimulatorOptions::new(scenario(entries)) }
 }
 
-/// An entry of the log as it is sent, so many seconds after [`base`].
+/// An entry of the log as sent, this many seconds after [`base`].
 pub(crate) fn entry(id: &str, action: &str, seconds: i64, actor: &str) -> Value {
     let time = time::from_millis(base().as_millisecond() + seconds * 1_000);
     json!({
@@ -70,24 +70,24 @@ pub(crate) fn event(number: u64, raw: &Value) -> Event {
     incoming.into_event(SourceName::parse("test").unwrap(), Sequence(number), arrived)
 }
 
-/// Events in the order given.
+/// Events in the given order.
 pub(crate) fn events(entries: &[Value]) -> Vec<Event> {
     (1..).zip(entries).map(|(number, entry)| event(number, entry)).collect()
 }
 
-/// A rule with this body of `RULE` (beside id, title and severity) and these functions.
+/// A rule with these keys of `RULE` (besides id, title and severity) and these functions.
 pub(crate) fn rule(id: &str, more: &str, functions: &str) -> String {
     format!("const RULE = #{{ id: \"{id}\", title: \"{id} fired\", severity: \"medium\", {more} }};\n{functions}\n")
 }
 
-/// Compiles rules; they must be without errors.
+/// Compiles rules, which must have no errors.
 pub(crate) fn rule_set(rules: &[&str]) -> Arc<RuleSet> {
     let (set, problems) = load(rules);
     assert!(problems.is_empty(), "{problems:#?}");
     set
 }
 
-/// Compiles rules and returns what is wrong with them, a line each.
+/// Compiles rules and returns their problems, one per line.
 pub(crate) fn load(rules: &[&str]) -> (Arc<RuleSet>, Vec<String>) {
     let directory = tempfile::tempdir().unwrap();
     for (number, text) in rules.iter().enumerate() {
@@ -107,7 +107,7 @@ pub(crate) fn load(rules: &[&str]) -> (Arc<RuleSet>, Vec<String>) {
     (loaded.set, problems)
 }
 
-/// What rules find in events.
+/// Runs rules over events.
 pub(crate) fn run(rules: &Arc<RuleSet>, events: &[Event]) -> Report {
     let mut replay = Replay::new(Arc::clone(rules), Settings::default());
     for event in events {
@@ -116,7 +116,7 @@ pub(crate) fn run(rules: &Arc<RuleSet>, events: &[Event]) -> Report {
     replay.finish()
 }
 
-/// What one rule finds in entries: a line an alert, and the errors.
+/// Runs one rule over entries: one line per alert, and the errors.
 pub(crate) fn found(rule: &str, entries: &[Value]) -> Vec<String> {
     let report = run(&rule_set(&[rule]), &events(entries));
     let mut lines: Vec<String> = report
@@ -130,14 +130,14 @@ pub(crate) fn found(rule: &str, entries: &[Value]) -> Vec<String> {
     lines
 }
 
-/// A directory, a simulated organization, and what runs on them.
+/// A directory, a simulated organization, and the processes that use them.
 pub(crate) struct Lab {
     directory: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
     pub(crate) simulator: Option<Simulator>,
 }
 
-/// A process that is killed when the test is over.
+/// A process that is killed at the end of the test.
 pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
@@ -188,7 +188,7 @@ impl Lab {
         fs::write(path, text).unwrap();
     }
 
-    /// The binary with these arguments, in this directory, with nothing in its environment that it was not given.
+    /// The binary with these arguments, in this directory, with only the given environment.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_watchbell"));
         command.args(arguments).current_dir(self.directory.path()).env_clear().stdin(Stdio::null());
@@ -199,7 +199,7 @@ impl Lab {
         Finished::of(self.command(arguments).output().unwrap(), self.directory.path())
     }
 
-    /// Runs the binary with this much address space, where the system enforces such a limit.
+    /// Runs the binary with a limited address space, if the system enforces such a limit.
     pub(crate) fn watchbell_within(&self, kib: u64, arguments: &[&str]) -> Finished {
         let mut command = Command::new("/bin/sh");
         let script = format!("ulimit -v {kib} 2>/dev/null; exec \"$0\" \"$@\"");
@@ -208,7 +208,7 @@ impl Lab {
         Finished::of(command.output().unwrap(), self.directory.path())
     }
 
-    /// Starts the agent as a process of its own.
+    /// Starts the agent as a separate process.
     pub(crate) fn spawn_agent(&self) -> Running {
         let mut command = self.command(&["run"]);
         Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
@@ -219,7 +219,7 @@ impl Lab {
         config.unwrap_or_else(|| panic!("{problems:#?}"))
     }
 
-    /// Runs an agent in this process until `done` is true of what it has stored, and returns that.
+    /// Runs an agent in this process until `done` returns true for its store, and returns the result.
     #[track_caller]
     pub(crate) fn run_agent_until(&self, done: impl Fn(&Reader) -> bool) {
         self.run_agent_with(&Clock::manual(now()), done);
@@ -249,22 +249,22 @@ impl Lab {
         assert!(reached, "the agent did not get there: {:#?}", self.state());
     }
 
-    /// What the store says of the sources: for messages of failed tests.
+    /// The state of the sources, for messages of failed tests.
     fn state(&self) -> String {
         let store = Store::open(&self.config().data_dir).unwrap();
         format!("{:#?}", store.reader().sources())
     }
 
-    /// The store of an agent that no longer runs.
+    /// The store of an agent that has stopped.
     pub(crate) fn reader(&self) -> (Store, Reader) {
-        // sled lets go of a store some milliseconds after it was closed.
+        // sled releases a store some milliseconds after it has been closed.
         let store = Store::open_patiently(&self.config().data_dir, Duration::from_secs(10)).unwrap();
         let reader = store.reader();
         (store, reader)
     }
 }
 
-/// Looks until `done`, at most a minute: a bound for failing tests, nothing a passing one waits for.
+/// Polls `done` for at most a minute: a bound for failing tests that passing ones do not reach.
 pub(crate) async fn eventually(done: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(60) {
@@ -276,12 +276,12 @@ pub(crate) async fn eventually(done: impl Fn() -> bool) -> bool {
     false
 }
 
-/// Ids of all stored events, in the order of arrival.
+/// Ids of all stored events, in order of arrival.
 pub(crate) fn stored_ids(reader: &Reader) -> Vec<String> {
     reader.scan(ScanFilter::default()).map(|event| event.unwrap().id.to_string()).collect()
 }
 
-/// Whether everything that is stored has been evaluated, and so many events are.
+/// True if everything stored has been evaluated, and there are this many events.
 pub(crate) fn evaluated(reader: &Reader, events: u64) -> bool {
     let mark = reader.checkpoint().unwrap();
     mark.0 >= events && mark == reader.last_sequence().unwrap()
@@ -299,7 +299,7 @@ pub(crate) fn alerts(reader: &Reader) -> Vec<(String, String, u64)> {
     alerts
 }
 
-/// A scenario of these entries, processed when they say.
+/// A scenario of these entries, processed at their own `processedAt`.
 pub(crate) fn scenario(entries: &[Value]) -> Scenario {
     let simulated = entries.iter().map(|entry| {
         let processed = entry["attributes"]["processedAt"].as_str().and_then(time::parse_timestamp);
@@ -308,7 +308,7 @@ pub(crate) fn scenario(entries: &[Value]) -> Scenario {
     Scenario::of(simulated.collect())
 }
 
-/// What a process printed and how it ended.
+/// The output and exit code of a process.
 pub(crate) struct Finished {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -328,7 +328,7 @@ impl Finished {
     }
 }
 
-/// What `replay` prints, without what changes from run to run.
+/// The output of `replay` without the parts that change from run to run.
 pub(crate) fn timeless(text: &str) -> String {
     let mut text = text.to_owned();
     for (pattern, replacement) in [

@@ -1,5 +1,5 @@
-//! What an answer that is no page means. Atlassian documents no error bodies for these operations, so they are read leniently:
-//! the status decides, the body only adds words.
+//! Interprets error responses. Atlassian does not document error bodies for these operations, so they are read
+//! leniently: the status determines the error kind, and the body only adds details.
 
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -18,7 +18,7 @@ pub(super) fn kind(status: StatusCode, with_cursor: bool) -> ErrorKind {
     }
 }
 
-/// What the body says, in a few words, after a colon; nothing if it says nothing. The key never comes back in it.
+/// Returns the message in the body after a colon, or an empty string. The result never contains the key.
 pub(super) fn detail(body: &[u8], key: &str) -> String {
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         return String::new();
@@ -33,7 +33,7 @@ pub(super) fn detail(body: &[u8], key: &str) -> String {
     format!("{}{}", text.unwrap_or_default(), scopes.unwrap_or_default())
 }
 
-/// The beginning of a text without the key, and without what a terminal would act on.
+/// Returns the start of a string without the key, and without control characters.
 fn plain(text: &str, key: &str) -> String {
     printable(&text.replace(key, "…")).chars().take(200).collect()
 }

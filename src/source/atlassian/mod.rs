@@ -1,11 +1,11 @@
-//! The audit log of an Atlassian Cloud organization: `GET /admin/v1/orgs/{org}/events-stream`.
+//! Fetches the audit log of an Atlassian Cloud organization: `GET /admin/v1/orgs/{org}/events-stream`.
 //!
-//! Ascending by processing time, so that events which Atlassian processes late are not missed. Every request is built from our
-//! own parameters and the bare token `meta.next`; URLs in answers are never followed, redirects neither, so the key goes to
-//! the configured host only.
+//! Events are read in ascending order of processing time, so that those Atlassian processes late are not missed. Every
+//! request is built from our own parameters and the bare token `meta.next`. URLs in responses and redirects are never
+//! followed, so the key is only sent to the configured host.
 //!
-//! Facts about the API (July to November 2026): `limit` is at most 500; `from` is in milliseconds since 1970; the sort order
-//! is part of the cursor. <https://developer.atlassian.com/cloud/admin/organization/rest/api-group-events/>
+//! Facts about the API (July to November 2026): `limit` is at most 500; `from` is in milliseconds since 1970; the sort
+//! order is part of the cursor. <https://developer.atlassian.com/cloud/admin/organization/rest/api-group-events/>
 
 use std::{path::Path, time::Duration};
 
@@ -24,27 +24,28 @@ use crate::{
 mod error;
 mod page;
 
-/// The most entries that Atlassian returns on a page.
+/// Maximum number of entries that Atlassian returns per page.
 pub const PAGE_LIMIT: usize = 500;
-/// A page of 500 events is usually below one megabyte.
+/// Maximum size of a response. A page of 500 events is usually smaller than one megabyte.
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The first poll waits for the list of actions: it must not wait long.
+/// Timeout of the list of actions. Short, because the first poll waits for it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(20);
-/// Far more than there are actions.
+/// Maximum number of pages of the list of actions. There are far fewer.
 const MAX_LIST_PAGES: usize = 100;
 
-/// Which organization, where, with which key.
+/// Settings of an Atlassian organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The organization's id, as admin.atlassian.com shows it beside the API key.
+    /// Id of the organization, shown next to the API key at admin.atlassian.com. Required.
     pub org_id: String,
-    /// Scheme and host.
+    /// Scheme and host of the API. Default: `https://api.atlassian.com`.
     pub base_url: Url,
-    /// Where the key is.
+    /// API key of the organization, as a secret: `{ env = "NAME" }` or `{ file = "PATH" }`. Required.
     pub api_key: SecretOrigin,
-    /// When the key expires, for the warning before it does.
+    /// Date on which the API key expires, such as `2027-03-01`. Health alerts warn before that date. Default: no
+    /// warning.
     pub api_key_expires: Option<jiff::civil::Date>,
 }
 
@@ -56,7 +57,7 @@ impl Settings {
             let valid = !org_id.is_empty() && org_id.len() <= 100 && org_id.bytes().all(plain);
             if !valid {
                 let help = "copy the organization ID from admin.atlassian.com: letters, digits and `-`".to_owned();
-                table.problem("org_id", "`org_id` is not an organization id", Some(help));
+                table.problem("org_id", "`org_id` is not a valid organization ID", Some(help));
             }
             valid
         });
@@ -75,19 +76,18 @@ impl Settings {
 fn parse_base_url(text: &str) -> Result<Url, String> {
     let url = http::parse_url(text)?;
     if url.path() != "/" || url.query().is_some() {
-        return Err("it must be scheme and host only, such as `https://api.atlassian.com`".to_owned());
+        return Err("expected scheme and host only, such as `https://api.atlassian.com`".to_owned());
     }
     Ok(url)
 }
 
-/// What came back.
 struct Response {
     body: Vec<u8>,
-    /// The server's clock, if it told.
+    /// The server's clock, from the `Date` header.
     server_time: Option<Timestamp>,
 }
 
-/// An organization whose log can be read.
+/// Client of one Atlassian organization.
 #[derive(Debug)]
 pub struct AtlassianSource {
     settings: Settings,
@@ -128,8 +128,8 @@ impl AtlassianSource {
         let text = match String::from_utf8(answer.body) {
             Ok(text) => text,
             Err(error) => {
-                // One bad byte must not stop the log: it becomes U+FFFD, in that event alone.
-                tracing::warn!(host = self.host(), "an answer is not valid UTF-8: wrong bytes are replaced");
+                // An invalid byte must not stop the log: it becomes U+FFFD, in that event only.
+                tracing::warn!(host = self.host(), "a response is not valid UTF-8: replacing invalid bytes");
                 String::from_utf8_lossy(error.as_bytes()).into_owned()
             }
         };
@@ -138,8 +138,8 @@ impl AtlassianSource {
         Ok(page)
     }
 
-    /// The organization's list of its actions: `GET /orgs/{org}/event-actions`. Neither its limit nor whether it has pages is
-    /// documented: a cursor is followed if there is one.
+    /// Fetches the organization's list of actions: `GET /orgs/{org}/event-actions`. Its limit and paging are not
+    /// documented, so a cursor is followed if there is one.
     pub(super) async fn actions(&self, now: Timestamp) -> Result<Vec<ListedAction>, FetchError> {
         let mut listed = Vec::new();
         let mut cursor: Option<String> = None;
@@ -157,7 +157,7 @@ impl AtlassianSource {
         Ok(listed)
     }
 
-    /// Asks for something of the organization. Anything but an answer of 200 is an error that says what came.
+    /// Sends a GET request for a resource of the organization. Any status but 200 is an error.
     async fn ask(
         &self,
         what: &str,
@@ -193,12 +193,12 @@ impl AtlassianSource {
     }
 
     fn unreadable(&self, what: &str, reason: &str) -> FetchError {
-        let message = format!("{} answered with no {what}: {reason}", self.host());
+        let message = format!("{} did not return a valid {what}: {reason}", self.host());
         FetchError::new(ErrorKind::UnreadableAnswer, message)
     }
 
     async fn body(&self, response: reqwest::Response, status: StatusCode) -> Result<Vec<u8>, FetchError> {
-        // Only the beginning of an error's text is of use.
+        // Only the start of an error body is useful.
         let limit = if status == StatusCode::OK { MAX_BODY_BYTES } else { 64 * 1024 };
         match http::read_body(response, limit).await {
             Ok(http::Body::Whole(body)) => Ok(body),

@@ -1,5 +1,7 @@
-//! A page of the events stream as it is sent: `{ data: […], meta: { next }, links }`. Ragged: entries that are no events are
-//! set aside with the reason, unknown fields are kept, and a missing `meta` is an end without a cursor.
+//! Parses a page of the events stream: `{ data: […], meta: { next }, links }`.
+//!
+//! Parsing is lenient: entries that are not events are set aside with the reason, unknown fields are kept, and a
+//! missing `meta` means an end without a cursor.
 
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -17,21 +19,21 @@ struct Envelope<'a> {
     meta: Value,
 }
 
-/// Far more than a page may have.
+/// Maximum number of entries. A page has far fewer.
 const MAX_ENTRIES: usize = 100_000;
 
-/// No cursor that fits into a URL is longer, in bytes. One that is could not be asked for.
+/// Maximum length of a cursor in bytes. A longer one does not fit into a URL.
 const MAX_CURSOR: usize = 8 * 1024;
 
 pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
     let text = text.trim_start_matches('\u{feff}');
     let (entries, meta) = match serde_json::from_str::<Envelope<'_>>(text) {
         Ok(envelope) => {
-            let data = envelope.data.ok_or("it has no `data`")?;
+            let data = envelope.data.ok_or("missing `data`")?;
             let entries = legible::items(data.get(), MAX_ENTRIES).map_err(|problem| format!("in `data`: {problem}"))?;
             (entries, envelope.meta)
         }
-        // What is wrong may stand within one entry: it must not hide the others.
+        // The error may be within one entry, which must not hide the others.
         Err(error) => leniently(text).ok_or_else(|| error.to_string())?,
     };
     let mut page = FetchedPage { next: cursor(&meta), ..FetchedPage::default() };
@@ -44,10 +46,10 @@ pub(super) fn parse(text: &str) -> Result<FetchedPage, String> {
     Ok(page)
 }
 
-/// The entries and `meta` of a page that a strict reader refuses.
+/// Reads the entries and `meta` of a page that a strict parser refuses.
 fn leniently(text: &str) -> Option<(Vec<&str>, Value)> {
     let members = legible::members(text).ok()?;
-    let member = |wanted: &str| members.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+    let member = |key: &str| members.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value);
     let meta = match member("meta") {
         Some(meta) => serde_json::from_str(meta).ok()?,
         None => Value::Null,
@@ -55,22 +57,22 @@ fn leniently(text: &str) -> Option<(Vec<&str>, Value)> {
     Some((legible::items(member("data")?, MAX_ENTRIES).ok()?, meta))
 }
 
-/// A page of the list of actions, and the cursor of the next.
+/// Parses a page of the list of actions, with the cursor of the next page.
 pub(super) fn parse_actions(text: &str) -> Result<(Vec<ListedAction>, Option<String>), String> {
     let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let entries = value.get("data").and_then(Value::as_array).ok_or("it has no list `data`")?;
+    let entries = value.get("data").and_then(Value::as_array).ok_or("missing list `data`")?;
     let next = value.get("meta").and_then(cursor);
     Ok((entries.iter().filter_map(ListedAction::read).collect(), next))
 }
 
-/// The cursor of the next page, if there is one. Without it, the next poll goes by time.
+/// Returns the cursor of the next page. Without one, the next poll starts by time.
 fn cursor(meta: &Value) -> Option<String> {
     let next = meta.get("next").and_then(Value::as_str).filter(|next| !next.is_empty()).map(bare_cursor);
     next.filter(|next| next.len() <= MAX_CURSOR)
 }
 
-/// `meta.next` is documented as the bare token. Should it ever be a URL, only its `cursor` is taken: the rest of a URL in an
-/// answer is never used.
+/// Returns the token in `meta.next`. It is documented as the bare token; if it is a URL, only its `cursor` parameter is
+/// used, because the rest of a URL in a response must not be trusted.
 fn bare_cursor(next: &str) -> String {
     let from_url = reqwest::Url::parse(next)
         .ok()
@@ -101,7 +103,7 @@ mod tests {
         for odd in odd {
             let text = format!(r#"{{"data":[{{"id":"1"}},{odd},{{"id":"3"}}, 01],"meta":{{"next":"c"}}}}"#);
             assert!(serde_json::from_str::<Value>(&text).is_err());
-            // The number is no value at all: then nothing is sure of the page.
+            // `01` is not a JSON value at all, so the page is not usable.
             assert!(parse(&text).is_err(), "{text}");
             let page = parse(&text.replace(", 01", "")).unwrap();
             let ids: Vec<&str> = page.events.iter().map(|event| event.id.as_str()).collect();
@@ -110,7 +112,7 @@ mod tests {
             assert!(!page.events[1].flags.is_empty());
             assert_eq!(page.next.as_deref(), Some("c"));
         }
-        // A page that was cut off is no page.
+        // A truncated page is refused.
         assert!(parse("{\"data\":[{\"id\":\"1\"},{\"id\":\"a\u{1}").is_err());
     }
 

@@ -1,4 +1,4 @@
-//! A hundred Sigma rules in the rsigma engine, over a file of events: `sigma-peer EVENTS.jsonl`.
+//! Runs a hundred Sigma rules in the rsigma engine over a file of events: `sigma-peer EVENTS.jsonl`.
 
 use std::{
     error::Error,
@@ -34,7 +34,7 @@ fn rule(index: usize) -> String {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = std::env::args().nth(1).ok_or("name a file of events")?;
+    let path = std::env::args().nth(1).ok_or("usage: sigma-peer EVENTS.jsonl")?;
     let mut engine = Engine::new();
     for index in 0..100 {
         engine.add_collection(&parse_sigma_yaml(&rule(index))?)?;
