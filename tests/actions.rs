@@ -236,7 +236,7 @@ fn the_list_is_fetched_when_somebody_asks() {
     );
     let unknown = lab.watchbell(&["actions", "refresh", "--source", "nope"]);
     assert_eq!(unknown.code, Some(3));
-    assert!(unknown.stderr.contains("there is no source \"nope\""), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("no source \"nope\" is configured"), "{}", unknown.stderr);
 }
 
 /// An action that first appears days after the source is reported once a day; one that appears at the start is not.

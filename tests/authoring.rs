@@ -359,7 +359,7 @@ fn rule(event) {
     W402 1:7 the rule has no runbook (add `runbook: "…"`: how to verify the alert, how to undo the change, whom to ask)
     W405 1:7 all matches of the rule join one alert, because its title never changes and it has no `fn dedup` (add `fn dedup(event)`, or a `fn title(event)` that names the actor and the target)
     W406 2:60 unknown action `user_logn`: the rule may never run (did you mean `user_login`?)
-    W406 2:73 unknown action `zebra_painted`: the rule may never run (no public source names it: compare with your own audit log)
+    W406 2:73 unknown action `zebra_painted`: the rule may never run (no public source has this action; compare it with your own audit log)
     W404 2:100 `T1` is not an ATT&CK id (write a tactic such as `TA0004`, or a technique such as `T1098` or `T1098.003`)
     W407 3:29 exception slot `x`: no known event has `actor.mail` (did you mean `email`?)
     W203 6:4 `fn unused_thing` is never called (call it or remove it)
@@ -372,7 +372,7 @@ fn rule(event) {
     W205 11:12 `domain(email)` is called with 2 arguments (the call fails when it is reached)
     W205 11:51 `fn helper` takes 2 arguments, found 1 (the call fails when it is reached)
     W206 11:69 unknown function `in_cdir` (did you mean `in_cidr`?)
-    W207 11:104 no known event has `event.attributes.nothing.here` (seen there: action, actor, container, context, location, processedAt, time)
+    W207 11:104 no known event has `event.attributes.nothing.here` (known fields: action, actor, container, context, location, processedAt, time)
     "#);
     // Correct code causes no warnings.
     assert_eq!(doubts(RULE), Vec::<String>::new());

@@ -47,7 +47,7 @@ fn limits_stop_what_never_ends() {
     a list must not exceed 20,000 items
     a list must not exceed 20,000 items
     exceeded the operation budget (infinite loop?)
-    `sleep` is switched off: a rule may not wait (line 2, column 18)
+    `sleep` is disabled: rules cannot wait (line 2, column 18)
     `rule` must return true or false, but returned the string "yes"
     `rule` must return true or false, but returned `()`
     threw {"code":5} (line 2, column 18)

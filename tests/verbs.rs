@@ -472,7 +472,7 @@ fn an_unwritable_data_directory_and_a_missing_secret_are_told() {
     let unwritable = lab.watchbell(&["run"]);
     assert_eq!(unwritable.code, Some(3));
     assert!(unwritable.stderr.contains("data directory"), "{}", unwritable.stderr);
-    assert!(lab.watchbell(&["check"]).stdout.contains("cannot be written"));
+    assert!(lab.watchbell(&["check"]).stdout.contains("cannot write the data directory"));
 }
 
 #[test]
