@@ -16,6 +16,7 @@ mod support;
 mod actions;
 /// Writing rules: tests, lints, explanations, templates and formatting.
 mod authoring;
+mod configuration;
 mod control_api;
 /// The outbox: routing, failing destinations, rotation.
 mod deliver;

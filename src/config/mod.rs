@@ -41,30 +41,31 @@ pub struct Config {
     /// How long events and alerts are kept, from `1d` to `3660d`; not shorter than `max_age` or any `backfill`.
     /// Default: `180d`.
     pub retention: Duration,
-    /// `paths` in `[rules]`: rule files and directories (default: `rules`). `follow_links`: follow symbolic links that
-    /// lead out of `paths` (default: `false`). `geoip`: IP address databases in MaxMind's format (default: none).
-    /// `[checks."ID"]`: overrides of built-in check rules.
+    /// - `rules.paths`: Rule files and directories, relative to the configuration file. Default: `["rules"]`.
+    /// - `rules.follow_links`: Follow symbolic links that lead out of `paths`. Default: `false`.
+    /// - `rules.geoip`: IP address databases in MaxMind's format. Default: none.
     pub rules: RuleSources,
-    /// `watch` in `[rules]`: how rule files are watched for changes: `auto` or `poll`. Default: `auto`.
+    /// - `rules.watch`: How rule files are watched for changes: `auto` or `poll`. Default: `auto`.
     pub watch: WatchMode,
-    /// `[rules.guard]`: replays new and changed rules over recent events before they run. Default: off.
+    /// `[rules.guard]`. Default: new and changed rules run at once.
     pub guard: Option<Guard>,
-    /// `retro_hunt` in `[rules]`: how far back new rules are run over stored events, from `1h` to `3660d`. Default:
-    /// off.
+    /// - `rules.retro_hunt`: How far back new rules are run over stored events, from `1h` to `3660d`. Default: they are
+    ///   not.
     pub retro_hunt: Option<Duration>,
-    /// `max_operations` in `[rules]`: operations per call of a rule function, from 1,000 to 100,000,000 (default:
-    /// 500,000). `max_time`: duration of a call, from `1ms` to `1m` (default: `1s`). `max_keys`: keys in a rule's
-    /// state, from 100 to 10,000,000 (default: 200,000). `max_age` in `[alerts]`: events older than this when they
-    /// arrive raise late alerts, from `1m` to `3660d` (default: `1d`).
+    /// - `rules.max_operations`: Maximum number of operations per call of a rule function, from 1,000 to 100,000,000.
+    ///   Default: 500,000.
+    /// - `rules.max_time`: Maximum duration of a call, from `1ms` to `1m`. Default: `1s`.
+    /// - `rules.max_keys`: Maximum number of keys in a rule's state, from 100 to 10,000,000. Default: 200,000.
+    /// - `alerts.max_age`: Events older than this when they arrive raise late alerts, from `1m` to `3660d`. Default:
+    ///   `1d`.
     pub detection: detect::Settings,
     /// `[[source]]`: where events come from.
     pub sources: Vec<source::Settings>,
     /// `[[destination]]`: where alerts go. Default: the terminal.
     pub destinations: Vec<deliver::Settings>,
-    /// `listen` in `[metrics]`: address and port that serve metrics and health, such as `127.0.0.1:9469`. Default: not
-    /// served.
+    /// - `metrics.listen`: Address and port that serve metrics and health, such as `127.0.0.1:9469`. Required.
     pub metrics: Option<SocketAddr>,
-    /// `[heartbeat]`: GET requests to an external monitor. Default: none are sent.
+    /// `[heartbeat]`. Default: none is sent.
     pub heartbeat: Option<Heartbeat>,
 }
 

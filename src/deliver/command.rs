@@ -32,12 +32,12 @@ const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 /// Settings of a program to run (`kind = "command"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// First item of `command`: the program to run. A name with a slash is relative to the configuration file; one
-    /// without is searched in `PATH`. Required.
+    /// - `command`: The program to run, and its arguments. A name with a slash is relative to the configuration file; one
+    ///   without is searched in `PATH`. Required.
     pub program: PathBuf,
-    /// Remaining items of `command`: the program's arguments.
+    /// The remaining items of `command`. Not a key.
     pub arguments: Vec<String>,
-    /// `env`: environment variables, each a string or a secret. The program gets no others, except for `PATH`.
+    /// - `env`: Environment variables, each a string or a secret. The program gets no others, except for `PATH`.
     pub environment: Vec<(String, SecretOrText)>,
     /// How long the program may run before it is killed, from `1s` to `10m`. Default: `30s`.
     pub timeout: Duration,

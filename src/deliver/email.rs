@@ -50,9 +50,10 @@ pub struct Settings {
     pub host: String,
     /// Port of the SMTP server. Default: 465 for `implicit`, 587 for `starttls`, 25 for `none`.
     pub port: u16,
-    /// `tls`: how the connection is encrypted: `implicit`, `starttls`, or `none` (loopback only). Default: `implicit`.
+    /// - `tls`: How the connection is encrypted: `implicit`, `starttls`, or `none` (loopback only). Default: `implicit`.
     pub encryption: Encryption,
-    /// `username` and `password`: login for the server; the password is a secret. Both or neither. Default: no login.
+    /// - `username`: User name for the server. Default: no login.
+    /// - `password`: Password of the user, as a secret: `{ env = "NAME" }` or `{ file = "PATH" }`.
     pub login: Option<(String, SecretOrigin)>,
     /// Sender address. Required.
     pub from: Mailbox,

@@ -89,10 +89,11 @@ pub struct Settings {
     pub rate_limit: u32,
     /// Silence after which a health alert reports that the log has dropped off, from `1s` to `180d`. Default: `1d`.
     pub drop_off: Duration,
-    /// `ignore` and `drop`: patterns of actions. Ignored events are stored, but not evaluated by rules; dropped events
-    /// are not stored. Default: none.
+    /// - `ignore`: Patterns of actions, with `*` for any text. Their events are stored, but not evaluated by rules.
+    ///   Default: none.
+    /// - `drop`: Patterns of actions. Their events are counted, but not stored. Default: none.
     pub unwanted: Unwanted,
-    /// The kind of source, with its own settings.
+    /// The kind of source, with its own settings. Not a key.
     pub kind: SourceKind,
 }
 

@@ -28,25 +28,25 @@ pub const OVERRIDES: &str = "overrides.toml";
 /// An override for a set of rules. A value of `None` leaves the rule's own in place.
 #[derive(Debug, Clone)]
 pub struct RuleOverride {
-    /// The rules that it applies to.
+    /// The rules that it applies to. Not a key.
     pub selector: Selector,
-    /// The place of the override in its file.
+    /// The place of the override in its file. Not a key.
     pub place: Place,
-    /// Whether the rules run.
+    /// Whether the rule runs.
     pub enabled: Option<bool>,
-    /// Whether their alerts are delivered.
+    /// `active`, or `shadow`: alerts are stored but not delivered.
     pub stage: Option<Stage>,
-    /// The severity, which takes precedence over `fn severity`.
+    /// `info`, `low`, `medium`, `high` or `critical`; takes precedence over `fn severity`.
     pub severity: Option<Severity>,
     /// The number of matches that open an alert.
     pub threshold: Option<u32>,
     /// The window in which matches are counted.
     pub window: Option<Duration>,
-    /// How long matches join an alert.
+    /// How long further matches join an open alert.
     pub dedup_period: Option<Duration>,
-    /// Names of destinations, which take precedence over `fn destinations`.
+    /// Names of destinations; takes precedence over `fn destinations`.
     pub destinations: Option<Vec<String>>,
-    /// Values for `params`, as a JSON object.
+    /// A table of values for the rule's `params`.
     pub params: Option<serde_json::Value>,
 }
 
