@@ -100,8 +100,9 @@ fn generated() -> String {
          `watchbell.toml` is a file in TOML. `watchbell init` writes one with comments, and `watchbell check --offline`\n\
          reports everything that is wrong in it, with line and column. Unknown keys are errors. Relative paths are\n\
          relative to the file. Durations are written like `30s`, `10m`, `24h` or `7d`.\n\n\
-         A *secret* is `{ env = \"NAME\" }`, an environment variable, or `{ file = \"PATH\" }`, a file. It is read each\n\
-         time it is used, so it can be replaced while the agent runs. Secrets are never written in the file itself.\n\n\
+         A *secret* is `{ env = \"NAME\" }`, an environment variable, or `{ file = \"PATH\" }`, a file. It is never\n\
+         written in `watchbell.toml` itself. Destinations read their secrets for each message, and a source reads its\n\
+         API key again when it is refused, so files of secrets can be replaced while the agent runs.\n\n\
          SIGHUP makes a running agent load its rules again, with the settings in `[rules]` and `[checks]`. Other\n\
          settings take effect when the agent is restarted.\n"
             .to_owned(),

@@ -25,6 +25,7 @@ mod destination;
 /// From match to alert: dedup, thresholds, escalation, fallbacks, late events.
 mod detection;
 /// Rules directories that change under a running agent.
+mod help;
 mod hot_reload;
 /// The rule language: every host function as documented, on data of any shape, and the generated documents.
 mod language;

@@ -12,7 +12,7 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, Format, ensure_readable, output, problems,
+    CliError, Context, Format, ensure_readable, formats, output, problems,
     run::terminal,
     runtime,
     validate::{examine, report, vocabulary},
@@ -20,6 +20,9 @@ use super::{
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
+    /// Output format
+    #[arg(long, value_name = "FORMAT", default_value = "human", value_parser = formats(&[Format::Github, Format::Sarif]))]
+    format: Format, // In place of the global argument of this id, whose value is this one's.
     /// Rule files, or directories of rules; if given, only these rules are checked
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,

@@ -3,7 +3,10 @@
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{
+    Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use tracing_subscriber::EnvFilter;
 use watchbell::{
     agent::AgentError,
@@ -48,13 +51,21 @@ use output::Output;
 
 /// A local detection agent for the audit log of an Atlassian Cloud organization.
 #[derive(Debug, Parser)]
-#[command(name = "watchbell", version = env!("WATCHBELL_VERSION"), about, propagate_version = true)]
+#[command(name = "watchbell", version = env!("WATCHBELL_VERSION"), about)]
 struct Arguments {
     /// Path of the configuration file
-    #[arg(long, global = true, value_name = "FILE", env = "WATCHBELL_CONFIG", default_value = "watchbell.toml")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "FILE",
+        env = "WATCHBELL_CONFIG",
+        hide_env_values = true,
+        default_value = "watchbell.toml"
+    )]
     config: PathBuf,
     /// Output format
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FORMAT", default_value = "human", value_parser = formats(&[]))]
     format: Format,
     #[command(subcommand)]
     verb: Verb,
@@ -66,18 +77,26 @@ enum Format {
     Human,
     /// JSON: one document, or one object per line for lists
     Json,
-    /// JSON Lines, one alert per line (`replay` only)
+    /// JSON Lines, one alert per line
     Jsonl,
-    /// Markdown for a pull request (`replay` only)
+    /// Markdown for a pull request
     Markdown,
-    /// A self-contained HTML page (`replay` only)
+    /// A self-contained HTML page
     Html,
-    /// JUnit XML (`test` and `replay` only)
+    /// JUnit XML
     Junit,
-    /// GitHub Actions annotations (`test` and `check` only)
+    /// GitHub Actions annotations
     Github,
-    /// SARIF 2.1 (`check` only)
+    /// SARIF 2.1
     Sarif,
+}
+
+/// Parses the formats that a verb has: text, JSON, and `more`. Verbs that have more define the argument again, with the
+/// same id, in place of the global one.
+fn formats(more: &[Format]) -> impl TypedValueParser<Value = Format> + use<> {
+    let all = [Format::Human, Format::Json].into_iter().chain(more.iter().copied());
+    let values: Vec<PossibleValue> = all.filter_map(|format| format.to_possible_value()).collect();
+    PossibleValuesParser::new(values).try_map(|name| Format::from_str(&name, false))
 }
 
 #[derive(Debug, Subcommand)]
@@ -208,19 +227,6 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 3 } else { 0 });
         }
     };
-    let extra: &[Format] = match &arguments.verb {
-        Verb::Test(_) => &[Format::Junit, Format::Github],
-        Verb::Check(_) => &[Format::Github, Format::Sarif],
-        Verb::Replay(_) => &[Format::Jsonl, Format::Markdown, Format::Html, Format::Junit],
-        _ => &[],
-    };
-    if !matches!(arguments.format, Format::Human | Format::Json) && !extra.contains(&arguments.format) {
-        let names = [Format::Human, Format::Json].iter().chain(extra).filter_map(ValueEnum::to_possible_value);
-        let names: Vec<String> = names.map(|name| format!("`{}`", name.get_name())).collect();
-        let message = format!("this verb does not support this `--format`; use one of {}", names.join(", "));
-        Output::new(Format::Human).error(&message, None);
-        return ExitCode::from(3);
-    }
     set_up_logging(&arguments);
     let mut context =
         Context { config: arguments.config, format: arguments.format, output: Output::new(arguments.format) };

@@ -24,13 +24,16 @@ use watchbell::{
 };
 
 use super::{
-    CliError, Context, Format, ensure_readable, on_rule_thread,
+    CliError, Context, Format, ensure_readable, formats, on_rule_thread,
     output::{self, xml},
     problems, runtime,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
+    /// Output format
+    #[arg(long, value_name = "FORMAT", default_value = "human", value_parser = formats(&[Format::Junit, Format::Github]))]
+    format: Format, // In place of the global argument of this id, whose value is this one's.
     /// Directories of rules, rule files or test files; by default the configured rules
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,

@@ -20,7 +20,7 @@ use watchbell::{
     rule::{RuleSources, Selector},
 };
 
-use super::{CliError, Context, Format, ensure_readable, filter, output, private_file, problems};
+use super::{CliError, Context, Format, ensure_readable, filter, formats, output, private_file, problems};
 
 mod against;
 mod feed;
@@ -40,6 +40,9 @@ use page::PageTemplate;
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
+    /// Output format
+    #[arg(long, value_name = "FORMAT", default_value = "human", value_parser = formats(&[Format::Jsonl, Format::Markdown, Format::Html, Format::Junit]))]
+    format: Format, // In place of the global argument of this id, whose value is this one's.
     /// Directory or file of rules to run; by default the configured rules
     #[arg(long, value_name = "DIR")]
     rules: Vec<PathBuf>,
