@@ -24,6 +24,7 @@ mod deliver;
 mod destination;
 /// From match to alert: dedup, thresholds, escalation, fallbacks, late events.
 mod detection;
+mod diagnostics;
 /// Rules directories that change under a running agent.
 mod help;
 mod hot_reload;
