@@ -299,3 +299,72 @@ fn what_closes_an_incident_does_not_overtake_what_opens_it() {
         service.take().iter().map(|request| request.json()["event_action"].as_str().unwrap().to_owned()).collect();
     assert_eq!(actions, ["trigger", "resolve", "resolve", "resolve"], "one summary, then what became of them");
 }
+
+/// A delivery that failed while the clock was five days ahead is tried again once the clock is right.
+#[test]
+fn a_clock_that_was_ahead_holds_nothing_back() {
+    let (service, _) = collector();
+    let lab = lab("");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    lab.write("watchbell.toml", format!("{config}\n{}", hook("hook", &service, "rules = [\"team.low\"]")));
+    service.always(|_| (500, String::new()));
+    let destination = DestinationName::parse("hook").unwrap();
+    let failed = |reader: &watchbell::store::Reader| {
+        reader.pending(&destination, 10).unwrap().iter().any(|delivery| delivery.attempts > 0)
+    };
+    let ahead = Clock::manual(time::after(now(), Duration::from_secs(5 * 86_400)));
+    lab.run_agent_with(&ahead, |reader| evaluated(reader, 1) && failed(reader));
+    service.always(|_| (200, String::new()));
+    service.take();
+    let right = Clock::manual(now());
+    lab.run_agent_with(&right, |reader| reader.pending(&destination, 10).unwrap().is_empty());
+    assert_eq!(messages(&service).len(), 1);
+}
+
+/// A flood of medium alerts uses up the rate, and does not hold back a critical one.
+#[test]
+fn a_critical_alert_does_not_wait_behind_a_flood() {
+    let (service, _) = collector();
+    let mut entries: Vec<Value> = (0..12).map(|number| entry(&format!("e{number}"), "x", number, "ann")).collect();
+    entries.push(entry("last", "y", 60, "ann"));
+    let lab = Lab::with_organization(organization(&entries), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let sources = config.split("[[destination]]").next().unwrap().to_owned();
+    lab.write("watchbell.toml", format!("{sources}\n{}", hook("limited", &service, "rate = 3\nrules = [\"team.*\"]")));
+    lab.write(
+        "rules/each.rhai",
+        rule("team.each", "", "fn rule(event) { event.action == \"x\" }\nfn dedup(event) { event.id }"),
+    );
+    let critical = rule("team.critical", "", "fn rule(event) { event.action == \"y\" }").replace("medium", "critical");
+    lab.write("rules/critical.rhai", critical);
+    let limited = DestinationName::parse("limited").unwrap();
+    let pending =
+        |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&limited).map_or(0, |pending| pending.count);
+    lab.run_agent_until(|reader| evaluated(reader, 13) && pending(reader) == 9);
+    let sent: Vec<Vec<String>> = messages(&service).into_iter().map(|(_, rules)| rules).collect();
+    assert_eq!(sent.len(), 4, "{sent:?}");
+    assert_eq!(sent.iter().filter(|rules| **rules == ["team.critical"]).count(), 1);
+}
+
+/// A digest begins with the most severe alerts: some services show only the first.
+#[test]
+fn a_digest_begins_with_the_most_severe() {
+    let (service, _) = collector();
+    let entries: Vec<Value> = (0..30)
+        .map(|number| entry(&format!("e{number}"), if number == 20 { "y" } else { "x" }, -172_800 + number, "ann"))
+        .collect();
+    let lab = Lab::with_organization(organization(&entries), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let sources = config.split("[[destination]]").next().unwrap().to_owned();
+    lab.write("watchbell.toml", format!("{sources}\n{}", hook("all", &service, "rules = [\"team.*\"]")));
+    lab.write(
+        "rules/each.rhai",
+        rule("team.each", "", "fn rule(event) { event.action == \"x\" }\nfn dedup(event) { event.id }"),
+    );
+    let critical = rule("team.critical", "", "fn rule(event) { event.action == \"y\" }").replace("medium", "critical");
+    lab.write("rules/critical.rhai", critical);
+    // The digest is sent when the agent stops.
+    lab.run_agent_until(|reader| evaluated(reader, 30));
+    let (notice, rules) = messages(&service).remove(0);
+    assert_eq!((notice.as_str(), rules.len(), rules[0].as_str()), ("late_digest", 30, "team.critical"));
+}

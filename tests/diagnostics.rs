@@ -12,7 +12,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(&path, target).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, target).unwrap();
+        }
     }
 }
 
@@ -27,6 +31,7 @@ fn every_diagnostic_has_an_example() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .collect();
+    let took = regex::Regex::new(r", in [\d.]+ ?m?s\b").unwrap();
     let (mut all, mut missing) = (String::new(), Vec::new());
     for code in &examples {
         let lab = Lab::new();
@@ -40,7 +45,7 @@ fn every_diagnostic_has_an_example() {
         let finished = lab.watchbell(verb);
         let shown = format!("{}{}", finished.stderr, finished.stdout);
         let shown = shown.replace(&*lab.path("").to_string_lossy(), "");
-        let shown = regex::Regex::new(r", in [\d.]+ ?m?s\b").unwrap().replace_all(&shown, ", in [TIME]").into_owned();
+        let shown = took.replace_all(&shown, ", in [TIME]").into_owned();
         if !shown.contains(&format!("[{code}]")) {
             missing.push(format!("{code}: {shown}"));
         }

@@ -490,7 +490,7 @@ fn a_copy_of_a_built_in_rule_is_that_rule() {
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
     let loaded = load("// Changed.\n");
     let told: Vec<String> = loaded.diagnostics.iter().map(|found| found.message.clone()).collect();
-    assert_snapshot!(told.join("\n"), @"rule id `builtin.cursor_stuck` is already used by a built-in rule, and 11 other files use ids of built-in rules");
+    assert_snapshot!(told.join("\n"), @"rule id `builtin.clock_wrong` is already used by a built-in rule, and 12 other files use ids of built-in rules");
     assert_eq!(loaded.set.broken.len(), 1, "one alert");
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
 }

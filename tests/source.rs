@@ -230,3 +230,51 @@ fn a_restarted_agent_tells_of_a_source_that_still_fails() {
         drop(agent);
     }
 }
+
+/// An entry that claims to be processed years from now: polling goes on from where the log really is.
+#[test]
+fn a_processing_time_in_the_future_does_not_stop_polling() {
+    let clock = Clock::manual(time::after(base(), Duration::from_secs(100)));
+    let mut given = entries(20);
+    given[3]["attributes"]["processedAt"] = "2099-01-01T00:00:00Z".into();
+    given[19]["attributes"]["processedAt"] = time::after(base(), Duration::from_secs(400)).to_string().into();
+    // The simulator holds entries back until they are processed: this one claims a time, and is there all the same.
+    let simulated = given.iter().enumerate().map(|(index, entry)| Simulated {
+        processed: time::after(base(), Duration::from_secs(if index == 19 { 400 } else { 10 })),
+        json: entry.to_string(),
+    });
+    let options = SimulatorOptions {
+        clock: clock.clone(),
+        ending: Ending::Null,
+        page_limit: 8,
+        ..SimulatorOptions::new(Scenario::of(simulated.collect()))
+    };
+    let lab = Lab::with_organization(options, "");
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 19));
+    lab.run_agent_with(&clock, |reader| {
+        clock.set(time::after(base(), Duration::from_secs(500)));
+        evaluated(reader, 20)
+    });
+}
+
+/// This machine's clock is two hours behind: the times of events are not taken for times in the future, rules that
+/// remember see them in order, and an alert reports the clock.
+#[test]
+fn a_clock_that_is_behind_hides_nothing_and_is_reported() {
+    let right = Clock::manual(time::after(base(), Duration::from_secs(7_300)));
+    let given: Vec<Value> = (0..12).map(|index| entry(&format!("e{index}"), "x", 7_200 + index, "ann")).collect();
+    let lab = Lab::with_organization(SimulatorOptions { clock: right, ..organization(&given) }, "");
+    let counts = "fn rule(event) { count(event.actor_key(), \"10m\") == 12 }";
+    lab.write("rules/counts.rhai", crate::support::rule("team.counts", "", counts));
+    let behind = Clock::manual(base());
+    let of = |reader: &watchbell::store::Reader, rule: &str| {
+        reader.alerts(AlertFilter::default()).map(Result::unwrap).filter(|alert| alert.rule.as_str() == rule).count()
+    };
+    lab.run_agent_with(&behind, |reader| evaluated(reader, 12) && of(reader, "builtin.clock_wrong") == 1);
+    let (_store, reader) = lab.reader();
+    assert_eq!(of(&reader, "team.counts"), 1);
+    let clock =
+        reader.alerts(AlertFilter::default()).map(Result::unwrap).find(|alert| alert.rule.as_str() != "team.counts");
+    assert_eq!(clock.unwrap().title, "This machine's clock is 2 hours behind the server of test");
+    assert!(reader.scan(ScanFilter::default()).map(Result::unwrap).all(|event| event.flags.is_empty()));
+}

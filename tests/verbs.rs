@@ -187,7 +187,7 @@ fn broken_rules_are_shown_with_their_line_and_a_caret() {
     exit: 2
     --- stdout
     ok       configuration watchbell.toml: 1 source, 1 destination
-    FAILED   0 rules and 12 checks compiled, 2 broken
+    FAILED   0 rules and 13 checks compiled, 2 broken
     ok       data directory data
     skipped  sources and secrets, because of `--offline`
     --- stderr
@@ -321,6 +321,7 @@ fn what_was_found_is_listed_and_shown() {
      RULE                        SEVERITY  STATE  EVIDENCE  RUNS ON                 MATCHES  ERRORS
      team.bad                    medium    on     -         user_login              0        1
      team.impersonation          medium    on     -         user_logged_in_as_user  2        0
+     builtin.clock_wrong         medium    on     -         on a timer              0        0
      builtin.cursor_stuck        low       on     -         on a timer              0        0
      builtin.delivery_failing    high      on     -         on a timer              0        0
      builtin.events_quarantined  medium    on     -         on a timer              0        0

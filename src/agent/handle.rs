@@ -121,6 +121,7 @@ impl Live for LiveAgent {
             generation: rules.generation,
             rules: rules.detections.len() as u64,
             checks: rules.checks.len() as u64,
+            guarded: rules.guarded.iter().map(|guarded| guarded.rule.clone()).collect(),
             broken: rules.broken.iter().map(|broken| broken.problem.clone()).collect(),
             files_changed: self.files_changed(&rules),
             problems: health.dead.into_iter().chain(health.unready).collect(),

@@ -236,6 +236,7 @@ fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now:
         "failures": record.failures,
         "failing_for": age(record.failing_since, now),
         "cursor_trouble": age(record.cursor_trouble, now),
+        "clock_skew": record.clock_skew,
         "key_expires_in": expires,
         "quarantined": record.quarantined,
         "last_quarantined": age(record.last_quarantined, now),

@@ -29,7 +29,7 @@ use crate::{
     replay::ReplayProgress,
     rule::{Loader, RuleSet, RuleSources, stack},
     source::{self, Listing, Pace, Poller, Source, SourceSetupError, SourceStatus, Timing},
-    store::{self, Store, StoreError, TaskStore},
+    store::{self, Reader, SourceRecord, Store, StoreError, TaskStore},
 };
 
 mod crash;
@@ -238,7 +238,7 @@ impl Agent {
     }
 
     /// Returns a reader of the store.
-    pub fn reader(&self) -> store::Reader {
+    pub fn reader(&self) -> Reader {
         self.store.reader()
     }
 
@@ -451,6 +451,18 @@ fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> Stri
     }
 }
 
+/// The time for retention: that of the last poll by the server's clock, and not later than `now`. A clock that is ahead
+/// must not empty the store, and while no source can be read, nothing new arrives that would need the space.
+fn confirmed(now: Timestamp, reader: &Reader) -> Result<Timestamp, StoreError> {
+    let by_server = |record: SourceRecord| {
+        let skew = Duration::from_secs(record.clock_skew.unsigned_abs());
+        let polled = record.last_poll?;
+        Some(if record.clock_skew > 0 { time::before(polled, skew) } else { time::after(polled, skew) })
+    };
+    let last = reader.sources()?.into_values().filter_map(by_server).max();
+    Ok(last.map_or(now, |last| last.min(now)))
+}
+
 /// Removes events and alerts older than `retention`, and merges small blocks.
 async fn housekeeping(store: TaskStore, retention: Duration, clock: Clock, stop: CancellationToken) -> &'static str {
     // First run soon after startup, so that an agent that is restarted often also gets to it.
@@ -461,9 +473,10 @@ async fn housekeeping(store: TaskStore, retention: Duration, clock: Clock, stop:
             () = tokio::time::sleep(wait) => {}
         }
         wait = HOUSEKEEPING;
-        let before = time::before(clock.now(), retention);
+        let now = clock.now();
         let done = store.run(move |store| {
             let begun = Instant::now();
+            let before = time::before(confirmed(now, &store.reader())?, retention);
             let removed = store.remove_before(before)?;
             let merged = store.merge_blocks()?;
             Ok((removed, merged, begun.elapsed()))
@@ -499,5 +512,28 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         // A leftover file is harmless: its process no longer holds the lock.
         std::fs::remove_file(&self.0).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::name::SourceName;
+
+    /// A clock that is a year ahead, or polls that failed since, do not move retention.
+    #[test]
+    fn retention_goes_by_the_servers_clock() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let day = |day: i64| time::from_millis(day * 86_400_000);
+        assert_eq!(confirmed(day(400), &store.reader()).unwrap(), day(400));
+        let source = SourceName::parse("log").unwrap();
+        let record = SourceRecord { last_poll: Some(day(35)), ..SourceRecord::default() };
+        store.save_source(&source, &record).unwrap();
+        assert_eq!(confirmed(day(400), &store.reader()).unwrap(), day(35));
+        // The poll succeeded while the clock was five days ahead.
+        store.save_source(&source, &SourceRecord { clock_skew: 5 * 86_400, ..record }).unwrap();
+        assert_eq!(confirmed(day(400), &store.reader()).unwrap(), day(30));
+        assert_eq!(confirmed(day(20), &store.reader()).unwrap(), day(20));
     }
 }

@@ -109,6 +109,9 @@ pub struct Running {
     pub rules: u64,
     /// How many checks.
     pub checks: u64,
+    /// Rules that the guard moved to shadow mode.
+    #[serde(default)]
+    pub guarded: Vec<RuleId>,
     /// Rule files that are broken, with what is wrong.
     pub broken: Vec<String>,
     /// The files on disk are not those that were loaded.

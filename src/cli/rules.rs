@@ -77,13 +77,15 @@ impl RulesArgs {
             let client = Client::open(&config, &Clock::system())?;
             let entries: Vec<answer::RuleEntry> = client.all(request::Rules {})?;
             let records = entries.into_iter().map(|entry| (entry.rule, entry.record)).collect();
-            Known { records, ..Known::of(&client.all(request::Actions {})?, &loaded.set) }
+            let status = if client.is_agent() { client.one(request::Status {})? } else { None };
+            let guarded = status.and_then(|status| status.agent).map(|agent| agent.guarded).unwrap_or_default();
+            Known { records, guarded, ..Known::of(&client.all(request::Actions {})?, &loaded.set) }
         } else {
             Known::default()
         };
         match verb {
             Verb::List => list(context, &loaded.set, &known)?,
-            Verb::Show { id, effective: true } => effective(context, find(&loaded.set, &id)?)?,
+            Verb::Show { id, effective: true } => effective(context, find(&loaded.set, &id)?, &known)?,
             Verb::Show { id, effective: false } => show(context, &loaded.set, &known, &id)?,
             Verb::New(_) | Verb::Fmt(_) | Verb::Docs(_) | Verb::Reference | Verb::Definitions { .. } => {}
         }
@@ -94,12 +96,18 @@ impl RulesArgs {
     }
 }
 
+/// Why a guarded rule is in shadow mode.
+const BY_GUARD: &str =
+    "the guard found that it would flood; `watchbell alerts list --rule builtin.rule_guarded` has the numbers";
+
 /// The stored records of rules, and the rules that match no known action.
 #[derive(Debug, Default)]
 struct Known {
     records: HashMap<RuleId, RuleRecord>,
     /// Rules that match none of the organizations' actions, each with the most similar actions.
     unmatched: BTreeMap<RuleId, Vec<String>>,
+    /// Rules that the guard of the running agent moved to shadow mode.
+    guarded: Vec<RuleId>,
     /// True if an organization's list of actions is known; if not, only the actions of stored events are.
     listed: bool,
 }
@@ -109,6 +117,7 @@ impl Known {
         let known: Vec<_> = entries.iter().map(|entry| (entry.id.clone(), entry.record.name.clone())).collect();
         Self {
             records: HashMap::new(),
+            guarded: Vec::new(),
             unmatched: set.unmatched(&known).into_iter().map(|unmatched| (unmatched.rule, unmatched.nearest)).collect(),
             listed: entries.iter().any(|entry| entry.record.listed.is_some()),
         }
@@ -162,7 +171,7 @@ fn list(context: &Context, set: &RuleSet, known: &Known) -> Result<(), CliError>
             let record = records.get(rule.id());
             let state = if !rule.metadata.enabled {
                 "off"
-            } else if rule.metadata.stage == Stage::Shadow {
+            } else if rule.metadata.stage == Stage::Shadow || known.guarded.contains(rule.id()) {
                 "shadow"
             } else if record.is_some_and(|record| record.suspended.as_deref() == Some(&*rule.hash)) {
                 "suspended"
@@ -184,6 +193,9 @@ fn list(context: &Context, set: &RuleSet, known: &Known) -> Result<(), CliError>
         })
         .collect();
     context.output.table(&["rule", "severity", "state", "evidence", "runs on", "matches", "errors"], rows)?;
+    for rule in &known.guarded {
+        context.output.note(&format!("{rule} is in shadow mode: {BY_GUARD}"));
+    }
     for rule in known.unmatched.keys() {
         if let Some(why) = known.why_unmatched(rule) {
             context.output.note(&format!("{rule} is unmatched: {why}"));
@@ -197,10 +209,14 @@ fn find<'a>(set: &'a RuleSet, id: &RuleId) -> Result<&'a Arc<CompiledRule>, CliE
 }
 
 /// Prints every effective value of a rule with its origin.
-fn effective(context: &Context, rule: &CompiledRule) -> Result<(), CliError> {
+fn effective(context: &Context, rule: &CompiledRule, known: &Known) -> Result<(), CliError> {
     let values = as_json(rule, &Known::default());
     let mut rows = Vec::new();
     for key in rule::KEY_TABLE {
+        if key.name == "stage" && known.guarded.contains(rule.id()) {
+            rows.push((key.name, "shadow".into(), "the guard".to_owned()));
+            continue;
+        }
         let value = values.get(key.name).cloned().unwrap_or_default();
         let origin = match rule.metadata.origins.get(key.name) {
             Some(origin) => origin.clone(),
@@ -252,6 +268,7 @@ fn show(context: &Context, set: &RuleSet, known: &Known, id: &RuleId) -> Result<
         lines.push(("actions", runs_on(metadata, ", ")));
         lines.extend(metadata.evidence.map(|evidence| ("evidence", evidence.to_string())));
         lines.extend(known.why_unmatched(id).map(|why| ("unmatched", why)));
+        lines.extend(known.guarded.contains(id).then(|| ("shadow", BY_GUARD.to_owned())));
         let window = time::show_duration(metadata.window);
         lines.push((
             "threshold",
@@ -314,6 +331,7 @@ fn as_json(rule: &CompiledRule, known: &Known) -> serde_json::Value {
         "actions": metadata.actions,
         "activities": metadata.activities,
         "evidence": metadata.evidence,
+        "guarded": known.guarded.contains(rule.id()),
         "unmatched": known.unmatched.contains_key(rule.id()),
         "nearest": known.unmatched.get(rule.id()),
         "on": metadata.on.as_ref().map(|on| on.iter().map(|selector| selector.as_str()).collect::<Vec<_>>()),

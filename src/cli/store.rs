@@ -194,7 +194,7 @@ fn recover(context: &mut Context) -> Result<(), CliError> {
         out.line(&format!("missing  and {} more ranges of events", recovered.missing.len() - 20))?;
     }
     if recovered.searched {
-        out.line("missing  rule state, pending deliveries and silences: only events and alerts could be saved")?;
+        out.line("missing  past the damage, only events and alerts could be found: rule state, deliveries, silences and changes of alerts may be missing or outdated")?;
     }
     for (source, since) in &recovered.fetched_again {
         out.line(&format!(

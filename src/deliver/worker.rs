@@ -5,8 +5,9 @@
 //! sent twice.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
@@ -15,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Destination, DigestNotice, Message, Receipt, SendOutcome, Settings};
 use crate::{
     model::{
-        alert::{Alert, Notice},
+        alert::{Alert, Notice, Severity},
         name::{AlertId, SilenceId},
         repeat::is_worth_telling,
         time::{self, Clock, Timestamp},
     },
-    store::{Delivery, DestinationRecord, Store, StoreError, TaskStore, Together},
+    store::{Delivery, DestinationRecord, Sent, Store, StoreError, TaskStore, Together},
 };
 
 /// Deliveries read at a time, and the maximum in one digest. Large, because a backfill should produce one digest, not
@@ -34,8 +35,12 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10 * 60);
 const MAX_BLOCKING_ATTEMPTS: u32 = 4;
 /// How long due deliveries are still attempted when the agent stops.
 const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// The period of `rate`.
+/// The period of `rate`, and the longest that a destination may ask to wait.
 const HOUR: Duration = Duration::from_secs(3_600);
+/// The worker looks at the clock at least this often: the clock may be corrected, and the machine may sleep.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// A clock that advanced this much more than the time that passed was set, or the machine was asleep.
+const CLOCK_JUMP: Duration = Duration::from_secs(60);
 
 /// The status of a destination.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +67,10 @@ pub struct Worker {
     status: watch::Sender<DestinationStatus>,
     record: DestinationRecord,
     random: fastrand::Rng,
+    /// The wall clock at the last look, and when that was.
+    looked: (Timestamp, Instant),
+    /// When the clock last jumped forward: the machine woke up, or the clock was set.
+    jumped: Option<Instant>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -85,7 +94,9 @@ impl Worker {
         let record = store.reader().destination(&settings.name)?;
         let status = watch::Sender::default();
         let store = TaskStore::new(store);
-        Ok(Self { settings, destination, store, clock, pending, status, record, random: fastrand::Rng::new() })
+        let looked = (clock.now(), Instant::now());
+        let random = fastrand::Rng::new();
+        Ok(Self { settings, destination, store, clock, pending, status, record, random, looked, jumped: None })
     }
 
     /// A receiver of the destination's status.
@@ -103,7 +114,7 @@ impl Worker {
                 () = async { stop.cancelled().await; tokio::time::sleep(STOP_TIMEOUT).await } => return,
             };
             let wait = match result {
-                Ok(again) => again.map_or(Duration::from_secs(60), |again| time::since(again, self.clock.now())),
+                Ok(again) => again.map_or(LONGEST_WAIT, |again| time::since(again, self.clock.now())).min(LONGEST_WAIT),
                 Err(error) => {
                     tracing::error!(destination = %self.settings.name, %error, "cannot read or write the outbox");
                     FIRST_RETRY
@@ -166,7 +177,8 @@ impl Worker {
         deliveries: Vec<Delivery>,
         stop: Option<&CancellationToken>,
     ) -> Result<Again, StoreError> {
-        if self.record.holding && self.held_until(self.clock.now()).is_none() {
+        let now = self.now();
+        if self.record.holding && self.held_until(now, Severity::Info).is_none() {
             return self.summary(deliveries).await;
         }
         let mut again = None;
@@ -179,9 +191,9 @@ impl Worker {
             if waiting.contains(&delivery.alert) {
                 continue;
             }
-            let now = self.clock.now();
-            if delivery.due > now {
-                again = earliest(again, delivery.due);
+            let now = self.now();
+            if let Some(due) = not_before(delivery.due, now) {
+                again = earliest(again, due);
                 if delivery.attempts < MAX_BLOCKING_ATTEMPTS {
                     break;
                 }
@@ -189,7 +201,8 @@ impl Worker {
                 continue;
             }
             let rated = !self.updates_an_incident(&delivery);
-            if rated && let Some(free) = self.held_until(now) {
+            let severity = self.severity(&delivery).await?;
+            if rated && let Some(free) = self.held_until(now, severity) {
                 self.hold(free).await?;
                 again = earliest(again, free);
                 // Updates of other alerts are not held back.
@@ -215,8 +228,8 @@ impl Worker {
         self.status.send_modify(|status| status.held_until = None);
         let (updates, mut held): (Vec<Delivery>, Vec<Delivery>) =
             deliveries.into_iter().partition(|delivery| self.updates_an_incident(delivery));
-        let now = self.clock.now();
-        if let Some(due) = held.iter().map(|delivery| delivery.due).max().filter(|due| *due > now) {
+        let now = self.now();
+        if let Some(due) = held.iter().filter_map(|delivery| not_before(delivery.due, now)).max() {
             return Ok(Some(due));
         }
         let failed = if held.len() > 1 {
@@ -243,12 +256,36 @@ impl Worker {
         self.settings.kind.keeps_incidents() && !matches!(delivery.notice, Notice::Opened | Notice::Escalated)
     }
 
-    /// Time until which nothing may be sent, if the rate limit is reached.
-    fn held_until(&mut self, now: Timestamp) -> Option<Timestamp> {
+    /// Time until which no message of this severity may be sent, if the rate limit is reached. Messages of lower
+    /// severity do not count, so that a flood of them does not hold back what matters more.
+    fn held_until(&mut self, now: Timestamp, severity: Severity) -> Option<Timestamp> {
         let rate = self.settings.rate? as usize;
-        self.record.sent.retain(|sent| time::since(now, *sent) < HOUR);
-        let first = self.record.sent.len().checked_sub(rate)?;
-        self.record.sent.get(first).map(|sent| time::after(*sent, HOUR))
+        // Times in the future are from before the clock was corrected.
+        self.record.sent.retain(|sent| sent.at <= now && time::since(now, sent.at) < HOUR);
+        let counted: Vec<&Sent> = self.record.sent.iter().filter(|sent| sent.severity >= severity).collect();
+        let first = counted.len().checked_sub(rate)?;
+        counted.get(first).map(|sent| time::after(sent.at, HOUR))
+    }
+
+    /// The severity of a delivery's alert; that of no alert if there is no limit that it would matter for.
+    async fn severity(&mut self, delivery: &Delivery) -> Result<Severity, StoreError> {
+        if self.settings.rate.is_none() {
+            return Ok(Severity::Info);
+        }
+        let id = delivery.alert;
+        let alert = self.store.run(move |store| store.reader().alert(id)).await?;
+        Ok(alert.map_or(Severity::Info, |alert| alert.severity))
+    }
+
+    /// The wall clock. Notes when it jumps forward.
+    fn now(&mut self) -> Timestamp {
+        let (now, instant) = (self.clock.now(), Instant::now());
+        let (clock, looked) = self.looked;
+        if time::since(now, clock).saturating_sub(instant.duration_since(looked)) > CLOCK_JUMP {
+            self.jumped = Some(instant);
+        }
+        self.looked = (now, instant);
+        now
     }
 
     /// Records that messages are held back, in the store too, so that a restart keeps it.
@@ -273,17 +310,21 @@ impl Worker {
         let Some(newest) = deliveries.iter().map(|delivery| delivery.created).max() else {
             return Ok(None);
         };
-        let due = deliveries.iter().map(|delivery| delivery.due).max().unwrap_or(newest);
+        let now = self.now();
+        let due = deliveries.iter().filter_map(|delivery| not_before(delivery.due, now)).max().unwrap_or(now);
         let (notice, silence, quiet) = match together {
             Some(Together::Silenced(silence)) => (DigestNotice::SilenceDigest, Some(silence), Duration::ZERO),
             Some(Together::Late) | None => (DigestNotice::LateDigest, None, quiet),
         };
-        let now = self.clock.now();
-        let due = due.max(time::after(newest, quiet));
+        let due = due.max(not_before(time::after(newest, quiet), now).unwrap_or(now));
         if !more && due > now {
             return Ok(Some(due));
         }
-        if let Some(free) = self.held_until(now) {
+        let mut severity = Severity::Info;
+        if self.settings.rate.is_some() {
+            severity = self.alerts(&deliveries).await?.iter().map(|alert| alert.severity).max().unwrap_or(severity);
+        }
+        if let Some(free) = self.held_until(now, severity) {
             return Ok(Some(free));
         }
         self.send_together(notice, silence, deliveries).await
@@ -294,7 +335,8 @@ impl Worker {
         self.store.run(move |store| store.reader().pending(&name, MAX_DELIVERIES)).await
     }
 
-    /// The current state of the deliveries' alerts, without duplicates.
+    /// The current state of the deliveries' alerts, without duplicates, the most severe first: a message that shows only
+    /// some shows those.
     async fn alerts(&mut self, deliveries: &[Delivery]) -> Result<Vec<Alert>, StoreError> {
         let ids: Vec<AlertId> = deliveries.iter().map(|delivery| delivery.alert).collect();
         let mut alerts: Vec<Alert> = self
@@ -304,7 +346,7 @@ impl Worker {
                 ids.into_iter().filter_map(|id| reader.alert(id).transpose()).collect()
             })
             .await?;
-        alerts.sort_by_key(|alert| (alert.opened_at, alert.id));
+        alerts.sort_by_key(|alert| (Reverse(alert.severity), alert.opened_at, alert.id));
         alerts.dedup_by_key(|alert| alert.id);
         Ok(alerts)
     }
@@ -325,8 +367,9 @@ impl Worker {
                 continue;
             }
             let several = alerts.len() > 1;
+            let severity = alerts.iter().map(|alert| alert.severity).max().unwrap_or(Severity::Info);
             match self.destination.send(&Message::digest(notice, silence, alerts), None).await {
-                SendOutcome::Delivered(_) => self.delivered(part, true, None).await?,
+                SendOutcome::Delivered(_) => self.delivered(part, Some(severity), None).await?,
                 SendOutcome::Refused(_) if several => {
                     let rest = part.split_off(part.len() / 2);
                     parts.push(rest);
@@ -341,8 +384,9 @@ impl Worker {
 
     /// Sends one delivery, and returns when to retry if that failed.
     async fn send_one(&mut self, delivery: Delivery, rated: bool) -> Result<Again, StoreError> {
-        if delivery.due > self.clock.now() {
-            return Ok(Some(delivery.due));
+        let now = self.now();
+        if let Some(due) = not_before(delivery.due, now) {
+            return Ok(Some(due));
         }
         let (id, name) = (delivery.alert, self.settings.name.clone());
         let found = self.store.run(move |store| {
@@ -355,10 +399,11 @@ impl Worker {
             self.store.run(move |store| store.settle(&[delivery], None, None)).await?;
             return Ok(None);
         };
+        let severity = rated.then_some(alert.severity);
         let message = Message::of(&delivery, alert);
         match self.destination.send(&message, reference.as_deref()).await {
             SendOutcome::Delivered(Receipt { reference, .. }) => {
-                self.delivered(vec![delivery], rated, reference).await?;
+                self.delivered(vec![delivery], severity, reference).await?;
                 Ok(None)
             }
             SendOutcome::Refused(error) => {
@@ -372,14 +417,14 @@ impl Worker {
     async fn delivered(
         &mut self,
         deliveries: Vec<Delivery>,
-        rated: bool,
+        rated: Option<Severity>,
         reference: Option<String>,
     ) -> Result<(), StoreError> {
-        let now = self.clock.now();
+        let now = self.now();
         self.record.delivered += 1;
         self.record.last_delivered = Some(now);
-        if rated && self.settings.rate.is_some() {
-            self.record.sent.push(now);
+        if let (Some(severity), Some(_)) = (rated, self.settings.rate) {
+            self.record.sent.push(Sent { at: now, severity });
             self.record.holding = false;
         }
         let record = self.record.clone();
@@ -398,11 +443,11 @@ impl Worker {
         error: &str,
         asked: Option<Duration>,
     ) -> Result<Again, StoreError> {
-        let now = self.clock.now();
+        let now = self.now();
         let attempts = deliveries.iter().map(|delivery| delivery.attempts).max().unwrap_or(0);
         let doubled = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(attempts.min(20))).min(LONGEST_RETRY);
         // Jitter of up to a quarter less, so that destinations do not retry at the same time.
-        let wait = doubled.mul_f64(1.0 - self.random.f64() / 4.0).max(asked.unwrap_or_default());
+        let wait = doubled.mul_f64(1.0 - self.random.f64() / 4.0).max(asked.unwrap_or_default().min(HOUR));
         let due = time::after(now, wait);
         if is_worth_telling(u64::from(attempts) + 1) {
             tracing::warn!(
@@ -426,6 +471,10 @@ impl Worker {
         // attempted are only given up if the destination has been failing for as long.
         let longest = self.settings.give_up_after;
         let too_long = |since: Timestamp| time::since(now, since) >= longest;
+        // Right after the machine was asleep, "too long" says nothing about the destination.
+        if self.jumped.is_some_and(|jumped| jumped.elapsed() < longest.min(HOUR)) {
+            return Ok(Some(due));
+        }
         let mut over = self.pending_now().await?;
         over.retain(|delivery| too_long(delivery.created) && (delivery.attempts > 0 || too_long(failing_since)));
         if !over.is_empty() {
@@ -447,6 +496,12 @@ impl Worker {
         );
         self.store.run(move |store| store.give_up(&deliveries, now)).await
     }
+}
+
+/// When something may be done that is due at `due`; `None` if now. No wait is longer than an hour: what is due later was
+/// set while the clock was ahead.
+fn not_before(due: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    (due > now && time::since(due, now) <= HOUR).then_some(due)
 }
 
 fn earliest(again: Again, due: Timestamp) -> Again {

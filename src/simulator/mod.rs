@@ -12,8 +12,9 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode, header},
+    extract::{Path, Query, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -111,6 +112,7 @@ impl Simulator {
             .route("/admin/v1/orgs/{org}/events-stream", get(events_stream))
             .route("/admin/v1/orgs/{org}/event-actions", get(event_actions))
             .fallback(unknown_route)
+            .layer(middleware::from_fn_with_state(Arc::clone(&organization), date))
             .with_state(Arc::clone(&organization));
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -176,6 +178,16 @@ impl Cursor {
         let cursor = Self { next: next.parse().ok()?, descending: descending == "1" };
         (cursor.encode() == text).then_some(cursor)
     }
+}
+
+/// Dates responses by the simulated clock.
+async fn date(State(organization): State<Arc<Organization>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let now = organization.options.clock.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    if let Ok(now) = HeaderValue::try_from(now) {
+        response.headers_mut().insert(header::DATE, now);
+    }
+    response
 }
 
 async fn events_stream(

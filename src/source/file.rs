@@ -220,7 +220,7 @@ fn take(raw: &str, found: &mut FileEvents) {
         }
     };
     match legible::items(list, MAX_ENTRIES) {
-        Ok(entries) => entries.into_iter().for_each(|entry| push(entry, found)),
+        Ok(entries) => entries.into_iter().for_each(|entry| push_entry(entry, found)),
         Err(problem) => drop(found.broken.get_or_insert(problem)),
     }
 }
@@ -228,7 +228,7 @@ fn take(raw: &str, found: &mut FileEvents) {
 /// Like [`take`], for input that a strict parser refuses. Returns false if the lenient parser refuses it, too.
 fn take_leniently(raw: &str, found: &mut FileEvents) -> bool {
     if let Some(entries) = entries(raw) {
-        entries.into_iter().for_each(|entry| push(entry, found));
+        entries.into_iter().for_each(|entry| push_entry(entry, found));
         return true;
     }
     let event = IncomingEvent::parse(raw);
@@ -245,6 +245,15 @@ fn entries(raw: &str) -> Option<Vec<&str>> {
     let members = legible::members(raw).ok()?;
     let member = |key: &str| members.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value);
     if member("attributes").is_some() { None } else { legible::items(member("data")?, MAX_ENTRIES).ok() }
+}
+
+/// Adds an entry of a list: an event, or a page with its events, as `jq -s` puts several pages into one list.
+fn push_entry(raw: &str, found: &mut FileEvents) {
+    let page = raw.trim_start().starts_with('{') && raw.contains("\"data\"");
+    match page.then(|| entries(raw)).flatten() {
+        Some(entries) => entries.into_iter().for_each(|entry| push(entry, found)),
+        None => push(raw, found),
+    }
 }
 
 fn push(raw: &str, found: &mut FileEvents) {
@@ -273,6 +282,14 @@ mod tests {
         let found = parse(&lines.join("\n"));
         assert_eq!(found.events.iter().map(|event| &*event.raw).collect::<Vec<_>>(), lines);
         assert_eq!((found.broken, found.rejected.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_list_of_pages_is_read_page_by_page() {
+        let page = |ids: [u32; 2]| format!(r#"{{"data":[{{"id":"{}"}},{{"id":"{}"}}],"links":{{}}}}"#, ids[0], ids[1]);
+        let found = parse(&format!("[{},\n {}]", page([1, 2]), page([3, 4])));
+        let ids: Vec<&str> = found.events.iter().map(|event| event.id.as_str()).collect();
+        assert_eq!((ids, found.rejected.len()), (vec!["1", "2", "3", "4"], 0));
     }
 
     #[test]

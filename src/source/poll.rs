@@ -20,7 +20,7 @@ use crate::{
         repeat::{Repeats, is_worth_telling},
         time::{self, Clock, Timestamp},
     },
-    store::{Appended, Page, Refetch, SourceError, SourceRecord, Store, StoreError, TaskStore},
+    store::{Appended, MAX_CLOCK_SKEW, Page, Refetch, SourceError, SourceRecord, Store, StoreError, TaskStore},
 };
 
 /// Waiting times and page size of the poll loop. Only tests change them.
@@ -86,6 +86,8 @@ pub struct Poller {
     fruitless: u32,
     /// The error kind that was last logged by this process.
     logged: Option<ErrorKind>,
+    /// True if the last poll found this machine's clock wrong.
+    skewed: bool,
     /// Entries to request on the next page: fewer than `timing.page_limit` after a response that was too large.
     page_limit: usize,
     random: fastrand::Rng,
@@ -135,6 +137,7 @@ impl Poller {
             stored,
             fruitless: 0,
             logged: None,
+            skewed: false,
             page_limit: PAGE_LIMIT,
             random: fastrand::Rng::new(),
             refetches: mpsc::channel(4),
@@ -263,7 +266,7 @@ impl Poller {
         };
         let entries = page.entries();
         let past =
-            page.events.iter().filter_map(|event| event.processed).max().is_some_and(|newest| newest > refetch.until);
+            page.events.iter().filter_map(|event| event.processed).min().is_some_and(|oldest| oldest > refetch.until);
         let done = entries == 0 || past || page.next.is_none() || page.next == refetch.cursor;
         refetch.cursor.clone_from(&page.next);
         refetch.fetched += entries as u64;
@@ -359,15 +362,8 @@ impl Poller {
                 record.first_poll = record.first_poll.or(Some(now));
                 record.cursor = page.next.clone();
                 record.caught_up = entries == 0 || page.next.is_none();
-                if let (0, Some(skew)) = (self.status.borrow().polls, page.server_time) {
-                    let skew = time::distance(now, skew);
-                    if skew > Duration::from_secs(300) {
-                        tracing::warn!(
-                            source = %self.settings.name, skew = time::show_duration(skew),
-                            "this machine's clock differs from Atlassian's"
-                        );
-                    }
-                }
+                record.clock_skew = page.server_time.map_or(0, |server| now.duration_since(server).as_secs());
+                self.check_clock(record.clock_skew);
                 let stuck = before.is_some() && before == page.next;
                 match self.store_page(page, record).await {
                     Ok(new) => {
@@ -384,11 +380,26 @@ impl Poller {
         }
     }
 
+    /// Logs when this machine's clock turns out to be wrong, and when it is right again.
+    fn check_clock(&mut self, skew: i64) {
+        let wrong = Duration::from_secs(skew.unsigned_abs()) > MAX_CLOCK_SKEW;
+        if wrong && !self.skewed {
+            let by = time::show_duration(Duration::from_secs(skew.unsigned_abs()));
+            let direction = if skew > 0 { "ahead of" } else { "behind" };
+            tracing::warn!(source = %self.settings.name, "this machine's clock is {by} {direction} the server's: set it");
+        } else if self.skewed && !wrong {
+            tracing::info!(source = %self.settings.name, "this machine's clock is right again");
+        }
+        self.skewed = wrong;
+    }
+
     fn position(&self, record: &mut SourceRecord, now: Timestamp) -> Position {
         if let Some(cursor) = &record.cursor {
             return Position::Cursor(cursor.clone());
         }
-        let from = match record.newest_processed.or(record.newest_event) {
+        // A time in the future is wrong: nothing would be found after it.
+        let processed = record.newest_processed.filter(|newest| *newest <= time::after(now, MAX_CLOCK_SKEW));
+        let from = match processed.or(record.newest_event) {
             Some(newest) => time::before(newest, self.settings.overlap),
             None => *record.started_from.get_or_insert(time::before(now, self.settings.backfill)),
         };
@@ -405,7 +416,9 @@ impl Poller {
     /// Stores a page with its record. Returns how many of its events are new, including dropped ones.
     async fn store_page(&mut self, page: FetchedPage, mut record: SourceRecord) -> Result<usize, StoreError> {
         let name = self.settings.name.clone();
-        let arrived = self.clock.now();
+        let now = self.clock.now();
+        // The arrival bounds the times of events. If this machine's clock is wrong, the server's is used.
+        let arrived = page.server_time.filter(|server| time::distance(now, *server) > MAX_CLOCK_SKEW).unwrap_or(now);
         let empty = page.entries() == 0;
         let unwanted = self.settings.unwanted.clone();
         // Continues even if the future is dropped, so a page is stored completely or not at all.

@@ -42,6 +42,9 @@ pub struct SourceRecord {
     pub quarantined: u64,
     /// When the cursor was last rejected, or last did not advance although there were more events.
     pub cursor_trouble: Option<Timestamp>,
+    /// How far this machine's clock was ahead of the server's at the last poll, in seconds; negative if it was behind.
+    #[serde(default)]
+    pub clock_skew: i64,
     /// The organization's list of its actions.
     #[serde(default)]
     pub actions: ActionList,

@@ -1,6 +1,6 @@
 //! Appends pages of events. A page, its sequence numbers, its ids and the cursor after it are one write.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::model::{
     action::Unwanted,
     event::{Event, IncomingEvent, RejectedEntry},
     name::{Sequence, SourceName},
-    time::Timestamp,
+    time::{self, Timestamp},
 };
 
 /// A page of events from a source.
@@ -53,6 +53,9 @@ pub struct Appended {
     pub dropped: usize,
 }
 
+/// Clocks that differ by more than this are wrong.
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
+
 impl Store {
     /// Appends a page and, in the same write, the cursor after it. `record` is the record of the source after this
     /// page; its counts are updated here.
@@ -75,7 +78,10 @@ impl Store {
         // An event shows how far Atlassian has come, whether it is new or not.
         let mut counted = ActionCounts::default();
         let mut newest_dropped = None;
-        let newest_processed = page.events.iter().filter_map(|event| event.processed).max();
+        // Polling from a time in the future would find nothing: such a time is wrong.
+        let latest = time::after(page.arrived, MAX_CLOCK_SKEW);
+        let newest_processed =
+            page.events.iter().filter_map(|event| event.processed).filter(|processed| *processed <= latest).max();
         let mut skipped: Vec<(Sequence, Sequence)> = Vec::new();
         for incoming in page.events {
             if page.unwanted.drop.is_match(&incoming.action) {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, key, value};
 use crate::model::{
-    alert::{Alert, Notice, Remark},
+    alert::{Alert, Notice, Remark, Severity},
     name::{AlertId, DestinationName, SilenceId},
     time::Timestamp,
 };
@@ -81,11 +81,37 @@ pub struct DestinationRecord {
     pub delivered: u64,
     /// When the last message was delivered.
     pub last_delivered: Option<Timestamp>,
-    /// When the messages of the last hour were sent, if their number is limited.
-    pub sent: Vec<Timestamp>,
+    /// The messages of the last hour, if their number is limited.
+    pub sent: Vec<Sent>,
     /// True if messages were held back by that limit; they are sent together once the limit allows.
     #[serde(default)]
     pub holding: bool,
+}
+
+/// A message that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredSent")]
+pub struct Sent {
+    pub at: Timestamp,
+    /// The highest severity of its alerts.
+    pub severity: Severity,
+}
+
+/// [`Sent`] as it is stored. Earlier versions stored the time only.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredSent {
+    Time(Timestamp),
+    Sent { at: Timestamp, severity: Severity },
+}
+
+impl From<StoredSent> for Sent {
+    fn from(stored: StoredSent) -> Self {
+        match stored {
+            StoredSent::Time(at) => Self { at, severity: Severity::Critical },
+            StoredSent::Sent { at, severity } => Self { at, severity },
+        }
+    }
 }
 
 /// The highest number of a pending delivery or dead letter.

@@ -236,8 +236,13 @@ pub fn recover(
     }
     let written = Written::next_to(&path);
     // To sled, a log whose beginning it cannot read is an empty log, and one whose end it cannot read is a shorter log.
-    let next = pairs.iter().find(|(name, _)| name == key::NEXT_SEQUENCE).and_then(|(_, bytes)| value::number(bytes));
-    let is_short = written.is_some_and(|written| next.is_none_or(|has| has < written.next));
+    // If the store was opened since then, it has recorded the loss itself.
+    let number = |wanted: &[u8]| {
+        let found = pairs.iter().find(|(name, _)| name == wanted).and_then(|(_, bytes)| value::number(bytes));
+        found.unwrap_or(0)
+    };
+    let has = Written::from(&number);
+    let is_short = written.is_some_and(|written| written.lacks(has).is_some()) || number(key::LOST) > 0;
     if pairs.is_empty() || is_short || found.unreadable > 0 {
         salvage::search(&path, &mut pairs, &mut found, &mut evaluated).map_err(directory)?;
     }
@@ -375,6 +380,8 @@ fn finish(
     put(&mut all, key::LAST_CHANGE, last_change);
     // Some alerts may be gone: they are counted again.
     all.remove(key::ALERT_COUNTS);
+    // What was lost has been reported.
+    all.remove(key::LOST);
 
     let mut names: Vec<SourceName> = sources.to_vec();
     for name in all.keys().filter(|name| name.first() == Some(&key::SOURCE)) {

@@ -111,8 +111,12 @@ pub(super) fn search(
         }
         known.extend(block::pairs(run).unwrap_or_default());
     }
-    for (name, (_, bytes)) in alerts {
-        known.entry(name).or_insert(bytes);
+    for (name, (revision, bytes)) in alerts {
+        // sled may have returned an earlier state of the alert.
+        let known_revision = known.get(&name).and_then(|bytes| value::from_json::<Alert>("an alert", bytes).ok());
+        if known_revision.is_none_or(|alert| alert.revision < revision) {
+            known.insert(name, bytes);
+        }
     }
     for (name, bytes) in sources {
         if value::from_json::<SourceRecord>("a source's record", &bytes).is_ok() {

@@ -38,6 +38,16 @@ impl Written {
         })
     }
 
+    /// The numbers among entries, of which `number` returns one by its name.
+    pub(super) fn from(number: &dyn Fn(&[u8]) -> u64) -> Self {
+        Self {
+            next: number(key::NEXT_SEQUENCE),
+            checkpoint: number(key::CHECKPOINT),
+            change: number(key::LAST_CHANGE),
+            first: number(key::FIRST),
+        }
+    }
+
     /// Reads the numbers recorded next to a store; `None` if they are missing or invalid.
     pub(super) fn next_to(store: &Path) -> Option<Self> {
         let text = fs::read_to_string(file(store)).ok()?;
