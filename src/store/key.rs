@@ -21,6 +21,8 @@ pub(super) const FIRST: &[u8] = b"m/first";
 pub(super) const LOST: &[u8] = b"m/lost";
 /// The number of the last logged change of an alert.
 pub(super) const LAST_CHANGE: &[u8] = b"m/change";
+/// The number of writes.
+pub(super) const WRITES: &[u8] = b"m/writes";
 /// The numbers of alerts, by status and severity.
 pub(super) const ALERT_COUNTS: &[u8] = b"m/alerts";
 

@@ -165,6 +165,8 @@ struct Inner {
     /// The number of the next delivery: greater than that of all pending and dead ones, so that their order is the
     /// order of their numbers.
     next_delivery: AtomicU64,
+    /// The number of writes so far.
+    writes: Mutex<u64>,
     /// Every write takes this for reading. Taken for writing, it blocks writes while everything is read as of one
     /// moment.
     gate: RwLock<()>,
@@ -215,6 +217,7 @@ impl Store {
         restrict(&path).map_err(unusable)?;
         let tree = (*db).clone();
         let next_delivery = AtomicU64::new(outbox::highest_number(&tree)? + 1);
+        let writes = tree.get(key::WRITES)?.and_then(|bytes| value::number(&bytes)).unwrap_or(0);
         let store = Self {
             inner: Arc::new(Inner {
                 db,
@@ -223,6 +226,7 @@ impl Store {
                 appending: Mutex::new(()),
                 writing: Mutex::new(None),
                 next_delivery,
+                writes: Mutex::new(writes),
                 gate: RwLock::new(()),
                 path,
             }),
@@ -286,9 +290,15 @@ impl Store {
     }
 
     /// Writes a batch atomically. It is on disk after the next flush.
-    fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
+    fn apply(&self, mut batch: sled::Batch) -> Result<(), StoreError> {
         let _gate = self.inner.gate.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(self.tree().apply_batch(batch)?)
+        // Writes are counted in their order, so that a lost one is noticed.
+        let mut writes = self.inner.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = writes.saturating_add(1);
+        batch.insert(key::WRITES, number.to_be_bytes().as_slice());
+        self.tree().apply_batch(batch)?;
+        *writes = number;
+        Ok(())
     }
 
     fn lock_appending(&self) -> std::sync::MutexGuard<'_, ()> {

@@ -22,6 +22,8 @@ pub(super) struct Written {
     pub(super) change: u64,
     /// The first event that retention has kept; 0: not known.
     pub(super) first: u64,
+    /// The number of writes; 0: not known.
+    pub(super) writes: u64,
 }
 
 impl Written {
@@ -35,6 +37,7 @@ impl Written {
             checkpoint: number(key::CHECKPOINT)?,
             change: number(key::LAST_CHANGE)?,
             first: number(key::FIRST)?,
+            writes: number(key::WRITES)?,
         })
     }
 
@@ -45,35 +48,41 @@ impl Written {
             checkpoint: number(key::CHECKPOINT),
             change: number(key::LAST_CHANGE),
             first: number(key::FIRST),
+            writes: number(key::WRITES),
         }
     }
 
     /// Reads the numbers recorded next to a store; `None` if they are missing or invalid.
     pub(super) fn next_to(store: &Path) -> Option<Self> {
         let text = fs::read_to_string(file(store)).ok()?;
-        let mut numbers = text.split_whitespace().map(|number| number.parse::<u64>().ok());
-        let mut number = || numbers.next().flatten();
-        let written = Self { next: number()?, checkpoint: number()?, change: number()?, first: number()? };
-        let sum = number()?;
+        let numbers: Vec<u64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        let (written, sum) = match *numbers {
+            [next, checkpoint, change, first, writes, sum] => (Self { next, checkpoint, change, first, writes }, sum),
+            // Earlier versions did not count writes.
+            [next, checkpoint, change, first, sum] => (Self { next, checkpoint, change, first, writes: 0 }, sum),
+            _ => return None,
+        };
         (sum == written.sum()).then_some(written)
     }
 
     /// Records the numbers. Not synced: an older record after a power failure is just as valid.
     pub(super) fn note(self, store: &Path) -> std::io::Result<()> {
-        let Self { next, checkpoint, change, first } = self;
-        let text = format!("{next:20} {checkpoint:20} {change:20} {first:20} {:20}\n", self.sum());
+        let Self { next, checkpoint, change, first, writes } = self;
+        let sum = self.sum();
+        let text = format!("{next:20} {checkpoint:20} {change:20} {first:20} {writes:20} {sum:20}\n");
         let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file(store))?;
         file.write_all(text.as_bytes())
     }
 
     fn sum(self) -> u64 {
-        self.next ^ self.checkpoint.rotate_left(16) ^ self.change.rotate_left(32) ^ self.first.rotate_left(48)
+        let Self { next, checkpoint, change, first, writes } = self;
+        next ^ checkpoint.rotate_left(16) ^ change.rotate_left(32) ^ first.rotate_left(48) ^ writes.rotate_left(8)
     }
 
     /// What a store lacks that had been written: the number of events, and whether anything else.
     pub(super) fn lacks(self, found: Self) -> Option<(u64, bool)> {
         let events = self.next.saturating_sub(found.next);
-        let else_lost = self.checkpoint > found.checkpoint || self.change > found.change;
+        let else_lost = self.checkpoint > found.checkpoint || self.change > found.change || self.writes > found.writes;
         (events > 0 || else_lost).then_some((events, else_lost))
     }
 }
