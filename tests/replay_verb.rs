@@ -145,11 +145,11 @@ fn formats_are_for_programs_browsers_and_pull_requests() {
     assert_snapshot!(timeless(&junit.stdout), @r#"
     <?xml version="1.0" encoding="UTF-8"?>
     <testsuites name="watchbell">
-      <testsuite name="replay" tests="5" failures="1">
+      <testsuite name="replay" tests="5" failures="1" errors="0">
         <testcase classname="replay" name="team.impersonation" time="[TIME]"><system-out>1 matches, 1 alerts</system-out></testcase>
         <testcase classname="replay" name="team.logins" time="[TIME]"><system-out>12 matches, 12 alerts</system-out></testcase>
         <testcase classname="replay" name="team.never" time="[TIME]"><system-out>0 matches, 0 alerts</system-out></testcase>
-        <testcase classname="fail-on" name="alerts&gt;3"><failure message="alerts&gt;3: 13"/></testcase>
+        <testcase classname="fail-on" name="alerts&gt;3"><failure message="alerts&gt;3: 13"></failure></testcase>
         <testcase classname="fail-on" name="errors&gt;0"></testcase>
       </testsuite>
     </testsuites>

@@ -35,6 +35,7 @@ mod exceptions;
 mod explain;
 mod filter;
 mod init;
+mod junit;
 mod manual;
 mod output;
 mod replay;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -23,11 +22,7 @@ use watchbell::{
     source::file,
 };
 
-use super::{
-    CliError, Context, Format, ensure_readable, formats, on_rule_thread,
-    output::{self, xml},
-    problems, runtime,
-};
+use super::{CliError, Context, Format, ensure_readable, formats, junit, on_rule_thread, output, problems, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
@@ -340,7 +335,7 @@ fn show(context: &Context, run: &Run) -> Result<(), CliError> {
             let passed = run.results.iter().all(RuleResult::passed) && !any_error(&run.diagnostics);
             context.output.json(&json!({ "passed": passed, "rules": run.results, "diagnostics": run.diagnostics }))?;
         }
-        Format::Junit => context.output.raw(&junit(run))?,
+        Format::Junit => context.output.raw(&as_junit(run))?,
         Format::Github => context.output.raw(&github(run))?,
         _ => {
             context.output.diagnostics(&run.diagnostics);
@@ -405,45 +400,30 @@ fn explained(case: &CaseResult) -> Vec<String> {
     lines
 }
 
-fn junit(run: &Run) -> String {
-    let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"watchbell\">\n");
-    for result in &run.results {
-        let failed = result.cases.iter().filter(|case| !case.differences.is_empty()).count();
-        let (rule, file) = (xml(result.rule.as_str()), xml(&result.file.display().to_string()));
-        let tests = result.cases.len() + result.problems.len();
-        writeln!(
-            text,
-            "  <testsuite name=\"{rule}\" file=\"{file}\" tests=\"{tests}\" failures=\"{}\">",
-            failed + result.problems.len()
-        )
-        .ok();
-        for case in &result.cases {
-            let (name, seconds) = (xml(&case.name), case.took.as_secs_f64());
-            write!(text, "    <testcase classname=\"{rule}\" name=\"{name}\" time=\"{seconds:.6}\"").ok();
-            if case.differences.is_empty() {
-                text.push_str("/>\n");
-            } else {
-                let what = case.differences.first().map_or("", |difference| difference.what.as_str());
-                let body = xml(&explained(case).join("\n"));
-                writeln!(text, ">\n      <failure message=\"{}\">{body}</failure>\n    </testcase>", xml(what)).ok();
-            }
-        }
-        for problem in &result.problems {
-            let problem = xml(problem);
-            writeln!(
-                text,
-                "    <testcase classname=\"{rule}\" name=\"cases\"><failure message=\"{problem}\"/></testcase>"
-            )
-            .ok();
-        }
-        text.push_str("  </testsuite>\n");
-    }
-    for diagnostic in run.diagnostics.iter().filter(|problem| any_error(std::slice::from_ref(problem))) {
-        let (file, problem) = (xml(&diagnostic.file.display().to_string()), xml(&diagnostic.one_line()));
-        writeln!(text, "  <testsuite name=\"{file}\" tests=\"1\" errors=\"1\"><testcase classname=\"{file}\" name=\"load\"><error message=\"{problem}\"/></testcase></testsuite>").ok();
-    }
-    text.push_str("</testsuites>\n");
-    text
+fn as_junit(run: &Run) -> String {
+    let of_rule = |result: &RuleResult| {
+        let class = result.rule.to_string();
+        let case = |case: &CaseResult| {
+            let what = case.differences.first().map(|difference| difference.what.clone());
+            let problem = what.map(|what| junit::Problem::Failure(what, explained(case).join("\n")));
+            junit::Case { class: class.clone(), name: case.name.clone(), took: Some(case.took), problem, output: None }
+        };
+        let missing = |problem: &String| {
+            let problem = Some(junit::Problem::Failure(problem.clone(), String::new()));
+            junit::Case { class: class.clone(), name: "cases".to_owned(), problem, ..junit::Case::default() }
+        };
+        let cases = result.cases.iter().map(case).chain(result.problems.iter().map(missing)).collect();
+        junit::Suite { name: class.clone(), file: Some(result.file.display().to_string()), cases }
+    };
+    let of_file = |diagnostic: &Diagnostic| {
+        let file = diagnostic.file.display().to_string();
+        let problem = Some(junit::Problem::Error(diagnostic.one_line()));
+        let case = junit::Case { class: file.clone(), name: "load".to_owned(), problem, ..junit::Case::default() };
+        junit::Suite { name: file.clone(), file: Some(file), cases: vec![case] }
+    };
+    let errors = run.diagnostics.iter().filter(|problem| any_error(std::slice::from_ref(problem)));
+    let suites: Vec<junit::Suite> = run.results.iter().map(of_rule).chain(errors.map(of_file)).collect();
+    junit::document(&suites)
 }
 
 fn github(run: &Run) -> String {

@@ -313,41 +313,14 @@ fn first_line(text: &str) -> String {
 /// A test alert, to check that a destination works.
 pub fn test_alert(now: Timestamp) -> Result<Alert, crate::model::name::NameError> {
     let rule = crate::model::name::RuleId::parse("watchbell.test")?;
+    let id = AlertId::derive(&rule, "", "test", &now.to_string());
+    let title = "Test alert from Watchbell: nothing has happened".to_owned();
     Ok(Alert {
-        id: AlertId::derive(&rule, "", "test", &now.to_string()),
-        revision: 1,
-        kind: crate::model::alert::AlertKind::Health,
-        rule,
-        title: "Test alert from Watchbell: nothing has happened".to_owned(),
-        severity: Severity::Info,
-        status: crate::model::alert::AlertStatus::Open,
-        source: None,
-        opened_at: now,
-        last_seen: now,
         raised_at: Some(now),
-        resolved_at: None,
-        count: 1,
-        first_events: Vec::new(),
-        newest_events: Vec::new(),
         dedup_key: crate::model::name::DedupKey::clipped("test"),
-        evidence: crate::model::event::Evidence::default(),
-        context: serde_json::Map::new(),
         description: Some("This message checks that alerts arrive here.".to_owned()),
         runbook: Some("No action is needed.".to_owned()),
-        reference: None,
         tags: vec!["test".to_owned()],
-        attack: Vec::new(),
-        destinations: None,
-        errors: Vec::new(),
-        rule_hash: String::new(),
-        generation: 0,
-        late: false,
-        acknowledged_at: None,
-        disposition: None,
-        remark: None,
-        silenced_by: None,
-        shadow: false,
-        lists: std::collections::BTreeMap::new(),
-        histogram: None,
+        ..Alert::new(id, crate::model::alert::AlertKind::Health, rule, title, Severity::Info, now)
     })
 }

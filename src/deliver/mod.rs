@@ -7,7 +7,8 @@
 
 use std::{future::Future, path::Path, pin::Pin, time::Duration};
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use crate::model::pattern;
+use globset::GlobSet;
 
 use crate::{
     config::{secret::SecretError, settings::TableReader},
@@ -308,13 +309,8 @@ impl DestinationKind {
 }
 
 fn globs(table: &mut TableReader<'_>, key: &'static str) -> Option<GlobSet> {
-    let globs = table
-        .texts(key, |text| Glob::new(text).map_err(|error| format!("invalid pattern `{text}`: {}", error.kind())))?;
-    let mut set = GlobSetBuilder::new();
-    for glob in globs {
-        set.add(glob);
-    }
-    set.build().map_err(|error| table.problem(key, error.to_string(), None)).ok()
+    let globs = table.texts(key, pattern::glob)?;
+    pattern::set(globs).map_err(|error| table.problem(key, error, None)).ok()
 }
 
 /// Reads `format = "native" | "ocsf"`, for destinations that programs read.

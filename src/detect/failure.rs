@@ -1,6 +1,6 @@
 //! Rules that fail or keep too much state: an alert about the rule itself.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use super::{
     Detector, joined,
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     model::{
-        alert::{Alert, AlertChange, AlertKind, AlertStatus, Severity},
-        event::{Event, Evidence},
+        alert::{Alert, AlertChange, AlertKind, Severity},
+        event::Event,
         name::{AlertId, DedupKey},
         outcome::Outcome,
         time,
@@ -59,26 +59,12 @@ impl Detector {
             let change = joined(open, event, Severity::High);
             outcome.alerts.push(change);
         } else {
+            // Whoever did what the rule fails on is not involved in the failure: there is no evidence.
+            let id = AlertId::derive(rule.id(), event.source.as_str(), key, event.id.as_str());
             let alert = Alert {
-                id: AlertId::derive(rule.id(), event.source.as_str(), key, event.id.as_str()),
-                revision: 1,
-                kind: AlertKind::RuleError,
-                rule: rule.id().clone(),
-                title: title.to_owned(),
-                severity: Severity::High,
-                status: AlertStatus::Open,
                 source: Some(event.source.clone()),
-                opened_at: event.time,
-                last_seen: event.time,
-                raised_at: None,
-                resolved_at: None,
-                count: 1,
                 first_events: vec![event.id.clone()],
-                newest_events: Vec::new(),
                 dedup_key: DedupKey::clipped(key),
-                // Whoever did what the rule fails on is not involved in the failure.
-                evidence: Evidence::default(),
-                context: serde_json::Map::new(),
                 description: Some(what.to_owned()),
                 // The path of the file is left out, because it would differ between the agent and a replay started
                 // elsewhere.
@@ -87,21 +73,12 @@ impl Detector {
                     rule.id(),
                     event.id
                 )),
-                reference: None,
                 tags: vec!["rule-error".to_owned()],
-                attack: Vec::new(),
-                destinations: None,
-                errors: Vec::new(),
                 rule_hash: rule.hash.clone(),
                 generation: self.rules.generation,
                 late: time::since(event.arrived, event.time) > self.settings.max_age,
-                acknowledged_at: None,
-                disposition: None,
-                remark: None,
-                silenced_by: None,
                 shadow: rule.metadata.stage == Stage::Shadow,
-                lists: BTreeMap::new(),
-                histogram: None,
+                ..Alert::new(id, AlertKind::RuleError, rule.id().clone(), title.to_owned(), Severity::High, event.time)
             };
             keyed.open(OpenAlert { id: alert.id, opened: event.time.as_millisecond(), severity: Severity::High });
             outcome.alerts.push(AlertChange::Opened(Box::new(alert)));

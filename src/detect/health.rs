@@ -13,9 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::state::{decode, encode};
 use crate::{
     model::{
-        alert::{Alert, AlertChange, AlertKind, AlertStatus, Severity},
+        alert::{Alert, AlertChange, AlertKind, Severity},
         bound::bounded,
-        event::Evidence,
         name::{AlertId, DedupKey, RuleId, SourceName},
         outcome::{Outcome, StateChanges},
         time::Timestamp,
@@ -187,24 +186,10 @@ impl HealthDetector {
             return;
         }
         let source = subject.source.as_ref().map_or("", SourceName::as_str);
+        let id = AlertId::derive(rule.id(), source, &finding.key, &now.to_string());
         let alert = bounded(Alert {
-            id: AlertId::derive(rule.id(), source, &finding.key, &now.to_string()),
-            revision: 1,
-            kind: AlertKind::Health,
-            rule: rule.id().clone(),
-            title: title.clone(),
-            severity,
-            status: AlertStatus::Open,
             source: subject.source.clone(),
-            opened_at: now,
-            last_seen: now,
-            raised_at: None,
-            resolved_at: None,
-            count: 1,
-            first_events: Vec::new(),
-            newest_events: Vec::new(),
             dedup_key: DedupKey::clipped(&finding.key),
-            evidence: Evidence::default(),
             context: finding.context,
             description: description.clone(),
             runbook: metadata.runbook.clone(),
@@ -212,17 +197,11 @@ impl HealthDetector {
             tags: metadata.tags.clone(),
             attack: metadata.attack.clone(),
             destinations: metadata.destinations.clone(),
-            errors: Vec::new(),
             rule_hash: rule.hash.clone(),
             generation,
-            late: false,
-            acknowledged_at: None,
-            disposition: None,
-            remark: None,
-            silenced_by: None,
             shadow: metadata.stage == Stage::Shadow,
             lists: self.host.take_lists(),
-            histogram: None,
+            ..Alert::new(id, AlertKind::Health, rule.id().clone(), title.clone(), severity, now)
         });
         let open = OpenFinding {
             alert: alert.id,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{
-        alert::{Alert, AlertChange, AlertKind, AlertStatus, FunctionError, Histogram, Severity},
+        alert::{Alert, AlertChange, AlertKind, FunctionError, Histogram, Severity},
         bound::bounded,
         event::Event,
         name::{AlertId, DedupKey, EventId},
@@ -206,19 +206,9 @@ impl Detector {
         let destinations = fallible("destinations", destinations, &mut errors);
         let context = fallible("context", self.host.context(rule, input), &mut errors);
         lists.extend(self.host.take_lists());
+        let id = AlertId::derive(rule.id(), event.source.as_str(), key.as_str(), &birth);
         bounded(Alert {
-            id: AlertId::derive(rule.id(), event.source.as_str(), key.as_str(), &birth),
-            revision: 1,
-            kind: AlertKind::Detection,
-            rule: rule.id().clone(),
-            title,
-            severity,
-            status: AlertStatus::Open,
             source: Some(event.source.clone()),
-            opened_at: event.time,
-            last_seen: event.time,
-            raised_at: None,
-            resolved_at: None,
             count: events.len() as u64,
             first_events: events.iter().take(Alert::FIRST_EVENTS).cloned().collect(),
             newest_events: newest(&events),
@@ -235,13 +225,10 @@ impl Detector {
             rule_hash: rule.hash.clone(),
             generation: self.rules.generation,
             late: time::since(event.arrived, event.time) > self.settings.max_age,
-            acknowledged_at: None,
-            disposition: None,
-            remark: None,
-            silenced_by: None,
             shadow: metadata.stage == Stage::Shadow,
             lists,
             histogram: Histogram::of(&times),
+            ..Alert::new(id, AlertKind::Detection, rule.id().clone(), title, severity, event.time)
         })
     }
 }

@@ -9,7 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use crate::model::pattern;
+use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -74,7 +75,7 @@ pub struct ActionPatterns {
 impl ActionPatterns {
     /// Parses patterns of letters, digits, `_ - . :` and `*`.
     pub fn parse(texts: Vec<String>) -> Result<Self, String> {
-        let mut set = GlobSetBuilder::new();
+        let mut globs = Vec::new();
         for text in &texts {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:*".contains(&byte);
             if text.is_empty() || !text.bytes().all(plain) {
@@ -83,13 +84,9 @@ impl ActionPatterns {
                 ));
             }
             // The actions of events are in lower case.
-            let glob = GlobBuilder::new(&text.to_lowercase())
-                .literal_separator(false)
-                .build()
-                .map_err(|error| error.to_string())?;
-            set.add(glob);
+            globs.push(pattern::glob(&text.to_lowercase())?);
         }
-        Ok(Self { set: set.build().map_err(|error| error.to_string())?, texts })
+        Ok(Self { set: pattern::set(globs)?, texts })
     }
 
     /// Returns true if a pattern matches the action.

@@ -450,6 +450,47 @@ impl AlertChange {
 }
 
 impl Alert {
+    /// A new alert with one match at `time`, without what its rule adds. Its dedup key is empty.
+    pub fn new(id: AlertId, kind: AlertKind, rule: RuleId, title: String, severity: Severity, time: Timestamp) -> Self {
+        Self {
+            id,
+            revision: 1,
+            kind,
+            rule,
+            title,
+            severity,
+            status: AlertStatus::Open,
+            source: None,
+            opened_at: time,
+            last_seen: time,
+            raised_at: None,
+            resolved_at: None,
+            count: 1,
+            first_events: Vec::new(),
+            newest_events: Vec::new(),
+            dedup_key: DedupKey::clipped(""),
+            evidence: Evidence::default(),
+            context: serde_json::Map::new(),
+            description: None,
+            runbook: None,
+            reference: None,
+            tags: Vec::new(),
+            attack: Vec::new(),
+            destinations: None,
+            errors: Vec::new(),
+            rule_hash: String::new(),
+            generation: 0,
+            late: false,
+            acknowledged_at: None,
+            disposition: None,
+            remark: None,
+            silenced_by: None,
+            shadow: false,
+            lists: BTreeMap::new(),
+            histogram: None,
+        }
+    }
+
     /// The number of first event ids that an alert keeps.
     pub const FIRST_EVENTS: usize = 10;
     /// The number of newest event ids that an alert keeps.

@@ -6,7 +6,8 @@
 
 use std::{fmt, str::FromStr, sync::LazyLock};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use crate::model::pattern;
+use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
 use crate::model::certainty::Certainty::{self, Assumed, Documented, Sample, Verified};
@@ -193,14 +194,9 @@ const ACTIONS: &[Row] = &[
 ];
 
 static IDS: LazyLock<GlobSet> = LazyLock::new(|| {
-    let mut globs = GlobSetBuilder::new();
-    for (pattern, ..) in ACTIONS {
-        // Plain letters and `*` always form a valid pattern; a test checks that.
-        if let Ok(glob) = GlobBuilder::new(pattern).literal_separator(false).build() {
-            globs.add(glob);
-        }
-    }
-    globs.build().unwrap_or_default()
+    // Plain letters and `*` always form a valid pattern; a test checks that.
+    let globs = ACTIONS.iter().filter_map(|(text, ..)| pattern::glob(text).ok());
+    pattern::set(globs).unwrap_or_default()
 });
 
 /// The tables for the documentation: the title, the heading of the first column, and the rows.

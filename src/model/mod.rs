@@ -12,6 +12,7 @@ pub mod legible;
 pub mod name;
 pub mod outcome;
 pub mod oversize;
+pub mod pattern;
 pub mod repeat;
 pub mod silence;
 pub mod text;

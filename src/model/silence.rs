@@ -3,7 +3,8 @@
 //!
 //! A silence affects deliveries only. Detection does not know about silences, so they do not change a replay.
 
-use globset::{GlobBuilder, GlobMatcher};
+use crate::model::pattern;
+use globset::GlobMatcher;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
@@ -56,11 +57,7 @@ pub struct NewSilence {
 
 /// Compiles a pattern of rule ids, in which `*` matches any text.
 pub fn rule_pattern(text: &str) -> Result<GlobMatcher, String> {
-    GlobBuilder::new(text)
-        .literal_separator(false)
-        .build()
-        .map(|glob| glob.compile_matcher())
-        .map_err(|error| format!("`{text}` is not a valid pattern: {}", error.kind()))
+    pattern::glob(text).map(|glob| glob.compile_matcher())
 }
 
 impl Silence {

@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use crate::model::pattern;
+use globset::GlobSet;
 
 use crate::model::{
     action::{ActionPatterns, Catalog, ListedAction},
@@ -376,7 +377,7 @@ impl RuleSet {
 impl Dispatch {
     fn new(rules: &[Arc<CompiledRule>], catalog: &Catalog) -> Self {
         let mut dispatch = Self::default();
-        let mut globs = GlobSetBuilder::new();
+        let mut globs = Vec::new();
         for (index, rule) in rules.iter().enumerate() {
             if rule.metadata.on.is_some() {
                 continue;
@@ -396,14 +397,14 @@ impl Dispatch {
             for action in rule.metadata.actions.iter().flatten() {
                 if !action.contains('*') {
                     dispatch.exact.entry(action.clone()).or_default().push(index);
-                } else if let Ok(glob) = GlobBuilder::new(action).literal_separator(false).build() {
-                    globs.add(glob);
+                } else if let Ok(glob) = pattern::glob(action) {
+                    globs.push(glob);
                     dispatch.glob_rules.push(index);
                 }
             }
         }
         // Action patterns contain only letters, digits and `*` (checked when read), so building the set cannot fail.
-        dispatch.globs = globs.build().unwrap_or_default();
+        dispatch.globs = pattern::set(globs).unwrap_or_default();
         dispatch
     }
 }

@@ -287,8 +287,7 @@ fn run_sides(feed: Feed, sides: &[Side], settings: &detect::Settings, run: &Run)
 }
 
 fn glob(pattern: &str) -> Result<globset::GlobMatcher, CliError> {
-    let glob = globset::Glob::new(&pattern.to_lowercase())
-        .map_err(|error| CliError::Usage(format!("`{pattern}`: {error}")))?;
+    let glob = watchbell::model::pattern::glob(&pattern.to_lowercase()).map_err(CliError::Usage)?;
     Ok(glob.compile_matcher())
 }
 

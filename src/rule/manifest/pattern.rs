@@ -8,7 +8,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
+use crate::model::pattern;
+use globset::{Glob, GlobMatcher, GlobSet};
 use regex::{Regex, RegexBuilder};
 
 /// Maximum size of the cache in bytes. Beyond that, the whole cache is cleared and patterns are compiled again.
@@ -113,22 +114,19 @@ pub(in crate::rule) fn glob(text: &str) -> Result<Glob, String> {
     if text.len() > MAX_LENGTH {
         return Err(format!("the pattern is longer than {MAX_LENGTH} bytes"));
     }
-    GlobBuilder::new(text)
-        .literal_separator(false)
-        .build()
-        .map_err(|error| format!("invalid pattern `{text}`: {}", error.kind()))
+    pattern::glob(text)
 }
 
 /// Combines several patterns into a set.
 pub(in crate::rule) fn glob_set<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<GlobSet, String> {
-    let mut set = GlobSetBuilder::new();
+    let mut globs = Vec::new();
     let mut length = 0;
     for text in texts {
         length += text.len();
         if length > MAX_SET_LENGTH {
             return Err(format!("the patterns are longer than {MAX_SET_LENGTH} bytes in total"));
         }
-        set.add(glob(text)?);
+        globs.push(glob(text)?);
     }
-    set.build().map_err(|error| format!("too many or too large patterns: {error}"))
+    pattern::set(globs)
 }
