@@ -23,6 +23,7 @@ use super::{
     retro_hunt::RetroHunt,
     warm_up,
 };
+use crate::model::signal::{Listener, Signal};
 use crate::{
     api::allowed,
     detect::{Detector, HealthDetector, Settings},
@@ -50,8 +51,8 @@ pub(super) struct Evaluator {
     /// Shows that the thread is not stuck.
     pub(super) beat: Arc<Beat>,
     pub(super) rules: watch::Receiver<Arc<RuleSet>>,
-    pub(super) stored: watch::Receiver<u64>,
-    pub(super) pending: watch::Sender<u64>,
+    pub(super) stored: Listener,
+    pub(super) pending: Signal,
     pub(super) progress: watch::Sender<EvaluationProgress>,
     pub(super) watched: Watched,
     /// How far back retro-hunts go; `None` if they are off.
@@ -325,7 +326,7 @@ impl Evaluator {
 
     fn look_again(&self, recorded: &Recorded) {
         if recorded.has_pending {
-            self.pending.send_modify(|count| *count += 1);
+            self.pending.send();
         }
     }
 
@@ -365,7 +366,7 @@ impl Evaluator {
                     detector.handled(&alert, action);
                     let state = detector.take_changes();
                     let handled = self.recorder.handle(id, action, remark, state)?;
-                    self.pending.send_modify(|count| *count += 1);
+                    self.pending.send();
                     handled.ok_or_else(|| format!("no alert `{id}`"))
                 }
             },

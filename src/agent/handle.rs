@@ -12,6 +12,7 @@ use super::{
     EvaluationProgress,
     request::{Beat, HandleRequest, RulesRequest},
 };
+use crate::model::signal::Signal;
 use crate::{
     api::{Health, Live, Running, RunningDestination, RunningSource},
     deliver::DestinationStatus,
@@ -50,8 +51,8 @@ pub(super) struct LiveAgent {
     pub(super) destinations: Vec<(DestinationName, watch::Receiver<DestinationStatus>)>,
     pub(super) rules: watch::Receiver<Arc<RuleSet>>,
     pub(super) progress: watch::Receiver<EvaluationProgress>,
-    pub(super) stored: watch::Sender<u64>,
-    pub(super) pending: watch::Sender<u64>,
+    pub(super) stored: Signal,
+    pub(super) pending: Signal,
     pub(super) requests: mpsc::Sender<RulesRequest>,
     pub(super) beat: Arc<Beat>,
     pub(super) last_heartbeat: Mutex<Option<Timestamp>>,
@@ -191,10 +192,10 @@ impl Live for LiveAgent {
     }
 
     fn stored(&self) {
-        self.stored.send_modify(|count| *count += 1);
+        self.stored.send();
     }
 
     fn pending(&self) {
-        self.pending.send_modify(|count| *count += 1);
+        self.pending.send();
     }
 }

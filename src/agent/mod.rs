@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::model::signal::Signal;
 use crate::{
     api::{self, Service, ServiceSettings, server::Socket},
     config::{Config, diagnostic::Diagnostic},
@@ -119,8 +120,8 @@ pub struct Agent {
     workers: Vec<Worker>,
     loader: Loader,
     rules: watch::Sender<Arc<RuleSet>>,
-    stored: watch::Sender<u64>,
-    pending: watch::Sender<u64>,
+    stored: Signal,
+    pending: Signal,
     lists: ActionLists,
     crashes: Arc<CrashLog>,
     progress: watch::Sender<EvaluationProgress>,
@@ -176,8 +177,8 @@ impl Agent {
         let store = Store::open(&config.data_dir)?;
         let metrics = config.metrics.map(listen).transpose()?;
         let pid_file = PidFile::write(&config)?;
-        let stored = watch::Sender::new(0);
-        let pending = watch::Sender::new(0);
+        let stored = Signal::default();
+        let pending = Signal::default();
         let (listed, taken) = (watch::Sender::new(0), watch::Sender::new(0));
         let listing = Listing { listed: listed.clone(), taken: taken.subscribe() };
         let mut pollers = Vec::new();

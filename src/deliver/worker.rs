@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Destination, DigestNotice, Message, Receipt, SendOutcome, Settings};
+use crate::model::signal::Listener;
 use crate::{
     model::{
         alert::{Alert, Notice, Severity},
@@ -63,7 +64,7 @@ pub struct Worker {
     destination: Box<dyn Destination>,
     store: TaskStore,
     clock: Clock,
-    pending: watch::Receiver<u64>,
+    pending: Listener,
     status: watch::Sender<DestinationStatus>,
     record: DestinationRecord,
     random: fastrand::Rng,
@@ -89,7 +90,7 @@ impl Worker {
         destination: Box<dyn Destination>,
         store: Store,
         clock: Clock,
-        pending: watch::Receiver<u64>,
+        pending: Listener,
     ) -> Result<Self, StoreError> {
         let record = store.reader().destination(&settings.name)?;
         let status = watch::Sender::default();

@@ -14,6 +14,7 @@ pub mod outcome;
 pub mod oversize;
 pub mod pattern;
 pub mod repeat;
+pub mod signal;
 pub mod silence;
 pub mod text;
 pub mod time;

@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{FetchError, FetchedPage, Listing, Pace, Position, Refresh, Settings, Source, atlassian::PAGE_LIMIT};
+use crate::model::signal::Signal;
 use crate::{
     model::{
         error_kind::ErrorKind,
@@ -82,7 +83,7 @@ pub struct Poller {
     pub(super) pace: Arc<Mutex<Pace>>,
     pub(super) status: watch::Sender<SourceStatus>,
     /// Counts stored pages: the "look again" signal for the evaluate loop.
-    stored: watch::Sender<u64>,
+    stored: Signal,
     fruitless: u32,
     /// The error kind that was last logged by this process.
     logged: Option<ErrorKind>,
@@ -120,7 +121,7 @@ impl Poller {
         store: Store,
         clock: Clock,
         pace: Arc<Mutex<Pace>>,
-        stored: watch::Sender<u64>,
+        stored: Signal,
     ) -> Result<Self, StoreError> {
         let mut record = store.reader().source(&settings.name)?.unwrap_or_default();
         // Events from while no agent was running have to be read first.
@@ -449,7 +450,7 @@ impl Poller {
             );
         }
         if appended.stored > 0 {
-            self.stored.send_modify(|count| *count += 1);
+            self.stored.send();
         }
         Ok(appended.stored + appended.dropped)
     }

@@ -14,7 +14,8 @@ use notify::{
     event::{AccessKind, AccessMode},
 };
 use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
-use tokio::sync::watch;
+
+use crate::model::signal::{Listener, Signal};
 
 /// How to watch directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,7 +37,7 @@ const POLL: Duration = Duration::from_secs(1);
 pub struct Watcher {
     /// Keeps the system's watches alive.
     _debouncer: Option<Debouncer<RecommendedWatcher, RecommendedCache>>,
-    changed: watch::Receiver<u64>,
+    changed: Listener,
     interval: Duration,
     /// The directories as given, and the paths that they resolved to when watching began.
     directories: Vec<(PathBuf, Option<PathBuf>)>,
@@ -45,10 +46,11 @@ pub struct Watcher {
 impl Watcher {
     /// Starts watching. If a directory cannot be watched, all are polled every second.
     pub fn new(directories: &[PathBuf], mode: WatchMode) -> Self {
-        let (sender, changed) = watch::channel(0);
+        let signal = Signal::default();
+        let changed = signal.subscribe();
         let debouncer = match mode {
             WatchMode::Poll => None,
-            WatchMode::Auto => notifications(directories, sender)
+            WatchMode::Auto => notifications(directories, signal)
                 .inspect_err(
                     |error| tracing::warn!(%error, "cannot watch the rules directories: polling them every second"),
                 )
@@ -86,16 +88,16 @@ fn is_reading(kind: EventKind) -> bool {
 
 fn notifications(
     directories: &[PathBuf],
-    sender: watch::Sender<u64>,
+    signal: Signal,
 ) -> notify::Result<Debouncer<RecommendedWatcher, RecommendedCache>> {
     let mut debouncer = new_debouncer(QUIET, None, move |result: DebounceEventResult| {
         match result {
             // The loader's own reads are reported as well. They must not trigger another load.
             Ok(events) if events.iter().all(|event| is_reading(event.kind)) => {}
-            Ok(_) => sender.send_modify(|count| *count += 1),
+            Ok(_) => signal.send(),
             Err(errors) => {
                 tracing::debug!(?errors, "error while watching the rules directories");
-                sender.send_modify(|count| *count += 1);
+                signal.send();
             }
         }
     })?;
