@@ -26,6 +26,7 @@ mod destination;
 mod detection;
 mod diagnostics;
 /// Rules directories that change under a running agent.
+mod fuzz;
 mod help;
 mod hot_reload;
 /// The rule language: every host function as documented, on data of any shape, and the generated documents.
