@@ -35,7 +35,7 @@ fn rules() -> Arc<RuleSet> {
 }
 
 /// Arbitrary text as an event: parsed, anonymized, and run through the shipped rules. No rule may fail on any event.
-pub fn event(text: &str) {
+pub(crate) fn event(text: &str) {
     let Ok(incoming) = IncomingEvent::parse(text) else {
         return;
     };
@@ -50,7 +50,7 @@ pub fn event(text: &str) {
 }
 
 /// Arbitrary text as a rule file: formatted, loaded, linted, traced and run on an event. It must not panic or hang.
-pub fn rule(text: &str) {
+pub(crate) fn rule(text: &str) {
     let formatted = rule::format(text);
     assert_eq!(rule::format(&formatted), formatted);
     let directory = tempfile::tempdir().expect("a directory");
@@ -82,13 +82,13 @@ pub fn rule(text: &str) {
 }
 
 /// Arbitrary text as a test file: accepted or refused.
-pub fn test_file(text: &str) {
+pub(crate) fn test_file(text: &str) {
     let (cases, _) = test_file::read(Path::new("x.test.yaml"), text, &|_| Err("not here".to_owned()));
     assert!(cases.iter().all(|case| !case.events.is_empty()));
 }
 
 /// Arbitrary text as overrides, exceptions and lists next to a rule: accepted or refused, and the rule still loads.
-pub fn tuning(text: &str) {
+pub(crate) fn tuning(text: &str) {
     let directory = tempfile::tempdir().expect("a directory");
     let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("a file");
     fs::create_dir(directory.path().join("lists")).expect("a directory");

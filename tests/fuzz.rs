@@ -10,7 +10,6 @@ fn run(name: &str, target: fn(&str)) {
     let mut inputs = 0;
     for entry in fs::read_dir(format!("fuzz/seeds/{name}")).unwrap() {
         let path = entry.unwrap().path();
-        println!("{}", path.display());
         target(&fs::read_to_string(&path).unwrap());
         inputs += 1;
     }
