@@ -124,7 +124,7 @@ fn a_list_that_is_saved_is_read_again_and_a_broken_one_keeps_its_last_good_versi
     write("lists/people.json", "{ \"ann\": ");
     let loaded = loader.load();
     assert!(loaded.diagnostics[0].message.contains("cannot read the list"), "{:?}", loaded.diagnostics);
-    assert!(loaded.set.broken[0].last_good_runs);
+    assert!(loaded.set.context.broken[0].last_good_runs);
     assert_eq!(run(&loaded.set, &events).alerts[0].count, 2);
 }
 

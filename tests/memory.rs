@@ -451,7 +451,7 @@ fn a_circle_is_broken_where_it_was_made() {
     write("b.rhai", &rule("t.b", "on: [\"rule:t.a\"], tags: [\"x\"]", yes));
     let loaded = loader.load();
     assert_eq!(runs(&loaded.set), ["t.a tag:x", "t.b "]);
-    let broken: Vec<bool> = loaded.set.broken.iter().map(|broken| broken.last_good_runs).collect();
+    let broken: Vec<bool> = loaded.set.context.broken.iter().map(|broken| broken.last_good_runs).collect();
     assert_eq!((broken, loaded.diagnostics.len()), (vec![true], 1));
     // A no longer compiles, so its last good version runs, and a third rule would close a cycle with that.
     write("b.rhai", &rule("t.b", "actions: [\"x\"]", yes));
@@ -472,7 +472,7 @@ fn an_id_stays_with_the_file_that_had_it() {
     write("a.rhai", &rule("t.a", "", "fn rule(event) { false }"));
     let set = loader.load().set;
     assert!(set.detections[0].file.ends_with("z.rhai"));
-    assert_eq!(set.broken.len(), 1);
+    assert_eq!(set.context.broken.len(), 1);
 }
 
 /// An event from the future, due to a wrong clock, does not keep a rule from seeing current events.

@@ -266,7 +266,7 @@ fn binary_and_oversized_files_are_told() {
             "not a regular file"
         ]
     );
-    assert_eq!(loaded.set.broken.len(), 3);
+    assert_eq!(loaded.set.context.broken.len(), 3);
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn constants_helpers_and_imports_work_inside_functions() {
     write("lib/names.rhai", "fn is_admin(name) {");
     let broken = loader.load();
     assert_eq!(broken.set.detections.len(), 1);
-    assert!(broken.set.broken.iter().any(|file| file.last_good_runs));
+    assert!(broken.set.context.broken.iter().any(|file| file.last_good_runs));
     assert!(!loader.load().changed);
 }
 
@@ -323,11 +323,11 @@ fn a_rules_directory_that_vanishes_takes_no_rules_along() {
     assert_eq!(loader.load().set.detections.len(), 1);
     std::fs::rename(&rules, directory.path().join("away")).unwrap();
     let gone = loader.load().set;
-    assert_eq!((gone.detections.len(), gone.broken.len()), (1, 2));
-    assert!(gone.broken.iter().any(|file| file.last_good_runs));
+    assert_eq!((gone.detections.len(), gone.context.broken.len()), (1, 2));
+    assert!(gone.context.broken.iter().any(|file| file.last_good_runs));
     std::fs::rename(directory.path().join("away"), &rules).unwrap();
     let back = loader.load().set;
-    assert_eq!((back.detections.len(), back.broken.len()), (1, 0));
+    assert_eq!((back.detections.len(), back.context.broken.len()), (1, 0));
     // A file deleted from an existing directory is deleted on purpose.
     std::fs::remove_file(rules.join("a.rhai")).unwrap();
     assert!(loader.load().set.detections.is_empty());
@@ -486,12 +486,12 @@ fn a_copy_of_a_built_in_rule_is_that_rule() {
         Loader::new(RuleSources { roots: vec![directory.path().to_owned()], ..RuleSources::default() }).load()
     };
     let loaded = load("");
-    assert_eq!((loaded.diagnostics.len(), loaded.set.broken.len()), (0, 0), "{:#?}", loaded.diagnostics);
+    assert_eq!((loaded.diagnostics.len(), loaded.set.context.broken.len()), (0, 0), "{:#?}", loaded.diagnostics);
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
     let loaded = load("// Changed.\n");
     let told: Vec<String> = loaded.diagnostics.iter().map(|found| found.message.clone()).collect();
     assert_snapshot!(told.join("\n"), @"rule id `builtin.clock_wrong` is already used by a built-in rule, and 12 other files use ids of built-in rules");
-    assert_eq!(loaded.set.broken.len(), 1, "one alert");
+    assert_eq!(loaded.set.context.broken.len(), 1, "one alert");
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
 }
 

@@ -139,7 +139,7 @@ fn stores_of_others_and_of_the_future_are_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     let put = |key: &[u8], value: &[u8]| {
-        let db = sled::open(&path).unwrap();
+        let db = crate::support::open_sled(&path);
         db.clear().unwrap();
         db.insert(key, value).unwrap();
         db.flush().unwrap();
@@ -327,12 +327,7 @@ fn alerts_are_counted_by_status() {
     assert_eq!(counts(), [[0, 0, 0, 0, 1], [0; 5], [0; 5]]);
     // As a store that an earlier version has written.
     drop(store);
-    let db = loop {
-        // sled lets go of a store some milliseconds after it was closed.
-        if let Ok(db) = sled::open(directory.path().join("store")) {
-            break db;
-        }
-    };
+    let db = crate::support::open_sled(directory.path().join("store"));
     assert!(db.remove("m/alerts").unwrap().is_some());
     db.flush().unwrap();
     drop(db);

@@ -194,7 +194,7 @@ fn verify_finds_what_is_wrong() {
     assert_eq!(store.verify().unwrap().problems, Vec::<String>::new());
     drop(store);
     // Direct damage: a block loses a piece, an id its event, an alert is invalid.
-    let db = sled::open(directory.path().join("store")).unwrap();
+    let db = crate::support::open_sled(directory.path().join("store"));
     let first = |prefix: u8| db.scan_prefix([prefix]).keys().next().unwrap().unwrap();
     db.remove(first(b'e')).unwrap();
     db.remove(first(b'i')).unwrap();
@@ -295,13 +295,13 @@ fn what_is_lost_is_fetched_again_and_told_once() {
     // remains in them.
     {
         let (old, new) = (lab.path("data/store"), lab.path("data/new"));
-        let db = sled::open(&old).unwrap();
+        let db = crate::support::open_sled(&old);
         let pieces: Vec<_> = db.scan_prefix(b"e").keys().map(Result::unwrap).collect();
         for piece in pieces.iter().step_by(2) {
             db.remove(piece).unwrap();
         }
         db.insert(db.scan_prefix(b"c").keys().next().unwrap().unwrap(), b"nonsense").unwrap();
-        let copy = sled::open(&new).unwrap();
+        let copy = crate::support::open_sled(&new);
         copy.import(db.export());
         copy.flush().unwrap();
         drop((db, copy));
@@ -373,7 +373,7 @@ fn a_replay_goes_on_behind_what_it_cannot_read() {
     let lab = lab(400);
     let whole = lab.watchbell(&["replay", "--format", "json", "--threads", "2"]);
     {
-        let db = sled::open(lab.path("data/store")).unwrap();
+        let db = crate::support::open_sled(lab.path("data/store"));
         let directories: Vec<_> = db.scan_prefix(b"d").keys().map(Result::unwrap).collect();
         assert!(directories.len() >= 4, "{}", directories.len());
         db.insert(&directories[1], b"nonsense").unwrap();

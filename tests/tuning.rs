@@ -100,7 +100,9 @@ fn saved_files_are_taken_up_and_broken_ones_keep_their_last_good_version() {
     write("exceptions.toml", "[[exception]]\n");
     let (set, problems) = reload(&mut loader, directory.path());
     assert!(
-        problems.len() >= 2 && set.broken.len() == 2 && set.broken.iter().all(|broken| broken.last_good_runs),
+        problems.len() >= 2
+            && set.context.broken.len() == 2
+            && set.context.broken.iter().all(|broken| broken.last_good_runs),
         "{problems:?}"
     );
     assert_eq!(titles(&run(&set, &three())), ["low team.one fired x1"]);

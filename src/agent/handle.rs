@@ -70,16 +70,17 @@ pub(super) struct Look {
 impl LiveAgent {
     /// Whether the rule files are not those that are loaded. Reads them only if the file system says that something changed.
     fn files_changed(&self, rules: &RuleSet) -> bool {
-        let stamp = stamp_on_disk(&rules.roots, rules.follow_links);
+        let stamp = stamp_on_disk(&rules.context.roots, rules.context.follow_links);
         let mut last = self.last_look.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(look) = &*last
             && look.stamp == stamp
-            && look.fingerprint == rules.fingerprint
+            && look.fingerprint == rules.context.fingerprint
         {
             return look.changed;
         }
-        let changed = fingerprint_on_disk(&rules.roots, rules.follow_links) != rules.fingerprint;
-        *last = Some(Look { stamp, fingerprint: rules.fingerprint.clone(), changed });
+        let changed =
+            fingerprint_on_disk(&rules.context.roots, rules.context.follow_links) != rules.context.fingerprint;
+        *last = Some(Look { stamp, fingerprint: rules.context.fingerprint.clone(), changed });
         changed
     }
 }
@@ -119,11 +120,11 @@ impl Live for LiveAgent {
         Running {
             pid: std::process::id(),
             started: self.started,
-            generation: rules.generation,
+            generation: rules.context.generation,
             rules: rules.detections.len() as u64,
             checks: rules.checks.len() as u64,
-            guarded: rules.guarded.iter().map(|guarded| guarded.rule.clone()).collect(),
-            broken: rules.broken.iter().map(|broken| broken.problem.clone()).collect(),
+            guarded: rules.context.guarded.iter().map(|guarded| guarded.rule.clone()).collect(),
+            broken: rules.context.broken.iter().map(|broken| broken.problem.clone()).collect(),
             files_changed: self.files_changed(&rules),
             problems: health.dead.into_iter().chain(health.unready).collect(),
             evaluated: progress.events,

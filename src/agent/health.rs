@@ -141,14 +141,14 @@ pub(super) fn subjects(
         record: json!({
             "uptime": seconds(time::since(now, watched.started)),
             "away": seconds(pulse.away),
-            "generation": rules.generation,
+            "generation": rules.context.generation,
             "rules": rules.detections.len(),
-            "broken": rules.broken,
+            "broken": rules.context.broken,
             "suspended": suspended,
-            "guarded": rules.guarded.iter().map(|guarded| json!({
+            "guarded": rules.context.guarded.iter().map(|guarded| json!({
                 "rule": guarded.rule, "alerts": guarded.alerts, "span": time::show_duration(guarded.since),
             })).collect::<Vec<_>>(),
-            "ended": rules.ended.iter().map(|ended| json!({
+            "ended": rules.context.ended.iter().map(|ended| json!({
                 "rule": ended.rule,
                 "since": ended.since.to_string(),
                 "event": ended.event.map(|event| event.0),

@@ -134,15 +134,15 @@ impl Reloading {
         }
         report(&loaded.diagnostics);
         let set = &loaded.set;
-        for broken in &set.broken {
+        for broken in &set.context.broken {
             let effect = if broken.last_good_runs { "its last good version runs" } else { "its rules do not run" };
-            tracing::error!(generation = set.generation, "a rule file is broken, {effect}: {}", broken.problem);
+            tracing::error!(generation = set.context.generation, "a rule file is broken, {effect}: {}", broken.problem);
         }
         tracing::info!(
-            generation = set.generation,
+            generation = set.context.generation,
             rules = set.detections.len(),
             checks = set.checks.len(),
-            broken = set.broken.len(),
+            broken = set.context.broken.len(),
             "rules loaded"
         );
         self.rules.send_replace(loaded.set);

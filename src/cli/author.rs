@@ -147,7 +147,8 @@ impl Docs {
         if any_error(&loaded.diagnostics) {
             return Err(CliError::Rules(problems("some rules do not load", &loaded.diagnostics)));
         }
-        let mut documented: Vec<Documented> = loaded.set.all().map(|rule| document(rule, &loaded.set.roots)).collect();
+        let mut documented: Vec<Documented> =
+            loaded.set.all().map(|rule| document(rule, &loaded.set.context.roots)).collect();
         documented.sort_by(|one, other| one.path.cmp(&other.path));
         let pages = rule::documentation(&documented);
         let mut outdated = Vec::new();

@@ -81,7 +81,7 @@ impl Check {
                 "config": config.file,
                 "rules": rules,
                 "checks": checks,
-                "broken": loaded.set.broken,
+                "broken": loaded.set.context.broken,
                 "diagnostics": loaded.diagnostics,
                 "data_dir": unwritable.clone().map_or("writable".to_owned(), |error| error),
                 "sources": sources,
@@ -97,7 +97,7 @@ impl Check {
                 output::count(config.destinations.len() as u64, "destination")
             ))?;
             let word = if any_error(&loaded.diagnostics) { "FAILED" } else { "ok" };
-            let broken = match loaded.set.broken.len() {
+            let broken = match loaded.set.context.broken.len() {
                 0 => String::new(),
                 count => format!(", {count} broken"),
             };
@@ -198,7 +198,7 @@ impl Check {
 fn warnings(config: &Config, rules: &RuleSet) -> Vec<String> {
     let now = Clock::system().now();
     let mut warnings = Vec::new();
-    if rules.detections.is_empty() && rules.broken.is_empty() {
+    if rules.detections.is_empty() && rules.context.broken.is_empty() {
         warnings.push("no rules: the agent would only monitor itself; `watchbell init` writes some".to_owned());
     }
     for source in &config.sources {

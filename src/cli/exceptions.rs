@@ -81,7 +81,7 @@ impl Exceptions {
             Verb::Hits { id, limit } => hits(context, id, limit)?,
             Verb::Add(add) => add.run(context, &config, &loaded.set)?,
         }
-        if loaded.set.broken.is_empty() {
+        if loaded.set.context.broken.is_empty() {
             return Ok(());
         }
         Err(CliError::Rules(problems("some rules or exceptions do not load", &loaded.diagnostics)))
@@ -112,7 +112,7 @@ fn until(exception: &Exception) -> String {
 
 fn list(context: &Context, set: &RuleSet) -> Result<(), CliError> {
     if context.is_json() {
-        for exception in &set.exceptions {
+        for exception in &set.context.exceptions {
             context.output.json_line(&json!({
                 "id": exception.id,
                 "rules": exception.rules.iter().map(|selector| selector.as_str()).collect::<Vec<_>>(),
@@ -127,11 +127,12 @@ fn list(context: &Context, set: &RuleSet) -> Result<(), CliError> {
         }
         return Ok(());
     }
-    if set.exceptions.is_empty() {
+    if set.context.exceptions.is_empty() {
         context.output.note("no exceptions; `watchbell exceptions add --from-alert ID` proposes one");
         return Ok(());
     }
     let rows = set
+        .context
         .exceptions
         .iter()
         .map(|exception| {
@@ -158,10 +159,16 @@ fn stats(context: &Context, config: &Config, set: &RuleSet) -> Result<(), CliErr
         HashMap::new()
     };
     let known: Vec<(&ExceptionId, Option<&Arc<Exception>>)> = set
+        .context
         .exceptions
         .iter()
         .map(|exception| (&exception.id, Some(exception)))
-        .chain(records.keys().filter(|id| !set.exceptions.iter().any(|known| known.id == **id)).map(|id| (id, None)))
+        .chain(
+            records
+                .keys()
+                .filter(|id| !set.context.exceptions.iter().any(|known| known.id == **id))
+                .map(|id| (id, None)),
+        )
         .collect();
     let state = |exception: Option<&Arc<Exception>>, hits: u64| match exception {
         None => "removed",
@@ -248,7 +255,7 @@ impl Add {
             Some(id) => id.clone(),
             None => free_name(rule.id(), set)?,
         };
-        let text = self.proposal(&id, rule, &event, config, &set.catalog, now)?;
+        let text = self.proposal(&id, rule, &event, config, &set.context.catalog, now)?;
         let whole = if before.trim().is_empty() { text.clone() } else { format!("{}\n\n{text}", before.trim_end()) };
         let parsed = rule::parse_exceptions(&file, &whole).map_err(|diagnostics| {
             context.output.diagnostics(&diagnostics);
@@ -269,7 +276,8 @@ impl Add {
             Ok(())
         })?;
         let limits = &config.detection.limits;
-        let hidden = super::on_rule_thread(|| would_hide(rule, exception, limits, &set.catalog, history.iter()))?;
+        let hidden =
+            super::on_rule_thread(|| would_hide(rule, exception, limits, &set.context.catalog, history.iter()))?;
         self.show(context, &text, &hidden, &file, &event)?;
         if self.write {
             replace_file(&file, &whole)?;
@@ -416,6 +424,6 @@ fn free_name(rule: &RuleId, set: &RuleSet) -> Result<ExceptionId, CliError> {
     (1..)
         .map(|number| if number == 1 { last.to_owned() } else { format!("{last}-{number}") })
         .filter_map(|name| ExceptionId::parse(&name).ok())
-        .find(|name| !set.exceptions.iter().any(|other| other.id == *name))
+        .find(|name| !set.context.exceptions.iter().any(|other| other.id == *name))
         .ok_or_else(|| CliError::Usage("no free id for the exception; use `--id NAME`".to_owned()))
 }

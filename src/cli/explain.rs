@@ -35,7 +35,7 @@ impl Explain {
         context.output.diagnostics(&loaded.diagnostics);
         ensure_readable(&loaded.diagnostics)?;
         let Some(rule) = loaded.set.all().find(|rule| *rule.id() == self.rule).cloned() else {
-            if loaded.set.broken.is_empty() {
+            if loaded.set.context.broken.is_empty() {
                 return Err(super::rules::no_such_rule(&loaded.set, &self.rule));
             }
             return Err(CliError::Rules(problems("some rules do not load", &loaded.diagnostics)));

@@ -89,7 +89,7 @@ impl RulesArgs {
             Verb::Show { id, effective: false } => show(context, &loaded.set, &known, &id)?,
             Verb::New(_) | Verb::Fmt(_) | Verb::Docs(_) | Verb::Reference | Verb::Definitions { .. } => {}
         }
-        if loaded.set.broken.is_empty() {
+        if loaded.set.context.broken.is_empty() {
             return Ok(());
         }
         Err(CliError::Rules(problems("some rules do not load", &loaded.diagnostics)))

@@ -41,7 +41,7 @@ pub(super) fn vocabulary(config: &Config) -> Vocabulary {
 pub(super) fn examine(mut loader: Loader, vocabulary: &Vocabulary) -> Loaded {
     let mut loaded = loader.load();
     let mut warnings: Vec<Diagnostic> = loaded.set.all().flat_map(|rule| rule::lint(rule, vocabulary)).collect();
-    for exception in &loaded.set.exceptions {
+    for exception in &loaded.set.context.exceptions {
         // One of its rules is enough: what the rules have in common is the event.
         if let Some(rule) = loaded.set.all().find(|rule| exception.is_about(&rule.metadata)) {
             warnings.extend(rule::lint_exception(exception, rule, vocabulary));
@@ -60,7 +60,7 @@ pub(super) fn report(context: &Context, loaded: &Loaded) -> Result<(), CliError>
         Format::Github => out.raw(&output::annotations(&loaded.diagnostics))?,
         Format::Json => out.json(&json!({
             "rules": loaded.set.detections.len(),
-            "broken": loaded.set.broken,
+            "broken": loaded.set.context.broken,
             "diagnostics": loaded.diagnostics,
         }))?,
         _ => {

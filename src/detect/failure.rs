@@ -75,7 +75,7 @@ impl Detector {
                 )),
                 tags: vec!["rule-error".to_owned()],
                 rule_hash: rule.hash.clone(),
-                generation: self.rules.generation,
+                generation: self.rules.context.generation,
                 late: time::since(event.arrived, event.time) > self.settings.max_age,
                 shadow: rule.metadata.stage == Stage::Shadow,
                 ..Alert::new(id, AlertKind::RuleError, rule.id().clone(), title.to_owned(), Severity::High, event.time)

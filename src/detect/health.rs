@@ -120,7 +120,16 @@ impl HealthDetector {
                     let hash = AlertId::derive(rule.id(), source, &finding.key, "");
                     let name = format!("health/{}/{hash}", rule.id());
                     seen.insert(name.clone());
-                    self.report(rule, rules.generation, subject, finding, &name, now, &mut outcome, &mut changes);
+                    self.report(
+                        rule,
+                        rules.context.generation,
+                        subject,
+                        finding,
+                        &name,
+                        now,
+                        &mut outcome,
+                        &mut changes,
+                    );
                 }
             }
         }

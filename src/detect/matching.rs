@@ -223,7 +223,7 @@ impl Detector {
             destinations: destinations.or_else(|| metadata.destinations.clone()),
             errors,
             rule_hash: rule.hash.clone(),
-            generation: self.rules.generation,
+            generation: self.rules.context.generation,
             late: time::since(event.arrived, event.time) > self.settings.max_age,
             shadow: metadata.stage == Stage::Shadow,
             lists,

@@ -254,7 +254,7 @@ impl Detector {
         self.rule_out(&event.action, named);
         if !verdicts.is_empty() {
             let rules = Arc::clone(&self.rules);
-            self.run_all(&rules, verdicts, &RuleInput::new(event, &rules.catalog), outcome);
+            self.run_all(&rules, verdicts, &RuleInput::new(event, &rules.context.catalog), outcome);
         }
     }
 
@@ -297,7 +297,7 @@ impl Detector {
             let index = rules.detections.iter().position(|rule| rule.expires && rule.id().as_str() == space);
             let event = Event { time: time::from_millis(failed.due), ..failed.event.clone() };
             let turn = index.map(|index| (index, Verdict::Turn)).into_iter().collect();
-            self.run_all(&rules, turn, &RuleInput::of_failed(&event, failed, &rules.catalog), outcome);
+            self.run_all(&rules, turn, &RuleInput::of_failed(&event, failed, &rules.context.catalog), outcome);
         }
     }
 
@@ -319,7 +319,7 @@ impl Detector {
         // crosswise double at each step.
         let mut calls = 0;
         while let Some((publisher, matched)) = published.pop_front() {
-            let input = RuleInput::of_match(input.event(), matched, &rules.catalog);
+            let input = RuleInput::of_match(input.event(), matched, &rules.context.catalog);
             for index in rules.listeners(publisher) {
                 calls += 1;
                 if calls > MAX_SUBSCRIBER_CALLS {

@@ -91,7 +91,7 @@ impl Preparer {
     /// The verdicts of these rules on an event, in the same order. Rules that are not in the result did not match.
     pub fn prepare(&mut self, event: &Event, candidates: Vec<usize>) -> Vec<(usize, Verdict)> {
         let rules = Arc::clone(&self.rules);
-        let input = RuleInput::new(event, &rules.catalog);
+        let input = RuleInput::new(event, &rules.context.catalog);
         let mut verdicts = Vec::new();
         for index in candidates {
             let Some(rule) = rules.detections.get(index) else {

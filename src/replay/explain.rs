@@ -91,7 +91,7 @@ pub fn explain(
 ) -> Explanation {
     let enabled = rule.metadata.enabled;
     let alone = rules.alone(rule);
-    let input = RuleInput::new(event, &rules.catalog);
+    let input = RuleInput::new(event, &rules.context.catalog);
     let mut detector = Detector::new(Arc::clone(&alone), settings.clone());
     for earlier in before {
         detector.evaluate(&earlier);
@@ -103,7 +103,7 @@ pub fn explain(
     let trigger = outcome.matches.iter().find_map(|found| {
         let other = alone.detections.iter().find(|other| *other.id() == found.rule)?;
         rule.listens_to(&other.metadata)
-            .then(|| RuleInput::of_match(event, detector.info(other, &input), &rules.catalog))
+            .then(|| RuleInput::of_match(event, detector.info(other, &input), &rules.context.catalog))
     });
     let is_untriggered = rule.metadata.on.is_some() && trigger.is_none();
     let input = trigger.unwrap_or(input);
@@ -145,7 +145,7 @@ pub fn explain(
                 .any(|change| matches!(change, AlertChange::Opened(alert) if alert.rule == *rule.id())),
         }
     });
-    let ignored = rules.ignored.get(&event.source).is_some_and(|patterns| patterns.is_match(&event.action));
+    let ignored = rules.context.ignored.get(&event.source).is_some_and(|patterns| patterns.is_match(&event.action));
     let usual = verdict(
         rule,
         enabled,

@@ -120,13 +120,13 @@ impl Suite {
         // The set may contain another version of the rule.
         rules.retain(|other| other.id() != rule.id());
         rules.push(Arc::clone(rule));
-        known(&RuleSet::only(rules, Arc::clone(&self.all.catalog)), case)
+        known(&RuleSet::only(rules, Arc::clone(&self.all.context.catalog)), case)
     }
 
     /// What the rule read in the last event that it evaluates: most cases have only one event.
     fn what_it_read(&self, rule: &Arc<CompiledRule>, case: &Case) -> Vec<Read> {
         let alone = self.alone(rule, case);
-        let catalog = Arc::clone(&alone.catalog);
+        let catalog = Arc::clone(&alone.context.catalog);
         let Some(event) = case.events.iter().rev().find(|event| alone.wants(event)) else {
             let flagged = rule.metadata.flagged;
             let wanted = rule.metadata.actions.iter().chain(&rule.metadata.activities).flatten();

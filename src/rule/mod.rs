@@ -40,5 +40,5 @@ pub use script::stack;
 pub use script::trace::{Note, Trace, Tracer, line_of};
 pub use script::view::{EventView, MatchInfo, frozen};
 pub use script::vocabulary::{Vocabulary, certainty};
-pub use set::{BrokenFile, Ended, Guarded, Ignored, RuleSet};
+pub use set::{BrokenFile, Ended, Guarded, Ignored, RuleSet, RuleSetContext};
 pub use unmatched::Unmatched;

@@ -78,7 +78,7 @@ impl Plan {
             let Some(compiled) = rules.detections.get(rule) else {
                 continue;
             };
-            plan.add(rule, &compiled.conditions.0, &Action { id: action, catalog: &rules.catalog });
+            plan.add(rule, &compiled.conditions.0, &Action { id: action, catalog: &rules.context.catalog });
         }
         plan
     }
@@ -95,7 +95,7 @@ impl Plan {
     }
 
     fn of(always: Vec<usize>, rules: &RuleSet, action: &str) -> Self {
-        let ignored = rules.ignored.iter().filter(|(_, patterns)| patterns.is_match(action));
+        let ignored = rules.context.ignored.iter().filter(|(_, patterns)| patterns.is_match(action));
         let ignored = ignored.map(|(source, _)| source.clone()).collect();
         Self { always, by_value: Vec::new(), others: Vec::new(), ignored, extract: Extract::default() }
     }

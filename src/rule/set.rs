@@ -59,17 +59,11 @@ pub struct Ended {
     pub event: Option<Sequence>,
 }
 
-/// All rules of one load, ready to run.
-#[derive(Debug, Default)]
-pub struct RuleSet {
+/// What describes a load, besides its rules.
+#[derive(Debug, Clone, Default)]
+pub struct RuleSetContext {
     /// The number of loads that changed something, starting at 1.
     pub generation: u64,
-    /// Rules that run on events, sorted by id.
-    pub detections: Vec<Arc<CompiledRule>>,
-    /// Rules that run on a timer.
-    pub checks: Vec<Arc<CompiledRule>>,
-    /// Disabled rules.
-    pub disabled: Vec<Arc<CompiledRule>>,
     /// Files whose current version is not in use.
     pub broken: Vec<BrokenFile>,
     /// Rules that the new-rule guard moved to shadow mode.
@@ -89,6 +83,33 @@ pub struct RuleSet {
     pub catalog: Arc<Catalog>,
     /// Actions that rules do not see, by source.
     pub ignored: Arc<Ignored>,
+}
+
+impl RuleSetContext {
+    /// The context of a part of the rules: nothing that is about all files.
+    fn of_part(&self) -> Self {
+        Self {
+            broken: Vec::new(),
+            guarded: Vec::new(),
+            fingerprint: String::new(),
+            roots: Vec::new(),
+            follow_links: false,
+            ..self.clone()
+        }
+    }
+}
+
+/// All rules of one load, ready to run.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    /// What describes the load.
+    pub context: RuleSetContext,
+    /// Rules that run on events, sorted by id.
+    pub detections: Vec<Arc<CompiledRule>>,
+    /// Rules that run on a timer.
+    pub checks: Vec<Arc<CompiledRule>>,
+    /// Disabled rules.
+    pub disabled: Vec<Arc<CompiledRule>>,
     /// For each of `detections`, the exceptions that may apply to it.
     pub(super) exceptions_of: Vec<Vec<Arc<Exception>>>,
     /// For each of `detections`, the rules that subscribe to its matches, as sorted indexes.
@@ -110,9 +131,9 @@ pub(super) struct Dispatch {
 }
 
 impl RuleSet {
-    /// Builds a set of these rules; everything but the rules comes from `about`.
-    pub(crate) fn new(rules: impl IntoIterator<Item = Arc<CompiledRule>>, about: Self) -> Self {
-        let mut set = about;
+    /// Builds a set of these rules.
+    pub(crate) fn new(rules: impl IntoIterator<Item = Arc<CompiledRule>>, context: RuleSetContext) -> Self {
+        let mut set = Self { context, ..Self::default() };
         for rule in rules {
             match rule.kind {
                 _ if !rule.metadata.enabled => set.disabled.push(rule),
@@ -123,9 +144,9 @@ impl RuleSet {
         for list in [&mut set.detections, &mut set.checks, &mut set.disabled] {
             list.sort_by(|one, other| one.id().cmp(other.id()));
         }
-        set.dispatch = Dispatch::new(&set.detections, &set.catalog);
+        set.dispatch = Dispatch::new(&set.detections, &set.context.catalog);
         let exceptions = |rule: &Arc<CompiledRule>| {
-            set.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).cloned().collect()
+            set.context.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).cloned().collect()
         };
         set.exceptions_of = set.detections.iter().map(exceptions).collect();
         let mut listeners = vec![Vec::new(); set.detections.len()];
@@ -148,7 +169,7 @@ impl RuleSet {
 
     /// Builds a set of these rules with no other context.
     pub fn only(rules: impl IntoIterator<Item = Arc<CompiledRule>>, catalog: Arc<Catalog>) -> Arc<Self> {
-        Arc::new(Self::new(rules, Self { generation: 1, catalog, ..Self::default() }))
+        Arc::new(Self::new(rules, RuleSetContext { generation: 1, catalog, ..RuleSetContext::default() }))
     }
 
     /// Returns a set of one rule, the rules it subscribes to, and the exceptions that apply to them.
@@ -161,7 +182,7 @@ impl RuleSet {
         let mut wanted: Vec<Arc<CompiledRule>> = rules.iter().flat_map(|rule| self.with_what_it_hears(rule)).collect();
         wanted.sort_by(|one, other| one.id().cmp(other.id()));
         wanted.dedup_by(|one, other| one.id() == other.id());
-        Arc::new(Self::new(wanted, self.about()))
+        Arc::new(Self::new(wanted, self.context.of_part()))
     }
 
     /// Returns the same set with some rules moved to shadow mode.
@@ -174,61 +195,31 @@ impl RuleSet {
             shadow.metadata.stage = Stage::Shadow;
             Arc::new(shadow)
         });
-        let rules: Vec<Arc<CompiledRule>> = rules.collect();
-        let mut rules = rules;
+        let mut rules: Vec<Arc<CompiledRule>> = rules.collect();
         // A subscriber in shadow mode also sees the matches of other rules in shadow mode. If that makes a cycle, it
         // does not run at all.
         let in_cycle = cycle::in_a_circle(&rules);
         for rule in rules.iter_mut().filter(|rule| in_cycle.contains(rule.id())) {
             Arc::make_mut(rule).metadata.enabled = false;
         }
-        let about = Self {
-            broken: self.broken.clone(),
-            fingerprint: self.fingerprint.clone(),
-            roots: self.roots.clone(),
-            follow_links: self.follow_links,
-            guarded,
-            ..self.about()
-        };
-        Arc::new(Self::new(rules, about))
+        Arc::new(Self::new(rules, RuleSetContext { guarded, ..self.context.clone() }))
     }
 
     /// Returns the same set without the rules that ended the process.
     pub fn without(&self, ended: Vec<Ended>) -> Arc<Self> {
         let is_out = |rule: &Arc<CompiledRule>| ended.iter().any(|ended| ended.rule == *rule.id());
         let rules: Vec<Arc<CompiledRule>> = self.all().filter(|rule| !is_out(rule)).cloned().collect();
-        let about = Self {
-            broken: self.broken.clone(),
-            fingerprint: self.fingerprint.clone(),
-            roots: self.roots.clone(),
-            follow_links: self.follow_links,
-            guarded: self.guarded.clone(),
-            ended,
-            ..self.about()
-        };
-        Arc::new(Self::new(rules, about))
+        Arc::new(Self::new(rules, RuleSetContext { ended, ..self.context.clone() }))
     }
 
     /// Returns the same set with these actions added to its catalog.
     pub fn with_actions(self: &Arc<Self>, actions: impl IntoIterator<Item = ListedAction>) -> Arc<Self> {
-        let mut catalog = Catalog::clone(&self.catalog);
+        let mut catalog = Catalog::clone(&self.context.catalog);
         actions.into_iter().for_each(|action| catalog.add(action));
-        if catalog == *self.catalog {
+        if catalog == *self.context.catalog {
             return Arc::clone(self);
         }
-        Arc::new(Self::new(self.all().cloned(), Self { catalog: Arc::new(catalog), ..self.about() }))
-    }
-
-    /// Returns this set without its rules and what describes their load.
-    fn about(&self) -> Self {
-        Self {
-            generation: self.generation,
-            exceptions: self.exceptions.clone(),
-            catalog: Arc::clone(&self.catalog),
-            ignored: Arc::clone(&self.ignored),
-            ended: self.ended.clone(),
-            ..Self::default()
-        }
+        Arc::new(Self::new(self.all().cloned(), RuleSetContext { catalog: Arc::new(catalog), ..self.context.clone() }))
     }
 
     /// Returns the detection rules that want events with this action, flagged or not, as sorted indexes into

@@ -55,7 +55,7 @@ fn in_set(set: &RuleSet, rule: &Arc<CompiledRule>) -> RuleVersion {
     encoder.text("rule");
     let rules = set.with_what_it_hears(rule);
     let exceptions = |rule: &CompiledRule| -> Vec<&Arc<Exception>> {
-        set.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).collect()
+        set.context.exceptions.iter().filter(|exception| exception.is_about(&rule.metadata)).collect()
     };
     // A subscriber reads the events of the rules it subscribes to.
     let reads_catalog =
@@ -80,8 +80,8 @@ fn in_set(set: &RuleSet, rule: &Arc<CompiledRule>) -> RuleVersion {
         }
         encoder.actions(set, rule, reads_catalog);
     }
-    encoder.count(set.ignored.len());
-    for (source, patterns) in &*set.ignored {
+    encoder.count(set.context.ignored.len());
+    for (source, patterns) in &*set.context.ignored {
         encoder.text(source.as_str());
         encoder.texts(Some(patterns.texts()));
     }
@@ -196,16 +196,16 @@ impl Encoder {
     fn actions(&mut self, set: &RuleSet, rule: &CompiledRule, reads_catalog: bool) {
         for activity in rule.metadata.activities.iter().flatten() {
             self.text(activity);
-            let actions: Vec<&str> = set.catalog.named(activity).map(AsRef::as_ref).collect();
+            let actions: Vec<&str> = set.context.catalog.named(activity).map(AsRef::as_ref).collect();
             self.texts(Some(&actions));
         }
         if !reads_catalog {
             return;
         }
-        for action in set.catalog.ids().filter(|action| set.is_wanted_by(action, rule.id())) {
+        for action in set.context.catalog.ids().filter(|action| set.is_wanted_by(action, rule.id())) {
             self.text(action);
-            self.text(set.catalog.name(action).unwrap_or_default());
-            self.text(set.catalog.category(action).as_str());
+            self.text(set.context.catalog.name(action).unwrap_or_default());
+            self.text(set.context.catalog.category(action).as_str());
         }
     }
 }

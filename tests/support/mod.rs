@@ -341,3 +341,18 @@ pub(crate) fn timeless(text: &str) -> String {
     }
     text
 }
+
+/// Opens a store behind the program's back. sled lets go of one only some milliseconds after it was closed.
+pub(crate) fn open_sled(path: impl AsRef<std::path::Path>) -> sled::Db {
+    let began = std::time::Instant::now();
+    loop {
+        match sled::open(&path) {
+            Ok(db) => return db,
+            Err(sled::Error::Io(error)) if began.elapsed() < Duration::from_secs(30) => {
+                assert!(error.to_string().contains("lock"), "{error}");
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

@@ -31,7 +31,7 @@ use crate::rule::{
         resources::Resources,
         sandbox, scan, stack,
     },
-    set::{BrokenFile, Ignored, RuleSet},
+    set::{BrokenFile, Ignored, RuleSet, RuleSetContext},
 };
 use crate::{
     config::diagnostic::{Diagnostic, any_error},
@@ -239,7 +239,7 @@ impl Loader {
 
         self.last_good.clone_from(&rules);
         self.generation += 1;
-        let about = RuleSet {
+        let context = RuleSetContext {
             generation: self.generation,
             broken: loading.broken,
             fingerprint: fingerprint.to_hex().to_string(),
@@ -248,9 +248,9 @@ impl Loader {
             exceptions,
             catalog: Arc::clone(&self.sources.catalog),
             ignored: Arc::clone(&self.sources.ignored),
-            ..RuleSet::default()
+            ..RuleSetContext::default()
         };
-        self.current = Arc::new(RuleSet::new(rules.into_values(), about));
+        self.current = Arc::new(RuleSet::new(rules.into_values(), context));
         Loaded { set: Arc::clone(&self.current), diagnostics: loading.diagnostics, changed: true }
     }
 
