@@ -368,3 +368,25 @@ fn a_digest_begins_with_the_most_severe() {
     let (notice, rules) = messages(&service).remove(0);
     assert_eq!((notice.as_str(), rules.len(), rules[0].as_str()), ("late_digest", 30, "team.critical"));
 }
+
+/// A message that the service never takes does not hold up a digest.
+#[test]
+fn a_message_that_always_fails_does_not_hold_up_a_digest() {
+    let (service, _) = collector();
+    let entries = [entry("1", "x", 0, "ann"), entry("2", "y", -172_800, "ann")];
+    let lab = Lab::with_organization(organization(&entries), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let sources = config.split("[[destination]]").next().unwrap().to_owned();
+    lab.write("watchbell.toml", format!("{sources}\n{}", hook("all", &service, "rules = [\"team.*\"]")));
+    lab.write("rules/bad.rhai", rule("team.bad", "", "fn rule(event) { event.action == \"x\" }"));
+    lab.write("rules/late.rhai", rule("team.late", "", "fn rule(event) { event.action == \"y\" }"));
+    service.always(|request| {
+        let bad = request.json().to_string().contains("team.bad");
+        (if bad { 500 } else { 200 }, String::new())
+    });
+    let clock = Clock::manual(now());
+    lab.run_agent_with(&clock, |_| {
+        clock.set(time::after(clock.now(), Duration::from_secs(1)));
+        messages(&service).iter().any(|(notice, rules)| notice == "late_digest" && *rules == ["team.late"])
+    });
+}

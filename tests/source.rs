@@ -275,6 +275,50 @@ fn a_clock_that_is_behind_hides_nothing_and_is_reported() {
     assert_eq!(of(&reader, "team.counts"), 1);
     let clock =
         reader.alerts(AlertFilter::default()).map(Result::unwrap).find(|alert| alert.rule.as_str() != "team.counts");
-    assert_eq!(clock.unwrap().title, "This machine's clock is 2 hours behind the server of test");
+    assert_eq!(clock.unwrap().title, "This machine's clock is 2 hours behind test's server");
     assert!(reader.scan(ScanFilter::default()).map(Result::unwrap).all(|event| event.flags.is_empty()));
+}
+
+/// With a clock that is five days ahead, events that arrive are no silence; set right again, silence is still noticed.
+#[test]
+fn silence_is_judged_right_with_a_wrong_clock() {
+    let right = Clock::manual(time::after(base(), Duration::from_secs(100)));
+    let options = SimulatorOptions { clock: right.clone(), ..organization(&entries(20)) };
+    let lab = Lab::with_organization(options, "drop_off = \"1h\"");
+    let own = Clock::manual(time::after(right.now(), Duration::from_secs(5 * 86_400)));
+    let of = |reader: &watchbell::store::Reader, rule: &str| {
+        reader.alerts(AlertFilter::default()).map(Result::unwrap).filter(|alert| alert.rule.as_str() == rule).count()
+    };
+    let stage = std::cell::Cell::new(0);
+    lab.run_agent_with(&own, |reader| match stage.get() {
+        0 if evaluated(reader, 20) && of(reader, "builtin.clock_wrong") == 1 => {
+            assert_eq!(of(reader, "builtin.log_drop_off"), 0);
+            own.set(right.now());
+            stage.set(1);
+            false
+        }
+        1 => {
+            let record = reader.sources().unwrap().into_values().next().unwrap();
+            // A poll since the clock was set right.
+            if record.clock_skew == Some(0) {
+                let later = time::after(right.now(), Duration::from_secs(2 * 3_600));
+                right.set(later);
+                own.set(later);
+                stage.set(2);
+            }
+            false
+        }
+        stage => stage == 2 && of(reader, "builtin.log_drop_off") == 1,
+    });
+}
+
+/// A first start with a clock that is ahead reads the log from where it should begin.
+#[test]
+fn the_first_start_with_a_clock_that_is_ahead_misses_nothing() {
+    let right = Clock::manual(time::after(base(), Duration::from_secs(100)));
+    let options = SimulatorOptions { clock: right.clone(), ..organization(&entries(20)) };
+    let lab = Lab::with_organization(options, "");
+    let own = Clock::manual(time::after(right.now(), Duration::from_secs(400 * 86_400)));
+    lab.run_agent_with(&own, |reader| evaluated(reader, 20));
+    assert_eq!(stored_ids(&lab.reader().1), ids(20));
 }

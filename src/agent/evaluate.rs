@@ -238,7 +238,10 @@ impl Evaluator {
 
     /// Time up to which each source's log is known to be complete: when it was last read to its end.
     fn whole_logs(&self) -> Vec<(SourceName, Timestamp)> {
-        let whole = |status: &SourceStatus| status.record.last_poll.filter(|_| status.record.caught_up);
+        let whole = |status: &SourceStatus| {
+            let record = &status.record;
+            record.last_poll.filter(|_| record.caught_up).map(|polled| record.by_server(polled))
+        };
         let sources = self.watched.sources.iter();
         sources.filter_map(|(settings, status)| Some((settings.name.clone(), whole(&status.borrow())?))).collect()
     }

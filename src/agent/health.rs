@@ -73,6 +73,10 @@ impl Pulse {
     pub(super) fn beat(&mut self, clock: &Clock) -> Timestamp {
         let now = clock.now();
         // `Instant` does not advance while the machine sleeps; the clock does.
+        if now < self.last_clock {
+            // The clock was set back: a start in the future would make every poll since look like one before it.
+            self.awake_since = self.awake_since.min(now);
+        }
         let asleep = time::since(now, self.last_clock).saturating_sub(self.last.elapsed());
         if !self.first && asleep > ASLEEP {
             tracing::info!(asleep = time::show_duration(asleep), "the machine was asleep");
@@ -213,6 +217,8 @@ fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now:
         // Rounded down: 0 on the day itself.
         Some(midnight.duration_since(now).as_secs().div_euclid(86_400))
     });
+    // What is about events goes by the server's clock, as their arrival does.
+    let by_server = record.by_server(now);
     json!({
         "name": settings.name,
         "drop_off": seconds(settings.drop_off),
@@ -222,10 +228,10 @@ fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now:
         "awake_for": seconds(time::since(now, pulse.awake_since)),
         "away": seconds(pulse.away),
         "ever": record.newest_arrival.is_some(),
-        "silent_for": age(silent_since, now),
-        "newest_event": age(record.newest_event, now),
+        "silent_for": age(silent_since, by_server),
+        "newest_event": age(record.newest_event, by_server),
         "newest_event_time": record.newest_event.map(|time| time.to_string()),
-        "newest_arrival": age(record.newest_arrival, now),
+        "newest_arrival": age(record.newest_arrival, by_server),
         "lag": record.lag,
         "last_poll": age(record.last_poll, now),
         "caught_up": record.caught_up,
@@ -239,7 +245,7 @@ fn source_record(settings: &Settings, status: &SourceStatus, pulse: &Pulse, now:
         "clock_skew": record.clock_skew,
         "key_expires_in": expires,
         "quarantined": record.quarantined,
-        "last_quarantined": age(record.last_quarantined, now),
+        "last_quarantined": age(record.last_quarantined, by_server),
         "stored": record.stored,
     })
 }

@@ -455,11 +455,7 @@ fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> Stri
 /// The time for retention: that of the last poll by the server's clock, and not later than `now`. A clock that is ahead
 /// must not empty the store, and while no source can be read, nothing new arrives that would need the space.
 fn confirmed(now: Timestamp, reader: &Reader) -> Result<Timestamp, StoreError> {
-    let by_server = |record: SourceRecord| {
-        let skew = Duration::from_secs(record.clock_skew.unsigned_abs());
-        let polled = record.last_poll?;
-        Some(if record.clock_skew > 0 { time::before(polled, skew) } else { time::after(polled, skew) })
-    };
+    let by_server = |record: SourceRecord| Some(record.by_server(record.last_poll?));
     let last = reader.sources()?.into_values().filter_map(by_server).max();
     Ok(last.map_or(now, |last| last.min(now)))
 }
@@ -533,7 +529,7 @@ mod tests {
         store.save_source(&source, &record).unwrap();
         assert_eq!(confirmed(day(400), &store.reader()).unwrap(), day(35));
         // The poll succeeded while the clock was five days ahead.
-        store.save_source(&source, &SourceRecord { clock_skew: 5 * 86_400, ..record }).unwrap();
+        store.save_source(&source, &SourceRecord { clock_skew: Some(5 * 86_400), ..record }).unwrap();
         assert_eq!(confirmed(day(400), &store.reader()).unwrap(), day(30));
         assert_eq!(confirmed(day(20), &store.reader()).unwrap(), day(20));
     }

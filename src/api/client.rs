@@ -205,8 +205,13 @@ impl Remote {
             same_version(response.headers())?;
             let status = response.status();
             if !status.is_success() {
+                // The agent may not know this request yet, or no longer.
+                let agent = text(response.headers(), PROGRAM_HEADER).unwrap_or_default().to_owned();
+                if agent != env!("CARGO_PKG_VERSION") {
+                    return Err(ClientError::OtherVersion { agent, program: env!("CARGO_PKG_VERSION") });
+                }
                 let text = response.text().await.unwrap_or_default();
-                return Err(ClientError::Agent(format!("{status}: {}", text.trim())));
+                return Err(ClientError::Wrong(format!("the agent refused the request: {status}: {}", text.trim())));
             }
             let mut buffer: Vec<u8> = Vec::new();
             let mut count = 0;
@@ -231,13 +236,15 @@ impl Remote {
                         Line::Item(item) => {
                             count += 1;
                             each(serde_json::from_str(item.get()).map_err(|error| {
-                                ClientError::Agent(format!("its answer to `{}` is not understood: {error}", R::NAME))
+                                ClientError::Wrong(format!("cannot parse the agent's answer to `{}`: {error}", R::NAME))
                             })?)?;
                         }
                         Line::End(all) if all == count => return Ok(()),
                         Line::End(_) => return Err(ClientError::Agent("the answer is incomplete".to_owned())),
                         Line::Error(error) if error.wrong => return Err(ClientError::Wrong(error.message)),
-                        Line::Error(error) => return Err(ClientError::Agent(error.message)),
+                        Line::Error(error) => {
+                            return Err(ClientError::Wrong(format!("the agent failed: {}", error.message)));
+                        }
                     }
                 }
                 buffer.drain(..start);
@@ -252,10 +259,13 @@ impl Remote {
 
 /// Whether an agent of the same version of the API answered.
 fn same_version(headers: &reqwest::header::HeaderMap) -> Result<(), ClientError> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if text(API_HEADER).and_then(|version| version.parse().ok()) == Some(API_VERSION) {
+    if text(headers, API_HEADER).and_then(|version| version.parse().ok()) == Some(API_VERSION) {
         return Ok(());
     }
-    let agent = text(PROGRAM_HEADER).unwrap_or("an older version").to_owned();
+    let agent = text(headers, PROGRAM_HEADER).unwrap_or("an older version").to_owned();
     Err(ClientError::OtherVersion { agent, program: env!("CARGO_PKG_VERSION") })
+}
+
+fn text<'a>(headers: &'a reqwest::header::HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }

@@ -1,4 +1,5 @@
-//! The requests of the control API, each a type with the type of its answer's items: a wrong pair does not compile.
+//! The requests of the control API, each a type with the type of its answer's items: a wrong pair does not compile. Absent
+//! fields are not sent, so that an older agent understands a request that does not use what is new.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -94,20 +95,28 @@ pub struct Status {}
 #[serde(default, deny_unknown_fields)]
 pub struct Events {
     /// Event time, this or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// Event time, before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
     /// A pattern of action ids: `*` matches any text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
     /// The source.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceName>,
     /// The category of the action.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub category: Option<Category>,
     /// Part of the actor's name, email address or IP address.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// Only events that were stored after the one with this number.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
     /// The most events to return.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// Return the events that were stored last first.
     pub newest_first: bool,
@@ -153,6 +162,7 @@ pub struct Import {
 #[serde(deny_unknown_fields)]
 pub struct Fetch {
     /// The source; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceName>,
     /// The earliest processing time.
     pub since: Timestamp,
@@ -163,20 +173,28 @@ pub struct Fetch {
 #[serde(default, deny_unknown_fields)]
 pub struct Alerts {
     /// Opened at this time or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// Opened before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
     /// The lowest severity.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<Severity>,
     /// A pattern of rule ids: `*` matches any text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// The source.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceName>,
     /// Part of the actor's name, email address or IP address.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// The status.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<AlertStatus>,
     /// The most alerts to return.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
 
@@ -193,6 +211,7 @@ pub struct Alert {
 #[serde(deny_unknown_fields)]
 pub struct Changes {
     /// Only changes with a higher number; absent: the last `limit` changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
     /// The most changes to return.
     pub limit: usize,
@@ -211,6 +230,7 @@ pub struct Handle {
     /// Who does it.
     pub author: String,
     /// What they say about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
 }
 
@@ -240,6 +260,7 @@ pub struct EndSilence {
 #[serde(deny_unknown_fields)]
 pub struct DeadLetters {
     /// The destination; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<DestinationName>,
 }
 
@@ -248,6 +269,7 @@ pub struct DeadLetters {
 #[serde(deny_unknown_fields)]
 pub struct Settle {
     /// The destination; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<DestinationName>,
     /// Discard them instead of trying again.
     pub discard: bool,
@@ -278,6 +300,7 @@ pub struct Excepted {
 #[serde(deny_unknown_fields)]
 pub struct Memory {
     /// A rule's id, or `common/NAME`; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<String>,
 }
 
@@ -299,6 +322,7 @@ pub struct Actions {}
 #[serde(deny_unknown_fields)]
 pub struct ListActions {
     /// The source; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceName>,
 }
 

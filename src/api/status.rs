@@ -377,13 +377,14 @@ fn source_state(
         None => "reading".to_owned(),
     };
     let silent_since = record.newest_arrival.or(record.first_poll);
+    let by_server = record.by_server(now);
     SourceState {
         configured: settings.is_some(),
         state,
         next_poll: running.and_then(|running| running.next_poll),
         drop_off: settings.map(|settings| DropOff {
             after: settings.drop_off.as_secs(),
-            silent_for: silent_since.map(|since| time::since(now, since).as_secs()),
+            silent_for: silent_since.map(|since| time::since(by_server, since).as_secs()),
             alarm: alarms.contains(&name),
         }),
         name,

@@ -120,8 +120,9 @@ pub struct Settings {
     pub rules: Option<GlobSet>,
     /// Patterns of tags, with `*` for any text; only alerts with a matching tag are delivered. Default: all alerts.
     pub tags: Option<GlobSet>,
-    /// Maximum number of messages per hour, from 1 to 10,000; alerts beyond it are combined into one message. Default:
-    /// 30 for `slack`, `teams` and `jira`, unlimited for other kinds.
+    /// Maximum number of messages per hour, from 1 to 10,000; alerts beyond it are combined into one message. Messages of
+    /// lower severity do not count, so the total can be larger. Default: 30 for `slack`, `teams` and `jira`, unlimited
+    /// for other kinds.
     pub rate: Option<u32>,
     /// How long a delivery is retried before it becomes a dead letter, from `1m` to `30d`. Default: `24h`.
     pub give_up_after: Duration,

@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -38,7 +38,7 @@ const MAX_BLOCKING_ATTEMPTS: u32 = 4;
 const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The period of `rate`, and the longest that a destination may ask to wait.
 const HOUR: Duration = Duration::from_secs(3_600);
-/// The worker looks at the clock at least this often: the clock may be corrected, and the machine may sleep.
+/// The worker looks again at least this often: the clock may be corrected, and the machine may sleep.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A clock that advanced this much more than the time that passed was set, or the machine was asleep.
 const CLOCK_JUMP: Duration = Duration::from_secs(60);
@@ -82,6 +82,15 @@ impl std::fmt::Debug for Worker {
 
 /// When to check the outbox again if no signal comes first.
 type Again = Option<Timestamp>;
+
+/// What sending deliveries one by one came to.
+#[derive(Default)]
+struct Sending {
+    /// The earliest time at which one of those that were skipped may be sent.
+    again: Again,
+    /// True if sending stopped because the destination fails: nothing else is tried until then.
+    broken_off: bool,
+}
 
 impl Worker {
     /// Creates the worker of a destination. `pending` signals new deliveries.
@@ -135,7 +144,7 @@ impl Worker {
     /// Sends what is due, and returns when to check again. Ends between two messages once `stop` is cancelled.
     async fn deliver_due(&mut self, quiet: Duration, stop: Option<&CancellationToken>) -> Result<Again, StoreError> {
         loop {
-            let pending = self.pending_now().await?;
+            let pending = self.pending_after(0).await?;
             if pending.is_empty() {
                 // Nothing is pending, so the earlier failure is over.
                 self.status.send_modify(|status| {
@@ -145,14 +154,28 @@ impl Worker {
                 return Ok(None);
             }
             let more = pending.len() == MAX_DELIVERIES;
+            let mut last = pending.last().map_or(0, |delivery| delivery.number);
             let (together, prompt): (Vec<Delivery>, Vec<Delivery>) =
                 pending.into_iter().partition(|delivery| delivery.together.is_some());
             let sent = !prompt.is_empty();
-            let mut again = self.prompt(prompt, stop).await?;
-            if again.is_some() || stop.is_some_and(CancellationToken::is_cancelled) {
+            let mut waiting = HashSet::new();
+            let mut sending = self.prompt(prompt, &mut waiting, stop).await?;
+            // What is held back, or waits for its turn, must not hide what comes after it.
+            let mut full = more;
+            while full && sending.again.is_some() && !sending.broken_off {
+                let next = self.pending_after(last).await?;
+                full = next.len() == MAX_DELIVERIES;
+                last = next.last().map_or(last, |delivery| delivery.number);
+                let next = next.into_iter().filter(|next| next.together.is_none()).collect();
+                let next = self.prompt(next, &mut waiting, stop).await?;
+                sending.again = next.again.map_or(sending.again, |due| earliest(sending.again, due));
+                sending.broken_off = next.broken_off;
+            }
+            let mut again = sending.again;
+            if sending.broken_off || stop.is_some_and(CancellationToken::is_cancelled) {
                 return Ok(again);
             }
-            if sent && more {
+            if sent && more && again.is_none() {
                 continue;
             }
             let mut groups: BTreeMap<Option<Together>, Vec<Delivery>> = BTreeMap::new();
@@ -172,18 +195,25 @@ impl Worker {
     }
 
     /// Sends deliveries one by one, in order, up to the first that is not due or fails. Deliveries of one alert are
-    /// never reordered. One that has failed repeatedly no longer holds up those of other alerts.
+    /// never reordered: `waiting` are the alerts with one that was skipped. One that has failed repeatedly, or that the
+    /// rate holds back, does not hold up those of other alerts.
     async fn prompt(
         &mut self,
         deliveries: Vec<Delivery>,
+        waiting: &mut HashSet<AlertId>,
         stop: Option<&CancellationToken>,
-    ) -> Result<Again, StoreError> {
+    ) -> Result<Sending, StoreError> {
+        let mut sending = Sending::default();
+        if deliveries.is_empty() {
+            return Ok(sending);
+        }
         let now = self.now();
         if self.record.holding && self.held_until(now, Severity::Info).is_none() {
-            return self.summary(deliveries).await;
+            sending.again = self.summary(deliveries).await?;
+            sending.broken_off = sending.again.is_some();
+            return Ok(sending);
         }
-        let mut again = None;
-        let mut waiting: HashSet<AlertId> = HashSet::new();
+        let severities = self.severities(&deliveries).await?;
         let mut probed = false;
         for delivery in deliveries {
             if stop.is_some_and(CancellationToken::is_cancelled) {
@@ -194,34 +224,36 @@ impl Worker {
             }
             let now = self.now();
             if let Some(due) = not_before(delivery.due, now) {
-                again = earliest(again, due);
+                sending.again = earliest(sending.again, due);
                 if delivery.attempts < MAX_BLOCKING_ATTEMPTS {
+                    sending.broken_off = true;
                     break;
                 }
                 waiting.insert(delivery.alert);
                 continue;
             }
             let rated = !self.updates_an_incident(&delivery);
-            let severity = self.severity(&delivery).await?;
+            let severity = severities.get(&delivery.alert).copied().unwrap_or(Severity::Info);
             if rated && let Some(free) = self.held_until(now, severity) {
                 self.hold(free).await?;
-                again = earliest(again, free);
+                sending.again = earliest(sending.again, free);
                 // Updates of other alerts are not held back.
                 waiting.insert(delivery.alert);
                 continue;
             }
             let (alert, attempts) = (delivery.alert, delivery.attempts);
             if let Some(due) = self.send_one(delivery, rated).await? {
-                again = earliest(again, due);
+                sending.again = earliest(sending.again, due);
                 // Try the next delivery, to see whether the message or the destination is at fault.
                 if attempts + 1 < MAX_BLOCKING_ATTEMPTS || probed {
+                    sending.broken_off = true;
                     break;
                 }
                 probed = true;
                 waiting.insert(alert);
             }
         }
-        Ok(again)
+        Ok(sending)
     }
 
     /// Sends deliveries that were held back as one message, then those that only update an incident.
@@ -233,15 +265,17 @@ impl Worker {
         if let Some(due) = held.iter().filter_map(|delivery| not_before(delivery.due, now)).max() {
             return Ok(Some(due));
         }
+        // Stored together with the delivery of the summary.
+        self.record.holding = false;
         let failed = if held.len() > 1 {
             self.send_together(DigestNotice::RateDigest, None, held).await?
         } else if let Some(only) = held.pop() {
             self.send_one(only, true).await?
         } else {
-            self.record.holding = false;
             None
         };
         if failed.is_some() {
+            self.record.holding = true;
             return Ok(failed);
         }
         for update in updates {
@@ -268,14 +302,18 @@ impl Worker {
         counted.get(first).map(|sent| time::after(sent.at, HOUR))
     }
 
-    /// The severity of a delivery's alert; that of no alert if there is no limit that it would matter for.
-    async fn severity(&mut self, delivery: &Delivery) -> Result<Severity, StoreError> {
+    /// The severities of the deliveries' alerts, if there is a rate limit that they matter for.
+    async fn severities(&mut self, deliveries: &[Delivery]) -> Result<HashMap<AlertId, Severity>, StoreError> {
         if self.settings.rate.is_none() {
-            return Ok(Severity::Info);
+            return Ok(HashMap::new());
         }
-        let id = delivery.alert;
-        let alert = self.store.run(move |store| store.reader().alert(id)).await?;
-        Ok(alert.map_or(Severity::Info, |alert| alert.severity))
+        let ids: HashSet<AlertId> = deliveries.iter().map(|delivery| delivery.alert).collect();
+        let severities = self.store.run(move |store| {
+            let reader = store.reader();
+            let severity = |id| Ok(reader.alert(id)?.map(|alert| (id, alert.severity)));
+            ids.into_iter().filter_map(|id| severity(id).transpose()).collect()
+        });
+        severities.await
     }
 
     /// The wall clock. Notes when it jumps forward.
@@ -331,9 +369,10 @@ impl Worker {
         self.send_together(notice, silence, deliveries).await
     }
 
-    async fn pending_now(&mut self) -> Result<Vec<Delivery>, StoreError> {
+    /// Pending deliveries after the one with this number, at most [`MAX_DELIVERIES`].
+    async fn pending_after(&mut self, number: u64) -> Result<Vec<Delivery>, StoreError> {
         let name = self.settings.name.clone();
-        self.store.run(move |store| store.reader().pending(&name, MAX_DELIVERIES)).await
+        self.store.run(move |store| store.reader().pending_after(&name, number, MAX_DELIVERIES)).await
     }
 
     /// The current state of the deliveries' alerts, without duplicates, the most severe first: a message that shows only
@@ -426,7 +465,6 @@ impl Worker {
         self.record.last_delivered = Some(now);
         if let (Some(severity), Some(_)) = (rated, self.settings.rate) {
             self.record.sent.push(Sent { at: now, severity });
-            self.record.holding = false;
         }
         let record = self.record.clone();
         self.store.run(move |store| store.settle(&deliveries, Some(&record), reference.as_deref())).await?;
@@ -476,7 +514,7 @@ impl Worker {
         if self.jumped.is_some_and(|jumped| jumped.elapsed() < longest.min(HOUR)) {
             return Ok(Some(due));
         }
-        let mut over = self.pending_now().await?;
+        let mut over = self.pending_after(0).await?;
         over.retain(|delivery| too_long(delivery.created) && (delivery.attempts > 0 || too_long(failing_since)));
         if !over.is_empty() {
             self.give_up(over, error).await?;

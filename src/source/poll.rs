@@ -354,17 +354,22 @@ impl Poller {
                 let before = record.cursor.take();
                 let newest = page.events.iter().filter_map(|event| event.time).max();
                 if let (true, Some(newest)) = (record.caught_up, newest) {
-                    record.lag = Some(time::since(now, newest).as_secs());
+                    record.lag = Some(time::since(page.server_time.unwrap_or(now), newest).as_secs());
                 }
                 record.error = None;
                 record.failures = 0;
                 record.failing_since = None;
                 record.last_poll = Some(now);
-                record.first_poll = record.first_poll.or(Some(now));
                 record.cursor = page.next.clone();
                 record.caught_up = entries == 0 || page.next.is_none();
-                record.clock_skew = page.server_time.map_or(0, |server| now.duration_since(server).as_secs());
-                self.check_clock(record.clock_skew);
+                // The response may have taken a while.
+                let received = self.clock.now();
+                record.clock_skew = page.server_time.map(|server| received.duration_since(server).as_secs());
+                self.check_clock(record.clock_skew.unwrap_or(0));
+                record.first_poll = record.first_poll.or(Some(record.by_server(received)));
+                if self.started_wrong(&record, &position, received).await {
+                    return Next::AtOnce;
+                }
                 let stuck = before.is_some() && before == page.next;
                 match self.store_page(page, record).await {
                     Ok(new) => {
@@ -394,10 +399,30 @@ impl Poller {
         self.skewed = wrong;
     }
 
+    /// True if the log was to be read from a time that a wrong clock gave: it is read from the right one then.
+    async fn started_wrong(&mut self, record: &SourceRecord, position: &Position, received: Timestamp) -> bool {
+        let right = time::before(record.by_server(received), self.settings.backfill);
+        let Some(started) = record.started_from.filter(|_| record.stored == 0 && record.newest_processed.is_none())
+        else {
+            return false;
+        };
+        if !matches!(position, Position::From(_)) || time::distance(started, right) <= 2 * MAX_CLOCK_SKEW {
+            return false;
+        }
+        self.status.send_modify(|status| {
+            status.record.started_from = Some(right);
+            status.record.clock_skew = record.clock_skew;
+            status.record.cursor = None;
+        });
+        self.save().await;
+        true
+    }
+
     fn position(&self, record: &mut SourceRecord, now: Timestamp) -> Position {
         if let Some(cursor) = &record.cursor {
             return Position::Cursor(cursor.clone());
         }
+        let now = record.by_server(now);
         // A time in the future is wrong: nothing would be found after it.
         let processed = record.newest_processed.filter(|newest| *newest <= time::after(now, MAX_CLOCK_SKEW));
         let from = match processed.or(record.newest_event) {

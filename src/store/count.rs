@@ -58,7 +58,11 @@ impl Reader {
     pub(super) fn count_alerts(&self) -> Result<AlertCounts, StoreError> {
         let mut counts = AlertCounts::default();
         for item in self.tree().scan_prefix([key::ALERT]) {
-            counts.add(&value::from_json("an alert", &item?.1)?);
+            match value::from_json("an alert", &item?.1) {
+                Ok(alert) => counts.add(&alert),
+                // A damaged alert must not keep all others from being written; `verify` reports it.
+                Err(error) => tracing::warn!(%error, "an alert is not counted"),
+            }
         }
         Ok(counts)
     }

@@ -1,8 +1,16 @@
 //! The record of a source: its cursor, and how far it has been read.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::model::{error_kind::ErrorKind, time::Timestamp};
+use crate::model::{
+    error_kind::ErrorKind,
+    time::{self, Timestamp},
+};
+
+/// Clocks that differ by more than this are wrong.
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 
 /// What is kept about a source between runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +50,10 @@ pub struct SourceRecord {
     pub quarantined: u64,
     /// When the cursor was last rejected, or last did not advance although there were more events.
     pub cursor_trouble: Option<Timestamp>,
-    /// How far this machine's clock was ahead of the server's at the last poll, in seconds; negative if it was behind.
+    /// How far this machine's clock was ahead of the server's at the last poll, in seconds; negative if it was behind,
+    /// absent if the server did not say.
     #[serde(default)]
-    pub clock_skew: i64,
+    pub clock_skew: Option<i64>,
     /// The organization's list of its actions.
     #[serde(default)]
     pub actions: ActionList,
@@ -55,6 +64,21 @@ pub struct SourceRecord {
     /// they are stored but not evaluated a second time.
     #[serde(default)]
     pub evaluated_before: Option<Timestamp>,
+}
+
+impl SourceRecord {
+    /// A time of this machine's clock by the server's, as far as the last poll shows how the two differ.
+    pub fn by_server(&self, local: Timestamp) -> Timestamp {
+        let skew = self.clock_skew.unwrap_or(0);
+        let distance = Duration::from_secs(skew.unsigned_abs());
+        if distance <= MAX_CLOCK_SKEW {
+            local
+        } else if skew > 0 {
+            time::before(local, distance)
+        } else {
+            time::after(local, distance)
+        }
+    }
 }
 
 /// The state of an organization's list of actions.

@@ -1,11 +1,11 @@
 //! Appends pages of events. A page, its sequence numbers, its ids and the cursor after it are one write.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    SourceRecord, Store, StoreError,
+    MAX_CLOCK_SKEW, SourceRecord, Store, StoreError,
     action::{ActionCounts, Fate},
     block, key, quarantine, value,
 };
@@ -20,7 +20,7 @@ use crate::model::{
 #[derive(Debug, Clone)]
 pub struct Page {
     pub source: SourceName,
-    /// When it arrived.
+    /// When it arrived: by the server's clock if this machine's is wrong, because it bounds the times of events.
     pub arrived: Timestamp,
     /// The events, in the order of the page.
     pub events: Vec<IncomingEvent>,
@@ -52,9 +52,6 @@ pub struct Appended {
     #[serde(default)]
     pub dropped: usize,
 }
-
-/// Clocks that differ by more than this are wrong.
-pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 
 impl Store {
     /// Appends a page and, in the same write, the cursor after it. `record` is the record of the source after this

@@ -50,8 +50,8 @@ pub use backup::{Restored, restore};
 pub use block::ScanFilter;
 pub use count::AlertCounts;
 pub use crash::{CrashRecord, Suspect, Suspended};
-pub use cursor::{ActionList, Refetch, SourceError, SourceRecord};
-pub use event::{Appended, MAX_CLOCK_SKEW, Page};
+pub use cursor::{ActionList, MAX_CLOCK_SKEW, Refetch, SourceError, SourceRecord};
+pub use event::{Appended, Page};
 pub use outbox::{Delivery, DestinationRecord, Sent, Together};
 pub use packed::{Block, EventHead, SentBlock, Unpacked};
 pub use quarantine::Quarantined;
@@ -216,6 +216,11 @@ impl Store {
         }
         restrict(&path).map_err(unusable)?;
         let tree = (*db).clone();
+        let written = Written::next_to(&path);
+        if tree.is_empty() && written.is_some_and(|written| written != Written::default()) {
+            // To sled, a log that it cannot read is an empty one, also if it is small.
+            return Err(StoreError::Unopenable { path, detail: "nothing in its log can be read".to_owned() });
+        }
         let next_delivery = AtomicU64::new(outbox::highest_number(&tree)? + 1);
         let writes = tree.get(key::WRITES)?.and_then(|bytes| value::number(&bytes)).unwrap_or(0);
         let store = Self {
@@ -232,7 +237,7 @@ impl Store {
             }),
         };
         store.check_format()?;
-        store.look_for_losses()?;
+        store.look_for_losses(written)?;
         Ok(store)
     }
 

@@ -368,7 +368,23 @@ impl Reader {
 
     /// Returns at most `limit` pending deliveries of a destination, in order of creation.
     pub fn pending(&self, destination: &DestinationName, limit: usize) -> Result<Vec<Delivery>, StoreError> {
-        self.tree.scan_prefix(key::deliveries(destination)).take(limit).map(|item| read_delivery(&item?)).collect()
+        self.pending_after(destination, 0, limit)
+    }
+
+    /// Like [`Self::pending`], only deliveries with a higher number.
+    pub fn pending_after(
+        &self,
+        destination: &DestinationName,
+        number: u64,
+        limit: usize,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let prefix = key::deliveries(destination);
+        let from = key::delivery(destination, number.saturating_add(1));
+        let rest = self.tree.range(from..).take_while(|item| match item {
+            Ok((key, _)) => key.starts_with(&prefix),
+            Err(_) => true,
+        });
+        rest.take(limit).map(|item| read_delivery(&item?)).collect()
     }
 
     /// The dead letters of one destination or all, in order of creation.

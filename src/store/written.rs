@@ -79,7 +79,7 @@ impl Written {
         next ^ checkpoint.rotate_left(16) ^ change.rotate_left(32) ^ first.rotate_left(48) ^ writes.rotate_left(8)
     }
 
-    /// What a store lacks that had been written: the number of events, and whether anything else.
+    /// What was written but is missing from the store: the number of events, and whether anything else.
     pub(super) fn lacks(self, found: Self) -> Option<(u64, bool)> {
         let events = self.next.saturating_sub(found.next);
         let else_lost = self.checkpoint > found.checkpoint || self.change > found.change || self.writes > found.writes;
@@ -94,9 +94,9 @@ fn file(store: &Path) -> PathBuf {
 impl Store {
     /// Checks whether the store has lost data that had been written, and records a loss in the store until it is
     /// recovered.
-    pub(super) fn look_for_losses(&self) -> Result<(), StoreError> {
+    pub(super) fn look_for_losses(&self, written: Option<Written>) -> Result<(), StoreError> {
         let found = Written::of(self.tree())?;
-        let Some(written) = Written::next_to(&self.inner.path) else {
+        let Some(written) = written else {
             return Ok(());
         };
         let Some((events, _)) = written.lacks(found) else {
@@ -105,8 +105,8 @@ impl Store {
         tracing::error!(
             events,
             last = found.next.saturating_sub(1),
-            "the end of the store is lost, as when its file is damaged: it opens in an earlier state. What the sources still have is \
-             fetched again; run `watchbell store verify` to see what is missing"
+            "the store opened in an earlier state: its latest writes are lost, probably because its file is damaged. What the sources \
+             still have is fetched again; what users did last is lost, and messages may repeat. Run `watchbell store verify`"
         );
         let lost = self.lost()?.saturating_add(events.max(1));
         let mut batch = sled::Batch::default();

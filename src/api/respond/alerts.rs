@@ -153,8 +153,12 @@ impl Respond for request::EndSilence {
 
 fn checked_author(text: &str) -> Result<String, ServiceError> {
     let text = text.trim();
-    if text.is_empty() || text.chars().count() > MAX_AUTHOR || text.chars().any(char::is_control) {
-        return Err(ServiceError::Wrong("say who you are: `--author NAME`".to_owned()));
+    if text.is_empty() {
+        return Err(ServiceError::Wrong("missing author: use `--author NAME`".to_owned()));
+    }
+    if text.chars().count() > MAX_AUTHOR || text.chars().any(char::is_control) {
+        let message = format!("an author has at most {MAX_AUTHOR} characters, and no control characters");
+        return Err(ServiceError::Wrong(message));
     }
     Ok(text.to_owned())
 }
