@@ -1,4 +1,4 @@
-//! Calls rules in a bare loop on parsed events, on one thread: the cost of a call with nothing around it.
+//! Calls rules on parsed events in a bare loop, on one thread, to measure the cost of a call alone.
 //!
 //! `cargo run --release --example bare_rhai -- RULES EVENTS.jsonl`
 

@@ -16,8 +16,8 @@ use watchbell::{
 fn main() -> Result<(), Box<dyn Error>> {
     let mut output = std::io::stdout().lock();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let given = |name: &str| arguments.iter().any(|argument| argument == name);
-    if given("--actions") {
+    let is_set = |name: &str| arguments.iter().any(|argument| argument == name);
+    if is_set("--actions") {
         return Ok(writeln!(output, "{}", serde_json::to_string_pretty(&actions_answer(ACTIONS))?)?);
     }
     let number = |name: &str| -> Result<Option<u32>, Box<dyn Error>> {
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // A Monday.
         start: "2026-11-09T00:00:00Z".parse::<Timestamp>()?,
         count: number("--weeks")?.unwrap_or(1),
-        views: given("--views"),
+        views: is_set("--views"),
         // With `--people`, the log is ordinary activity only.
         incident: number("--people")?.is_none(),
     };

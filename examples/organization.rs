@@ -1,7 +1,8 @@
-//! Serves a simulated organization, to try an agent, rules and destinations against.
+//! Serves a simulated organization for testing an agent, rules and destinations.
 //!
-//! `cargo run --example organization -- DIR` writes a configuration for it and the shipped rules to DIR, plays ten
-//! minutes of events, and runs until it is stopped. Meanwhile, run `watchbell --config DIR/watchbell.toml run`.
+//! `cargo run --example organization -- DIR` writes the shipped rules and a configuration for the organization to DIR. It
+//! then plays ten minutes of events, and runs until it is stopped. Meanwhile, run
+//! `watchbell --config DIR/watchbell.toml run`.
 
 use std::{error::Error, fs, io::Write, path::Path, time::Duration};
 

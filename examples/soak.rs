@@ -1,5 +1,5 @@
-//! Runs a million events through the whole agent and prints its memory use: simulated organization, poller, store,
-//! rules and deliveries in one process.
+//! Runs a million events through the whole agent and prints its memory use. The simulated organization, poller, store,
+//! rules and deliveries run in one process.
 //!
 //! `cargo run --release --example soak -- 1000000`
 

@@ -100,7 +100,7 @@ fn a_key_that_may_not_read_the_list_is_no_error() {
     ");
     let refused = lab.watchbell(&["actions", "refresh"]);
     assert_eq!(refused.code, Some(3));
-    insta::assert_snapshot!(refused.stderr, @r#"error: cannot fetch the list of actions of "test": 127.0.0.1 answered 403 Forbidden: The key lacks a scope; rules still match by action id. The list needs the scope `read:events:admin`; see `watchbell check`"#);
+    insta::assert_snapshot!(refused.stderr, @r#"error: cannot fetch the list of actions of "test": 127.0.0.1 answered 403 Forbidden: The key lacks a scope; rules still match by action ID. The list needs the scope `read:events:admin`; see `watchbell check`"#);
 }
 
 /// Ignored actions are counted but not evaluated, dropped ones counted but not stored: live, in replays and in imports.
@@ -147,7 +147,7 @@ fn what_is_not_wanted_is_counted() {
     lab.write("watchbell.toml", fs::read_to_string(lab.path("watchbell.toml")).unwrap().replace("\"junk\"", "\"a b\""));
     let wrong = lab.watchbell(&["check", "--offline"]);
     assert_eq!(wrong.code, Some(3));
-    assert!(wrong.stderr.contains("`a b` is not an action id"), "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("`a b` is not an action ID"), "{}", wrong.stderr);
 }
 
 /// If only noise arrives, the log is not silent.

@@ -358,7 +358,7 @@ fn rule(event) {
     W405 1:7 all matches of the rule join one alert, because its title never changes and it has no `fn dedup` (add `fn dedup(event)`, or a `fn title(event)` that names the actor and the target)
     W406 2:60 unknown action `user_logn`: the rule may never run (did you mean `user_login`?)
     W406 2:73 unknown action `zebra_painted`: the rule may never run (no public source has this action; compare it with your own audit log)
-    W404 2:100 `T1` is not an ATT&CK id (write a tactic such as `TA0004`, or a technique such as `T1098` or `T1098.003`)
+    W404 2:100 `T1` is not an ATT&CK ID (write a tactic such as `TA0004`, or a technique such as `T1098` or `T1098.003`)
     W407 3:29 exception slot `x`: no known event has `actor.mail` (did you mean `email`?)
     W203 6:4 `fn unused_thing` is never called (call it or remove it)
     W207 9:5 no known event has `event.actor.emial` (did you mean `email`?)

@@ -233,14 +233,14 @@ fn files_that_are_no_rules_are_told_with_their_place() {
     E203 rule2.rhai:1:31 `title` must not be empty
     E203 rule2.rhai:1:45 `hihg` is not a severity: write `info`, `low`, `medium`, `high` or `critical`
     E203 rule2.rhai:1:99 `dedup_period`: `soon` is not a duration: write a number and a unit, such as `30s`, `5m`, `1h30m` or `7d`
-    E203 rule2.rhai:1:62 `a b` is not an action id
+    E203 rule2.rhai:1:62 `a b` is not an action ID
     E202 rule2.rhai:1:113 `tags` must be a list of strings, found the string "x"
     E202 rule2.rhai:1:82 `threshold` must be a whole number from 1 to 10000, found the number 0
     W201 rule3.rhai:2:4 `fn rul` is never called
     E206 rule3.rhai:1:7 the file has `RULE` but no `fn rule(event)`
     E207 rule4.rhai:2:4 `fn rule` must have 1 parameter, found 2
     E200 rule5.rhai:2:29 unexpected '}'
-    E210 rule6.rhai:1:21 rule id `a.ok` is already used by `[DIR]/rule0.rhai`
+    E210 rule6.rhai:1:21 rule ID `a.ok` is already used by `[DIR]/rule0.rhai`
     E205 rule7.rhai:1:7 `RULE` must be a map
     W201 rule8.rhai:3:4 `fn Title` is never called
     E213 rule9.rhai:2:6 the file's top level failed: exceeded the operation budget (infinite loop?) (line 2, column 6)
@@ -490,7 +490,7 @@ fn a_copy_of_a_built_in_rule_is_that_rule() {
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
     let loaded = load("// Changed.\n");
     let told: Vec<String> = loaded.diagnostics.iter().map(|found| found.message.clone()).collect();
-    assert_snapshot!(told.join("\n"), @"rule id `builtin.clock_wrong` is already used by a built-in rule, and 12 other files use ids of built-in rules");
+    assert_snapshot!(told.join("\n"), @"rule ID `builtin.clock_wrong` is already used by a built-in rule, and 12 other files use IDs of built-in rules");
     assert_eq!(loaded.set.context.broken.len(), 1, "one alert");
     assert_eq!(loaded.set.checks.len(), watchbell::rule::BUILTIN.len());
 }
@@ -575,7 +575,7 @@ fn losing_all_rules_is_told() {
     let told = |reader: &watchbell::store::Reader| {
         let alerts = reader.alerts(watchbell::store::AlertFilter::default()).map(Result::unwrap);
         let mut titles = alerts.filter(|alert| alert.rule.as_str() == "builtin.rule_broken").map(|alert| alert.title);
-        titles.any(|title| title == "No detection rule runs any more")
+        titles.any(|title| title == "No detection rule is running")
     };
     let removed = std::cell::Cell::new(false);
     lab.run_agent_until(|reader| {

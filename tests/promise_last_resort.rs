@@ -64,7 +64,7 @@ fn a_rule_that_ends_the_process_at_an_event_is_left_out_after_the_second_time() 
     let ready = |alerts: &[Value]| count(alerts, "good.rule") == 5 && count(alerts, "builtin.rule_ended_agent") == 1;
     let alerts = runs_until(&lab, ready);
     let told = alerts.iter().find(|alert| alert["rule"] == "builtin.rule_ended_agent").unwrap();
-    assert_eq!(told["title"], "Rule bad.abort ended the agent and is left out");
+    assert_eq!(told["title"], "Rule bad.abort ended the agent and is suspended");
     assert_eq!(told["severity"], "high");
     assert!(told["description"].as_str().unwrap().contains("alone on event 3"), "{told}");
 

@@ -82,7 +82,7 @@ fn every_kind_of_silence_is_told_apart() {
     high builtin.log_drop_off: No events from test for 1d or more: it cannot be polled (key_refused)
     high builtin.source_refused: test refuses to be read (key_refused)
     ");
-    assert_snapshot!(findings(json!({ "lag": 90_000 })), @"high builtin.log_drop_off: Events from test come 1d late or more");
+    assert_snapshot!(findings(json!({ "lag": 90_000 })), @"high builtin.log_drop_off: Events from test arrive at least 1d late");
     // The agent was off for two days: no alert before the first poll …
     assert_eq!(with(json!({ "polled": false, "away": 172_800, "awake_for": 3 })), "");
     // … nor while it catches up.
@@ -95,7 +95,7 @@ fn every_kind_of_silence_is_told_apart() {
 fn other_ways_to_be_unwell_have_alerts_of_their_own() {
     assert_snapshot!(findings(json!({ "needs_a_person": true, "error": "api answered 403", "error_kind": "key_lacks_scope", "error_remedy": "scope", "failing_for": 1 })), @"high builtin.source_refused: test refuses to be read (key_lacks_scope)");
     assert_snapshot!(findings(json!({ "error": "e", "error_kind": "timeout", "error_remedy": "r", "failures": 9, "failing_for": 1_000 })), @"medium builtin.source_failing: test cannot be polled (timeout)");
-    assert_snapshot!(findings(json!({ "cursor_trouble": 10 })), @"low builtin.cursor_stuck: The position in the audit log of test was lost and found again");
+    assert_snapshot!(findings(json!({ "cursor_trouble": 10 })), @"low builtin.cursor_stuck: The position in the audit log of test was lost and recovered");
     assert_snapshot!(findings(json!({ "last_quarantined": 10, "quarantined": 3, "set_aside": [{ "hash": "a", "age": 10, "reason": "not a JSON object", "beginning": "17" }, { "hash": "b", "age": 90_000, "reason": "not a JSON object", "beginning": "18" }] })), @"medium builtin.events_quarantined: An entry from test could not be used: not a JSON object");
     let expiring: Vec<String> = [31, 30, 14, 7, 1, -1].map(|days| findings(json!({ "key_expires_in": days }))).to_vec();
     assert_snapshot!(expiring.join("\n"), @"
@@ -240,7 +240,7 @@ fn the_alarm_is_raised_and_resolved_by_a_running_agent() {
         .collect();
     assert_snapshot!(told.join("\n"), @"
     opened: No events from test for 1d or more, although polling works
-    resolved: Logs are back: test
+    resolved: Events are arriving again: test
     ");
 }
 

@@ -58,7 +58,7 @@ fn a_rule_that_would_flood_goes_on_trial() {
     {
         let (_store, reader) = lab.reader();
         let told: Vec<Alert> = of(&reader, "builtin.rule_guarded").collect();
-        assert!(told[0].title.contains("t.few is on trial: it would have raised"), "{}", told[0].title);
+        assert!(told[0].title.contains("t.few is in shadow mode: it would have raised"), "{}", told[0].title);
         assert!(of(&reader, "t.few").any(|alert| alert.shadow));
         assert_eq!(of(&reader, "t.few").filter(|alert| !alert.shadow).count(), before);
         assert!(of(&reader, "t.other").all(|alert| !alert.shadow));

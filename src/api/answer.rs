@@ -1,4 +1,4 @@
-//! The items that requests are answered with, where they are not values of the model or records of the store.
+//! The items of answers that are neither values of the model nor records of the store.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,112 +15,99 @@ use crate::{
     source::Refreshed,
 };
 
-/// An alert with what belongs to it.
+/// An alert with its history and its events.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AlertDetails {
-    /// The alert.
     pub alert: Alert,
-    /// What happened to it, in order.
+    /// Its changes, in order.
     pub changes: Vec<LoggedChange>,
     /// The first of its events, by arrival.
     pub events: Vec<EventId>,
 }
 
-/// A change with the alert as it is now.
+/// A change with the current state of its alert.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChangeLine {
-    /// What happened.
     pub change: LoggedChange,
-    /// To which alert; absent if retention has taken it.
+    /// Absent if retention has removed the alert.
     pub alert: Option<Alert>,
 }
 
-/// How much is stored.
+/// The number of stored events.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct EventTotals {
-    /// Events.
     pub events: u64,
-    /// The number of the last.
+    /// The sequence number of the last event.
     pub last: u64,
 }
 
-/// How far evaluation has come, and what it was done with.
+/// How far evaluation has progressed, and with which rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evaluated {
-    /// The last event that was evaluated.
+    /// The last evaluated event.
     pub checkpoint: Sequence,
     /// The number of the last logged change of an alert.
     pub change: u64,
-    /// Runs of events that are stored and not evaluated: the first number of each, and the last.
+    /// Ranges of stored events that were not evaluated: the first and the last number of each.
     pub skipped: Vec<(Sequence, Sequence)>,
-    /// Which rules ran, and from where on, in order.
+    /// The rules that ran, each with the event from which it ran, in order.
     pub rules: Vec<LoggedRules>,
 }
 
-/// What is known of an action of a source.
+/// What is known about an action of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionEntry {
-    /// The source.
     pub source: SourceName,
-    /// The action's id.
+    /// The action's ID.
     pub id: String,
-    /// What part of the organization it is about.
     pub category: Category,
-    /// What is kept of it.
     #[serde(flatten)]
     pub record: ActionRecord,
 }
 
-/// What came of asking a source for its list of actions.
+/// The result of fetching a source's list of actions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListAnswer {
-    /// The source.
     pub source: SourceName,
-    /// How many there are.
+    /// Counts of the fetched list.
     pub refreshed: Option<Refreshed>,
-    /// Why it was not had.
+    /// Why it could not be fetched.
     pub error: Option<String>,
 }
 
 /// A part of the log that will be fetched again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FetchAnswer {
-    /// Of which source.
     pub source: SourceName,
-    /// From when on.
+    /// The start time.
     pub since: Timestamp,
-    /// Whether it begins now; otherwise the next agent does it.
+    /// True if fetching begins now, false if the next agent does it.
     pub now: bool,
 }
 
-/// A number of things.
+/// How many items a request affected.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Count {
-    /// How many.
     pub count: u64,
 }
 
-/// What is on record of a rule.
+/// The stored record of a rule.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RuleEntry {
-    /// Its id.
     pub rule: RuleId,
-    /// What it has found so far.
     pub record: RuleRecord,
 }
 
-/// What is on record of an exception.
+/// The stored record of an exception.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExceptionEntry {
-    /// Its name.
     pub exception: ExceptionId,
-    /// What it has hidden so far.
     pub record: ExceptionRecord,
 }
 
-/// A piece of a backup.
+/// A part of a backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupPart {
-    /// Its bytes, as base64.
+    /// Bytes, as base64.
     pub bytes: String,
 }

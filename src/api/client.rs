@@ -1,4 +1,5 @@
-//! The client of the control API: through the socket if an agent runs, else on the store itself. Callers need not know which.
+//! The client of the control API. It uses the socket if an agent runs, else it opens the store. Callers need not know
+//! which.
 
 use std::{path::Path, time::Duration};
 
@@ -16,19 +17,20 @@ use crate::{
     store::{Block, SentBlock, Store, StoreError},
 };
 
-/// An agent sends a line at least every 15 seconds, and waits for news for at most 30: one that is silent for longer hangs.
+/// An agent sends a line at least every 15 seconds, and waits for news for at most 30. If it is silent for longer, it
+/// hangs.
 const SILENCE: Duration = Duration::from_secs(45);
-/// How long another process may take to close the store, or to begin to answer.
+/// How long another process may take to close the store or to start answering.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The longest line of an answer.
 const MAX_LINE: usize = 256 * 1024 * 1024;
 
-/// Where requests are answered.
+/// What answers requests.
 #[derive(Debug)]
 pub enum Client {
-    /// By a running agent, through its socket.
+    /// A running agent, through its socket.
     Agent(Remote),
-    /// In this process, which has opened the store.
+    /// This process, which has opened the store.
     Store(Box<Service>),
 }
 
@@ -42,16 +44,16 @@ pub struct Remote {
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nothing has been stored yet.
+    /// There is no store in the data directory.
     #[error("no store in `{0}`: start the agent with `watchbell run`")]
     NoStore(String),
-    /// The request itself is wrong.
+    /// The request is invalid.
     #[error("{0}")]
     Wrong(String),
-    /// The store cannot be opened, or failed.
+    /// The store cannot be opened, or it failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The agent is of a version that has another control API.
+    /// The agent has another version of the control API.
     #[error("the running agent is {agent}, this program is {program}: use the same version, or restart the agent")]
     OtherVersion {
         /// The agent's version.
@@ -59,7 +61,7 @@ pub enum ClientError {
         /// The version of this program.
         program: &'static str,
     },
-    /// The agent did not answer, or not as it should.
+    /// The agent did not answer, or its answer is invalid.
     #[error("the agent does not answer: {0}")]
     Agent(String),
     /// The answer cannot be written to the output.
@@ -91,7 +93,7 @@ impl Client {
             }
             match Store::open(&config.data_dir) {
                 Ok(store) => return Ok(Self::Store(Box::new(service(store, config, clock)))),
-                // An agent that starts or stops, or another verb: wait a moment.
+                // An agent that starts or stops, or another command, has the store open: wait a moment.
                 Err(StoreError::Locked { .. }) if began.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(50));
                 }
@@ -100,12 +102,12 @@ impl Client {
         }
     }
 
-    /// Whether a running agent answers.
+    /// Whether requests go to a running agent.
     pub fn is_agent(&self) -> bool {
         matches!(self, Self::Agent(_))
     }
 
-    /// Sends a request, and hands on each item of the answer.
+    /// Sends a request, and passes on each item of the answer.
     pub fn each<R: Respond>(
         &self,
         request: R,
@@ -129,7 +131,7 @@ impl Client {
         }
     }
 
-    /// Hands on all stored events, packed, until `each` returns `false`.
+    /// Passes on all stored events, packed, until `each` returns `false`.
     pub fn blocks(&self, mut each: impl FnMut(Block) -> bool) -> Result<(), ClientError> {
         match self {
             Self::Store(service) => {
@@ -168,7 +170,7 @@ impl Client {
     }
 }
 
-/// A service without an agent.
+/// A service for a store that no agent has open.
 fn service(store: Store, config: &Config, clock: &Clock) -> Service {
     let recorder = Recorder::new(store.clone(), Router::new(config.destinations.clone()));
     let settings = ServiceSettings { sources: config.sources.clone(), destinations: config.destinations.clone() };
@@ -205,7 +207,7 @@ impl Remote {
             same_version(response.headers())?;
             let status = response.status();
             if !status.is_success() {
-                // The agent may not know this request yet, or no longer.
+                // An agent of another version may not have this request.
                 let agent = text(response.headers(), PROGRAM_HEADER).unwrap_or_default().to_owned();
                 if agent != env!("CARGO_PKG_VERSION") {
                     return Err(ClientError::OtherVersion { agent, program: env!("CARGO_PKG_VERSION") });
@@ -217,7 +219,7 @@ impl Remote {
             let mut count = 0;
             while let Some(chunk) = response.chunk().await.map_err(failed)? {
                 let mut start = 0;
-                // Only what is new can end a line.
+                // Only the new bytes can end a line.
                 let mut search = buffer.len();
                 buffer.extend_from_slice(&chunk);
                 while let Some(end) = buffer.get(search..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))

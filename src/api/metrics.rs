@@ -1,5 +1,7 @@
-//! What monitoring sees: Prometheus metrics, made of the status at the moment they are asked for, and two questions that are
-//! answered with 200 or 503. `/healthz`: does it work at all, or would a restart help? `/readyz`: does it do its whole job?
+//! The endpoints for monitoring. `/metrics` returns Prometheus metrics, generated from the current status.
+//!
+//! `/healthz` and `/readyz` return 200 or 503. `/healthz`: does the agent work at all, or would a restart help?
+//! `/readyz`: does it do its whole job?
 
 use axum::{
     extract::State,
@@ -29,7 +31,7 @@ pub(super) async fn metrics(State(service): State<TaskService>) -> Response {
         }
         Some(Ok(Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
         Some(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
-        None => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be made\n").into_response(),
+        None => (StatusCode::INTERNAL_SERVER_ERROR, "cannot generate the metrics\n").into_response(),
     }
 }
 
@@ -44,7 +46,7 @@ pub(super) async fn readyz(State(service): State<TaskService>) -> Response {
 
 async fn health(service: &TaskService) -> Health {
     let health = service.run(|service| service.live.as_ref().map(|live| live.health()).unwrap_or_default()).await;
-    health.unwrap_or_else(|| Health { dead: vec!["no thread is left to answer".to_owned()], ..Health::default() })
+    health.unwrap_or_else(|| Health { dead: vec!["no thread available to answer".to_owned()], ..Health::default() })
 }
 
 fn answer(problems: Vec<String>) -> Response {
@@ -71,7 +73,7 @@ impl Sheet {
         for (labels, value) in values {
             family.get_or_create(&labels).inc_by(value);
         }
-        // The library ends the sentence.
+        // The library appends a period.
         self.0.register(name, help.trim_end_matches('.'), family);
     }
 }
@@ -83,11 +85,11 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
     let number = |value: u64| value as f64;
     let now = status.now;
     let age = |time: Option<Timestamp>| time.map(|time| time::since(now, time).as_secs_f64());
-    sheet.gauge("info", "The version that runs.", [(vec![("version", status.version.clone())], 1.0)]);
+    sheet.gauge("info", "The running version.", [(vec![("version", status.version.clone())], 1.0)]);
     let source = |name: &crate::model::name::SourceName| vec![("source", name.to_string())];
     sheet.counter(
         "events_fetched",
-        "Events that the source returned, new or not.",
+        "Events that the source returned, including duplicates.",
         status.sources.iter().map(|state| (source(&state.name), number(state.record.stored + state.record.duplicates))),
     );
     sheet.counter(
@@ -97,28 +99,28 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
     );
     sheet.counter(
         "events_quarantined",
-        "Entries of the log that are no events.",
+        "Log entries that are not valid events.",
         status.sources.iter().map(|state| (source(&state.name), number(state.record.quarantined))),
     );
     sheet.gauge("events_kept", "Events in the store.", [(none(), number(status.events.stored))]);
     sheet.gauge(
         "evaluation_backlog",
-        "Events stored and not evaluated yet.",
+        "Events stored but not yet evaluated.",
         [(none(), number(status.events.backlog))],
     );
     sheet.gauge(
         "source_lag_seconds",
-        "How long the newest events took to arrive.",
+        "Seconds that the newest events took to arrive.",
         status.sources.iter().filter_map(|state| Some((source(&state.name), number(state.record.lag?)))),
     );
     sheet.gauge(
         "source_newest_event_age_seconds",
-        "Age of the newest event.",
+        "Age of the newest event in seconds.",
         status.sources.iter().filter_map(|state| Some((source(&state.name), age(state.record.newest_event)?))),
     );
     sheet.gauge(
         "source_last_poll_age_seconds",
-        "Since the last poll that succeeded.",
+        "Seconds since the last successful poll.",
         status.sources.iter().filter_map(|state| Some((source(&state.name), age(state.record.last_poll)?))),
     );
     sheet.gauge(
@@ -136,22 +138,22 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
     );
     sheet.counter(
         "rule_matches",
-        "Events for which a rule said true.",
+        "Events that matched a rule.",
         status.rules.iter().map(|rule| (vec![("rule", rule.rule.to_string())], number(rule.matches))),
     );
     sheet.counter(
         "rule_errors",
-        "Calls of a rule that failed.",
+        "Failed calls of a rule.",
         status.rules.iter().map(|rule| (vec![("rule", rule.rule.to_string())], number(rule.errors))),
     );
     sheet.gauge(
         "rules_suspended",
-        "Rules that exceeded their limits too often.",
+        "Suspended rules.",
         [(none(), number(status.rules.iter().filter(|rule| rule.suspended).count() as u64))],
     );
     for (name, help, counts) in [
-        ("alerts_open", "Alerts nobody has dealt with.", status.open_alerts),
-        ("alerts_acknowledged", "Alerts that somebody is at.", status.acknowledged_alerts),
+        ("alerts_open", "Open alerts.", status.open_alerts),
+        ("alerts_acknowledged", "Acknowledged alerts.", status.acknowledged_alerts),
     ] {
         let counts =
             counts.by_severity().map(|(severity, count)| (vec![("severity", severity.to_string())], number(count)));
@@ -161,17 +163,17 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
     let each = || status.destinations.iter();
     sheet.gauge(
         "outbox_pending",
-        "Deliveries pending.",
+        "Pending deliveries.",
         each().map(|state| (destination(&state.name), number(state.pending))),
     );
     sheet.gauge(
         "outbox_oldest_age_seconds",
-        "Age of the oldest delivery pending.",
+        "Age of the oldest pending delivery in seconds.",
         each().filter_map(|state| Some((destination(&state.name), age(state.oldest)?))),
     );
     sheet.gauge(
         "outbox_dead_letters",
-        "Deliveries given up.",
+        "Deliveries that were given up (dead letters).",
         each().map(|state| (destination(&state.name), number(state.given_up))),
     );
     sheet.counter(
@@ -179,17 +181,17 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
         "Messages delivered.",
         each().map(|state| (destination(&state.name), number(state.delivered))),
     );
-    sheet.gauge("silences_active", "Silences that have not ended.", [(none(), number(status.silences))]);
-    sheet.gauge("store_bytes", "Size of the store on disk.", [(none(), number(status.store_bytes))]);
+    sheet.gauge("silences_active", "Active silences.", [(none(), number(status.silences))]);
+    sheet.gauge("store_bytes", "Size of the store on disk in bytes.", [(none(), number(status.store_bytes))]);
     if let Some(agent) = &status.agent {
         sheet.gauge(
             "uptime_seconds",
-            "Since the agent started.",
+            "Seconds since the agent started.",
             [(none(), time::since(now, agent.started).as_secs_f64())],
         );
-        sheet.gauge("rules_loaded", "Rules that run on events.", [(none(), number(agent.rules))]);
-        sheet.gauge("rules_generation", "Counts the loads of rules.", [(none(), number(agent.generation))]);
-        sheet.gauge("rule_files_broken", "Rule files that do not load.", [(none(), number(agent.broken.len() as u64))]);
+        sheet.gauge("rules_loaded", "Loaded rules that run on events.", [(none(), number(agent.rules))]);
+        sheet.gauge("rules_generation", "Number of rule loads.", [(none(), number(agent.generation))]);
+        sheet.gauge("rule_files_broken", "Broken rule files.", [(none(), number(agent.broken.len() as u64))]);
         sheet.counter("events_evaluated", "Events evaluated since the start.", [(none(), number(agent.evaluated))]);
         let opened = Severity::ALL.iter().zip(agent.alerts_opened);
         sheet.counter(
@@ -205,10 +207,10 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
             polls.push((labels("ok"), number(running.polls.saturating_sub(failed))));
             polls.extend(running.failed.iter().map(|(kind, count)| (labels(kind), number(*count))));
         }
-        sheet.counter("polls", "Polls since the start, by what came of them.", polls);
+        sheet.counter("polls", "Polls since the start, by outcome.", polls);
         sheet.counter(
             "delivery_failures",
-            "Attempts to deliver that failed since the start.",
+            "Failed delivery attempts since the start.",
             agent.destinations.iter().map(|(name, running)| (destination(name), number(running.failed))),
         );
         let costs = || agent.costs.iter().map(|(rule, cost)| (vec![("rule", rule.to_string())], cost));
@@ -219,12 +221,12 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
         );
         sheet.counter(
             "rule_seconds",
-            "Time that calls of a rule's functions took since it was loaded.",
+            "Seconds spent in calls of a rule's functions since it was loaded.",
             costs().map(|(labels, cost)| (labels, cost.1)),
         );
         sheet.gauge(
             "last_heartbeat_age_seconds",
-            "Since the last heartbeat was sent.",
+            "Seconds since the last heartbeat was sent.",
             age(agent.last_heartbeat).map(|age| (none(), age)),
         );
     }

@@ -1,8 +1,9 @@
-//! The control API: what the other verbs ask for, whether an agent runs or not.
+//! The control API: how the other commands read and change what is stored, whether an agent runs or not.
 //!
-//! Each [`request`] is answered by a [`Service`] with items, one after another. If an agent runs, the service is the agent's
-//! and the request goes through a unix socket in the data directory ([`server`]). Otherwise the verb opens the store and uses
-//! a service in its own process. [`Client`] hides the difference. Both give the same answers because they are the same code.
+//! A [`Service`] answers each [`request`] with items, one after another. If an agent runs, the request goes to the
+//! agent's service through a Unix socket in the data directory ([`server`]). If not, the command opens the store and
+//! uses a service in its own process. [`Client`] hides the difference. Both give the same answers because they share
+//! the code.
 
 use crate::model::alert::{Alert, AlertAction, AlertKind};
 
@@ -27,12 +28,13 @@ pub use status::{
 };
 pub use wire::API_VERSION;
 
-/// The socket of an agent on a data directory.
+/// The path of the control socket of the agent that uses this data directory.
 pub fn socket(data_dir: &std::path::Path) -> std::path::PathBuf {
     data_dir.join("agent.sock")
 }
 
-/// Whether a person may do this with an alert, and why not. `lasts`: the cause of a health alert still lasts.
+/// Checks whether a user may do this with an alert; the error says why not. `lasts`: the cause of a health alert
+/// persists.
 pub fn allowed(alert: &Alert, action: AlertAction, lasts: bool) -> Result<(), String> {
     alert.allows(action)?;
     if matches!(action, AlertAction::Resolve(_)) && alert.kind == AlertKind::Health && lasts {

@@ -1,5 +1,5 @@
-//! The requests of the control API, each a type with the type of its answer's items: a wrong pair does not compile. Absent
-//! fields are not sent, so that an older agent understands a request that does not use what is new.
+//! The requests of the control API. Each is a type and names the type of its answer's items, so a wrong pair does not
+//! compile. Absent fields are not sent, so an older agent understands a request that uses no new fields.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -26,13 +26,13 @@ use crate::{
 
 /// A request of the control API.
 pub trait Request: Serialize + DeserializeOwned + Send + 'static {
-    /// Its name in the path: `POST /v1/NAME`.
+    /// The name in the path: `POST /v1/NAME`.
     const NAME: &'static str;
-    /// What its answer consists of.
+    /// An item of the answer.
     type Item: Serialize + DeserializeOwned;
 }
 
-/// Calls the macro `$callback` with the list of requests: name, type, type of an item.
+/// Calls the macro `$callback` with the list of requests: name, type, and type of an item.
 macro_rules! for_each_request {
     ($callback:ident) => {
         $callback! {
@@ -94,16 +94,15 @@ pub struct Status {}
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Events {
-    /// Event time, this or later.
+    /// The earliest event time, inclusive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// Event time, before this.
+    /// The latest event time, exclusive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// A pattern of action ids: `*` matches any text.
+    /// A pattern of action IDs; `*` matches any text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
-    /// The source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceName>,
     /// The category of the action.
@@ -118,21 +117,20 @@ pub struct Events {
     /// The most events to return.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Return the events that were stored last first.
+    /// Return the events in reverse order of storage.
     pub newest_first: bool,
     /// With `after`: how long to wait for the first event, in seconds, at most 30.
     pub wait: u64,
 }
 
-/// The event with this id; no item if there is none.
+/// The event with this ID; no item if there is none.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
-    /// The event's id.
     pub id: EventId,
 }
 
-/// How many events are stored: one item.
+/// The number of stored events: one item.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventTotals {}
@@ -145,19 +143,19 @@ pub struct Quarantined {
     pub limit: usize,
 }
 
-/// Stores events that come from elsewhere: one item.
+/// Stores events that did not come from polling: one item.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Import {
-    /// The source under which they are stored.
+    /// The source to store them under.
     pub source: SourceName,
     /// The events, each as JSON text; stored byte for byte.
     pub entries: Vec<String>,
-    /// Run rules on them.
+    /// Whether rules run on them.
     pub evaluate: bool,
 }
 
-/// Fetches a part of the log again: an item for each source.
+/// Fetches a part of the log again: one item per source.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fetch {
@@ -172,25 +170,23 @@ pub struct Fetch {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Alerts {
-    /// Opened at this time or later.
+    /// The earliest opening time, inclusive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// Opened before this.
+    /// The latest opening time, exclusive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
     /// The lowest severity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<Severity>,
-    /// A pattern of rule ids: `*` matches any text.
+    /// A pattern of rule IDs; `*` matches any text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// The source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceName>,
     /// Part of the actor's name, email address or IP address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// The status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<AlertStatus>,
     /// The most alerts to return.
@@ -198,15 +194,15 @@ pub struct Alerts {
     pub limit: Option<usize>,
 }
 
-/// The one alert whose id begins with these digits, with its history.
+/// The alert whose ID begins with these digits, with its history. It is an error if several alerts match.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alert {
-    /// The beginning of its id, in hexadecimal digits.
+    /// The beginning of the alert's ID, in hexadecimal digits.
     pub id: String,
 }
 
-/// What happened to alerts, in order.
+/// Changes of alerts, in order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Changes {
@@ -219,17 +215,14 @@ pub struct Changes {
     pub wait: u64,
 }
 
-/// Acknowledges, resolves, reopens or comments on an alert; the item is the alert as it is then.
+/// Acknowledges, resolves, reopens or comments on an alert; the item is the alert after the change.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Handle {
-    /// The alert's id.
     pub alert: AlertId,
-    /// What to do with it.
     pub action: AlertAction,
-    /// Who does it.
+    /// The name of the user.
     pub author: String,
-    /// What they say about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
 }
@@ -251,11 +244,10 @@ pub struct AddSilence(pub NewSilence);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndSilence {
-    /// The silence's number.
     pub id: SilenceId,
 }
 
-/// Deliveries that were given up.
+/// Deliveries that were given up, of one destination or all.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeadLetters {
@@ -275,12 +267,12 @@ pub struct Settle {
     pub discard: bool,
 }
 
-/// What the store has on record about each rule.
+/// The stored record of each rule.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {}
 
-/// What the store has on record about each exception.
+/// The stored record of each exception.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exceptions {}
@@ -289,26 +281,25 @@ pub struct Exceptions {}
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Excepted {
-    /// The exception's id.
     pub exception: ExceptionId,
     /// The most matches to return.
     pub limit: usize,
 }
 
-/// What rules remember: an item for each key.
+/// The state of rules: one item per key.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
-    /// A rule's id, or `common/NAME`; absent: all.
+    /// A rule's ID, or `common/NAME`; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<String>,
 }
 
-/// Makes a rule forget what it remembers; the item is the number of keys.
+/// Clears the state of a rule; the item is the number of keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClearMemory {
-    /// A rule's id, or `common/NAME`.
+    /// A rule's ID, or `common/NAME`.
     pub space: String,
 }
 
@@ -317,7 +308,7 @@ pub struct ClearMemory {
 #[serde(deny_unknown_fields)]
 pub struct Actions {}
 
-/// Has the agent fetch the sources' lists of actions: an item for each source.
+/// Makes the agent fetch the sources' lists of actions: one item per source.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListActions {
@@ -331,27 +322,27 @@ pub struct ListActions {
 #[serde(deny_unknown_fields)]
 pub struct Blocks {}
 
-/// What people did with alerts, in order, for replays.
+/// Changes of alerts that users made, in order, for replays.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HandledChanges {}
 
-/// The watermarks from which something followed, in order, for replays.
+/// The watermarks that had an effect, in order, for replays.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watermarks {}
 
-/// How far evaluation has come, and with which rules, for replays: one item.
+/// How far evaluation has progressed, and with which rules, for replays: one item.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {}
 
-/// Reads the whole store and checks that it fits together: one item.
+/// Reads the whole store and checks that it is consistent: one item.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Verify {}
 
-/// A copy of the store as of one moment, in parts.
+/// A consistent copy of the store, in parts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backup {}

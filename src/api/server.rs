@@ -1,7 +1,7 @@
-//! The HTTP servers: the control socket, and the port for metrics and health. Both bound connections, sizes and times.
+//! The HTTP servers: the control socket, and the port for metrics and health. Both limit connections, sizes and times.
 //!
-//! Only the agent's user can use the socket: its file has mode 0600 in a directory of mode 0700, and the peer must be that
-//! user, or root. Requests from browsers carry an `Origin`, and are refused on both.
+//! Only the agent's user can use the socket: its file has mode 0600 in a directory of mode 0700, and the peer must be
+//! that user or root. Both servers refuse requests from browsers, which carry an `Origin`.
 
 use std::{
     convert::Infallible,
@@ -45,19 +45,19 @@ use super::{
 };
 use crate::model::text::shortened;
 
-/// The most connections at a time; more wait.
+/// The most connections at a time; further ones wait.
 const CONNECTIONS: usize = 64;
-/// How long a request's head may take, and its body.
+/// How long a request's head and its body may each take.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// A connection on which nothing moves for this long is closed.
+/// A connection without activity for this long is closed.
 const STALLED: Duration = Duration::from_secs(90);
-/// After this long without a line, an empty one is sent.
+/// After this long without a line, an empty line is sent.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The largest request body, in bytes: an import of 500 events.
 const MAX_BODY: usize = 48 * 1024 * 1024;
-/// Request bodies are rarely larger than this.
+/// Request bodies are rarely larger than this, in bytes.
 const LARGE: u64 = 1024 * 1024;
-/// The most lines of an answer that wait for a slow reader.
+/// The most lines of an answer to buffer for a slow reader.
 const LINES: usize = 64;
 
 /// A listening control socket.
@@ -68,7 +68,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Creates the socket. The caller has the store open, so an existing file was left behind by a process that has ended.
+    /// Creates the socket. The caller has the store open, so a process that has ended left an existing file behind.
     pub fn bind(path: &Path) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -79,7 +79,7 @@ impl Socket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Answers until `stop`.
+    /// Answers requests until `stop`.
     pub async fn serve(self, service: Service, stop: CancellationToken) {
         macro_rules! routes {
             ($($name:literal $request:ident -> $item:ty,)*) => {
@@ -93,7 +93,7 @@ impl Socket {
             .layer(axum::Extension(ServerLimits::default()))
             .with_state(TaskService::new(service));
         serve(Listener::Socket(self.listener), router, stop).await;
-        // The next agent would remove it, but other programs may look for it.
+        // The next agent would remove the file, but other programs may check whether it exists.
         std::fs::remove_file(&self.path).ok();
     }
 }
@@ -112,7 +112,6 @@ pub async fn serve_metrics(listener: TcpListener, service: Service, stop: Cancel
     serve(Listener::Port(listener), router, stop).await;
 }
 
-/// Where connections come from.
 enum Listener {
     Socket(UnixListener),
     Port(TcpListener),
@@ -141,24 +140,24 @@ impl Listener {
     }
 }
 
-/// Accepts connections, as many as are allowed, and serves one request on each.
+/// Accepts connections up to the limit, and serves one request on each.
 async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
-    let turns = Arc::new(Semaphore::new(CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections: JoinSet<()> = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = async {
-                let turn = Arc::clone(&turns).acquire_owned().await;
-                listener.accept().await.map(|stream| (stream, turn))
+                let permit = Arc::clone(&permits).acquire_owned().await;
+                listener.accept().await.map(|stream| (stream, permit))
             } => accepted,
         };
-        let (stream, turn) = match accepted {
-            Ok((Some(stream), turn)) => (stream, turn),
+        let (stream, permit) = match accepted {
+            Ok((Some(stream), permit)) => (stream, permit),
             Ok((None, _)) => continue,
             Err(error) => {
-                // Usually out of file descriptors, for a while.
+                // Usually a temporary lack of file descriptors.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -179,16 +178,16 @@ async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
                 _ = connection => {}
                 () = activity.stalled() => {}
             }
-            drop(turn);
+            drop(permit);
         });
     }
     connections.shutdown().await;
 }
 
-/// What is bounded in addition to connections.
+/// Limits in addition to the number of connections.
 #[derive(Debug, Clone)]
 struct ServerLimits {
-    /// Answers that are being made.
+    /// Answers in progress.
     answers: Arc<Semaphore>,
     /// Large request bodies that are being read.
     large: Arc<Semaphore>,
@@ -200,7 +199,7 @@ impl Default for ServerLimits {
     }
 }
 
-/// When something last moved on a connection.
+/// When a connection was last active.
 #[derive(Debug, Clone)]
 struct Activity {
     began: Instant,
@@ -219,7 +218,7 @@ impl Activity {
         self.millis.store(millis, Ordering::Relaxed);
     }
 
-    /// Ends once nothing has moved for too long.
+    /// Returns once the connection has been inactive for too long.
     async fn stalled(&self) {
         loop {
             tokio::time::sleep(STALLED / 8).await;
@@ -231,7 +230,7 @@ impl Activity {
     }
 }
 
-/// Refuses browsers, the only clients that say which page a request comes from.
+/// Refuses browsers, the only clients that send the page that a request comes from.
 async fn no_browsers(request: HttpRequest, next: Next) -> Response {
     let headers = request.headers();
     let browser = ["origin", "sec-fetch-site", "referer"].iter().any(|name| headers.contains_key(*name));
@@ -243,7 +242,7 @@ async fn no_browsers(request: HttpRequest, next: Next) -> Response {
     response
 }
 
-/// A port on loopback accepts only loopback's names as `Host`, which defeats DNS rebinding.
+/// On loopback, accepts only loopback names as `Host` (defeats DNS rebinding).
 async fn expected_host(State(local): State<bool>, request: HttpRequest, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
@@ -260,10 +259,10 @@ async fn unknown_request(request: HttpRequest) -> Response {
         .into_response()
 }
 
-/// Refuses clients of another version of the API, and names the agent's version in each answer.
+/// Refuses clients of another version of the API, and adds the agent's version to each answer.
 async fn same_version(request: HttpRequest, next: Next) -> Response {
-    let asked = request.headers().get(API_HEADER).map(|version| version.to_str().unwrap_or_default().to_owned());
-    let mut response = match asked {
+    let requested = request.headers().get(API_HEADER).map(|version| version.to_str().unwrap_or_default().to_owned());
+    let mut response = match requested {
         Some(version) if version != API_VERSION.to_string() => {
             let version = shortened(&version, 20);
             let message = format!("the agent has version {API_VERSION} of the control API, not {version}\n");
@@ -294,7 +293,7 @@ async fn answer<R: Respond>(
         return (StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large\n").into_response();
     }
     activity.moved();
-    // Few large ones at a time: each is held more than once while it is read.
+    // Limit large bodies: each is in memory more than once while it is parsed.
     let _large = match announced {
         Some(length) if length < LARGE => None,
         _ => limits.large.acquire().await.ok(),
@@ -305,7 +304,7 @@ async fn answer<R: Respond>(
         Ok(Err(_)) => return (StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large\n").into_response(),
         Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the request body took too long\n").into_response(),
     };
-    // Serde would also read a list of the fields' values, in order.
+    // Serde would also accept an array of the fields' values, in order.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return (StatusCode::BAD_REQUEST, format!("invalid request `{}`: expected a JSON object\n", R::NAME))
             .into_response();
@@ -317,12 +316,12 @@ async fn answer<R: Respond>(
         }
     };
     drop(body);
-    // Waiting for news keeps no thread.
+    // Waiting for news does not occupy a thread.
     let began = Instant::now();
     loop {
-        let asked = service.run(move |service| (request.wait(&service.store.reader()), request)).await;
-        let Some((wait, same)) = asked else {
-            return (StatusCode::INTERNAL_SERVER_ERROR, "the store could not be read\n").into_response();
+        let checked = service.run(move |service| (request.wait(&service.store.reader()), request)).await;
+        let Some((wait, same)) = checked else {
+            return (StatusCode::INTERNAL_SERVER_ERROR, "cannot read the store\n").into_response();
         };
         request = same;
         if wait.is_none_or(|wait| began.elapsed() >= wait) {
@@ -331,19 +330,19 @@ async fn answer<R: Respond>(
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     activity.moved();
-    // The answer to a client that went away goes on for a while, and counts until it ends.
-    let Ok(turn) = Arc::clone(&limits.answers).acquire_owned().await else {
+    // A response keeps its permit until it ends, even if the client is gone.
+    let Ok(permit) = Arc::clone(&limits.answers).acquire_owned().await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n").into_response();
     };
     let (sender, receiver) = mpsc::channel(LINES);
     let runtime = tokio::runtime::Handle::current();
-    // The answer goes on while this returns what there is of it.
+    // Runs on while this function returns the response, which streams its lines.
     let answering = move |service: &Service| {
-        let _turn = turn;
+        let _permit = permit;
         let mut count = 0_u64;
         let send = |line: String| {
             let line = Bytes::from(line);
-            // A reader that does not read is left alone after a while.
+            // Give up on a client that does not read.
             runtime
                 .block_on(async { tokio::time::timeout(STALLED, sender.send(line)).await })
                 .is_ok_and(|sent| sent.is_ok())
@@ -351,7 +350,7 @@ async fn answer<R: Respond>(
         let result = request.respond(service, &mut |item| {
             count += 1;
             let item = serde_json::to_string(&item)
-                .map_err(|error| ServiceError::Wrong(format!("an item cannot be written as JSON: {error}")))?;
+                .map_err(|error| ServiceError::Wrong(format!("cannot write an item as JSON: {error}")))?;
             if send(format!("{{\"item\":{item}}}\n")) { Ok(()) } else { Err(ServiceError::Gone) }
         });
         let last = match result {
@@ -371,7 +370,8 @@ async fn answer<R: Respond>(
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 
-/// The lines of an answer as they come; an empty one while the next takes long, to keep the connection alive.
+/// The lines of an answer as they become available. While the next takes long, sends empty lines to keep the connection
+/// alive.
 struct Lines {
     receiver: mpsc::Receiver<Bytes>,
     activity: Activity,

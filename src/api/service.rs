@@ -1,4 +1,5 @@
-//! The service that answers requests: the store, and what a running agent adds to it. [`respond`](super::respond) has the answers.
+//! The service that answers requests: the store, and what a running agent adds to it. The answers are in
+//! [`respond`](super::respond).
 
 use std::sync::Arc;
 
@@ -22,19 +23,19 @@ use crate::{
 pub trait Live: Send + Sync {
     /// The agent's state.
     fn running(&self) -> Running;
-    /// What keeps it from its job, if anything.
+    /// What prevents it from doing its job, if anything.
     fn health(&self) -> Health;
-    /// Acknowledges, resolves, reopens or comments on an alert, or says why that is not possible.
+    /// Acknowledges, resolves, reopens or comments on an alert; the error says why that is not possible.
     fn handle(&self, alert: AlertId, action: AlertAction, remark: Remark) -> Result<Alert, String>;
-    /// Clears what a rule remembers, and returns the number of keys.
+    /// Clears the state of a rule, and returns the number of keys.
     fn clear_memory(&self, space: String) -> Result<usize, String>;
-    /// Has a part of the log fetched again. `false` if the source is not polled.
+    /// Schedules another fetch of a part of the log. `false` if the source is not polled.
     fn fetch(&self, source: &SourceName, refetch: Refetch) -> bool;
-    /// Has the source's list of actions fetched, and waits for it. `None` if the source is not polled.
+    /// Fetches the source's list of actions, and waits for it. `None` if the source is not polled.
     fn list_actions(&self, source: &SourceName) -> Option<Result<Refreshed, String>>;
-    /// Signals that there is something to evaluate.
+    /// Signals that there are events to evaluate.
     fn stored(&self);
-    /// Signals that there is something to deliver.
+    /// Signals that there are messages to deliver.
     fn pending(&self);
 }
 
@@ -64,19 +65,19 @@ impl std::fmt::Debug for Service {
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The request itself is wrong.
+    /// The request is invalid.
     #[error("{0}")]
     Wrong(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The client has gone.
+    /// The client has disconnected.
     #[error("the client closed the connection")]
     Gone,
 }
 
 impl Service {
-    /// A service on a store, with the agent if one runs in this process.
+    /// Creates a service on a store, with the agent if one runs in this process.
     pub fn new(
         store: Store,
         recorder: Recorder,
@@ -87,7 +88,7 @@ impl Service {
         Self { store, settings: Arc::new(settings), clock, live, recorder }
     }
 
-    /// The state of everything.
+    /// The state of the agent and its store.
     pub fn status(&self) -> Result<Status, StoreError> {
         super::status::status(self)
     }

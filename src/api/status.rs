@@ -1,4 +1,4 @@
-//! How things stand: the same data with and without a running agent, which adds what only it knows.
+//! The state of the agent and its store. A running agent adds what only it knows; the rest comes from the store.
 
 use std::collections::BTreeMap;
 
@@ -16,48 +16,42 @@ use crate::{
     store::{AlertCounts, Reader, SourceRecord, StoreError, Suspect},
 };
 
-/// How things stand.
+/// The state of the agent and its store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
-    /// The version of the program that answers.
+    /// The version of the program that answered.
     pub version: String,
-    /// When this was so.
+    /// When this state was read.
     pub now: Timestamp,
     /// The agent; absent if none runs.
     pub agent: Option<Running>,
-    /// When an agent was last alive.
+    /// When an agent last ran.
     pub last_alive: Option<Timestamp>,
-    /// Where events come from.
     pub sources: Vec<SourceState>,
-    /// What is stored.
     pub events: EventState,
-    /// What came of each category, since the store was made.
+    /// Event counts of each category since the store was created.
     #[serde(default)]
     pub categories: Vec<CategoryState>,
-    /// Open alerts.
     pub open_alerts: SeverityCounts,
-    /// Acknowledged alerts.
     pub acknowledged_alerts: SeverityCounts,
     /// Rules that have been called.
     pub rules: Vec<RuleState>,
-    /// Where alerts go.
     pub destinations: Vec<DestinationState>,
-    /// Silences that have not ended.
+    /// The number of active silences.
     pub silences: u64,
-    /// Size of the store on disk, in bytes.
+    /// The size of the store on disk, in bytes.
     pub store_bytes: u64,
 }
 
-/// What came of a category.
+/// Event counts of a category.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CategoryState {
-    /// The category.
     pub category: Category,
     /// Events that were stored.
     pub events: u64,
-    /// Of these, the ones that rules were not to look at.
+    /// Those excluded from evaluation.
     pub ignored: u64,
-    /// Events that were not wanted in the store.
+    /// Events excluded from the store.
     pub dropped: u64,
 }
 
@@ -84,7 +78,7 @@ impl SeverityCounts {
         }
     }
 
-    /// The counts with their severities, the highest first.
+    /// The counts with their severities, highest first.
     pub fn by_severity(&self) -> [(Severity, u64); 5] {
         [
             (Severity::Critical, self.critical),
@@ -99,158 +93,149 @@ impl SeverityCounts {
 /// What only a running agent knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Running {
-    /// Its process.
+    /// The process ID.
     pub pid: u32,
-    /// Since when it runs.
+    /// When it started.
     pub started: Timestamp,
-    /// Generation of the rules that run.
+    /// The generation of the loaded rules.
     pub generation: u64,
-    /// How many rules.
+    /// The number of rules that run on events.
     pub rules: u64,
-    /// How many checks.
+    /// The number of check rules.
     pub checks: u64,
     /// Rules that the guard moved to shadow mode.
     #[serde(default)]
     pub guarded: Vec<RuleId>,
-    /// Rule files that are broken, with what is wrong.
+    /// Broken rule files, with what is wrong.
     pub broken: Vec<String>,
-    /// The files on disk are not those that were loaded.
+    /// Whether the files on disk differ from those that were loaded.
     pub files_changed: bool,
-    /// What it is not doing of its job; empty if all is well.
+    /// What it currently fails to do; empty if all is well.
     pub problems: Vec<String>,
-    /// Events evaluated since it runs.
+    /// Events evaluated since it started.
     pub evaluated: u64,
-    /// Calls of `fn rule` since it runs.
+    /// Calls of `fn rule` since it started.
     pub rules_run: u64,
-    /// Calls that failed since it runs.
+    /// Failed calls since it started.
     pub failures: u64,
-    /// Alerts opened since it runs, from info to critical.
+    /// Alerts opened since it started, from info to critical.
     pub alerts_opened: [u64; 5],
-    /// Alerts silenced since it runs.
+    /// Alerts silenced since it started.
     pub silenced: u64,
-    /// By source: its record, and when it is polled next.
     pub sources: BTreeMap<SourceName, RunningSource>,
-    /// By destination: how deliveries go.
     pub destinations: BTreeMap<DestinationName, RunningDestination>,
-    /// By rule: calls, and seconds they took.
+    /// By rule: the number of calls and their total time, in seconds.
     pub costs: BTreeMap<RuleId, (u64, f64)>,
-    /// When the last heartbeat was sent, if any is.
+    /// When the last heartbeat was sent; absent if none was.
     pub last_heartbeat: Option<Timestamp>,
 }
 
-/// What an agent knows of a source beside its record.
+/// What a running agent knows about a source, in addition to its record.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunningSource {
-    /// What is known of it.
     pub record: SourceRecord,
-    /// Polls since the agent runs.
+    /// Polls since the agent started.
     pub polls: u64,
-    /// Of these, the ones that failed, by kind of trouble.
+    /// Those that failed, by kind of error.
     pub failed: BTreeMap<String, u64>,
-    /// When it will be polled next.
+    /// The time of the next poll.
     pub next_poll: Option<Timestamp>,
 }
 
-/// What an agent knows of a destination.
+/// What a running agent knows about a destination.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunningDestination {
-    /// Messages delivered since the agent runs.
+    /// Messages delivered since the agent started.
     pub delivered: u64,
-    /// Attempts that failed since the agent runs.
+    /// Failed attempts since the agent started.
     pub failed: u64,
-    /// Since when it fails.
+    /// When it began to fail; absent if it works.
     pub failing_since: Option<Timestamp>,
-    /// Until when its rate holds messages back.
+    /// Until when its rate limit holds messages back.
     pub held_until: Option<Timestamp>,
-    /// What the last attempt failed with.
+    /// The error of the last attempt.
     pub error: Option<String>,
 }
 
-/// Whether an agent does its job.
+/// Whether an agent does its job. Both lists are empty if it does.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// What keeps it from working at all: restarting may help.
+    /// What prevents it from working at all: restarting may help.
     pub dead: Vec<String>,
-    /// What it does not do of its job: a person has to look.
+    /// What it currently fails to do: someone has to look.
     pub unready: Vec<String>,
 }
 
-/// A source.
+/// The state of a source.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SourceState {
-    /// Its name.
     pub name: SourceName,
-    /// Whether the configuration has it.
+    /// Whether it is in the configuration.
     pub configured: bool,
-    /// In a few words.
+    /// A short description, such as `up to date`.
     pub state: String,
-    /// What is known of it.
     pub record: SourceRecord,
-    /// When it is polled next.
+    /// The time of the next poll.
     pub next_poll: Option<Timestamp>,
-    /// What drop-off says of it.
+    /// Absent if it is not in the configuration.
     pub drop_off: Option<DropOff>,
 }
 
 /// The log drop-off of a source.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DropOff {
-    /// Silence that is not plausible, in seconds.
+    /// How long the log may be silent before an alert is raised, in seconds.
     pub after: u64,
-    /// For how long nothing has arrived, in seconds.
+    /// The time since the last event arrived or, without one, since the first poll, in seconds.
     pub silent_for: Option<u64>,
     /// Whether an alert about it is open.
     pub alarm: bool,
 }
 
-/// Events.
+/// Counts of stored events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventState {
-    /// How many are stored.
     pub stored: u64,
-    /// Their size before compression.
+    /// Their size before compression, in bytes.
     pub bytes: u64,
-    /// The number of the last.
+    /// The sequence number of the last event.
     pub last: u64,
-    /// The number of the last that was evaluated.
+    /// The sequence number of the last evaluated event.
     pub evaluated: u64,
-    /// How many are to be evaluated.
+    /// The number of events to evaluate.
     pub backlog: u64,
 }
 
-/// A rule that has been called.
+/// The state of a rule that has been called or is suspended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RuleState {
-    /// Its id.
     pub rule: RuleId,
-    /// Events it said true for.
+    /// Events that it matched.
     pub matches: u64,
-    /// Calls that failed.
+    /// Failed calls.
     pub errors: u64,
-    /// Whether it is suspended.
     pub suspended: bool,
-    /// What its last failed call said.
+    /// The error of its last failed call.
     pub last_error: Option<String>,
 }
 
-/// A destination.
+/// The state of a destination.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DestinationState {
-    /// Its name.
     pub name: DestinationName,
-    /// What kind it is; absent if the configuration does not have it.
+    /// Absent if it is not in the configuration.
     pub kind: Option<String>,
-    /// Deliveries pending.
+    /// Pending deliveries.
     pub pending: u64,
-    /// When the oldest of them came up.
+    /// When the oldest of them was created.
     pub oldest: Option<Timestamp>,
-    /// Deliveries given up.
+    /// Deliveries that were given up.
     pub given_up: u64,
     /// Messages delivered so far.
     pub delivered: u64,
-    /// When the last was.
+    /// When the last message was delivered.
     pub last_delivered: Option<Timestamp>,
-    /// What the last attempt failed with, while it does.
+    /// The error of the last attempt, while the destination fails.
     pub error: Option<String>,
 }
 
@@ -343,17 +328,17 @@ pub(super) fn status(service: &Service) -> Result<Status, StoreError> {
 }
 
 fn categories(reader: &Reader) -> Result<Vec<CategoryState>, StoreError> {
-    let mut found: BTreeMap<Category, CategoryState> = BTreeMap::new();
+    let mut states: BTreeMap<Category, CategoryState> = BTreeMap::new();
     for action in reader.actions() {
         let (_, id, record) = action?;
         let category = Category::of(&id, record.name.as_deref(), record.group.as_deref());
         let none = CategoryState { category, events: 0, ignored: 0, dropped: 0 };
-        let state = found.entry(category).or_insert(none);
+        let state = states.entry(category).or_insert(none);
         state.events += record.events;
         state.ignored += record.ignored;
         state.dropped += record.dropped;
     }
-    Ok(found.into_values().filter(|state| state.events + state.dropped > 0).collect())
+    Ok(states.into_values().filter(|state| state.events + state.dropped > 0).collect())
 }
 
 fn source_state(

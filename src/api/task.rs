@@ -1,9 +1,9 @@
-//! The service in the hands of asynchronous tasks, which can do nothing with it but run work on a thread where it may wait for the disk: see
-//! [`TaskStore`](crate::store::TaskStore).
+//! A [`Service`] for asynchronous tasks. They can only run work on it in threads that may block on the disk, like
+//! [`TaskStore`](crate::store::TaskStore) for the store.
 
 use super::Service;
 
-/// A service of which nothing can be called on an asynchronous thread.
+/// A service that runs only on blocking threads.
 #[derive(Debug, Clone)]
 pub(super) struct TaskService(Service);
 
@@ -12,13 +12,13 @@ impl TaskService {
         Self(service)
     }
 
-    /// Runs `work` on a thread where it may wait; `None` if that panicked, or no thread is left.
+    /// Runs `work` on a thread where it may block; `None` if it panicked or no thread is available.
     pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Service) -> T + Send + 'static) -> Option<T> {
         let service = self.0.clone();
         tokio::task::spawn_blocking(move || work(&service)).await.ok()
     }
 
-    /// Begins such work, and does not wait for its end.
+    /// Starts `work` on such a thread, without waiting for it to end.
     pub(super) fn start(&self, work: impl FnOnce(&Service) + Send + 'static) {
         let service = self.0.clone();
         tokio::task::spawn_blocking(move || work(&service));

@@ -1,18 +1,18 @@
-//! How requests and answers travel: a POST of JSON to `/v1/NAME`, answered with lines of JSON. `docs/control-api.md` is the
-//! same for people who write other clients.
+//! The protocol: a POST of JSON to `/v1/NAME`, answered with lines of JSON. `docs/control-api.md` describes it for
+//! authors of other clients.
 //!
-//! Each line of an answer is `{"item": …}`, and the last one `{"end": COUNT}` or `{"error": …}`. An answer without a last line
-//! was cut off. Empty lines keep the connection alive while the next item takes its time.
+//! Each line of an answer is `{"item": …}`, and the last one `{"end": COUNT}` or `{"error": …}`. An answer without a
+//! last line was cut off. Empty lines keep the connection alive while the next item takes long.
 
 use serde::{Deserialize, Serialize};
 
-/// The version of requests and answers. It changes when a client written for an older one would misunderstand something.
+/// The version of the protocol. It changes when a client for an older version would misunderstand something.
 pub const API_VERSION: u32 = 1;
 
-/// The header in which client and agent name their version of the API.
+/// The header in which client and agent send their version of the API.
 pub(super) const API_HEADER: &str = "watchbell-api";
 
-/// The header in which the agent names the version of the program.
+/// The header in which the agent sends the version of the program.
 pub(super) const PROGRAM_HEADER: &str = "watchbell-version";
 
 /// The path of a request.
@@ -37,6 +37,6 @@ pub(super) enum Line<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WireError {
     pub(super) message: String,
-    /// The request was wrong, rather than the store.
+    /// True if the request was invalid, false if the store failed.
     pub(super) wrong: bool,
 }

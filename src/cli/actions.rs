@@ -175,7 +175,7 @@ fn refresh(context: &Context, wanted: Option<&SourceName>) -> Result<(), CliErro
     }
     match failed {
         Some(error) => Err(CliError::Usage(format!(
-            "{error}; rules still match by action id. The list needs the scope `read:events:admin`; see `watchbell check`"
+            "{error}; rules still match by action ID. The list needs the scope `read:events:admin`; see `watchbell check`"
         ))),
         None => Ok(()),
     }

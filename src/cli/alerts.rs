@@ -24,7 +24,7 @@ enum Verb {
     List(List),
     /// Show all details and the history of an alert
     Show {
-        /// Id of the alert, or its beginning
+        /// ID of the alert, or its beginning
         id: String,
     },
     /// Show recent alert changes; `-f` follows new ones
@@ -65,7 +65,7 @@ struct List {
     /// Only alerts with this status: open, acknowledged, resolved
     #[arg(long, value_name = "STATUS")]
     status: Option<AlertStatus>,
-    /// Only alerts of rules whose id matches this pattern; `*` matches any text
+    /// Only alerts of rules whose ID matches this pattern; `*` matches any text
     #[arg(long, value_name = "PATTERN")]
     rule: Option<String>,
     /// Only alerts whose actor's name, email address or IP address contains this text
@@ -79,7 +79,7 @@ struct List {
 /// Arguments of the verbs that change alerts.
 #[derive(Debug, Args)]
 struct Handling {
-    /// Ids of the alerts, or their beginnings
+    /// IDs of the alerts, or their beginnings
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
     #[command(flatten)]

@@ -22,7 +22,7 @@ use super::{CliError, Context, ensure_readable, output, problems, replace_file};
 
 #[derive(Debug, Args)]
 pub(super) struct New {
-    /// Id of the rule, such as `team.admin.what_happened`; the last part names the file, the part before it the folder
+    /// ID of the rule, such as `team.admin.what_happened`; the last part names the file, the part before it the folder
     id: RuleId,
     /// Start from this stored event, or the first event of this file; personal data is replaced
     #[arg(long, value_name = "ID|FILE")]

@@ -301,7 +301,7 @@ async fn ask(settings: &Settings) -> Vec<SourceAnswer> {
         }
     };
     let accepted = if page.entries() == 0 {
-        let remedy = "this may be normal or not: without Atlassian Guard or an Enterprise plan there is no \
+        let remedy = "this may or may not be normal: without Atlassian Guard or an Enterprise plan there is no \
                       organization audit log to return. Compare with admin.atlassian.com > Security > Audit log";
         answer("unclear", "the key is accepted, but no events are returned".to_owned(), Some(remedy.to_owned()))
     } else {

@@ -34,7 +34,7 @@ enum Verb {
     List(List),
     /// Show all of an event
     Show {
-        /// Id of the event
+        /// ID of the event
         id: EventId,
     },
     /// Show the latest events; `-f` follows new ones

@@ -35,7 +35,7 @@ enum Verb {
     Stats,
     /// List the matches that an exception has suppressed, newest first
     Hits {
-        /// Id of the exception
+        /// ID of the exception
         id: ExceptionId,
         /// Maximum number of matches
         #[arg(long, value_name = "NUMBER", default_value_t = 50)]
@@ -47,10 +47,10 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct Add {
-    /// Id of the alert, or its beginning
+    /// ID of the alert, or its beginning
     #[arg(long, value_name = "ID")]
     from_alert: String,
-    /// Id of the new exception; by default derived from the rule's id
+    /// ID of the new exception; by default derived from the rule's ID
     #[arg(long, value_name = "NAME")]
     id: Option<ExceptionId>,
     /// Slot of the rule to use; by default the one with the most fields
@@ -425,5 +425,5 @@ fn free_name(rule: &RuleId, set: &RuleSet) -> Result<ExceptionId, CliError> {
         .map(|number| if number == 1 { last.to_owned() } else { format!("{last}-{number}") })
         .filter_map(|name| ExceptionId::parse(&name).ok())
         .find(|name| !set.context.exceptions.iter().any(|other| other.id == *name))
-        .ok_or_else(|| CliError::Usage("no free id for the exception; use `--id NAME`".to_owned()))
+        .ok_or_else(|| CliError::Usage("no free ID for the exception; use `--id NAME`".to_owned()))
 }

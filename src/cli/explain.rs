@@ -20,10 +20,10 @@ use super::{CliError, Context, ensure_readable, on_rule_thread, output, problems
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// Id of the rule
+    /// ID of the rule
     #[arg(long, value_name = "ID")]
     rule: RuleId,
-    /// Id of a stored event, or a file of events whose last event is explained
+    /// ID of a stored event, or a file of events whose last event is explained
     #[arg(long, value_name = "ID|FILE")]
     event: String,
 }

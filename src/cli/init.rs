@@ -44,7 +44,7 @@ impl Init {
         out.line(&format!("wrote {} in {}", output::count(written.len() as u64, "file"), self.directory.display()))?;
         let argument =
             if self.directory == Path::new(".") { String::new() } else { format!(" --config {}", config.display()) };
-        out.line(&format!("\nPut your organization's id into {}, then run:\n", config.display()))?;
+        out.line(&format!("\nPut your organization's ID into {}, then run:\n", config.display()))?;
         out.line("  export ATLASSIAN_API_KEY=…      # create it at admin.atlassian.com > Settings > API keys")?;
         out.line(&format!("  watchbell check{argument}"))?;
         Ok(out.line(&format!("  watchbell run{argument}"))?)

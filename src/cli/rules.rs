@@ -33,7 +33,7 @@ enum Verb {
     List,
     /// Show a rule's metadata, matches and errors
     Show {
-        /// Id of the rule
+        /// ID of the rule
         id: RuleId,
         /// Show every effective value and its origin: the rule, one of its functions, an override or a default
         #[arg(long)]
@@ -240,7 +240,7 @@ fn effective(context: &Context, rule: &CompiledRule, known: &Known) -> Result<()
     Ok(context.output.table(&["key", "value", "from"], rows)?)
 }
 
-/// The error for an unknown rule, with the most similar id.
+/// The error for an unknown rule, with the most similar ID.
 pub(super) fn no_such_rule(set: &RuleSet, id: &RuleId) -> CliError {
     let nearest = watchbell::config::diagnostic::nearest(id.as_str(), set.all().map(|rule| rule.id().as_str()));
     let help = nearest.map_or_else(

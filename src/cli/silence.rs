@@ -24,7 +24,7 @@ pub(super) struct Silences {
 enum Verb {
     /// Start a silence: matching alerts are recorded but not delivered, and summarized when it ends
     Add {
-        /// Alerts of rules whose id matches this pattern; `*` matches any text
+        /// Alerts of rules whose ID matches this pattern; `*` matches any text
         #[arg(long, value_name = "PATTERN")]
         rule: String,
         /// Only alerts whose actor's name, email address or IP address contains this text

@@ -24,7 +24,7 @@ enum Verb {
     List,
     /// Show the state of a rule
     Show {
-        /// Id of the rule, or `common/NAME` for state that rules share
+        /// ID of the rule, or `common/NAME` for state that rules share
         #[arg(long, value_name = "ID")]
         rule: String,
         /// Only keys that contain this text
@@ -33,7 +33,7 @@ enum Verb {
     },
     /// Clear the state of a rule: counts, first sightings, marks and notes; alerts are kept
     Clear {
-        /// Id of the rule, or `common/NAME` for state that rules share
+        /// ID of the rule, or `common/NAME` for state that rules share
         #[arg(long, value_name = "ID")]
         rule: String,
     },

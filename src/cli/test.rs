@@ -32,7 +32,7 @@ pub(super) struct TestArgs {
     /// Directories of rules, rule files or test files; by default the configured rules
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Only rules whose id contains this text, and cases whose name does
+    /// Only rules whose ID, or cases whose name, contains this text
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Run every rule on every case, to show unexpected alerts of other rules
@@ -109,7 +109,7 @@ impl TestArgs {
                 let help = if name.ends_with(".rhai") || name.ends_with(".yaml") {
                     String::new()
                 } else {
-                    format!("; to select a rule by id, use `watchbell test --filter {name}`")
+                    format!("; to select a rule by ID, use `watchbell test --filter {name}`")
                 };
                 return Err(CliError::Usage(format!("no rule file `{}`{help}", rule.display())));
             }

@@ -116,7 +116,7 @@ pub struct Settings {
     pub name: DestinationName,
     /// Lowest severity to deliver: `info`, `low`, `medium`, `high` or `critical`. Default: `info`.
     pub min_severity: Severity,
-    /// Patterns of rule ids, with `*` for any text; only alerts of matching rules are delivered. Default: all rules.
+    /// Patterns of rule IDs, with `*` for any text; only alerts of matching rules are delivered. Default: all rules.
     pub rules: Option<GlobSet>,
     /// Patterns of tags, with `*` for any text; only alerts with a matching tag are delivered. Default: all alerts.
     pub tags: Option<GlobSet>,

@@ -80,7 +80,7 @@ impl ActionPatterns {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:*".contains(&byte);
             if text.is_empty() || !text.bytes().all(plain) {
                 return Err(format!(
-                    "`{text}` is not an action id: use letters, digits, `_ - . :`, and `*` for any text"
+                    "`{text}` is not an action ID: use letters, digits, `_ - . :`, and `*` for any text"
                 ));
             }
             // The actions of events are in lower case.

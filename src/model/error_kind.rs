@@ -69,7 +69,7 @@ impl ErrorKind {
                 "the key is wrong, revoked or expired (keys expire after at most one year): create one at admin.atlassian.com > Settings > API keys and put it where the configuration reads it"
             }
             Self::KeyLacksScope => {
-                "the key does not have permission to read this organization's audit log: create a key with the scope `read:events:admin` (or one without scopes) in the organization whose id is configured; the scopes of a key cannot be changed later"
+                "the key does not have permission to read this organization's audit log: create a key with the scope `read:events:admin` (or one without scopes) in the organization whose ID is configured; the scopes of a key cannot be changed later"
             }
             Self::OrganizationNotFound => {
                 "the organization does not exist, or the key belongs to another one: set `org_id` to the organization ID that admin.atlassian.com shows next to the API key"

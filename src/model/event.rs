@@ -167,7 +167,7 @@ pub struct Event {
     pub sequence: Sequence,
     /// The source that it came from.
     pub source: SourceName,
-    /// When it arrived, by the agent's clock.
+    /// When it arrived, by this machine's clock, or by the server's if this machine's clock is wrong.
     pub arrived: Timestamp,
     /// When it happened.
     pub time: Timestamp,

@@ -73,7 +73,7 @@ text_name!(
     EventId,
     |text| {
         if text.is_empty() || text.len() > 512 {
-            return Err(format!("an event id must have 1 to 512 bytes, found {}", text.len()));
+            return Err(format!("an event ID must have 1 to 512 bytes, found {}", text.len()));
         }
         Ok(())
     }
@@ -88,11 +88,11 @@ text_name!(
             !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
         };
         if text.len() > 120 {
-            return Err(format!("a rule id must have at most 120 characters, found {}", text.len()));
+            return Err(format!("a rule ID must have at most 120 characters, found {}", text.len()));
         }
         if !text.contains('.') || !text.split('.').all(part) {
             return Err(format!(
-                "`{text}` is not a rule id: write parts of `a-z`, `0-9`, `_`, `-` joined by dots, such as `team.admin.added`"
+                "`{text}` is not a rule ID: write parts of `a-z`, `0-9`, `_`, `-` joined by dots, such as `team.admin.added`"
             ));
         }
         Ok(())
@@ -245,7 +245,7 @@ impl FromStr for AlertId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let wrong = || NameError(format!("`{text}` is not an alert id: expected 32 hexadecimal digits"));
+        let wrong = || NameError(format!("`{text}` is not an alert ID: expected 32 hexadecimal digits"));
         if text.len() != 32 || !text.is_ascii() {
             return Err(wrong());
         }

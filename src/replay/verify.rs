@@ -98,7 +98,7 @@ pub struct DifferentAlert {
 pub enum Reason {
     /// Its rule no longer runs.
     RuleGone,
-    /// Its rule has changed since, or something that the rule reads.
+    /// Its rule, or something that the rule reads, has changed since.
     RuleChanged,
     /// Its rule changed before the alert, and had counts or state.
     RuleRemembered,
@@ -115,7 +115,7 @@ impl Reason {
     pub fn text(self) -> &'static str {
         match self {
             Self::RuleGone => "their rule no longer runs",
-            Self::RuleChanged => "their rule has changed since, or a list, an override or an exception for it",
+            Self::RuleChanged => "their rule, or one of its lists, overrides or exceptions, has changed since",
             Self::RuleRemembered => "their rule changed before that and kept its earlier counts or state",
             Self::RulesUnknown => "it was not recorded which rules ran at that time",
             Self::EventsGone => "they may depend on events that are no longer stored",

@@ -79,7 +79,7 @@ impl Poller {
                 if known != Some(error.kind) {
                     tracing::info!(
                         source = %self.settings.name, kind = error.kind.name(),
-                        "cannot read the organization's list of actions, so rules use action ids: {}", error.message
+                        "cannot read the organization's list of actions, so rules use action IDs: {}", error.message
                     );
                 }
                 record.actions.error = Some(SourceError { kind: error.kind, message: error.message.clone(), at: now });

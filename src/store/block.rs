@@ -262,8 +262,8 @@ impl Contents {
     fn id(&self, index: usize) -> Result<EventId, StoreError> {
         let missing = || StoreError::damaged("a block", "missing entry");
         let id = self.ids.get(index).and_then(|place| self.bytes.get(place.clone())).ok_or_else(missing)?;
-        let id = std::str::from_utf8(id).map_err(|error| StoreError::damaged("an event's id", error))?;
-        EventId::parse(id).map_err(|error| StoreError::damaged("an event's id", error))
+        let id = std::str::from_utf8(id).map_err(|error| StoreError::damaged("an event's ID", error))?;
+        EventId::parse(id).map_err(|error| StoreError::damaged("an event's ID", error))
     }
 
     /// The bytes of the event at a position.

@@ -351,7 +351,7 @@ impl Reader {
     pub fn events_of_alert(&self, id: AlertId) -> impl Iterator<Item = Result<EventId, StoreError>> + use<> {
         self.tree.scan_prefix(key::matches(id)).values().map(|bytes| {
             let bytes = bytes?;
-            let text = std::str::from_utf8(&bytes).map_err(|error| StoreError::damaged("an event's id", error))?;
+            let text = std::str::from_utf8(&bytes).map_err(|error| StoreError::damaged("an event's ID", error))?;
             Ok(EventId::parse(text)?)
         })
     }

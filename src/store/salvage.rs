@@ -39,8 +39,9 @@ pub struct Recovered {
     pub(super) oldest: Option<u64>,
     /// Ranges of events that had been stored and are missing: the first and the last number of each.
     pub missing: Vec<(u64, u64)>,
-    /// True if sled could not open the store and its file was searched byte by byte, which only finds events, alerts
-    /// and source records. Rule state, pending deliveries and silences are lost.
+    /// True if the store's file was searched byte by byte, because sled could not open the store, the store was short,
+    /// or a record was unreadable. The search only finds events, alerts and source records. Rule state, pending
+    /// deliveries, silences and changes of alerts may be missing or outdated.
     pub searched: bool,
     /// The number of records of any kind that could not be read.
     pub unreadable: u64,

@@ -180,7 +180,7 @@ impl Store {
         // With an alert that cannot be read, the numbers cannot be compared.
         if alerts.len() as u64 == found.alerts && self.tree().contains_key(key::ALERT_COUNTS)? {
             let stored = self.reader().alert_counts()?;
-            found.expect(stored == counts, || "the stored numbers of alerts by status are wrong".to_owned());
+            found.expect(stored == counts, || "the stored alert counts do not match the alerts".to_owned());
         }
         Ok(alerts)
     }
@@ -224,7 +224,7 @@ impl Store {
                 let seen = self.tree().get(key::seen(&event.source, &event.id))?;
                 let number = seen.as_deref().and_then(value::number);
                 found.expect(number == Some(event.sequence.0), || {
-                    format!("event {} (`{}`) is not found by its id", event.sequence, event.id)
+                    format!("event {} (`{}`) is not found by its ID", event.sequence, event.id)
                 });
                 let same = IncomingEvent::parse(&event.raw)
                     .is_ok_and(|read| read.id == event.id && read.action == event.action);
@@ -237,7 +237,7 @@ impl Store {
         found.expect(stored == chunks, || format!("found {stored} block chunks, expected {chunks}"));
         let ids = self.tree().scan_prefix([key::SEEN]).count() as u64;
         let events = found.events;
-        found.expect(ids == events, || format!("found {ids} event ids, but {events} events"));
+        found.expect(ids == events, || format!("found {ids} event IDs, but {events} events"));
         Ok(())
     }
 

@@ -142,8 +142,7 @@ impl Respond for request::AddSilence {
 impl Respond for request::EndSilence {
     fn respond(self, service: &Service, sink: Sink<'_, Silence>) -> Result<(), ServiceError> {
         let ended = service.recorder.end_silence(self.id, service.clock.now())?;
-        let (silence, recorded) =
-            ended.ok_or_else(|| ServiceError::Wrong(format!("no silence {} that has not ended", self.id)))?;
+        let (silence, recorded) = ended.ok_or_else(|| ServiceError::Wrong(format!("no active silence {}", self.id)))?;
         if let (Some(live), true) = (&service.live, recorded.has_pending) {
             live.pending();
         }

@@ -1,5 +1,5 @@
-//! Answers requests about the store, and does what they ask for: one small function for each request. Blocking: called on
-//! threads of their own.
+//! Executes requests and answers them: one small function for each request. These functions block, so they run on their
+//! own threads.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ mod events;
 mod rules;
 mod store;
 
-/// Takes the items of an answer, one after another.
+/// Receives the items of an answer, one after another.
 pub type Sink<'a, T> = &'a mut dyn FnMut(T) -> Result<(), ServiceError>;
 
 /// A request that a [`Service`] can answer.
 pub trait Respond: Request {
-    /// Hands each item of the answer to `sink`.
+    /// Passes each item of the answer to `sink`.
     fn respond(self, service: &Service, sink: Sink<'_, Self::Item>) -> Result<(), ServiceError>;
 
-    /// How long the request waits for news; `None` if it does not wait, or if there are some.
+    /// How long the request waits for news; `None` if it does not wait or there is news.
     fn wait(&self, _reader: &Reader) -> Option<Duration> {
         None
     }
@@ -39,7 +39,7 @@ fn wait(seconds: u64, has_news: bool) -> Option<Duration> {
     (!has_news && seconds > 0).then(|| Duration::from_secs(seconds.min(MAX_WAIT)))
 }
 
-/// Hands on items that may fail.
+/// Passes items that may fail to `sink`.
 fn put_all<T>(items: impl IntoIterator<Item = Result<T, StoreError>>, sink: Sink<'_, T>) -> Result<(), ServiceError> {
     items.into_iter().try_for_each(|item| sink(item?))
 }
@@ -48,7 +48,7 @@ fn pattern(text: Option<&str>) -> Result<Option<globset::GlobMatcher>, ServiceEr
     text.map(rule_pattern).transpose().map_err(ServiceError::Wrong)
 }
 
-/// The configured sources; of these, the one that is asked for.
+/// The configured sources, or only the requested one.
 fn sources<'a>(service: &'a Service, wanted: Option<&SourceName>) -> Result<Vec<&'a SourceName>, ServiceError> {
     let names = || service.settings.sources.iter().map(|settings| &settings.name);
     let sources: Vec<&SourceName> = names().filter(|name| wanted.is_none_or(|wanted| wanted == *name)).collect();

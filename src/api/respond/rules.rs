@@ -1,4 +1,4 @@
-//! Requests about what the store has on record about rules and exceptions, and about what rules remember.
+//! Requests about the stored records of rules and exceptions, and about the state of rules.
 
 use super::{Respond, Sink, put_all};
 use crate::{

@@ -46,7 +46,7 @@ pub(super) struct ReplayArgs {
     /// Directory or file of rules to run; by default the configured rules
     #[arg(long, value_name = "DIR")]
     rules: Vec<PathBuf>,
-    /// Only these rules: an id, a pattern such as `atlassian.*`, or `tag:NAME`
+    /// Only these rules: an ID, a pattern such as `atlassian.*`, or `tag:NAME`
     #[arg(long, value_name = "ID", num_args = 1.., value_parser = Selector::parse)]
     rule: Vec<Selector>,
     /// Replay the events of these files instead of the stored events: JSON Lines, JSON arrays or API pages
@@ -78,7 +78,7 @@ pub(super) struct ReplayArgs {
     /// Show the time spent in each rule and each of its functions
     #[arg(long)]
     profile: bool,
-    /// Save the result, to compare with later by `--against FILE`
+    /// Save the result for a later comparison with `--against FILE`
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Number of threads; by default the number of processors

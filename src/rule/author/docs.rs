@@ -95,22 +95,22 @@ fn index(rules: &[Documented]) -> String {
     let count = |certainty| rules.iter().filter(|rule| rule.rule.metadata.evidence == Some(certainty)).count();
     let others = rules.iter().filter(|rule| rule.rule.metadata.evidence.is_none()).count();
     text.push_str(
-        "## Evidence for the action ids\n\nAtlassian does not publish a list of action ids, so each rule states the \
+        "## Evidence for the action IDs\n\nAtlassian does not publish a list of action IDs, so each rule states the \
          evidence for its ids. If a rule has several, the weakest evidence counts; its page grades each of them. Your \
          own organization's list is authoritative: `watchbell actions refresh` fetches it, and `watchbell rules list` \
-         then shows as *unmatched* each rule that matches none of its actions, with the most similar ids.\n\n| \
+         then shows as *unmatched* each rule that matches none of its actions, with the most similar IDs.\n\n| \
          evidence | rules | meaning |\n| --- | --- | --- |\n",
     );
     for certainty in Certainty::ALL {
         let about = match certainty {
-            Certainty::Verified => "The ids were seen in real events.",
-            Certainty::Sample => "The ids are from a vendor's sample or a public data model; some may be invented.",
+            Certainty::Verified => "The IDs were seen in real events.",
+            Certainty::Sample => "The IDs are from a vendor's sample or a public data model; some may be invented.",
             Certainty::Documented => {
-                "Atlassian documents the name of the activity, or the field that the rule uses, but not the id. The \
+                "Atlassian documents the name of the activity, or the field that the rule uses, but not the ID. The \
                  name is resolved with your organization's list."
             }
             Certainty::Assumed => {
-                "Some of the ids are only likely forms, or prefixes that a collector matches. Check them against your \
+                "Some of the IDs are only likely forms, or prefixes that a collector matches. Check them against your \
                  organization's list."
             }
         };

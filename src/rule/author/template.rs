@@ -168,7 +168,7 @@ pub fn scaffold(id: &RuleId, event: &Value) -> Scaffold {
         "#{ address: event.ip, site: event.site() }"
     };
     let rule = format!(
-        "// What this rule detects, and why it matters.\n//\n// Action id: seen in our own audit log.\nconst RULE = #{{\n    id: \"{id}\",\n    title: \"{}\",\n    \
+        "// What this rule detects, and why it matters.\n//\n// Action ID: seen in our own audit log.\nconst RULE = #{{\n    id: \"{id}\",\n    title: \"{}\",\n    \
          severity: \"medium\",\n    actions: [{}],\n    description: \"What a match means.\",\n    \
          runbook: \"How to verify the alert, how to undo the change, and whom to ask.\",\n    tags: [],\n    \
          // The technique that this indicates, from attack.mitre.org.\n    attack: [\"T1098\"],\n    dedup_period: \"1h\",\n    \

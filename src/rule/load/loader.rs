@@ -322,8 +322,8 @@ impl Loader {
         }
         for exception in self.last_exceptions.values().flatten() {
             if exceptions.iter().any(|other| other.id == exception.id) {
-                let message = format!("duplicate exception id `{}`: another file already uses it", exception.id);
-                let help = "give each exception a unique id; this one is ignored";
+                let message = format!("duplicate exception ID `{}`: another file already uses it", exception.id);
+                let help = "give each exception a unique ID; this one is ignored";
                 loading.diagnostics.push(exception.place.error("E106", message).help(help));
             } else {
                 exceptions.push(Arc::clone(exception));
@@ -392,7 +392,7 @@ impl Loader {
                         rules.insert(file.clone(), Arc::new(*rule));
                     }
                     Some(owner) if builtin.contains_key(owner) => {
-                        let message = format!("rule id `{}` is already used by a built-in rule", rule.id());
+                        let message = format!("rule ID `{}` is already used by a built-in rule", rule.id());
                         let help = "remove this file, and tune the built-in rule in `overrides.toml`";
                         let diagnostic = Diagnostic::error("E210", file, message)
                             .at(text, rule.places.text("id", rule.id().as_str()))
@@ -400,10 +400,10 @@ impl Loader {
                         others.push((file.clone(), diagnostic));
                     }
                     Some(owner) => {
-                        let message = format!("rule id `{}` is already used by `{}`", rule.id(), owner.display());
+                        let message = format!("rule ID `{}` is already used by `{}`", rule.id(), owner.display());
                         let diagnostic = Diagnostic::error("E210", file, message)
                             .at(text, rule.places.text("id", rule.id().as_str()))
-                            .help("give this rule a unique id");
+                            .help("give this rule a unique ID");
                         failed.push((file.clone(), diagnostic.one_line()));
                         diagnostics.push(diagnostic);
                     }
@@ -489,7 +489,7 @@ fn report_builtin_ids(mut files: Vec<(PathBuf, Diagnostic)>, loading: &mut Loadi
     let (file, mut diagnostic) = files.swap_remove(0);
     if others > 0 {
         let files = if others == 1 { "other file uses" } else { "other files use" };
-        diagnostic.message.push_str(&format!(", and {others} {files} ids of built-in rules"));
+        diagnostic.message.push_str(&format!(", and {others} {files} IDs of built-in rules"));
     }
     let problem = diagnostic.one_line();
     loading.diagnostics.push(diagnostic);
@@ -528,7 +528,7 @@ fn unmatched_subscriptions(rules: &BTreeMap<PathBuf, Arc<CompiledRule>>) -> Vec<
                 let warning = Diagnostic::warning("W302", file, message);
                 warnings.push(match near {
                     Some(near) => warning.help(format!("did you mean `{near}`?")),
-                    None => warning.help("run `watchbell rules list` to list rule ids"),
+                    None => warning.help("run `watchbell rules list` to list rule IDs"),
                 });
             }
         }

@@ -99,8 +99,8 @@ pub(in crate::rule) fn read(
             let span = table.span();
             if let Some(exception) = read_one(engine, table) {
                 if exceptions.iter().any(|other| other.id == exception.id) {
-                    let message = format!("duplicate exception id `{}`", exception.id);
-                    problems.push("E106", span, message, Some("give each exception a unique id".to_owned()));
+                    let message = format!("duplicate exception ID `{}`", exception.id);
+                    problems.push("E106", span, message, Some("give each exception a unique ID".to_owned()));
                 }
                 exceptions.push(Arc::new(exception));
             }
@@ -116,7 +116,7 @@ fn read_one(engine: &mut Engine, mut table: TableReader<'_>) -> Option<Exception
     table.required_text("id", "\"what-it-is-about\"");
     let id = table.parsed("id", ExceptionId::parse);
     if !table.has("rules") {
-        let help = "add `rules = [\"a.rule.id\"]`: rule ids, patterns such as `atlassian.*`, or `tag:NAME`";
+        let help = "add `rules = [\"a.rule.id\"]`: rule IDs, patterns such as `atlassian.*`, or `tag:NAME`";
         table.problem("", "missing key `rules` in `[[exception]]`", Some(help.to_owned()));
     }
     let rules = table.texts("rules", Selector::parse).unwrap_or_default();
@@ -214,7 +214,7 @@ pub(in crate::rule) fn unused<'a>(
             rules.clone().filter(|rule| exception.rules.iter().any(|selector| selector.selects(rule))).collect();
         if selected.is_empty() {
             let message = format!("`rules` of exception `{}` matches no rule", exception.id);
-            warnings.push(exception.place.warning("W311", message).help("run `watchbell rules list` to list rule ids"));
+            warnings.push(exception.place.warning("W311", message).help("run `watchbell rules list` to list rule IDs"));
             continue;
         }
         let ExceptionCondition::Values { slot, values } = &exception.condition else {

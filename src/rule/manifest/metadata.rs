@@ -45,7 +45,7 @@ pub const KEY_TABLE: &[MetadataKey] = &[
     key(
         "actions",
         "list of strings",
-        "Action ids that the rule runs on; `*` is a wildcard. Without it, the rule runs on every event, which is slow.",
+        "Action IDs that the rule runs on; `*` is a wildcard. Without it, the rule runs on every event, which is slow.",
     ),
     key(
         "activities",
@@ -57,7 +57,7 @@ pub const KEY_TABLE: &[MetadataKey] = &[
     key(
         "evidence",
         "string",
-        "How reliable the action ids are. `verified`: seen in a real event. `sample`: from a vendor's sample or data \
+        "How reliable the action IDs are. `verified`: seen in a real event. `sample`: from a vendor's sample or data \
          model. `documented`: Atlassian documents the activity, but not its id. `assumed`: likely, but unconfirmed.",
     ),
     key(
@@ -462,7 +462,7 @@ impl Reader<'_> {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:*".contains(&byte);
             if action.is_empty() || !action.bytes().all(plain) {
                 let help = "use letters, digits, `_`, `-`, `.` and `:`, and `*` as a wildcard".to_owned();
-                self.problem("E203", "actions", false, format!("`{action}` is not an action id"), help);
+                self.problem("E203", "actions", false, format!("`{action}` is not an action ID"), help);
             }
         }
         // The actions of events are in lower case.

@@ -212,7 +212,7 @@ pub(in crate::rule) fn unused<'a>(
             let warning = change.place.warning("W301", message);
             match near {
                 Some(near) => warning.help(format!("did you mean `{near}`?")),
-                None => warning.help("run `watchbell rules list` to list rule ids"),
+                None => warning.help("run `watchbell rules list` to list rule IDs"),
             }
         })
         .collect()

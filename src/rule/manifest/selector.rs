@@ -24,7 +24,7 @@ impl Selector {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (by_tag, pattern) = text.strip_prefix("tag:").map_or((false, text), |tag| (true, tag));
         if pattern.is_empty() {
-            return Err("expected a rule id, a pattern such as `atlassian.*`, or `tag:NAME`".to_owned());
+            return Err("expected a rule ID, a pattern such as `atlassian.*`, or `tag:NAME`".to_owned());
         }
         let glob = pattern::glob(pattern)?.compile_matcher();
         Ok(Self { text: text.to_owned(), kind: if by_tag { Selects::Tag(glob) } else { Selects::Id(glob) } })

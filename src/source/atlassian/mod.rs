@@ -38,7 +38,7 @@ const MAX_LIST_PAGES: usize = 100;
 /// Settings of an Atlassian organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Id of the organization, shown next to the API key at admin.atlassian.com. Required.
+    /// ID of the organization, shown next to the API key at admin.atlassian.com. Required.
     pub org_id: String,
     /// Scheme and host of the API. Default: `https://api.atlassian.com`.
     pub base_url: Url,

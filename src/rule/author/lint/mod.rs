@@ -272,7 +272,7 @@ impl Lint<'_> {
             }
             if !is_attack_id(&id) {
                 let help = "write a tactic such as `TA0004`, or a technique such as `T1098` or `T1098.003`";
-                self.warn("W404", self.rule.places.text("attack", &id), format!("`{id}` is not an ATT&CK id"), help);
+                self.warn("W404", self.rule.places.text("attack", &id), format!("`{id}` is not an ATT&CK ID"), help);
             }
         }
         if !self.rule.has("title") && !self.rule.has("dedup") && metadata.group_by.is_none() {

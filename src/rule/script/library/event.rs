@@ -161,7 +161,7 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "target_id",
         parameters: &[needs("event", "event"), may("type", "string, or list of strings")],
         gives: "a string, or `()`",
-        about: "Get the id of what was acted on: of `event.target`, or of the first target of the given types.",
+        about: "Get the ID of what was acted on: of `event.target`, or of the first target of the given types.",
         examples: &[(r#"event.target_id()"#, r#""712020:77c1-ines""#), (r#"event.target_id("groups")"#, "()")],
         errors: "the type is neither a string nor a list of strings",
         run: target_id,
@@ -170,7 +170,7 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "target_key",
         parameters: &[needs("event", "event"), may("type", "string, or list of strings")],
         gives: "a string",
-        about: "Identify what was acted on, for `dedup`, `unique` and memory keys: the id of `event.target`, or of \
+        about: "Identify what was acted on, for `dedup`, `unique` and memory keys: the ID of `event.target`, or of \
                 the first target of the given types, else its name. If there is no target, the result is the event's \
                 own id, so that different unnamed targets are never treated as the same.",
         examples: &[
@@ -184,7 +184,7 @@ const FUNCTIONS: &[HostFunction] = &[
         name: "is_actor",
         parameters: &[needs("event", "event"), needs("target", "map")],
         gives: "true or false",
-        about: "Test whether a target is the actor, by id or by email address.",
+        about: "Test whether a target is the actor, by ID or by email address.",
         examples: &[
             (r#"event.is_actor(event.target("users"))"#, "false"),
             (r#"event.is_actor(event.nothing)"#, "false"),
