@@ -6,7 +6,9 @@ use watchbell::model::{
     time::{self, Clock},
 };
 
-use crate::support::{Lab, collector::Collector, entry, evaluated, now, organization, rule};
+use watchbell::simulator::SimulatorOptions;
+
+use crate::support::{Lab, base, collector::Collector, entry, evaluated, now, organization, rule};
 
 /// Detection rules of the alerts in a file. (It may also contain the alert about the failed delivery, depending on
 /// whether the check or the worker comes first.)
@@ -326,8 +328,11 @@ fn a_clock_that_was_ahead_holds_nothing_back() {
 fn a_critical_alert_does_not_wait_behind_a_flood() {
     let (service, _) = collector();
     let mut entries: Vec<Value> = (0..12).map(|number| entry(&format!("e{number}"), "x", number, "ann")).collect();
-    entries.push(entry("last", "y", 60, "ann"));
-    let lab = Lab::with_organization(organization(&entries), "");
+    let mut last = entry("last", "y", 60, "ann");
+    last["attributes"]["processedAt"] = time::after(base(), Duration::from_secs(400)).to_string().into();
+    entries.push(last);
+    let clock = Clock::manual(time::after(base(), Duration::from_secs(100)));
+    let lab = Lab::with_organization(SimulatorOptions { clock: clock.clone(), ..organization(&entries) }, "");
     let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
     let sources = config.split("[[destination]]").next().unwrap().to_owned();
     lab.write("watchbell.toml", format!("{sources}\n{}", hook("limited", &service, "rate = 3\nrules = [\"team.*\"]")));
@@ -340,10 +345,15 @@ fn a_critical_alert_does_not_wait_behind_a_flood() {
     let limited = DestinationName::parse("limited").unwrap();
     let pending =
         |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&limited).map_or(0, |pending| pending.count);
-    lab.run_agent_until(|reader| evaluated(reader, 13) && pending(reader) == 9);
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 12) && pending(reader) == 9);
+    assert_eq!(messages(&service).len(), 3);
+    // The rate is used up when the critical event arrives.
+    lab.run_agent_with(&clock, |reader| {
+        clock.set(time::after(base(), Duration::from_secs(500)));
+        evaluated(reader, 13) && pending(reader) == 9
+    });
     let sent: Vec<Vec<String>> = messages(&service).into_iter().map(|(_, rules)| rules).collect();
-    assert_eq!(sent.len(), 4, "{sent:?}");
-    assert_eq!(sent.iter().filter(|rules| **rules == ["team.critical"]).count(), 1);
+    assert_eq!((sent.len(), &*sent[3]), (4, &["team.critical".to_owned()][..]), "{sent:?}");
 }
 
 /// A digest begins with the most severe alerts: some services show only the first.
@@ -389,4 +399,52 @@ fn a_message_that_always_fails_does_not_hold_up_a_digest() {
         clock.set(time::after(clock.now(), Duration::from_secs(1)));
         messages(&service).iter().any(|(notice, rules)| notice == "late_digest" && *rules == ["team.late"])
     });
+}
+
+/// Messages that a service refuses for their content, as a firewall in front of it may, do not hold up others.
+#[test]
+fn refused_messages_do_not_hold_up_others() {
+    let (service, _) = collector();
+    let mut entries: Vec<Value> = (0..30).map(|number| entry(&format!("e{number}"), "x", number, "evil")).collect();
+    entries.extend((0..5).map(|number| entry(&format!("good{number}"), "y", 60 + number, "ann")));
+    let lab = Lab::with_organization(organization(&entries), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let sources = config.split("[[destination]]").next().unwrap().to_owned();
+    lab.write("watchbell.toml", format!("{sources}\n{}", hook("all", &service, "rules = [\"team.*\"]")));
+    let each =
+        "fn rule(event) { true }\nfn dedup(event) { event.id }\nfn title(event) { `${event.actor.email} ${event.id}` }";
+    lab.write("rules/each.rhai", rule("team.each", "", each));
+    service.always(|request| (if request.json().to_string().contains("evil@") { 403 } else { 200 }, String::new()));
+    let clock = Clock::manual(now());
+    let good = |service: &Collector| {
+        let delivered = service.received().iter().filter(|request| request.json().to_string().contains("ann@")).count();
+        delivered == 5
+    };
+    let began = clock.now();
+    lab.run_agent_with(&clock, |_| {
+        clock.set(time::after(clock.now(), Duration::from_millis(200)));
+        good(&service)
+    });
+    // The content of 30 alerts is refused, each time: ordered by arrival, they alone would take four attempts each.
+    assert!(time::since(clock.now(), began) < Duration::from_secs(600), "{}", clock.now());
+}
+
+/// What was pending for a destination that is renamed is reported, and can be sent or dropped.
+#[test]
+fn deliveries_to_a_renamed_destination_are_reported() {
+    let (service, _) = collector();
+    let lab = lab(&hook("old", &service, "rules = [\"team.low\"]"));
+    service.always(|_| (500, String::new()));
+    let old = DestinationName::parse("old").unwrap();
+    let count =
+        |reader: &watchbell::store::Reader| reader.outbox().unwrap().get(&old).map_or(0, |pending| pending.count);
+    lab.run_agent_until(|reader| evaluated(reader, 1) && count(reader) == 1);
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    lab.write("watchbell.toml", config.replace("name = \"old\"", "name = \"new\""));
+    lab.run_agent_until(|reader| {
+        let alerts = reader.alerts(watchbell::store::AlertFilter::default()).map(Result::unwrap);
+        alerts.into_iter().any(|alert| alert.title == "Alerts to old were given up")
+    });
+    let dead = lab.watchbell(&["destinations", "dead"]);
+    assert!(dead.stdout.contains("the destination is no longer configured"), "{}", dead.show());
 }

@@ -1,14 +1,18 @@
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use watchbell::{
-    model::event::Event,
+    model::{
+        event::Event,
+        time::{self, Clock},
+    },
     replay::Report,
     rule::{Loader, RuleSet, Stage},
+    simulator::SimulatorOptions,
     store::AlertFilter,
 };
 
-use crate::support::{Lab, alerts, entry, evaluated, events, organization, rule, run};
+use crate::support::{Lab, alerts, base, entry, evaluated, events, organization, rule, run};
 
 /// A rules directory of these files, and the problems found when loading it.
 fn load(files: &[(&str, &str)]) -> (tempfile::TempDir, Arc<RuleSet>, Vec<String>) {
@@ -308,4 +312,28 @@ fn conditions_of_exceptions_are_looked_over() {
         checked.show()
     );
     assert!(checked.stderr.contains("did you mean `within`?"), "{}", checked.show());
+}
+
+/// Matches of a rule that became active do not join the alert that it opened in shadow mode, which nobody heard of.
+#[test]
+fn an_active_rule_opens_its_own_alert() {
+    let mut later = entry("2", "x", 60, "ann");
+    later["attributes"]["processedAt"] = time::after(base(), Duration::from_secs(400)).to_string().into();
+    let clock = Clock::manual(time::after(base(), Duration::from_secs(100)));
+    let options = SimulatorOptions { clock: clock.clone(), ..organization(&[entry("1", "x", 0, "ann"), later]) };
+    let lab = Lab::with_organization(options, "");
+    lab.write("rules/one.rhai", rule("team.one", "", "fn rule(event) { true }"));
+    lab.write("rules/overrides.toml", "[override.\"team.one\"]\nstage = \"shadow\"\n");
+    lab.run_agent_with(&clock, |reader| evaluated(reader, 1));
+    fs::remove_file(lab.path("rules/overrides.toml")).unwrap();
+    lab.run_agent_with(&clock, |reader| {
+        clock.set(time::after(base(), Duration::from_secs(500)));
+        evaluated(reader, 2)
+    });
+    let (_store, reader) = lab.reader();
+    let alerts = reader.alerts(AlertFilter::default()).map(Result::unwrap);
+    let mut shadow: Vec<bool> =
+        alerts.filter(|alert| alert.rule.as_str() == "team.one").map(|alert| alert.shadow).collect();
+    shadow.sort_unstable();
+    assert_eq!(shadow, [false, true]);
 }

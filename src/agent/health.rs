@@ -113,7 +113,7 @@ pub(super) fn subjects(
         subjects.push(Subject { source: Some(settings.name.clone()), record });
     }
     let outbox = reader.outbox()?;
-    let destinations: Vec<Value> = watched
+    let mut destinations: Vec<Value> = watched
         .destinations
         .iter()
         .map(|(name, status)| {
@@ -123,6 +123,7 @@ pub(super) fn subjects(
             let failing_before = pending.filter(|pending| pending.error.is_some()).and_then(|pending| pending.oldest);
             json!({
                 "name": name,
+                "configured": true,
                 "pending": pending.map_or(0, |pending| pending.count),
                 "oldest": age(pending.and_then(|pending| pending.oldest), now),
                 "given_up": pending.map_or(0, |pending| pending.given_up),
@@ -132,6 +133,15 @@ pub(super) fn subjects(
             })
         })
         .collect();
+    // Dead letters of destinations that were removed or renamed.
+    let left_over =
+        outbox.iter().filter(|(name, _)| watched.destinations.iter().all(|(configured, _)| configured != *name));
+    destinations.extend(left_over.map(|(name, pending)| {
+        json!({
+            "name": name, "configured": false, "pending": pending.count, "oldest": age(pending.oldest, now),
+            "given_up": pending.given_up, "delivered": 0, "error": pending.error, "failing_for": null,
+        })
+    }));
     let rules = detector.rules();
     let suspended: Vec<Value> = detector
         .records()

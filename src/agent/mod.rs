@@ -195,6 +195,7 @@ impl Agent {
                 Worker::new(settings.clone(), destination, store.clone(), options.clock.clone(), pending.subscribe())
             })
             .collect::<Result<_, _>>()?;
+        give_up_unconfigured(&store, &config, options.clock.now())?;
 
         let catalog = Arc::new(store.reader().catalog()?);
         let crashes = Arc::new(CrashLog::open(&config.data_dir, &store, options.clock.now())?);
@@ -450,6 +451,33 @@ fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> Stri
         Some(Err(error)) => error.to_string(),
         None => "all of them".to_owned(),
     }
+}
+
+/// Makes dead letters of what is pending for destinations that were removed or renamed: no worker would deliver it, and a
+/// check reports dead letters.
+fn give_up_unconfigured(store: &Store, config: &Config, now: Timestamp) -> Result<(), StoreError> {
+    const AT_ONCE: usize = 1_000;
+    let reader = store.reader();
+    for (name, pending) in reader.outbox()? {
+        if pending.count == 0 || config.destinations.iter().any(|settings| settings.name == name) {
+            continue;
+        }
+        tracing::warn!(
+            destination = %name, deliveries = pending.count,
+            "giving up the deliveries to a destination that is no longer configured: list them with `watchbell destinations dead`"
+        );
+        loop {
+            let mut deliveries = reader.pending(&name, AT_ONCE)?;
+            if deliveries.is_empty() {
+                break;
+            }
+            for delivery in &mut deliveries {
+                delivery.error = Some("the destination is no longer configured".to_owned());
+            }
+            store.give_up(&deliveries, now)?;
+        }
+    }
+    Ok(())
 }
 
 /// The time for retention: that of the last poll by the server's clock, and not later than `now`. A clock that is ahead

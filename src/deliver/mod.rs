@@ -31,6 +31,7 @@ mod message;
 mod ocsf;
 mod pagerduty;
 
+mod schedule;
 mod slack;
 mod syslog;
 mod teams;

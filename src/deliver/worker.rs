@@ -13,7 +13,10 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Destination, DigestNotice, Message, Receipt, SendOutcome, Settings};
+use super::{
+    Destination, DigestNotice, Message, Receipt, SendOutcome, Settings,
+    schedule::{Again, End, FIRST_RETRY, HOUR, Sending, backoff, earliest, not_before},
+};
 use crate::model::signal::Listener;
 use crate::{
     model::{
@@ -30,14 +33,13 @@ use crate::{
 const MAX_DELIVERIES: usize = 5_000;
 /// A digest of late alerts is sent once no new one has been added for this long.
 const DIGEST_QUIET: Duration = Duration::from_secs(5);
-const FIRST_RETRY: Duration = Duration::from_secs(2);
-const LONGEST_RETRY: Duration = Duration::from_secs(10 * 60);
-/// After this many failed attempts a delivery no longer holds up those of other alerts.
-const MAX_BLOCKING_ATTEMPTS: u32 = 4;
+/// After this many failed messages in a row, of different alerts, the destination is at fault, and not their content:
+/// fewer if the failures take time.
+const MAX_FAILED: u32 = 10;
+const MAX_SLOW_FAILED: u32 = 2;
+const SLOW: Duration = Duration::from_secs(1);
 /// How long due deliveries are still attempted when the agent stops.
 const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// The period of `rate`, and the longest that a destination may ask to wait.
-const HOUR: Duration = Duration::from_secs(3_600);
 /// The worker looks again at least this often: the clock may be corrected, and the machine may sleep.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A clock that advanced this much more than the time that passed was set, or the machine was asleep.
@@ -72,24 +74,15 @@ pub struct Worker {
     looked: (Timestamp, Instant),
     /// When the clock last jumped forward: the machine woke up, or the clock was set.
     jumped: Option<Instant>,
+    /// How often in a row the destination was at fault, and until when nothing is sent because of it.
+    breaks: u32,
+    resume: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Worker({})", self.settings.name)
     }
-}
-
-/// When to check the outbox again if no signal comes first.
-type Again = Option<Timestamp>;
-
-/// What sending deliveries one by one came to.
-#[derive(Default)]
-struct Sending {
-    /// The earliest time at which one of those that were skipped may be sent.
-    again: Again,
-    /// True if sending stopped because the destination fails: nothing else is tried until then.
-    broken_off: bool,
 }
 
 impl Worker {
@@ -106,7 +99,20 @@ impl Worker {
         let store = TaskStore::new(store);
         let looked = (clock.now(), Instant::now());
         let random = fastrand::Rng::new();
-        Ok(Self { settings, destination, store, clock, pending, status, record, random, looked, jumped: None })
+        Ok(Self {
+            settings,
+            destination,
+            store,
+            clock,
+            pending,
+            status,
+            record,
+            random,
+            looked,
+            jumped: None,
+            breaks: 0,
+            resume: None,
+        })
     }
 
     /// A receiver of the destination's status.
@@ -153,6 +159,12 @@ impl Worker {
                 });
                 return Ok(None);
             }
+            let now = self.now();
+            // On the way out, everything is tried once more.
+            if let Some(resume) = self.resume.and_then(|resume| not_before(resume, now)).filter(|_| stop.is_some()) {
+                return Ok(Some(resume));
+            }
+            self.resume = None;
             let more = pending.len() == MAX_DELIVERIES;
             let mut last = pending.last().map_or(0, |delivery| delivery.number);
             let (together, prompt): (Vec<Delivery>, Vec<Delivery>) =
@@ -162,17 +174,24 @@ impl Worker {
             let mut sending = self.prompt(prompt, &mut waiting, stop).await?;
             // What is held back, or waits for its turn, must not hide what comes after it.
             let mut full = more;
-            while full && sending.again.is_some() && !sending.broken_off {
+            while full && sending.again.is_some() && sending.end == End::Done {
                 let next = self.pending_after(last).await?;
                 full = next.len() == MAX_DELIVERIES;
                 last = next.last().map_or(last, |delivery| delivery.number);
                 let next = next.into_iter().filter(|next| next.together.is_none()).collect();
                 let next = self.prompt(next, &mut waiting, stop).await?;
                 sending.again = next.again.map_or(sending.again, |due| earliest(sending.again, due));
-                sending.broken_off = next.broken_off;
+                sending.end = next.end;
             }
             let mut again = sending.again;
-            if sending.broken_off || stop.is_some_and(CancellationToken::is_cancelled) {
+            if sending.end == End::Failing {
+                self.breaks = self.breaks.saturating_add(1);
+                let wait = backoff(self.breaks.saturating_sub(1));
+                let resume = time::after(self.now(), wait).max(self.resume.unwrap_or(Timestamp::MIN));
+                self.resume = Some(resume);
+                return Ok(Some(resume));
+            }
+            if sending.end == End::Summary || stop.is_some_and(CancellationToken::is_cancelled) {
                 return Ok(again);
             }
             if sent && more && again.is_none() {
@@ -194,9 +213,9 @@ impl Worker {
         }
     }
 
-    /// Sends deliveries one by one, in order, up to the first that is not due or fails. Deliveries of one alert are
-    /// never reordered: `waiting` are the alerts with one that was skipped. One that has failed repeatedly, or that the
-    /// rate holds back, does not hold up those of other alerts.
+    /// Sends deliveries one by one: those that were not tried yet first, the most severe first, so that messages which a
+    /// service refuses for their content do not hold up others. Deliveries of one alert are never reordered: `waiting`
+    /// are the alerts with one that was skipped. Ends when two alerts in a row fail: then the destination is at fault.
     async fn prompt(
         &mut self,
         deliveries: Vec<Delivery>,
@@ -210,12 +229,14 @@ impl Worker {
         let now = self.now();
         if self.record.holding && self.held_until(now, Severity::Info).is_none() {
             sending.again = self.summary(deliveries).await?;
-            sending.broken_off = sending.again.is_some();
+            if sending.again.is_some() {
+                sending.end = End::Summary;
+            }
             return Ok(sending);
         }
         let severities = self.severities(&deliveries).await?;
-        let mut probed = false;
-        for delivery in deliveries {
+        let mut failed_in_a_row = 0;
+        for delivery in self.in_order(deliveries, &severities) {
             if stop.is_some_and(CancellationToken::is_cancelled) {
                 break;
             }
@@ -225,10 +246,6 @@ impl Worker {
             let now = self.now();
             if let Some(due) = not_before(delivery.due, now) {
                 sending.again = earliest(sending.again, due);
-                if delivery.attempts < MAX_BLOCKING_ATTEMPTS {
-                    sending.broken_off = true;
-                    break;
-                }
                 waiting.insert(delivery.alert);
                 continue;
             }
@@ -241,19 +258,50 @@ impl Worker {
                 waiting.insert(delivery.alert);
                 continue;
             }
-            let (alert, attempts) = (delivery.alert, delivery.attempts);
-            if let Some(due) = self.send_one(delivery, rated).await? {
-                sending.again = earliest(sending.again, due);
-                // Try the next delivery, to see whether the message or the destination is at fault.
-                if attempts + 1 < MAX_BLOCKING_ATTEMPTS || probed {
-                    sending.broken_off = true;
-                    break;
+            let alert = delivery.alert;
+            let began = Instant::now();
+            match self.send_one(delivery, rated).await? {
+                None => failed_in_a_row = 0,
+                Some(due) => {
+                    sending.again = earliest(sending.again, due);
+                    waiting.insert(alert);
+                    failed_in_a_row += 1;
+                    let most = if began.elapsed() < SLOW { MAX_FAILED } else { MAX_SLOW_FAILED };
+                    if failed_in_a_row >= most || self.resume.is_some() {
+                        sending.end = End::Failing;
+                        break;
+                    }
                 }
-                probed = true;
-                waiting.insert(alert);
             }
         }
         Ok(sending)
+    }
+
+    /// The deliveries in the order in which they are tried, those of an alert together.
+    fn in_order(&mut self, deliveries: Vec<Delivery>, severities: &HashMap<AlertId, Severity>) -> Vec<Delivery> {
+        let mut alerts: Vec<(AlertId, Vec<Delivery>)> = Vec::new();
+        let mut places: HashMap<AlertId, usize> = HashMap::new();
+        for delivery in deliveries {
+            let place = *places.entry(delivery.alert).or_insert(alerts.len());
+            match alerts.get_mut(place) {
+                Some((_, own)) => own.push(delivery),
+                None => alerts.push((delivery.alert, vec![delivery])),
+            }
+        }
+        // While the destination seems to fail, the first ones to try change from time to time: they may be at fault.
+        let shuffled = self.breaks > 0;
+        let mut keyed: Vec<_> = alerts
+            .into_iter()
+            .enumerate()
+            .map(|(place, (alert, own))| {
+                let tried = own.first().is_some_and(|delivery| delivery.attempts > 0);
+                let severity = severities.get(&alert).copied().unwrap_or(Severity::Info);
+                let order = if shuffled { self.random.usize(..) } else { place };
+                ((tried, Reverse(severity), order), own)
+            })
+            .collect();
+        keyed.sort_by_key(|(key, _)| *key);
+        keyed.into_iter().flat_map(|(_, own)| own).collect()
     }
 
     /// Sends deliveries that were held back as one message, then those that only update an incident.
@@ -302,11 +350,8 @@ impl Worker {
         counted.get(first).map(|sent| time::after(sent.at, HOUR))
     }
 
-    /// The severities of the deliveries' alerts, if there is a rate limit that they matter for.
+    /// The severities of the deliveries' alerts.
     async fn severities(&mut self, deliveries: &[Delivery]) -> Result<HashMap<AlertId, Severity>, StoreError> {
-        if self.settings.rate.is_none() {
-            return Ok(HashMap::new());
-        }
         let ids: HashSet<AlertId> = deliveries.iter().map(|delivery| delivery.alert).collect();
         let severities = self.store.run(move |store| {
             let reader = store.reader();
@@ -461,6 +506,7 @@ impl Worker {
         reference: Option<String>,
     ) -> Result<(), StoreError> {
         let now = self.now();
+        (self.breaks, self.resume) = (0, None);
         self.record.delivered += 1;
         self.record.last_delivered = Some(now);
         if let (Some(severity), Some(_)) = (rated, self.settings.rate) {
@@ -484,10 +530,14 @@ impl Worker {
     ) -> Result<Again, StoreError> {
         let now = self.now();
         let attempts = deliveries.iter().map(|delivery| delivery.attempts).max().unwrap_or(0);
-        let doubled = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(attempts.min(20))).min(LONGEST_RETRY);
+        let doubled = backoff(attempts);
         // Jitter of up to a quarter less, so that destinations do not retry at the same time.
         let wait = doubled.mul_f64(1.0 - self.random.f64() / 4.0).max(asked.unwrap_or_default().min(HOUR));
         let due = time::after(now, wait);
+        if asked.is_some() {
+            // A service that asks to wait means all messages.
+            self.resume = Some(due);
+        }
         if is_worth_telling(u64::from(attempts) + 1) {
             tracing::warn!(
                 destination = %self.settings.name, error, attempts = attempts + 1, retry = time::show_duration(wait),
@@ -535,14 +585,4 @@ impl Worker {
         );
         self.store.run(move |store| store.give_up(&deliveries, now)).await
     }
-}
-
-/// When something may be done that is due at `due`; `None` if now. No wait is longer than an hour: what is due later was
-/// set while the clock was ahead.
-fn not_before(due: Timestamp, now: Timestamp) -> Option<Timestamp> {
-    (due > now && time::since(due, now) <= HOUR).then_some(due)
-}
-
-fn earliest(again: Again, due: Timestamp) -> Again {
-    Some(again.map_or(due, |again| again.min(due)))
 }

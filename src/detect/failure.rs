@@ -53,7 +53,7 @@ impl Detector {
         what: &str,
         outcome: &mut Outcome,
     ) {
-        let state_key = state::key_of(rule.id(), event.source.as_str(), key);
+        let state_key = state::key_of(rule.id(), event.source.as_str(), key, rule.metadata.stage == Stage::Shadow);
         let mut keyed = self.state.take(&state_key);
         if let Some(open) = keyed.open_at(event.time, ERROR_PERIOD) {
             let change = joined(open, event, Severity::High);

@@ -109,7 +109,8 @@ impl Detector {
     ) -> Option<MatchInfo> {
         let raises = !rule.metadata.signal;
         self.function_errors(rule, event, &details.errors, outcome);
-        let state_key = state::key_of(rule.id(), event.source.as_str(), details.key.as_str());
+        let state_key =
+            state::key_of(rule.id(), event.source.as_str(), details.key.as_str(), rule.metadata.stage == Stage::Shadow);
         let mut keyed = self.state.take(&state_key);
         let period = rule.metadata.dedup_period;
         let (key, actor) = (details.key.clone(), details.actor.clone());

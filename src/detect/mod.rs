@@ -17,7 +17,7 @@ use crate::{
     },
     rule::{
         CallWatch, CompiledRule, Exception, LATENESS, Limits, MEMORY, MatchInfo, Memory, Quota, RuleFailure, RuleHost,
-        RuleInput, RuleSet,
+        RuleInput, RuleSet, Stage,
     },
 };
 
@@ -183,8 +183,9 @@ impl Detector {
     }
 
     /// The number of matches of a rule that count towards its threshold, for a source and a dedup key.
-    pub fn counted(&self, rule: &RuleId, source: &SourceName, key: &DedupKey) -> usize {
-        self.state.counted(&state::key_of(rule, source.as_str(), key.as_str()))
+    pub fn counted(&self, rule: &CompiledRule, source: &SourceName, key: &DedupKey) -> usize {
+        let shadow = rule.metadata.stage == Stage::Shadow;
+        self.state.counted(&state::key_of(rule.id(), source.as_str(), key.as_str(), shadow))
     }
 
     /// Returns the state that changed since the last call.

@@ -129,10 +129,11 @@ pub(super) struct State {
     changed: BTreeSet<String>,
 }
 
-/// The key of the state for a rule, a source and a dedup key.
-pub(super) fn key_of(rule: &RuleId, source: &str, key: &str) -> String {
+/// The key of the state for a rule, a source and a dedup key. Matches of a rule that is active do not join an alert that
+/// it opened in shadow mode, which nobody was notified of.
+pub(super) fn key_of(rule: &RuleId, source: &str, key: &str, shadow: bool) -> String {
     // Dedup keys may be long and contain anything; a hash is enough to distinguish them.
-    format!("key/{rule}/{}", AlertId::derive(rule, source, key, ""))
+    format!("key/{rule}/{}", AlertId::derive(rule, source, key, if shadow { "shadow" } else { "" }))
 }
 
 impl State {
@@ -207,7 +208,7 @@ impl State {
     /// See [`super::Detector::handled`]. Counted matches are not changed.
     pub(super) fn handled(&mut self, alert: &Alert, action: AlertAction) {
         let source = alert.source.as_ref().map_or("", SourceName::as_str);
-        let name = key_of(&alert.rule, source, alert.dedup_key.as_str());
+        let name = key_of(&alert.rule, source, alert.dedup_key.as_str(), alert.shadow);
         match action {
             AlertAction::Resolve(_) if self.keys.contains_key(&name) => {
                 let mut keyed = self.take(&name);

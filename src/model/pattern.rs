@@ -2,8 +2,14 @@
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
+/// The longest pattern, in bytes. Compiling takes time and stack by its length.
+pub const MAX_LENGTH: usize = 4_096;
+
 /// Parses a pattern for a whole string. The error names the pattern.
 pub fn glob(text: &str) -> Result<Glob, String> {
+    if text.len() > MAX_LENGTH {
+        return Err(format!("the pattern is longer than {MAX_LENGTH} bytes"));
+    }
     GlobBuilder::new(text)
         .literal_separator(false)
         .build()

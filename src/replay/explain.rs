@@ -133,7 +133,7 @@ pub fn explain(
     let matched = found.map(|found| {
         let key = detector.key(rule, &input);
         MatchExplained {
-            counted: detector.counted(rule.id(), &event.source, &key),
+            counted: detector.counted(rule, &event.source, &key),
             key,
             threshold: rule.metadata.threshold,
             window: time::show_duration(rule.metadata.window),

@@ -12,6 +12,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::model::name::RuleId;
+use crate::model::text::{is_invisible, is_unsafe};
 
 /// Keys whose values are names of people or things.
 const NAMES: [&str; 6] = ["name", "groupName", "siteName", "tokenLabel", "tokenName", "displayName"];
@@ -234,9 +235,19 @@ fn capitalised(text: &str) -> String {
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
 
-/// Returns a string literal that JSON, YAML, TOML and Rhai all accept.
+/// Returns a string literal that YAML, TOML and Rhai accept. What a terminal would not show as it is, such as characters
+/// that reverse the direction of text, is written as an escape.
 pub fn quoted(text: &str) -> String {
-    serde_json::to_string(text).unwrap_or_default()
+    let plain = serde_json::to_string(text).unwrap_or_default();
+    let mut quoted = String::with_capacity(plain.len());
+    for character in plain.chars() {
+        match u32::from(character) {
+            _ if !is_unsafe(character) && !is_invisible(character) => quoted.push(character),
+            code @ ..=0xffff => quoted.push_str(&format!("\\u{code:04x}")),
+            code => quoted.push_str(&format!("\\U{code:08x}")),
+        }
+    }
+    quoted
 }
 
 fn indented(value: &Value, by: usize) -> String {
@@ -247,6 +258,17 @@ fn indented(value: &Value, by: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn literals_show_what_a_terminal_would_hide() {
+        let hostile = "a\u{202e}b\u{200b}\u{9b}c\u{e0041}\"\n\\";
+        let literal = quoted(hostile);
+        assert_eq!(literal, r#""a\u202eb\u200b\u009bc\U000e0041\"\n\\""#);
+        let engine = rhai::Engine::new();
+        assert_eq!(engine.eval_expression::<String>(&literal).unwrap(), hostile);
+        let table: toml::Table = toml::from_str(&format!("x = {literal}")).unwrap();
+        assert_eq!(table["x"].as_str(), Some(hostile));
+    }
 
     #[test]
     fn personal_data_is_replaced() {

@@ -99,11 +99,14 @@ pub(in crate::rule) fn target(attributes: &Map) -> Option<Dynamic> {
 
 pub(in crate::rule) fn is_actor(attributes: &Map, item: &Dynamic) -> bool {
     let actor = |key: &str| attributes.get("actor").and_then(|actor| text_at(actor, key));
-    let same = |mine: Option<ImmutableString>, theirs: Option<ImmutableString>| match (mine, theirs) {
-        (Some(mine), Some(theirs)) => mine.eq_ignore_ascii_case(&theirs),
-        _ => false,
-    };
-    same(actor("id"), text_at(item, "id")) || same(actor("email"), text_at(item, "attributes.email"))
+    let same_id = actor("id").is_some_and(|id| !id.trim().is_empty() && text_at(item, "id") == Some(id));
+    // Some events have a placeholder, such as `hidden`, in place of an address: that says nothing.
+    let same_address =
+        |mine: ImmutableString, theirs: ImmutableString| mine.contains('@') && mine.eq_ignore_ascii_case(&theirs);
+    same_id
+        || actor("email")
+            .zip(text_at(item, "attributes.email"))
+            .is_some_and(|(mine, theirs)| same_address(mine, theirs))
 }
 
 pub(in crate::rule) fn name_of(target: &Dynamic) -> Option<ImmutableString> {

@@ -23,6 +23,9 @@ use crate::rule::{
 
 /// Maximum number of entries; each takes a few hundred bytes.
 const MAX_ENTRIES: usize = 1_000_000;
+/// Each value of a table takes a hundred bytes in memory, however short it is.
+const MAX_COLUMNS: usize = 100;
+const MAX_VALUES: usize = 5_000_000;
 /// Maximum total size of a CSV's column names over all its rows, in bytes.
 const MAX_NAMES: usize = 64 * 1024 * 1024;
 /// Maximum number of patterns in a list: more would take seconds to compile.
@@ -203,13 +206,17 @@ fn csv_entries(text: &str) -> Result<Entries, (usize, String)> {
         (line, error.to_string())
     };
     let header = reader.headers().map_err(at)?.clone();
+    if header.len() > MAX_COLUMNS {
+        return Err((1, format!("the table has more than {MAX_COLUMNS} columns")));
+    }
     let names: usize = header.iter().map(str::len).sum();
     let mut entries = Vec::new();
     for record in reader.records() {
         let record = record.map_err(at)?;
         // Every row repeats the column names.
-        if entries.len() > MAX_ENTRIES || entries.len().saturating_mul(names) > MAX_NAMES {
-            return Err((1, "too many entries for such long column names".to_owned()));
+        let values = entries.len().saturating_mul(header.len());
+        if entries.len() > MAX_ENTRIES || values > MAX_VALUES || entries.len().saturating_mul(names) > MAX_NAMES {
+            return Err((1, "the table has too many values".to_owned()));
         }
         let Some(key) = record.get(0).filter(|key| !key.is_empty()) else {
             continue;
