@@ -140,7 +140,7 @@ fn generated() -> String {
     let common = keys("src/deliver/mod.rs", "Settings");
     page.section(
         "## `[[destination]]`",
-        "Where alerts go; one table for each. Without any, alerts are written to the terminal. These keys are for\nall kinds.",
+        "Where alerts go; one table for each. Without any, alerts are written to the terminal. These keys are for\nall kinds; `kind = \"terminal\"` has no others.",
         &common,
         accepted(&kind("terminal")),
     );

@@ -564,7 +564,7 @@ fn a_list_that_would_multiply_is_refused() {
     let (one, other) = ("a".repeat(200_000), "b".repeat(200_000));
     lab.write("rules/lists/wide.csv", format!("{one},{other}\n{}", "k,v\n".repeat(60_000)));
     let done = lab.watchbell_within(MEMORY_KIB, &["replay", "--rules", "rules", "--events", "events.jsonl"]);
-    assert!(done.stdout.contains("good.rule") && done.stderr.contains("such long column names"), "{}", done.show());
+    assert!(done.stdout.contains("good.rule") && done.stderr.contains("too many values"), "{}", done.show());
 }
 
 /// An empty directory, as when a mount is missing, is not an all-clear.

@@ -671,7 +671,7 @@ fn a_flipped_bit_is_noticed_or_does_no_harm() {
         assert_eq!(verified.code, Some(0), "flip {flip} at {at}: {}", verified.show());
         recovered += 1;
     }
-    assert!(noticed > flips() / 8 && recovered == noticed, "{noticed} noticed, {recovered} recovered");
+    assert!(noticed >= flips() / 8 && recovered == noticed, "{noticed} noticed, {recovered} recovered");
 }
 
 /// Wherever a part of the file is zeroed: recovery says that everything was saved only if it was, whether the store was

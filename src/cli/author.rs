@@ -64,7 +64,7 @@ impl New {
         if let Some(owner) = Loader::of(vec![root.clone()]).load().set.all().find(|rule| *rule.id() == self.id) {
             return Err(CliError::Usage(format!("rule `{}` already exists in {}", self.id, owner.file.display())));
         }
-        let scaffold = rule::scaffold(&self.id, &event);
+        let scaffold = rule::scaffold(&self.id, &event, self.from_event.is_some());
         let (rule_file, test_file) = (root.join(&scaffold.rule_file), root.join(&scaffold.test_file));
         for (file, text) in [(&rule_file, &scaffold.rule), (&test_file, &scaffold.tests)] {
             if file.exists() {

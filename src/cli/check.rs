@@ -134,7 +134,7 @@ impl Check {
             || config.sources.is_empty()
             || answers.iter().any(|answer| answer.state == "FAILED")
         {
-            return Err(CliError::Usage("the configuration has problems (see above)".to_owned()));
+            return Err(CliError::Usage("some checks failed (see above)".to_owned()));
         }
         if answers.iter().any(|answer| answer.state == "unclear") {
             return Err(CliError::Findings("it is unclear whether all sources work (see above)".to_owned()));

@@ -191,7 +191,8 @@ impl Demo {
         out.note("  watchbell init       # write watchbell.toml and rules/");
         out.note("  watchbell check      # check the configuration and the connection");
         out.note("  watchbell run        # run the agent");
-        out.note(&format!("\nTo repeat this demo: watchbell demo --seed {}", self.seed));
+        let length = watchbell::model::time::show_duration(self.duration);
+        out.note(&format!("\nTo repeat this demo: watchbell demo --seed {} --duration {length}", self.seed));
     }
 }
 

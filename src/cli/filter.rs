@@ -60,6 +60,8 @@ pub(super) struct Who {
 
 impl Who {
     pub(super) fn author(&self) -> Result<String, CliError> {
-        self.author.clone().ok_or_else(|| CliError::Usage("missing author: use `--author NAME`".to_owned()))
+        self.author
+            .clone()
+            .ok_or_else(|| CliError::Usage("missing author: use `--author NAME`, or set `USER`".to_owned()))
     }
 }

@@ -169,7 +169,7 @@ fn recover(context: &mut Context) -> Result<(), CliError> {
     let incomplete = if recovered.is_whole() {
         Ok(())
     } else {
-        Err(CliError::Findings("not everything could be saved; the damaged store is kept unchanged".to_owned()))
+        Err(CliError::Findings("not everything could be saved; the old store is kept unchanged".to_owned()))
     };
     if context.is_json() {
         context.output.json(&recovered)?;
@@ -196,12 +196,13 @@ fn recover(context: &mut Context) -> Result<(), CliError> {
     if recovered.searched {
         out.line("missing  past the damage, only events and alerts could be found: rule state, deliveries, silences and changes of alerts may be missing or outdated")?;
     }
-    for (source, since) in &recovered.fetched_again {
+    // Imported sources have no log to fetch.
+    for (source, since) in recovered.fetched_again.iter().filter(|(source, _)| sources.contains(source)) {
         out.line(&format!(
             "{source}: the agent will fetch the log since {} UTC again; events are not evaluated twice",
             output::time(*since)
         ))?;
     }
-    out.line(&format!("the damaged store is kept in {}", recovered.kept.display()))?;
+    out.line(&format!("the old store is kept in {}", recovered.kept.display()))?;
     incomplete
 }

@@ -155,7 +155,11 @@ impl TestArgs {
             return Err(CliError::Findings(if failed > 0 { rules } else { files }));
         }
         if run.results.iter().all(|result| result.cases.is_empty()) {
-            return Err(CliError::Findings("no tests found; add `NAME.test.yaml` next to `NAME.rhai`".to_owned()));
+            let message = match &self.filter {
+                Some(text) => format!("no rule or case matches `{text}`"),
+                None => "no tests found; add `NAME.test.yaml` next to `NAME.rhai`".to_owned(),
+            };
+            return Err(CliError::Findings(message));
         }
         Ok(())
     }

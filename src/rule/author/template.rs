@@ -143,8 +143,13 @@ pub struct Scaffold {
     pub tests: String,
 }
 
-/// Creates a rule with this id that alerts on events like this one.
-pub fn scaffold(id: &RuleId, event: &Value) -> Scaffold {
+/// Creates a rule with this id that alerts on events like this one, which is `seen` if it is from the user's own log.
+pub fn scaffold(id: &RuleId, event: &Value, seen: bool) -> Scaffold {
+    let origin = if seen {
+        "seen in our own audit log"
+    } else {
+        "from the documentation's example: compare with `watchbell actions list`"
+    };
     let event = anonymise(event);
     let action = event.pointer("/attributes/action").and_then(Value::as_str).unwrap_or("user_login").to_owned();
     let parts: Vec<&str> = id.as_str().split('.').collect();
@@ -169,10 +174,10 @@ pub fn scaffold(id: &RuleId, event: &Value) -> Scaffold {
         "#{ address: event.ip, site: event.site() }"
     };
     let rule = format!(
-        "// What this rule detects, and why it matters.\n//\n// Action ID: seen in our own audit log.\nconst RULE = #{{\n    id: \"{id}\",\n    title: \"{}\",\n    \
+        "// What this rule detects, and why it matters.\n//\n// Action ID: {origin}.\nconst RULE = #{{\n    id: \"{id}\",\n    title: \"{}\",\n    \
          severity: \"medium\",\n    actions: [{}],\n    description: \"What a match means.\",\n    \
          runbook: \"How to verify the alert, how to undo the change, and whom to ask.\",\n    tags: [],\n    \
-         // The technique that this indicates, from attack.mitre.org.\n    attack: [\"T1098\"],\n    dedup_period: \"1h\",\n    \
+         // The technique that this indicates, from attack.mitre.org, or [] if none applies.\n    // attack: [\"T….…\"],\n    dedup_period: \"1h\",\n    \
          // Actors who are expected to do this. Set them in overrides.toml.\n    params: #{{ expected_actors: [] }},\n    \
          exception_slots: #{{ actor: [\"actor.email\"] }},\n}};\n\n{function}fn rule(event) {{ !(event.actor.email in params.expected_actors) }}\n\n\
          fn title(event) {{ {title} }}\n\nfn context(event) {{ {context} }}\n",
