@@ -448,3 +448,21 @@ fn deliveries_to_a_renamed_destination_are_reported() {
     let dead = lab.watchbell(&["destinations", "dead"]);
     assert!(dead.stdout.contains("the destination is no longer configured"), "{}", dead.show());
 }
+
+/// A match that has just happened and escalates an alert that opened late is delivered, also where late alerts are not.
+#[test]
+fn a_late_alert_that_escalates_now_is_news() {
+    let (service, _) = collector();
+    let entries = [entry("1", "x", -90_000, "ann"), entry("2", "y", 0, "ann")];
+    let lab = Lab::with_organization(organization(&entries), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let sources = config.split("[[destination]]").next().unwrap().to_owned();
+    let never = hook("never", &service, "late = \"never\"\nrules = [\"team.*\"]");
+    lab.write("watchbell.toml", format!("{sources}\n{never}"));
+    let functions =
+        "fn rule(event) { true }\nfn severity(event) { if event.action == \"y\" { \"critical\" } else { \"low\" } }";
+    lab.write("rules/team.rhai", rule("team.grows", "dedup_period: \"2d\",", functions));
+    lab.run_agent_until(|reader| evaluated(reader, 2) && !messages(&service).is_empty());
+    let told: Vec<String> = messages(&service).into_iter().map(|(notice, _)| notice).collect();
+    assert_eq!(told, ["escalated"]);
+}

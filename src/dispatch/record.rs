@@ -4,6 +4,8 @@
 //! Silences are applied here: a silenced alert is stored and counted, and delivered in one message with the others when
 //! the silence ends.
 
+use std::time::Duration;
+
 use super::Router;
 use crate::deliver::Late;
 use crate::{
@@ -12,10 +14,13 @@ use crate::{
         name::{AlertId, Sequence, SilenceId},
         outcome::{Outcome, StateChanges},
         silence::{NewSilence, Silence},
-        time::Timestamp,
+        time::{self, Timestamp},
     },
     store::{Commit, Delivery, Store, StoreError, Together, Writing},
 };
+
+/// A match that is younger than this has just happened.
+const CURRENT: Duration = Duration::from_secs(86_400);
 
 /// Writes alerts and pending deliveries. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -130,11 +135,14 @@ impl Recorder {
     }
 
     fn pending(&self, alert: &Alert, notice: Notice, now: Timestamp) -> Vec<Delivery> {
+        // A match that has just happened may escalate an alert that opened late: that is news.
+        let current = notice == Notice::Escalated && time::since(now, alert.last_seen) < CURRENT;
+        let late = alert.late && !current;
         self.router
             .route(alert, notice)
-            .filter(|settings| !(alert.late && settings.late == Late::Never))
+            .filter(|settings| !(late && settings.late == Late::Never))
             .map(|settings| {
-                let together = (alert.late && settings.late == Late::Digest).then_some(Together::Late);
+                let together = (late && settings.late == Late::Digest).then_some(Together::Late);
                 Delivery { together, ..Delivery::new(settings.name.clone(), alert, notice, now) }
             })
             .collect()
