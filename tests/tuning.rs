@@ -158,7 +158,7 @@ fn exceptions_take_matches_out_and_count_them() {
     assert!(found(&EXCEPTION.replace("team.*", "other.*")).2.contains("W311"));
 }
 
-/// `[]` is the first item that has the rest of the path, wherever in the list it is.
+/// `[]` stands for all items that have the rest of the path, wherever in the list they are: each must be excepted.
 #[test]
 fn a_slot_finds_its_field_in_any_item_of_a_list() {
     let one = rule(
@@ -179,6 +179,8 @@ fn a_slot_finds_its_field_in_any_item_of_a_list() {
     assert!(hidden(serde_json::json!([{ "type": "users", "attributes": { "email": "a@b" } }, group("admins")])));
     assert!(hidden(group("admins")));
     assert!(!hidden(serde_json::json!([group("others")])));
+    assert!(!hidden(serde_json::json!([group("admins"), group("others")])));
+    assert!(hidden(serde_json::json!([group("admins"), group("admins")])));
     assert!(!hidden(serde_json::json!([])));
 }
 

@@ -117,7 +117,7 @@ pub const KEY_TABLE: &[MetadataKey] = &[
         "exception_slots",
         "map of lists of strings",
         "Paths of the fields for which a list of values makes a safe exception: `#{ actor: [\"actor.email\"] }`. In a \
-         path, `[]` selects the first list item that has the rest of the path: \
+         path, `[]` stands for every list item that has the rest of the path, and the value of each must be excepted: \
          `attributes.context[].attributes.groupName`.",
     ),
     key("resolved", "string", "Check rules only: the title of the notice when the problem is resolved."),

@@ -408,13 +408,11 @@ impl RuleHost {
                 let Some(fields) = rule.metadata.exception_slots.get(slot) else {
                     return Ok(false);
                 };
-                let found = slot_values(&event, fields);
-                // Absent fields never match: an exception must not suppress what it does not know.
-                let same = |wanted: &[String]| {
-                    wanted.len() == found.len()
-                        && wanted.iter().zip(&found).all(|(wanted, found)| found.as_ref() == Some(wanted))
-                };
-                Ok(values.iter().any(|wanted| same(wanted)))
+                // Every combination of values must be excepted, so that one list item does not hide the others. Absent
+                // fields never match: an exception must not suppress what it does not know.
+                let found = slot_combinations(&event, fields);
+                let excepted = |found: &Vec<String>| values.iter().any(|wanted| wanted == found);
+                Ok(!found.is_empty() && found.iter().all(excepted))
             }
         }
     }
@@ -471,6 +469,27 @@ impl RuleHost {
 fn slot_values(event: &Dynamic, fields: &[String]) -> Vec<Option<String>> {
     let value = |path: &String| fields::follow_all(event, path).into_iter().next().map(|value| value.to_string());
     fields.iter().map(value).collect()
+}
+
+/// The combinations of values of fields, with those of all list items in a path; none if a field is absent, or if there are
+/// too many.
+fn slot_combinations(event: &Dynamic, fields: &[String]) -> Vec<Vec<String>> {
+    const MOST: usize = 1_000;
+    let mut combinations: Vec<Vec<String>> = vec![Vec::new()];
+    for path in fields {
+        let mut values: Vec<String> =
+            fields::follow_all(event, path).into_iter().map(|value| value.to_string()).collect();
+        values.sort_unstable();
+        values.dedup();
+        if combinations.len().saturating_mul(values.len()) > MOST {
+            return Vec::new();
+        }
+        let with = |combination: &Vec<String>| {
+            values.iter().map(|value| [combination.as_slice(), &[value.clone()]].concat()).collect::<Vec<_>>()
+        };
+        combinations = combinations.iter().flat_map(with).collect();
+    }
+    combinations
 }
 
 fn finding(value: &Dynamic) -> Option<Finding> {
