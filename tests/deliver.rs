@@ -466,3 +466,25 @@ fn a_late_alert_that_escalates_now_is_news() {
     let told: Vec<String> = messages(&service).into_iter().map(|(notice, _)| notice).collect();
     assert_eq!(told, ["escalated"]);
 }
+
+/// A match that escalates an alert reaches the destinations that the rule asks for because of it.
+#[test]
+fn an_escalation_reaches_who_it_is_for() {
+    let lab = Lab::with_organization(organization(&[entry("1", "x", 0, "ann"), entry("2", "y", 60, "ann")]), "");
+    let config = fs::read_to_string(lab.path("watchbell.toml")).unwrap();
+    let sources = config.split("[[destination]]").next().unwrap().to_owned();
+    lab.write("watchbell.toml", format!("{sources}\n{}", destination("pager", "pager.jsonl", "")));
+    let functions = "fn rule(event) { true }\nfn severity(event) { if event.action == \"y\" { \"critical\" } else { \"low\" } }\n\
+        fn destinations(event) { if event.action == \"y\" { [\"pager\"] } else { [] } }";
+    lab.write("rules/team.rhai", rule("team.grows", "", functions));
+    lab.run_agent_until(|reader| evaluated(reader, 2) && !told(&lab, "pager.jsonl").is_empty());
+    let text = fs::read_to_string(lab.path("pager.jsonl")).unwrap();
+    let notices: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|message| message["alert"]["rule"] == "team.grows")
+        .map(|message| message["notice"].as_str().unwrap().to_owned())
+        .collect();
+    // In one batch, the opening is routed by what the alert has become.
+    assert_eq!(notices.last().map(String::as_str), Some("escalated"), "{notices:?}");
+}

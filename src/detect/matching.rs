@@ -119,7 +119,15 @@ impl Detector {
         if let Some(open) = keyed.open_at(event.time, period) {
             published = Some(details.info(rule, false));
             alert = Some(open.id);
-            let change = joined(open, event, details.severity);
+            let mut change = joined(open, event, details.severity);
+            if let AlertChange::Joined { raised_to: Some(_), destinations, .. } = &mut change
+                && !rule.metadata.is_overridden("destinations")
+            {
+                let mut errors = Vec::new();
+                let asked = fallible("destinations", self.host.destinations(rule, input), &mut errors);
+                *destinations = asked.unwrap_or_default();
+                self.function_errors(rule, event, &errors, outcome);
+            }
             outcome.alerts.extend(raises.then_some(change));
         } else if let Some(events) = self.count(rule, event, input, &mut keyed, outcome) {
             published = Some(details.info(rule, true));
@@ -256,6 +264,7 @@ pub(super) fn joined(open: &mut OpenAlert, event: &Event, severity: Severity) ->
         sequence: event.sequence,
         time: event.time,
         raised_to,
+        destinations: Vec::new(),
     }
 }
 

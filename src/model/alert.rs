@@ -318,6 +318,8 @@ pub enum AlertChange {
         time: Timestamp,
         /// The new severity, if this match raised it.
         raised_to: Option<Severity>,
+        /// The destinations that the rule asks for because of that; they are added.
+        destinations: Vec<String>,
     },
     /// A health alert has a new description of its cause.
     Restated {
@@ -514,7 +516,11 @@ impl Alert {
     pub fn apply(&mut self, change: &AlertChange) {
         match change {
             AlertChange::Opened(_) => return,
-            AlertChange::Joined { event, time, raised_to, .. } => {
+            AlertChange::Joined { event, time, raised_to, destinations, .. } => {
+                if let Some(asked_for) = &mut self.destinations {
+                    let more = destinations.iter().filter(|name| !asked_for.contains(name)).cloned();
+                    asked_for.extend(more.collect::<Vec<_>>());
+                }
                 self.count = self.count.saturating_add(1);
                 self.last_seen = self.last_seen.max(*time);
                 self.severity = raised_to.map_or(self.severity, |raised| raised.max(self.severity));
