@@ -485,7 +485,10 @@ fn slot_combinations(event: &Dynamic, fields: &[String]) -> Vec<Vec<String>> {
             return Vec::new();
         }
         let with = |combination: &Vec<String>| {
-            values.iter().map(|value| [combination.as_slice(), &[value.clone()]].concat()).collect::<Vec<_>>()
+            values
+                .iter()
+                .map(|value| [combination.as_slice(), std::slice::from_ref(value)].concat())
+                .collect::<Vec<_>>()
         };
         combinations = combinations.iter().flat_map(with).collect();
     }
